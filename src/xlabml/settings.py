@@ -1,0 +1,125 @@
+"""Classes and their arguments <-> plain values, so that a checkpoint needs no pickle and runs no code of its own.
+
+A part is written as jsonargparse writes it: `{'class_path': 'xlabml.transformer.Rotary', 'init_args': {'base': 1e4}}`.
+Only classes of xlabml, torch.nn, torch.optim and of modules that the user named are ever built.
+"""
+
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_TRUSTED = {'xlabml', 'torch.nn', 'torch.optim'}
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def trust(module: str) -> None:
+    """Import a module of the user's, and let checkpoints name its classes from now on.
+
+    Raises:
+        ValueError: There is no such module.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH') from error
+    _TRUSTED.add(module)
+
+
+def describe(value: Any) -> Any:
+    """Write a class, a partial of a class, or a plain value as plain values.
+
+    Raises:
+        ValueError: The value is something else (a lambda, a built module); the message says what to pass instead.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    if inspect.isclass(value):
+        return {'class_path': f'{value.__module__}.{value.__qualname__}'}
+    if isinstance(value, functools.partial) and inspect.isclass(value.func) and not value.args:
+        return {**describe(value.func), 'init_args': describe(value.keywords)}
+    raise ValueError(
+        f'{value!r} cannot be written into a checkpoint; pass a class, functools.partial(Class, name=value), or its '
+        "settings {'class_path': ..., 'init_args': {...}}"
+    )
+
+
+def find_class(path: str) -> type:
+    """Find a class by its dotted path, among those that a checkpoint may name.
+
+    Raises:
+        ValueError: Nothing of ours, of torch.nn, torch.optim or of a module that the user named has this path.
+    """
+    if not any(path.startswith(f'{root}.') for root in _TRUSTED):
+        raise ValueError(
+            f'{path} is not a class of xlabml, torch.nn or torch.optim; if you trust it, name its module with '
+            f'--import {path.rpartition(".")[0] or path}'
+        )
+    parts = path.split('.')
+    found: Any = None
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module('.'.join(parts[:n]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[n:]:
+            found = getattr(found, name, None)
+        break
+    # A path may lead through a module that ours imports (`xlabml.settings.importlib`): where it ends is what counts.
+    if not inspect.isclass(found) or not any(f'{found.__module__}.'.startswith(f'{root}.') for root in _TRUSTED):
+        raise ValueError(f'there is no class {path}')
+    return found
+
+
+def build(settings: Any, kind: Any = Any) -> Any:
+    """Turn settings back into what a signature asks for.
+
+    Args:
+        settings: Plain values.
+        kind: The annotation: of a callable it gives a partial of the class, of a class an instance.
+
+    Raises:
+        ValueError: A class is unknown or unfit, or does not take these arguments.
+    """
+    if isinstance(settings, Mapping) and 'class_path' in settings:
+        cls, kind = find_class(settings['class_path']), _part_kind(kind)
+        is_factory = typing.get_origin(kind) is Callable or kind is Callable
+        base = (typing.get_args(kind) or (None,))[-1] if is_factory else kind
+        if inspect.isclass(base) and base is not type(None) and not issubclass(cls, base):
+            raise ValueError(f'{settings["class_path"]} is not a {base.__qualname__}')
+        arguments = build_arguments(cls, settings.get('init_args') or {})
+        return functools.partial(cls, **arguments) if is_factory else cls(**arguments)
+    if isinstance(settings, list):
+        item = typing.get_args(kind)
+        return [build(value, item[0] if item else Any) for value in settings]
+    return settings
+
+
+def build_arguments(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor, built from their settings.
+
+    Raises:
+        ValueError: The class does not take one of them.
+    """
+    signature = inspect.signature(cls).parameters
+    kinds = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+    for name in settings:
+        if name not in signature and not takes_any:
+            raise ValueError(f'{cls.__module__}.{cls.__qualname__} takes no {name!r}')
+    return {name: build(value, kinds.get(name, Any)) for name, value in settings.items()}
+
+
+def _part_kind(kind: Any) -> Any:
+    """Of `X | None` and unions like it, the member that settings with a class path are for."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    members = [member for member in typing.get_args(kind) if member not in (*_PLAIN, list, dict)]
+    return members[0] if members else Any
