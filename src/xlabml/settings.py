@@ -7,6 +7,7 @@ Only classes of xlabml, torch.nn, torch.optim and of modules that the user named
 import functools
 import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,21 @@ def trust(module: str) -> None:
     _TRUSTED.add(module)
 
 
+def trust_class(path: str) -> None:
+    """Let checkpoints name the classes of a module from which the user named this one.
+
+    Raises:
+        ValueError: There is no such module.
+    """
+    module, _, name = path.rpartition('.')
+    if any(path.startswith(f'{root}.') for root in _TRUSTED):
+        return
+    trust(module)
+    found = getattr(sys.modules[module], name, None)
+    if inspect.isclass(found):
+        _TRUSTED.add(found.__module__)
+
+
 def describe(value: Any) -> Any:
     """Write a class, a partial of a class, or a plain value as plain values.
 
@@ -42,13 +58,42 @@ def describe(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
     if inspect.isclass(value):
-        return {'class_path': f'{value.__module__}.{value.__qualname__}'}
+        return {'class_path': _public_path(value)}
     if isinstance(value, functools.partial) and inspect.isclass(value.func) and not value.args:
         return {**describe(value.func), 'init_args': describe(value.keywords)}
+    if _is_part(value):
+        names = inspect.signature(type(value)).parameters
+        return {**describe(type(value)), 'init_args': {name: describe(getattr(value, name)) for name in names}}
     raise ValueError(
         f'{value!r} cannot be written into a checkpoint; pass a class, functools.partial(Class, name=value), or its '
         "settings {'class_path': ..., 'init_args': {...}}"
     )
+
+
+def keep_arguments(module: Any) -> str:
+    """Keep what a LightningModule or DataModule is being built from as its hyper-parameters, in plain values.
+
+    To be called first thing in the constructor. The outermost constructor counts, so that a subclass's arguments are
+    kept, not those that it hands up. The class is kept as `_class_path`.
+
+    Returns:
+        Why the arguments cannot be written into a checkpoint; empty where they can.
+    """
+    frame, outermost = inspect.currentframe(), None
+    while frame is not None:
+        if frame.f_code.co_name == '__init__' and frame.f_locals.get('self') is module:
+            outermost = frame
+        frame = frame.f_back
+    assert outermost is not None, 'keep_arguments is called by a constructor'
+    names, _, keywords, values = inspect.getargvalues(outermost)
+    arguments = {name: values[name] for name in names if name != 'self'} | (values[keywords] if keywords else {})
+    problem = ''
+    try:
+        arguments = describe(arguments)
+    except ValueError as error:
+        problem = str(error)
+    module._set_hparams({**arguments, '_class_path': describe(type(module))['class_path']})
+    return problem
 
 
 def find_class(path: str) -> type:
@@ -102,19 +147,40 @@ def build(settings: Any, kind: Any = Any) -> Any:
     return settings
 
 
-def build_arguments(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor, built from their settings.
+def build_arguments(function: Callable, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a class or function, built from their settings.
 
     Raises:
-        ValueError: The class does not take one of them.
+        ValueError: It does not take one of them.
     """
-    signature = inspect.signature(cls).parameters
-    kinds = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    signature = inspect.signature(function).parameters
+    kinds = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
     for name in settings:
         if name not in signature and not takes_any:
-            raise ValueError(f'{cls.__module__}.{cls.__qualname__} takes no {name!r}')
+            raise ValueError(f'{function.__module__}.{function.__qualname__} takes no {name!r}')
     return {name: build(value, kinds.get(name, Any)) for name, value in settings.items()}
+
+
+def _public_path(cls: type) -> str:
+    """The shortest dotted path under which a class is to be had: that of the room which re-exports it."""
+    modules = cls.__module__.split('.')
+    for n in range(1, len(modules)):
+        package = sys.modules.get('.'.join(modules[:n]))
+        if getattr(package, cls.__name__, None) is cls:
+            return f'{".".join(modules[:n])}.{cls.__name__}'
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def _is_part(value: Any) -> bool:
+    """Whether an object keeps its constructor's arguments as attributes of the same names, and holds no weights."""
+    if hasattr(value, 'state_dict') or type(value).__module__ in ('builtins', 'torch'):
+        return False
+    try:
+        parameters = inspect.signature(type(value)).parameters
+    except (TypeError, ValueError):
+        return False
+    return all(hasattr(value, name) for name in parameters)
 
 
 def _part_kind(kind: Any) -> Any:

@@ -1,0 +1,11 @@
+"""What watches a run: checkpoints, curves, progress, sampled text, predictions, interruptions."""
+
+from .checkpointing import Checkpoints
+from .curves import Curves
+from .predictions import Predictions
+from .progress import Progress
+from .samples import SampledText
+from .stopping import Stopping
+from .summary import Summary
+
+__all__ = ['Checkpoints', 'Curves', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']

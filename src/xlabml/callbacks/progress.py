@@ -1,0 +1,159 @@
+"""The progress bar."""
+
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from .curves import Curves
+
+
+class Progress(ProgressBar):
+    """Show step, loss, bits per byte, learning rate, tokens per second and time left.
+
+    On a terminal as a bar, elsewhere (a log file) as a line after every validation.
+
+    Args:
+        refresh_seconds: How long the bar stands still at the least; 0 turns it off.
+    """
+
+    def __init__(self, refresh_seconds: float = 0.25) -> None:
+        super().__init__()
+        if refresh_seconds < 0:
+            raise ValueError(f'progress.refresh_seconds is {refresh_seconds}; it must be 0 or more')
+        self.refresh_seconds = refresh_seconds
+        self._enabled = refresh_seconds > 0
+        self._console = Console()
+        self._bar: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        (self._bar.console if self._bar else self._console).print(*args, highlight=False, **kwargs)
+
+    def _start(self, trainer: L.Trainer) -> None:
+        if self._bar is None and self._enabled and self._console.is_terminal and trainer.is_global_zero:
+            self._bar = RichProgress(
+                TextColumn('{task.description}'),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn('{task.fields[figures]}'),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+                refresh_per_second=1 / self.refresh_seconds,
+            )
+            self._bar.start()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._tasks = None, {}
+
+    def _begin(self, name: str, total: float, done: int = 0) -> None:
+        if self._bar is not None:
+            self._tasks[name] = self._bar.add_task(
+                name, total=None if total == float('inf') else total, completed=done, figures=''
+            )
+
+    def _advance(self, name: str, completed: int | None = None, figures: str | None = None) -> None:
+        if self._bar is None or name not in self._tasks:
+            return
+        if completed is not None:
+            self._bar.update(self._tasks[name], completed=completed)
+        else:
+            self._bar.advance(self._tasks[name])
+        if figures is not None:
+            self._bar.update(self._tasks[name], figures=figures)
+
+    def _end(self, name: str) -> None:
+        if self._bar is not None and name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(name))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(trainer)
+        total = trainer.max_steps if trainer.max_steps >= 0 else float('inf')
+        self._begin('train', total, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._advance('train', trainer.global_step, self.figures(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._advance('train', trainer.global_step, self.figures(trainer))
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(trainer)
+        self._begin('validate', sum(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._advance('validate')
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end('validate')
+        if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._enabled and trainer.is_global_zero:
+            self.print(f'step {trainer.global_step}: {_evaluation(trainer, "val_")}')
+        if trainer.state.fn == 'validate':
+            self._stop()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(trainer)
+        self._begin('test', sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._advance('test')
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(trainer)
+        self._begin('predict', sum(trainer.num_predict_batches))
+
+    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._advance('predict')
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    @staticmethod
+    def figures(trainer: L.Trainer) -> str:
+        """The newest training row, and the newest validation, in a line."""
+        curves = next((callback for callback in trainer.callbacks if isinstance(callback, Curves)), None)  # type: ignore[attr-defined]
+        row = curves.newest if curves else {}
+        parts = []
+        if 'train_loss' in row:
+            parts.append(f'loss {row["train_loss"]:.3f}  bits/byte {row["train_bits_per_byte"]:.3f}')
+            rate = next((value for name, value in row.items() if name.startswith('learning_rate/')), None)
+            if rate is not None:
+                parts.append(f'lr {rate:.1e}')
+            parts.append(f'{row["tokens_per_second"]:,.0f} tokens/s')
+        if 'val_bits_per_byte' in trainer.callback_metrics:
+            parts.append(f'val {float(trainer.callback_metrics["val_bits_per_byte"]):.3f}')
+        return '  '.join(parts)
+
+
+def _evaluation(trainer: L.Trainer, prefix: str) -> str:
+    figures = {
+        name.removeprefix(prefix): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefix)
+    }
+    return describe_figures(figures)
+
+
+def describe_figures(figures: dict[str, float]) -> str:
+    """Loss, accuracy and bits per byte, and what else was measured, in a line."""
+    known = {'loss': '{:.4f} nats/token', 'accuracy': 'accuracy {:.2%}', 'bits_per_byte': '{:.4f} bits/byte'}
+    parts = [form.format(figures[name]) for name, form in known.items() if name in figures]
+    return ', '.join(parts + [f'{name} {value:.4f}' for name, value in figures.items() if name not in known])

@@ -1,0 +1,56 @@
+"""Text that the model makes at each validation, so that a run can be read."""
+
+import lightning.pytorch as L
+import torch
+
+from xlabml import inference
+
+
+class SampledText(L.Callback):
+    """Sample a continuation at every validation, and hand it to the loggers that take text.
+
+    Args:
+        prompt: What the text starts with; empty: the start of a document.
+        n_tokens: How many tokens to sample at the most; 0 turns sampling off.
+        temperature: Logits are divided by it.
+        top_k: Only so many of the likeliest tokens; None: all.
+        top_p: Only the likeliest tokens that make up this share of probability; None: all.
+        seed: The same draws at every validation.
+    """
+
+    def __init__(
+        self,
+        prompt: str = '',
+        n_tokens: int = 64,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.95,
+        seed: int = 0,
+    ) -> None:
+        if n_tokens < 0:
+            raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
+        self.prompt, self.n_tokens, self.seed = prompt, n_tokens, seed
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.newest = ''
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
+        ids = inference.sample(
+            pl_module.model,  # type: ignore[arg-type]
+            torch.tensor(prompt, device=pl_module.device),
+            self.n_tokens,
+            block_size=pl_module.hparams['max_len'],
+            eos_class=tokenizer[tokenizer.eos_token],
+            exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        self.newest = tokenizer.decode([*prompt, *ids.tolist()])
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, 'add_text'):
+                logger.experiment.add_text('sample', self.newest, trainer.global_step)

@@ -1,0 +1,59 @@
+"""What the model is made of, at the start of a run."""
+
+import lightning.pytorch as L
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+
+class Summary(L.Callback):
+    """Print the model's parts with their parameter counts.
+
+    Args:
+        max_depth: How deep to look into the model; 0: nothing is printed.
+    """
+
+    def __init__(self, max_depth: int = 2) -> None:
+        if max_depth < 0:
+            raise ValueError(f'summary.max_depth is {max_depth}; it must be 0 or more')
+        self.max_depth = max_depth
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.max_depth and trainer.is_global_zero:
+            Console().print(summary_table(pl_module, self.max_depth))
+
+
+def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+    """How many parameters a module has, shared ones counted once."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+
+def summary_table(module: nn.Module, max_depth: int) -> Table:
+    """A row for every part down to a depth, siblings of one class folded into one row."""
+    table = Table(box=None, pad_edge=False, header_style='dim')
+    table.add_column('part')
+    table.add_column('class')
+    table.add_column('parameters', justify='right')
+
+    def add(parent: nn.Module, prefix: str, depth: int) -> None:
+        children = [(name, child) for name, child in parent.named_children() if count_parameters(child)]
+        i = 0
+        while i < len(children):
+            name, child = children[i]
+            alike = [child]
+            while i + len(alike) < len(children) and _same(child, children[i + len(alike)][1]):
+                alike.append(children[i + len(alike)][1])
+            label = f'{prefix}{name}' + (f'–{children[i + len(alike) - 1][0]}' if len(alike) > 1 else '')
+            table.add_row(label, type(child).__name__, f'{sum(map(count_parameters, alike)):,}')
+            if depth > 1 and len(alike) == 1:
+                add(child, f'{prefix}{name}.', depth - 1)
+            i += len(alike)
+
+    add(module, '', max_depth)
+    total, trainable = count_parameters(module), count_parameters(module, trainable_only=True)
+    table.add_row('total', '' if total == trainable else f'({trainable:,} trained)', f'{total:,}', style='bold')
+    return table
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    return type(a) is type(b) and [p.shape for p in a.parameters()] == [p.shape for p in b.parameters()]

@@ -1,0 +1,305 @@
+"""A path <-> plain values: training checkpoints and exported files, read without running code, written all or nothing.
+
+A checkpoint is a dict of plain values and tensors. `state_dict` holds the weights, `hyper_parameters` the settings of
+the task (its class under `_class_path`), `datamodule_hyper_parameters` those of the data, `XLabDataModule` the
+tokenizer's bytes as a uint8 tensor; the rest is what training needs to go on. An exported file holds the first four in
+safetensors, and opens wherever a training checkpoint does. This file knows no class of ours.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = 1
+"""The format that this version writes."""
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""What turns a checkpoint of a format into one of the next."""
+
+_TOKENIZER = 'XLabDataModule.tokenizer'  # the tensor's name in an exported file
+_METADATA = 'xlabml'  # safetensors shuffles several entries, and the file's hash with them, so there is one
+_EXPORTED_VALUES = (
+    'pytorch-lightning_version',
+    'epoch',
+    'global_step',
+    'hyper_parameters',
+    'hparams_name',
+    'datamodule_hyper_parameters',
+    'datamodule_hparams_name',
+)
+
+
+class Export(NamedTuple):
+    """An exported file.
+
+    Args:
+        path: Where it lies.
+        sha256: Hash of the whole file, in hex.
+        n_bytes: Its size.
+    """
+
+    path: Path
+    sha256: str
+    n_bytes: int
+
+
+def header() -> dict[str, Any]:
+    """What `write` adds to a checkpoint, for those who must write one some other way."""
+    return {'xlabml_format': FORMAT}
+
+
+def read(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict[str, Any]:
+    """Open a training checkpoint or an exported file; its content, not its name, tells which it is.
+
+    Args:
+        path: The file.
+        map_location: The device that the tensors come to; None: the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is empty, cut short, no checkpoint of ours, or one of a later version.
+    """
+    return _read(Path(path), map_location or 'cpu')
+
+
+def write(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Save a checkpoint, or leave the path as it was.
+
+    Raises:
+        OSError: It cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _part(path) as part:
+        with part.open('wb') as file:
+            torch.save({**checkpoint, **header()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(part, path)
+
+
+def is_export(checkpoint: dict[str, Any]) -> bool:
+    """Whether it holds no optimizer, so that training cannot go on from it."""
+    return 'optimizer_states' not in checkpoint
+
+
+def export(path: str | Path, output: str | Path | None = None) -> Export:
+    """Write weights, settings and tokenizer, and nothing else, as safetensors.
+
+    Args:
+        path: The checkpoint.
+        output: The file to write; None: beside the checkpoint, its name followed by the start of the hash.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It cannot be read, its settings are not plain, or the output is there already.
+        OSError: The output cannot be written.
+    """
+    path = Path(path)
+    target = None if output is None else Path(output)
+    if target is not None:
+        _refuse_existing(target)
+        if not target.parent.is_dir():
+            raise ValueError(f'there is no folder {target.parent} to write {target.name} to; make it first')
+    checkpoint = read(path)
+    values = {name: checkpoint[name] for name in _EXPORTED_VALUES if name in checkpoint}
+    try:
+        metadata = {_METADATA: json.dumps({**header(), **values}, sort_keys=True)}
+    except TypeError as error:
+        raise ValueError(f'the settings in {path} are not plain values ({error}); save the run again') from error
+    tensors = {**_apart(checkpoint['state_dict']), _TOKENIZER: _tokenizer_tensor(checkpoint)}
+    with _part(target or path) as part:
+        save_file(tensors, part, metadata)
+        with part.open('rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+            os.fsync(file.fileno())
+        target = target or path.with_name(f'{path.stem}-{digest[:8]}.safetensors')
+        _refuse_existing(target)
+        _rename(part, target)
+    return Export(target, digest, target.stat().st_size)
+
+
+def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
+    """Turn what a user typed into the path of a checkpoint.
+
+    Args:
+        ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one.
+        root: The folder that holds `logs`.
+        class_path: Look only at runs of this task.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A checkpoint that must be looked into cannot be read.
+    """
+    if ckpt != 'last':
+        return _require_file(Path(ckpt))
+    runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
+    for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
+        files = [file for file in run.glob('checkpoints/*.ckpt') if file.is_file()]
+        if not files:
+            continue
+        newest = max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+        if class_path is None or _read(newest, 'cpu', mmap=True)['hyper_parameters'].get('_class_path') == class_path:
+            return newest
+    kind = '' if class_path is None else f' of {class_path}'
+    raise FileNotFoundError(
+        f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
+        'train a model with fit, or give the path of a checkpoint'
+    )
+
+
+def tokenizer_bytes(checkpoint: dict[str, Any]) -> bytes:
+    """The tokenizer's model file, as it was when the run began.
+
+    Raises:
+        ValueError: The checkpoint has none.
+    """
+    return _tokenizer_tensor(checkpoint).numpy().tobytes()
+
+
+def unpack_tokenizer(data: bytes, cache: Path) -> Path:
+    """Put a tokenizer's model file into the cache, under its hash.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = cache / 'tokenizers' / f'{hashlib.sha256(data).hexdigest()}.model'
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _part(path) as part:
+            part.write_bytes(data)
+            _rename(part, path)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where tokenizers, token stores and compiled code are kept: XLABML_CACHE, or a folder of the user's."""
+    return Path(os.environ.get('XLABML_CACHE') or '~/.cache/xlabml').expanduser()
+
+
+def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> dict[str, Any]:
+    with _require_file(path).open('rb') as file:
+        head = file.read(9)
+    size = path.stat().st_size
+    if not head:
+        raise ValueError(f'{path} is empty; copy it again, or choose another checkpoint')
+    if head.startswith(b'PK\x03\x04'):
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f'{path} is cut short ({size} bytes); copy it again, or choose another checkpoint')
+        checkpoint = _read_zip(path, map_location, mmap)
+    elif head[8:] == b'{':
+        checkpoint = _read_safetensors(path, map_location)
+    else:
+        raise ValueError(f'{path} is no checkpoint; {_REMEDY}')
+    return _migrate(checkpoint, path)
+
+
+_REMEDY = 'give a .ckpt file that fit has written, or a file that export-checkpoint has'
+
+
+def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location, weights_only=True, mmap=mmap)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a foreign file can fail in any way
+        why = 'holds objects that only running code could open' if 'Unsupported' in str(error) else 'cannot be read'
+        raise ValueError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
+
+
+def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
+    try:
+        with safe_open(path, 'pt', str(map_location)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if _METADATA in metadata else {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f'{path} is cut short or damaged ({error}); copy it again, or choose another checkpoint'
+        ) from error
+    if _METADATA not in metadata:
+        return None
+    tokenizer = tensors.pop(_TOKENIZER).cpu()
+    return {**json.loads(metadata[_METADATA]), 'state_dict': tensors, 'XLabDataModule': {'tokenizer': tokenizer}}
+
+
+def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
+    number = checkpoint.get('xlabml_format') if isinstance(checkpoint, dict) else None
+    if not isinstance(number, int):
+        raise ValueError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
+    if number > FORMAT:
+        raise ValueError(
+            f'{path} has format {number}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
+        )
+    while number < FORMAT:
+        checkpoint = MIGRATIONS[number](checkpoint)
+        number += 1
+    return {**checkpoint, 'xlabml_format': number}
+
+
+def _tokenizer_tensor(checkpoint: dict[str, Any]) -> Tensor:
+    tensor = checkpoint.get('XLabDataModule', {}).get('tokenizer')
+    if tensor is None:
+        raise ValueError('the checkpoint holds no tokenizer; save it from a run with an XLabDataModule')
+    return tensor.cpu()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none sharing its memory with another, as safetensors asks."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if address in seen else tensor.contiguous()
+        seen.add(address)
+    return apart
+
+
+def _require_file(path: Path) -> Path:
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give a checkpoint in it')
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}; check the path, or say 'last' for the newest run's")
+    return path
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f'{path} is there already; delete it, or choose another --output')
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """A name beside a path to write to before renaming; whatever happens, it does not stay."""
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        yield part
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch hides what the system said in the context of an error of its own.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise OSError(
+            f'cannot write into {path.parent.absolute()}: {getattr(cause, "strerror", None) or cause}; '
+            'see that the disk has room and the folder is yours'
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Give a whole file its name, and see that the name is on the disk too."""
+    os.replace(part, path)
+    if os.name == 'posix':
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,63 @@
+"""What the commands that argparse reads have in common: one-line errors, checked numbers, two flags."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from .errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes flags in full only, and reports a wrong one in a line, as every other error is."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f'{message} (see {self.prog} --help)')
+
+
+def count(least: int = 1, most: float = math.inf) -> Callable[[str], int]:
+    """Reads a whole number within bounds."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number') from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f'{value} is out of range; give {least}' + (' or more' if most == math.inf else f' to {most}')
+            )
+        return value
+
+    return read
+
+
+def number(bounds: str, is_within: Callable[[float], bool]) -> Callable[[str], float]:
+    """Reads a number; `bounds` says in words what `is_within` asks."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
+        if not is_within(value):
+            raise argparse.ArgumentTypeError(f'{text} is out of range; give a number {bounds}')
+        return value
+
+    return read
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that opens checkpoints."""
+    parser.add_argument(
+        '--import',
+        dest='modules',
+        metavar='MODULE',
+        action='append',
+        default=[],
+        help='a module of yours whose classes the checkpoint may name; may be repeated',
+    )
+    parser.add_argument('--debug', action='store_true', help='show where an error comes from')

@@ -1,0 +1,39 @@
+"""How a command ends when something is wrong: one message, and a status that a script can read."""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class UsageError(ValueError):
+    """What was typed cannot be done: exit status 2, where everything else is 1."""
+
+
+def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> int:
+    """Run a command; turn what goes wrong into a line on the terminal and an exit status.
+
+    Args:
+        program: What stands before the message.
+        run: The command.
+        debug: Whether to show where an error comes from.
+
+    Returns:
+        0; 1 after an error; 2 after one in what was typed; 130 after Ctrl-C.
+    """
+    try:
+        return run() or 0
+    except KeyboardInterrupt:
+        print(f'\n{program}: interrupted before the first checkpoint; nothing is lost but time', file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        kind = '' if isinstance(error, ValueError | OSError) else f'{type(error).__name__}: '
+        hint = '' if debug or not kind else ' (--debug shows where)'
+        print(f'{program}: {kind}{error or type(error).__name__}{hint}', file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1

@@ -1,0 +1,125 @@
+"""`xlab-infer CKPT PROMPT`: a trained model continues a text on the terminal. Loads torch when it must, Lightning never."""
+
+import argparse
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable
+
+from xlabml import settings
+
+from .arguments import Parser, add_common, count, number
+from .errors import report_errors
+
+PROGRAM = 'xlab-infer'
+
+_DRAWING = {'temperature': ('-T', 1.0), 'top_k': ('-k', None), 'top_p': ('-p', None), 'seed': ('-s', None)}
+_BEAM = {'beam_width': ('-w', 10), 'length_penalty': ('-z', 0.0)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; None takes the arguments from the command line.
+
+    Returns:
+        The exit status: 0; 2 if the arguments are wrong; 130 after Ctrl-C; 1 after any other error.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    return report_errors(PROGRAM, lambda: _run(given), '--debug' in given)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the arguments, and refuse those that would have no effect.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    parser = Parser(PROGRAM, description='Let a trained language model continue a text.')
+    add = parser.add_argument
+    add('ckpt', metavar='CKPT', help="a checkpoint or an exported file; 'last': of the newest run below this folder")
+    add('prompt', metavar='PROMPT', help='what the text begins with')
+    add('-n', '--runs', type=count(), default=1, help='how many texts to make (default: 1)')
+    add('-l', '--limit', type=count(0), default=100, help='tokens to add at the most (default: 100)')
+    positive = number('above 0', lambda value: 0 < value < math.inf)
+    add('-T', '--temperature', type=positive, help='above 1 more daring, below 1 less so (default: 1)')
+    add('-k', '--top-k', type=count(), help='draw from so many of the likeliest tokens (default: from all)')
+    share = number('above 0, at most 1', lambda value: 0 < value <= 1)
+    add('-p', '--top-p', type=share, help='draw from the likeliest tokens that make up this share (default: 1, all)')
+    add('-s', '--seed', type=count(0, 2**63 - 1), help='the same gives the same texts (default: new ones every time)')
+    search = parser.add_mutually_exclusive_group()
+    search.add_argument('-g', '--greedy', action='store_true', help='always the likeliest token')
+    search.add_argument('-b', '--beam', action='store_true', help='the likeliest text that beam search finds')
+    add('-w', '--beam-width', type=count(), help='how many texts beam search keeps side by side (default: 10)')
+    penalty = number('in -10..10', lambda value: -10 <= value <= 10)
+    add('-z', '--length-penalty', type=penalty, help='above 0 for longer texts, below 0 for shorter (default: 0)')
+    add('-c', '--continued', action='store_true', help='the prompt is the middle of a text: no start token before it')
+    add('-d', '--device', default='auto', help='cpu, cuda, cuda:1 … (default: auto, a GPU if there is one)')
+    add('-t', '--tokenizer', metavar='PATH', help='a tokenizer to use instead of the one in the checkpoint')
+    add_common(parser)
+    options = parser.parse_args(arguments)
+
+    useless = {}
+    if options.greedy or options.beam:
+        useless |= dict.fromkeys(_DRAWING, 'nothing is drawn with ' + ('-g' if options.greedy else '-b'))
+    if not options.beam:
+        useless |= dict.fromkeys(_BEAM, 'it is for beam search, -b')
+    for name, (flag, default) in (_DRAWING | _BEAM).items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif name in useless:
+            parser.error(f'{flag} would have no effect: {useless[name]}')
+    return options
+
+
+def infer(options: argparse.Namespace) -> None:
+    """Continue the prompt as often as asked, writing it as it is made."""
+    import torch
+
+    from xlabml.generation import TextGenerator
+
+    for module in options.modules:
+        settings.trust(module)
+    generator = TextGenerator.load(options.ckpt, options.device, options.tokenizer)
+    seed = None if options.seed is None else torch.Generator().manual_seed(options.seed)  # one for all runs
+    drawing = (options.temperature, options.top_k, options.top_p, seed)
+    for run in range(options.runs):
+        pieces: Iterable[str]
+        if options.beam:
+            beam = (options.beam_width, options.length_penalty)
+            pieces = [generator.beam(options.prompt, options.limit, *beam, options.continued)]
+        else:
+            pieces = generator.stream(
+                options.prompt, options.limit, *drawing, greedy=options.greedy, continued=options.continued
+            )
+        _write(('---\n' if run else '') + options.prompt)
+        for piece in pieces:
+            _write(piece)
+        _write('\n')
+
+
+def visible(text: str, encoding: str = 'utf-8') -> str:
+    """The text with control characters, tabs and line ends apart, as \\uXXXX, so that none reaches the terminal.
+
+    Characters that the terminal's encoding lacks are written so that they can be told, too.
+    """
+    shown = [
+        f'\\u{ord(item):04x}' if unicodedata.category(item) == 'Cc' and item not in '\t\n' else item for item in text
+    ]
+    return ''.join(shown).encode(encoding, 'backslashreplace').decode(encoding)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        infer(parse(arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read has seen enough; what Python still wants to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(visible(text, sys.stdout.encoding or 'utf-8'))
+    sys.stdout.flush()

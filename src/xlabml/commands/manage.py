@@ -1,0 +1,64 @@
+"""`xlab-manage TASK …`: what is done with checkpoints, apart from training and generating."""
+
+import argparse
+import sys
+
+from xlabml import settings
+
+from .arguments import Parser, add_common
+from .errors import report_errors
+
+PROGRAM = 'xlab-manage'
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; None takes the arguments from the command line.
+
+    Returns:
+        The exit status: 0; 2 if the arguments are wrong; 130 after Ctrl-C; 1 after any other error.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    return report_errors(PROGRAM, lambda: _run(given), '--debug' in given)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the arguments; `run` is the function of the task that they name.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    parser = Parser(PROGRAM, description='Do something with a checkpoint.')
+    tasks = parser.add_subparsers(title='tasks', metavar='TASK', required=True)
+    task = tasks.add_parser(
+        'export-checkpoint',
+        help='write weights, settings and tokenizer, and nothing else',
+        description='Write the weights, settings and tokenizer of a checkpoint, and nothing else, as safetensors. '
+        'The file opens wherever a checkpoint does, but training cannot go on from it.',
+    )
+    task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last': of the newest run below this folder")
+    task.add_argument('--output', metavar='PATH', help='(default: beside it, named by the hash of what is written)')
+    task.set_defaults(run=export_checkpoint)
+    for task in tasks.choices.values():
+        add_common(task)
+    return parser.parse_args(arguments)
+
+
+def export_checkpoint(options: argparse.Namespace) -> None:
+    """Write a checkpoint without what only training needs, and say what was written."""
+    from pathlib import Path
+
+    from xlabml import checkpoints
+
+    export = checkpoints.export(checkpoints.find(options.ckpt, Path()), options.output)
+    print(f'{export.path}\n{export.n_bytes} bytes\nsha256 {export.sha256}')
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        options = parse(arguments)
+        for module in options.modules:
+            settings.trust(module)
+        options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    return 0

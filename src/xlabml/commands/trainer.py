@@ -1,0 +1,131 @@
+"""Lightning's Trainer with a length and a rhythm counted in optimizer steps."""
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.precision.precision import Precision  # noqa: F401
+from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
+
+from xlabml import checkpoints
+
+DEFAULT_STEPS = 1100
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer, with validation by steps, checkpoints written beside and renamed, and a precision that fits.
+
+    Args:
+        precision: What matrices are multiplied in. `auto` is bf16-mixed where the hardware multiplies bf16 natively
+            (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1100.
+        max_epochs: Passes over the training data, turned into steps once their number is known.
+        max_time: Wall-clock budget, DD:HH:MM:SS.
+        val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
+            0..1), and when the run ends.
+        logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
+        plugins: As Lightning's; one for checkpoints that writes beside and renames is added.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        precision: _PRECISION_INPUT | Literal['auto'] = 'auto',
+        max_steps: int = -1,
+        max_epochs: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        val_check_interval: int | float = 0.1,
+        logger: Logger | Iterable[Logger] | bool = True,
+        plugins: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if max_steps < -1 or max_steps == 0:
+            raise ValueError(f'trainer.max_steps is {max_steps}; it must be at least 1')
+        if max_steps == -1 and max_epochs is None and max_time is None:
+            max_steps = DEFAULT_STEPS
+        if val_check_interval <= 0 or (isinstance(val_check_interval, float) and val_check_interval > 1):
+            raise ValueError(
+                f'trainer.val_check_interval is {val_check_interval}; '
+                'it must be a number of steps (an int from 1) or a share of the run (a float in 0..1)'
+            )
+        if logger is True:
+            logger = TensorBoardLogger(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
+        if precision == 'auto':
+            precision = auto_precision(kwargs.get('accelerator', 'auto'))
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+        if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
+            plugins.append(CheckpointIO())
+        super().__init__(
+            *args,
+            precision=precision,
+            max_steps=max_steps,
+            max_epochs=max_epochs if max_epochs is not None else -1,
+            max_time=max_time,
+            logger=logger,
+            plugins=plugins,
+            **kwargs,
+        )
+        self.validate_every = val_check_interval
+        self.fit_loop.epoch_loop = _StepLoop(self, self.min_steps, self.max_steps)
+
+    def is_validation_step(self, step: int) -> bool:
+        """Whether validation follows upon this many optimizer steps."""
+        every = self.validate_every
+        if isinstance(every, float):
+            if self.max_steps < 0:
+                raise ValueError(
+                    f'trainer.val_check_interval is {every}, a share of the run, but the run has no length in steps; '
+                    'set trainer.max_steps, or a number of steps'
+                )
+            every = max(1, round(self.max_steps * every))
+        return step % every == 0 or step == self.max_steps
+
+
+class _StepLoop(_TrainingEpochLoop):
+    """Validates by optimizer steps: the same ones whatever the accumulation, and after a resume too."""
+
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+        trainer = self.trainer
+        if not trainer.enable_validation or self._should_accumulate() or trainer.should_stop:
+            return False
+        return trainer.is_validation_step(self.global_step)  # type: ignore[attr-defined]
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Checkpoints as plain values, written beside and renamed; remote folders as Lightning does it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        if '://' in str(path):
+            super().save_checkpoint({**checkpoint, **checkpoints.header()}, path, storage_options)
+        else:
+            checkpoints.write(checkpoint, Path(path))
+
+    def load_checkpoint(  # type: ignore[override]
+        self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if '://' in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return checkpoints.read(Path(path), map_location)
+
+    def remove_checkpoint(self, path: _PATH) -> None:
+        if '://' not in str(path) and not os.path.exists(path):
+            return
+        super().remove_checkpoint(path)
+
+
+def auto_precision(accelerator: Any = 'auto') -> Literal['bf16-mixed', '32-true']:
+    """bf16 where the hardware multiplies it natively, else fp32."""
+    if accelerator in ('auto', 'gpu', 'cuda') and torch.cuda.is_available():
+        return 'bf16-mixed' if torch.cuda.get_device_capability()[0] >= 8 else '32-true'
+    if accelerator in ('auto', 'mps') and torch.backends.mps.is_available():
+        return '32-true'
+    looks = (getattr(torch.cpu, name, bool) for name in ('_is_amx_tile_supported', '_is_avx512_bf16_supported'))
+    return 'bf16-mixed' if any(look() for look in looks) else '32-true'

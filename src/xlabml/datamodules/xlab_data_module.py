@@ -1,0 +1,353 @@
+"""Sources -> tokenizer -> stores -> plans -> batches, and the arithmetic of a run's length."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import lightning.pytorch as L
+import torch
+from torch.utils.data import DataLoader
+
+from xlabml import checkpoints, settings
+from xlabml.data import (
+    Corpus,
+    EvalBatches,
+    Location,
+    Pack,
+    Plan,
+    Rows,
+    Source,
+    TrainBatches,
+    WikipediaLeads,
+    check_ratios,
+    loader,
+    open_plan,
+    prepare_store,
+    store_folder,
+    train_texts,
+)
+from xlabml.data.splits import split_names
+from xlabml.tokenizer import Tokenizer, train_tokenizer
+
+DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
+
+
+class XLabDataModule(L.LightningDataModule):
+    """Text from anywhere, as batches of rows whose order depends on nothing but a seed and a count.
+
+    Building one opens no source; `prepare_data` fills the cache (tokenizer, token stores), `setup` opens it.
+
+    Args:
+        sources: Where the texts come from; None: the English Wikipedia leads of the extra `demo`.
+        splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
+            that no other document moves it. What is missing keeps its default.
+        tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
+            there. None: in the cache, named by what it is trained on.
+        n_vocab: How many tokens the tokenizer has, special ones included.
+        coverage: Share of the characters that the tokenizer knows as such; the rest is spelt in bytes.
+        max_len: Length of a row, in tokens.
+        plan: How documents become rows; it gets the length.
+        batch_tokens: Slots that one optimizer step sees, over all devices.
+        device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
+        predict_split: The split that `predict` scores.
+        num_workers: Processes that make batches; 0: the training process itself.
+        pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        seed: What the order of the data, and the randomness of a step, are drawn from.
+    """
+
+    def __init__(
+        self,
+        sources: list[Location | Source] | None = None,
+        splits: dict[str, float] | None = None,
+        tokenizer_path: str | None = None,
+        n_vocab: int = 4096,
+        coverage: float = 0.9995,
+        max_len: int = 512,
+        plan: Callable[[int], Plan] = Pack,
+        batch_tokens: int = 2048,
+        device_batch_tokens: int | None = None,
+        predict_split: str = 'test',
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self._why_unsaveable = settings.keep_arguments(self)
+        self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
+        self.splits = {**DEFAULT_SPLITS, **(splits or {})}
+        self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
+        self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
+        self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
+        self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
+        self.report: Callable[..., None] | None = None
+        self._saved_tokenizer_path: Path | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._corpus: Corpus | None = None
+        self._rows: dict[str, Rows] = {}
+        self._goes_on_from = {'step': 0, 'row': 0}
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if not self.sources:
+            raise ValueError('data.sources is empty; name at least one source')
+        check_ratios(self.splits)
+        for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'data.{name} is {value}; it must be at least 1')
+        if self.num_workers < 0:
+            raise ValueError(f'data.num_workers is {self.num_workers}; it must be 0 or more')
+        if self.predict_split not in split_names:
+            raise ValueError(f'data.predict_split is {self.predict_split!r}; the splits are {", ".join(split_names)}')
+        for name in ('batch_tokens', 'device_batch_tokens'):
+            value = getattr(self, name)
+            if value is not None and value % self.max_len:
+                raise ValueError(
+                    f'data.{name} is {value}, no multiple of data.max_len, {self.max_len}; '
+                    f'the nearest is {max(1, round(value / self.max_len)) * self.max_len}'
+                )
+        self.plan(self.max_len)  # its own arguments are checked as it is built
+
+    # What there is
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer's file: the checkpoint's, the one that was asked for, or the one in the cache."""
+        if self._saved_tokenizer_path is not None:
+            return self._saved_tokenizer_path
+        if self.given_tokenizer_path is not None:
+            return self.given_tokenizer_path
+        what = [[source.fingerprint() for source in self.sources], self.splits, self.n_vocab, self.coverage]
+        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; it has to be there.
+
+        Raises:
+            ValueError: It has not data.n_vocab tokens.
+        """
+        if self._tokenizer is None:
+            tokenizer = Tokenizer.load(self.tokenizer_path)
+            if len(tokenizer) != self.n_vocab:
+                raise ValueError(
+                    f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens, but data.n_vocab is {self.n_vocab}; '
+                    f'set data.n_vocab to {len(tokenizer)}, or train a tokenizer of {self.n_vocab}'
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    @property
+    def corpus(self) -> Corpus:
+        """The documents of all sources, from the stores that `prepare_data` made."""
+        if self._corpus is None:
+            self.prepare_data()
+        assert self._corpus is not None
+        return self._corpus
+
+    def describe_split(self, split: str) -> str:
+        """How much a split holds, for people."""
+        rows = self.rows(split)
+        return f'{rows.n_documents:,} documents, {rows.n_targets:,} tokens'
+
+    def document_id(self, document: int) -> str:
+        """A document's name for people: its source, where there are several, and its row there."""
+        return self.corpus.name(document)
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split."""
+        if split not in self._rows:
+            plan = open_plan(
+                self.plan(self.max_len),
+                self.corpus,
+                split,
+                counted_once=split != 'train',
+                folder=checkpoints.cache_folder() / 'plans',
+            )
+            self._rows[split] = Rows(self.corpus, plan, self.tokenizer)
+        return self._rows[split]
+
+    # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """Train the tokenizer and build the token stores, where they are not there yet.
+
+        Whoever comes second waits at a lock file. Safe to call again: it opens what is ready.
+        """
+        if self._corpus is not None:
+            return
+        if not self.tokenizer_path.exists():
+            self.train_tokenizer()
+        folder = checkpoints.cache_folder() / 'stores'
+        stores = [
+            prepare_store(source, self.tokenizer, store_folder(folder, source, self.tokenizer), report=self.report)
+            for source in self.sources
+        ]
+        self._corpus = Corpus(stores, self.splits)
+
+    def train_tokenizer(self) -> Path:
+        """Train a tokenizer on the train split; it must not be there yet.
+
+        Returns:
+            Its path.
+        """
+        texts = train_texts(self.sources, self.splits)
+        self._tokenizer = None
+        self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(texts, self.tokenizer_path, self.n_vocab, self.coverage)
+        return self.tokenizer_path
+
+    def setup(self, stage: str) -> None:
+        self.prepare_data()
+        if stage == 'fit':
+            self._set_run_length()
+
+    def train_dataloader(self) -> DataLoader:
+        step, rows_per_step = self._step(), self.batch_tokens // self.max_len
+        batches = TrainBatches(
+            self.rows('train'),
+            rows_per_step=rows_per_step,
+            rows_per_batch=self._rows_per_batch(),
+            rank=self._rank(),
+            world=self._world(),
+            seed=self.seed,
+            first_step=self._goes_on_from['step'],
+            first_row=self._goes_on_from['row'],
+        )
+        n_steps = max(0, self._max_steps() - step)
+        per_step = self._accumulation()
+        return loader(batches, step * per_step, n_steps * per_step, self.num_workers, self.pin_memory)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._eval_loader('val')
+
+    def test_dataloader(self) -> DataLoader:
+        return self._eval_loader('test')
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._eval_loader(self.predict_split)
+
+    def _eval_loader(self, split: str) -> DataLoader:
+        batches = EvalBatches(self.rows(split), self._rows_per_batch(), self._rank(), self._world())
+        return loader(batches, 0, len(batches), self.num_workers, self.pin_memory)
+
+    # The run's arithmetic
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _max_steps(self) -> int:
+        if self.trainer is None or self.trainer.max_steps < 0:
+            return self._step() + math.ceil(len(self.rows('train')) * self.max_len / self.batch_tokens)
+        return self.trainer.max_steps
+
+    def _rows_per_batch(self) -> int:
+        share = self.batch_tokens // self.max_len // self._world()
+        return max(1, share) if self.device_batch_tokens is None else self.device_batch_tokens // self.max_len
+
+    def _accumulation(self) -> int:
+        rows, per_round = self.batch_tokens // self.max_len, self._rows_per_batch() * self._world()
+        if rows % per_round:
+            raise ValueError(
+                f'data.batch_tokens is {self.batch_tokens}, {rows} rows of {self.max_len}, which cannot be dealt to '
+                f'{self._world()} device(s) in batches of {self._rows_per_batch()} rows; make it a multiple of '
+                f'{per_round * self.max_len}, or set data.device_batch_tokens to a divisor'
+            )
+        return rows // per_round
+
+    def n_steps(self, n_epochs: int) -> int:
+        """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
+        return math.ceil(n_epochs * len(self.rows('train')) * self.max_len / self.batch_tokens)
+
+    def _set_run_length(self) -> None:
+        """Turn tokens into accumulation, and data epochs into steps."""
+        trainer = self.trainer
+        assert trainer is not None
+        if trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
+                'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
+            )
+        trainer.accumulate_grad_batches = self._accumulation()
+        if trainer.max_steps < 0 and trainer.max_epochs not in (None, -1):
+            trainer.fit_loop.epoch_loop.max_steps = self.n_steps(trainer.max_epochs)
+        # One fit is one epoch of Lightning's; data epochs are the order's business.
+        trainer.fit_loop.max_epochs = -1
+
+    # What a checkpoint holds
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
+        step, rows_per_step = self._step(), self.batch_tokens // self.max_len
+        row = self._goes_on_from['row'] + (step - self._goes_on_from['step']) * rows_per_step
+        return {
+            'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
+            'step': step,
+            'row': row,
+            'rows': self.rows('train').fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
+
+        Raises:
+            ValueError: The data is not what the checkpoint was trained on.
+        """
+        self.use_tokenizer(bytes(state_dict['tokenizer'].numpy()))
+        if self.trainer is None or self.trainer.state.fn != 'fit':
+            return
+        if state_dict['rows'] != self.rows('train').fingerprint:
+            raise ValueError(
+                'the training rows are not those that the checkpoint was trained on (other sources, splits, plan or '
+                'max_len, or texts that changed); restore them, or start a new run from its weights'
+            )
+        self._goes_on_from = {'step': state_dict['step'], 'row': state_dict['row']}
+
+    def use_tokenizer(self, data: bytes) -> None:
+        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
+
+        Raises:
+            ValueError: data.tokenizer_path is the file of another one.
+        """
+        given = self.given_tokenizer_path
+        if given is not None and given.exists() and given.read_bytes() != data:
+            raise ValueError(
+                f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
+                'one, or leave it out: the checkpoint has it inside'
+            )
+        path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
+        if self._tokenizer is not None and self._tokenizer.data != data:
+            raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
+        self._saved_tokenizer_path = path
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+    ) -> Self:
+        """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
+
+        Args:
+            checkpoint_path: Either kind of file.
+            map_location: Where its tensors come to.
+            overrides: Constructor arguments to use instead of the saved ones.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint of ours.
+        """
+        checkpoint = checkpoints.read(checkpoint_path, map_location)
+        values = dict(checkpoint['datamodule_hyper_parameters'])
+        values.pop('_class_path', None)
+        data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
+        data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+        return data

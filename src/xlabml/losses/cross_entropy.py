@@ -1,0 +1,204 @@
+"""Cross-entropy of a linear head: the definition, and a version that works through the tokens in chunks.
+
+The chunked one makes the logits of some rows, their loss and their gradient at once, and forgets them, so that tokens
+x vocabulary never exists (the idea of Cut Cross-Entropy, Wijmans et al. 2024, https://arxiv.org/abs/2411.09009, and of
+Liger's fused linear cross-entropy, without a kernel of its own). It is no slower than the definition: its passes over
+the logits stay in the CPU's cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from xlabml.batches import IGNORED
+
+from .loss import Loss, LossSums
+
+_CHUNK_LOGITS = 1 << 20
+"""About how many logits exist at a time: 4 MB in float32, the size of a level-2 cache (measured: `benchmarks/`)."""
+
+
+def make_logits(
+    hidden: Float[Tensor, '... d'],
+    weight: Float[Tensor, 'v d'],
+    bias: Float[Tensor, ' v'] | None = None,
+    logit_cap: float | None = None,
+) -> Float[Tensor, '... v']:
+    """The logits, in float32 from the matrix product on, also under autocast.
+
+    Source of the cap: Gemma 2, https://arxiv.org/abs/2408.00118, section 2.
+
+    Args:
+        logit_cap: Bends them into -logit_cap..logit_cap; None: as they are.
+    """
+    logits = F.linear(hidden, weight).float()
+    if bias is not None:
+        logits = logits + bias.float()
+    return logits if logit_cap is None else logit_cap * torch.tanh(logits / logit_cap)
+
+
+def cross_entropy(
+    hidden: Float[Tensor, 't d'],
+    weight: Float[Tensor, 'v d'],
+    targets: Int[Tensor, ' t'],
+    bias: Float[Tensor, ' v'] | None = None,
+    logit_cap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> LossSums:
+    """The definition that the chunked version is tested against; it holds all the logits.
+
+    Source of the z-loss: PaLM, https://arxiv.org/abs/2204.02311, section 5.
+    """
+    logits = make_logits(hidden, weight, bias, logit_cap)
+    kept = targets != IGNORED
+    objective = (
+        F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='sum', label_smoothing=label_smoothing)
+        + z_loss * (logits.logsumexp(dim=-1).square() * kept).sum()
+    )
+    nats = F.cross_entropy(logits.detach(), targets, ignore_index=IGNORED, reduction='sum')
+    return LossSums(objective, nats, (logits.argmax(dim=-1) == targets).sum(), kept.sum())
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy, in chunks of tokens; every token that shares the largest logit is a hit.
+
+    It has no second derivative: asking for one raises.
+
+    Args:
+        label_smoothing: The share of each target that is spread evenly over the vocabulary, 0..1.
+        z_loss: Weight of the squared log of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f'label_smoothing is {label_smoothing}; give a share from 0 to below 1')
+        if not z_loss >= 0:
+            raise ValueError(f'z_loss is {z_loss}; give a weight of 0 or more')
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+
+    def forward(
+        self,
+        hidden: Float[Tensor, 't d'],
+        weight: Float[Tensor, 'v d'],
+        targets: Int[Tensor, ' t'],
+        bias: Float[Tensor, ' v'] | None = None,
+        logit_cap: float | None = None,
+    ) -> LossSums:
+        """Sum the loss over the targets."""
+        wants_grad = torch.is_grad_enabled() and any(
+            part is not None and part.requires_grad for part in (hidden, weight, bias)
+        )
+        sums = _ChunkedCrossEntropy.apply(
+            hidden, weight, bias, targets, logit_cap, self.label_smoothing, self.z_loss, wants_grad
+        )
+        return LossSums(*sums)
+
+    def nats(
+        self,
+        hidden: Float[Tensor, 't d'],
+        weight: Float[Tensor, 'v d'],
+        targets: Int[Tensor, ' t'],
+        bias: Float[Tensor, ' v'] | None = None,
+        logit_cap: float | None = None,
+    ) -> Float[Tensor, ' t']:
+        """The plain cross-entropy of each target; a gradient makes each chunk's logits once more."""
+
+        def chunk_nats(hidden: Tensor, targets: Tensor) -> Tensor:
+            logits = make_logits(hidden, weight, bias, logit_cap)
+            return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='none')
+
+        n_rows = _chunk_rows(weight)
+        chunks = zip(hidden.split(n_rows), targets.split(n_rows))
+        if torch.is_grad_enabled():
+            return torch.cat([checkpoint(chunk_nats, *chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat([chunk_nats(*chunk) for chunk in chunks])
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The gradient is made in the forward pass, where the logits are; backward only scales it."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad):
+        """Returns the four sums."""
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        n_vocab, n_rows = weight.size(0), _chunk_rows(weight)
+        hidden_grad = torch.empty_like(hidden, dtype=dtype) if wants_grad else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_grad and bias is not None else None
+        objective, nats = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
+        hits = targets.new_zeros(())
+        # Memory for one chunk, used again and again: fresh memory costs a third of the whole time on a CPU.
+        product = weight.new_empty(min(n_rows, targets.numel()), n_vocab, dtype=dtype)
+        scores = product if dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
+        with torch.autocast(device, enabled=False):
+            head = weight.to(dtype)
+            for start in range(0, targets.numel(), n_rows):
+                rows = slice(start, start + n_rows)
+                kept = targets[rows] != IGNORED
+                target = targets[rows].where(kept, 0)[:, None]
+                x = hidden[rows].to(dtype)
+                step, logits = product[: x.size(0)], scores[: x.size(0)]
+                torch.mm(x, head.T, out=step)
+                if step is not logits:
+                    logits.copy_(step)
+                if bias is not None:
+                    logits += bias
+                slope = None
+                if logit_cap is not None:
+                    slope = 1 - logits.div_(logit_cap).tanh_().square()
+                    logits *= logit_cap
+                highest = logits.amax(dim=-1, keepdim=True)
+                wanted = logits.gather(1, target)
+                mean = logits.mean(dim=-1, keepdim=True) if label_smoothing else 0.0
+                share = torch.softmax(logits, dim=-1, out=logits)
+                # The largest share is 1 / sum(exp(logits - highest)), at least 1 / v: its log is always exact.
+                log_total = highest - share.amax(dim=-1, keepdim=True).log()
+                row_nats = log_total - wanted
+                row_objective = row_nats + label_smoothing * (wanted - mean) + z_loss * log_total.square()
+                nats += row_nats[:, 0].where(kept, 0).sum()
+                objective += row_objective[:, 0].where(kept, 0).sum()
+                hits += ((wanted >= highest)[:, 0] & kept).sum()
+                if not wants_grad:
+                    continue
+                if z_loss:
+                    share *= 1 + 2 * z_loss * log_total
+                if label_smoothing:
+                    share -= label_smoothing / n_vocab
+                share.scatter_add_(1, target, share.new_full((), label_smoothing - 1).expand_as(target))
+                if slope is not None:
+                    share *= slope
+                if bias_grad is not None:
+                    bias_grad += kept.float() @ share
+                if step is not logits:
+                    step.copy_(share)
+                # An ignored row is cut out on the narrow side of both products, which is cheaper than in the logits.
+                torch.mm(step, head, out=hidden_grad[rows]).mul_(kept[:, None])
+                weight_grad += step.T @ (x * kept[:, None])
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
+        count = (targets != IGNORED).sum()
+        ctx.mark_non_differentiable(nats, hits, count)
+        return objective, nats, hits, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        """Scale what forward made by the gradient of the objective."""
+        grads = [
+            None if part is None or not needed else (part * grad).to(dtype)
+            for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)
+        ]
+        return *grads, None, None, None, None, None
+
+
+def _chunk_rows(weight: Tensor) -> int:
+    return max(64, _CHUNK_LOGITS // weight.size(0))

@@ -1,0 +1,6 @@
+"""One LightningModule a file: what is trained, and how its loss and figures come about."""
+
+from .task import Task
+from .xlab_model import XLabModel
+
+__all__ = ['Task', 'XLabModel']

@@ -1,0 +1,104 @@
+"""What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from xlabml import checkpoints, settings
+from xlabml.training import Schedule, ScheduledRate, parameter_groups
+from xlabml.training.optimizers import keep_own_options
+
+
+class Task(L.LightningModule):
+    """A model together with how it is trained.
+
+    A subclass calls `super().__init__()` first thing in its constructor.
+
+    Attributes:
+        grad_norm: The norm of the last step's gradient before clipping; None before the first step.
+        checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grad_norm: Tensor | None = None
+        self.checkpoint_step = 0
+        self._why_unsaveable = settings.keep_arguments(self)
+
+    def build_optimizer(
+        self, optimizer: Callable[[Iterable], Optimizer], schedule: Callable[[int | None], Schedule]
+    ) -> dict[str, Any]:
+        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step."""
+        built = optimizer(parameter_groups(self))
+        keep_own_options(built)
+        max_steps = self.trainer.max_steps
+        rate = ScheduledRate(built, schedule(max_steps if max_steps >= 0 else None))
+        return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and keep the norm that the gradient had before, on its device."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == 'value':
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.grad_norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the progress of Lightning's loops: the step alone says where a run stands.
+
+        Raises:
+            ValueError: This task was built from parts that no checkpoint can hold.
+        """
+        if self._why_unsaveable:
+            raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
+        checkpoint.pop('loops', None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
+
+        Nothing of the loops is saved, so that a run may go on with another accumulation or number of devices.
+        """
+        self.checkpoint_step = checkpoint['global_step']
+        if self._trainer is not None and self.trainer.state.fn == 'fit':
+            loop = self.trainer.fit_loop.epoch_loop
+            step = loop.automatic_optimization.optim_progress.optimizer.step
+            step.total.ready = step.total.completed = self.checkpoint_step
+            loop._batches_that_stepped = self.checkpoint_step
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+    ) -> Self:
+        """Build the task that a training checkpoint or an exported file holds, weights included.
+
+        Args:
+            checkpoint_path: Either kind of file.
+            map_location: The device that it comes to.
+            overrides: Constructor arguments to use instead of the saved ones.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint of ours, or one of another task.
+        """
+        checkpoint = checkpoints.read(checkpoint_path, map_location)
+        values = dict(checkpoint['hyper_parameters'])
+        found = settings.find_class(values.pop('_class_path'))
+        if not issubclass(found, cls):
+            raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
+        model = found(**{**settings.build_arguments(found, values), **overrides})
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint['state_dict'])
+        return model.to(map_location)

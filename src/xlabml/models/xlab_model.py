@@ -1,0 +1,157 @@
+"""The language model as a task: next-token prediction on packed rows."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.optim import Optimizer
+
+from xlabml.batches import IGNORED, Batch, Layout
+from xlabml.evaluation import TokenMetric, summarize
+from xlabml.losses import CrossEntropy, Loss
+from xlabml.training import AdamW, Schedule, WarmupCosine
+from xlabml.transformer import Cache, Transformer, language_model
+
+from .task import Task
+
+_SUMS = ('nats', 'hits', 'count', 'n_bytes')
+
+
+class Scores(NamedTuple):
+    """What a language model makes of the documents of a batch, one entry a segment.
+
+    Args:
+        documents: Document numbers, -1 for padding.
+        n_tokens: Counted targets.
+        nats: Their negative log-probabilities, summed.
+        n_bytes: The bytes of text that they stand for.
+    """
+
+    documents: Int[Tensor, ' s']
+    n_tokens: Int[Tensor, ' s']
+    nats: Float[Tensor, ' s']
+    n_bytes: Int[Tensor, ' s']
+
+
+class XLabModel(Task):
+    """A decoder language model, trained to say the next token.
+
+    Calling it gives logits: ids (b, n) to (b, n, v).
+
+    Args:
+        n_vocab: How many tokens the tokenizer has.
+        max_len: The longest row that it reads, in tokens.
+        trunk: What turns ids into hidden states.
+        tied: Whether the head is the embedding's matrix.
+        head_bias: Whether the head adds a bias to every logit.
+        logit_cap: Logits are squashed into -cap..cap by cap · tanh(logit / cap); None leaves them.
+        loss: What is minimised.
+        optimizer: What moves the weights; it gets parameter groups.
+        schedule: The factor of its learning rate at every step; it gets the length of the run in steps.
+        metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
+    """
+
+    def __init__(
+        self,
+        n_vocab: int,
+        max_len: int,
+        trunk: Callable[[int, int], Transformer] = Transformer,
+        tied: bool = True,
+        head_bias: bool = False,
+        logit_cap: float | None = None,
+        loss: Callable[[], Loss] = CrossEntropy,
+        optimizer: Callable[[Iterable], Optimizer] = AdamW,
+        schedule: Callable[[int | None], Schedule] = WarmupCosine,
+        metrics: list[TokenMetric] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
+        self.optimizer, self.schedule, self.metrics = optimizer, schedule, metrics or []
+        self.train_sums: Tensor | None = None
+        self._eval_sums: Tensor | None = None
+
+    def forward(
+        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None, **options: Any
+    ) -> Float[Tensor, 'b m v']:
+        """Logits of every position (or of those that `options` ask `LanguageModel` for)."""
+        return self.model(ids, layout, cache, **options)
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        """Room for the keys and values of `batch` rows of up to `length` tokens."""
+        return self.model.new_cache(batch, length)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return self.build_optimizer(self.optimizer, self.schedule)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
+        torch.manual_seed(batch.seed)
+        sums = self.model(batch.ids, batch.layout, targets=batch.targets)
+        counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
+        self.train_sums = counted.double() if self.train_sums is None else self.train_sums + counted
+        # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
+        n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return sums.objective * (n_shares / max(1, batch.n_targets))
+
+    def take_train_sums(self) -> dict[str, float]:
+        """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
+        sums = torch.zeros(len(_SUMS), dtype=torch.float64) if self.train_sums is None else self.train_sums
+        self.train_sums = None
+        return dict(zip(_SUMS, self.trainer.strategy.reduce(sums.to(self.device), reduce_op='sum').tolist()))
+
+    def _eval_start(self) -> None:
+        self._eval_sums = torch.zeros(len(_SUMS) + len(self.metrics), dtype=torch.float64, device=self.device)
+
+    def _eval_step(self, batch: Batch) -> None:
+        assert self._eval_sums is not None
+        sums = self.model(batch.ids, batch.layout, targets=batch.targets)
+        row = [sums.nats, sums.hits, sums.count, batch.n_bytes.sum()]
+        if self.metrics:
+            asked = batch.targets != IGNORED
+            nats, targets = self.model.nats(batch.ids, batch.targets, batch.layout)[asked], batch.targets[asked]
+            row += [metric.values(nats, targets).sum() for metric in self.metrics]
+        self._eval_sums += torch.stack([value.double() for value in row])
+
+    def _eval_end(self, stage: str) -> None:
+        assert self._eval_sums is not None
+        values = self.trainer.strategy.reduce(self._eval_sums, reduce_op='sum').tolist()
+        sums = dict(zip(_SUMS, values))
+        figures = summarize(sums)
+        for metric, value in zip(self.metrics, values[len(_SUMS) :]):
+            figures[metric.name] = value / max(1.0, sums['count'])
+        # The curves' callback writes them, at the step that they belong to.
+        self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self._eval_start()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._eval_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._eval_end('val')
+
+    def on_test_epoch_start(self) -> None:
+        self._eval_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._eval_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._eval_end('test')
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Scores:
+        """What each document's part of the batch costs."""
+        nats = self.model.nats(batch.ids, batch.targets, batch.layout).double().flatten()
+        assert batch.layout is not None
+        slots = torch.arange(nats.numel(), device=nats.device)
+        segment = torch.searchsorted(batch.layout.starts, slots, right=True) - 1
+        n_segments = len(batch.documents)
+        return Scores(
+            batch.documents,
+            torch.zeros_like(batch.documents).index_add_(0, segment, (batch.targets.flatten() != IGNORED).long()),
+            torch.zeros(n_segments, dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats),
+            batch.n_bytes,
+        )

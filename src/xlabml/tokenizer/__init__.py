@@ -1,0 +1,7 @@
+"""Strings <-> token ids: any text in, the same text out, and the raw bytes of each token known. Loads no torch."""
+
+from .stream import StreamDecoder
+from .tokenizer import RESERVED_PIECES, Tokenizer
+from .training import train_tokenizer
+
+__all__ = ['RESERVED_PIECES', 'StreamDecoder', 'Tokenizer', 'train_tokenizer']

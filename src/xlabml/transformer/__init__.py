@@ -1,0 +1,42 @@
+"""Tensors -> tensors: positions, attention, blocks, the trunk, and the language model on it. No Lightning, no files.
+
+The package's legend for shapes:
+
+- `b` batch (rows), `n` tokens, `m` tokens looked at, `t` tokens of all rows in one line, `s` segments
+- `d` model width, `h` heads, `g` heads of keys and values (grouped queries), `c` channels a head
+- `f` feed-forward width, `v` vocabulary, `k` classes
+"""
+
+from .activations import GeGLU, ReLU2, SwiGLU
+from .attention import attend
+from .block import Attention, Block, FeedForward
+from .cache import Cache
+from .init import Initializer, Normal, Xavier
+from .language_model import LanguageModel, language_model
+from .norms import RMSNorm
+from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
+from .transformer import Transformer
+
+__all__ = [
+    'ALiBi',
+    'Attention',
+    'Block',
+    'Cache',
+    'FeedForward',
+    'GeGLU',
+    'Initializer',
+    'LanguageModel',
+    'Learned',
+    'NoPositions',
+    'Normal',
+    'Positions',
+    'RMSNorm',
+    'ReLU2',
+    'Rotary',
+    'Sinusoidal',
+    'SwiGLU',
+    'Transformer',
+    'Xavier',
+    'attend',
+    'language_model',
+]

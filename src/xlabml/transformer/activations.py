@@ -1,0 +1,38 @@
+"""Activations of the feed-forward layer; any module of torch's that keeps the width works as well.
+
+A gated one has `n_parts = 2`: it is given twice the width and keeps the half that the other half lets through.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ReLU2(nn.Module):
+    """The square of ReLU. Source: Primer, So et al. 2021, https://arxiv.org/abs/2109.08668, section 4."""
+
+    def forward(self, x: Float[Tensor, '... f']) -> Float[Tensor, '... f']:
+        """Apply it to each channel."""
+        return F.relu(x).square()
+
+
+class SwiGLU(nn.Module):
+    """Swish of one half times the other. Source: Shazeer 2020, https://arxiv.org/abs/2002.05202, eq. 5."""
+
+    n_parts = 2
+
+    def forward(self, x: Float[Tensor, '... 2*f']) -> Float[Tensor, '... f']:
+        """Let the second half through the gate that the first half is."""
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+class GeGLU(nn.Module):
+    """GELU of one half times the other. Source: Shazeer 2020, https://arxiv.org/abs/2002.05202, eq. 5."""
+
+    n_parts = 2
+
+    def forward(self, x: Float[Tensor, '... 2*f']) -> Float[Tensor, '... f']:
+        """Let the second half through the gate that the first half is."""
+        gate, value = x.chunk(2, dim=-1)
+        return F.gelu(gate) * value

@@ -1,0 +1,116 @@
+"""Keys and values of the tokens that were read, so that the next token costs one token."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xlabml.batches import Layout
+
+
+class Cache:
+    """Keys and values of some rows, each of its own length, in memory that is taken once.
+
+    A pass of the model appends to it. It carries no gradient.
+
+    Args:
+        n_layers: Layers of the trunk.
+        batch: Rows.
+        n_kv_heads: Heads of keys and values.
+        length: The most tokens that a row holds.
+        d_head: Channels of a head.
+        device: Where it lives.
+        dtype: What it holds.
+
+    Raises:
+        ValueError: A size is below 1.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        batch: int,
+        n_kv_heads: int,
+        length: int,
+        d_head: int,
+        device: torch.device | str = 'cpu',
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if batch < 1 or length < 1:
+            raise ValueError(f'a cache of {batch} rows of {length} tokens cannot be made; both must be 1 or more')
+        self.length = length
+        self.data = torch.zeros(n_layers, 2, batch, n_kv_heads, length, d_head, device=device, dtype=dtype)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.longest = 0
+        """No row is longer: known without asking the device."""
+        self.is_even = True
+        """All rows are known to be `longest` tokens long."""
+
+    @property
+    def batch(self) -> int:
+        """How many rows there are."""
+        return self.data.size(2)
+
+    def reset(self) -> None:
+        """Forget every token, and keep the memory."""
+        self.lengths.zero_()
+        self.longest, self.is_even = 0, True
+
+    def select(self, rows: Int[Tensor, ' b']) -> None:
+        """Make row i what row rows[i] was: reorder, repeat or drop rows, as beams do."""
+        held = self.data[:, :, :, :, : self.longest].index_select(2, rows)
+        if rows.numel() != self.batch:
+            self.data = self.data.new_zeros(*self.data.shape[:2], rows.numel(), *self.data.shape[3:])
+        self.data[:, :, :, :, : self.longest] = held
+        self.lengths = self.lengths[rows]
+
+    def expand(self, n: int) -> None:
+        """Put n copies of each row one after another: 0 0 1 1 for n = 2."""
+        self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
+
+    def check_room(self, n: int) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            ValueError: n more tokens do not fit behind the longest row.
+        """
+        if self.longest + n > self.length:
+            raise ValueError(
+                f'the cache holds {self.longest} of {self.length} tokens, so {n} more do not fit; '
+                'make a longer one with new_cache(batch, length)'
+            )
+
+    def append(
+        self, layer: int, k: Float[Tensor, 'b g n c'], v: Float[Tensor, 'b g n c']
+    ) -> tuple[Float[Tensor, 'b g m c'], Float[Tensor, 'b g m c']]:
+        """Write new keys and values of one layer behind each row's, and see all that there are now."""
+        n, held = k.size(2), self.data[layer]
+        end = self.longest + n
+        if self.is_even:
+            held[0, :, :, self.longest : end] = k.detach()
+            held[1, :, :, self.longest : end] = v.detach()
+        else:
+            row = torch.arange(self.batch, device=k.device)[:, None]
+            place = self.lengths[:, None] + torch.arange(n, device=k.device)
+            held[0].transpose(1, 2)[row, place] = k.detach().transpose(1, 2).to(held.dtype)
+            held[1].transpose(1, 2)[row, place] = v.detach().transpose(1, 2).to(held.dtype)
+        return held[0, :, :, :end], held[1, :, :, :end]
+
+    def fill(
+        self, layer: int, segment: Int[Tensor, ' t'], position: Int[Tensor, ' t'],
+        k: Float[Tensor, 't g c'], v: Float[Tensor, 't g c'],
+    ) -> None:  # fmt: skip
+        """Write one layer's keys and values of a packed row into an empty cache: segment i becomes row i."""
+        held = self.data[layer].transpose(2, 3)  # 2 b m g c
+        held[0, segment, position] = k.detach().to(held.dtype)
+        held[1, segment, position] = v.detach().to(held.dtype)
+
+    def advance(self, n: int) -> None:
+        """Count n tokens that every layer has written behind each row."""
+        self.lengths = self.lengths + n
+        self.longest += n
+
+    def begin(self, layout: Layout, is_even: bool) -> None:
+        """Count the segments that every layer has written with `fill`."""
+        lengths = layout.starts.diff().long()
+        self.lengths = lengths if layout.is_text is None else lengths * layout.is_text
+        self.longest, self.is_even = layout.max_length, is_even

@@ -1,0 +1,96 @@
+"""The weights that training starts from."""
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Initializer(ABC):
+    """Sets the weights of a new model; what a method leaves alone keeps torch's default.
+
+    Args:
+        embedding_std: Standard deviation of the embeddings, and of a vocabulary head of its own; None: torch's defaults
+            (1 for embeddings, uniform in ±1/sqrt(d_model) for the head).
+    """
+
+    def __init__(self, embedding_std: float | None = 0.02) -> None:
+        if embedding_std is not None and not embedding_std >= 0:
+            raise ValueError(f'init.embedding_std is {embedding_std}; give 0 or more, or null')
+        self.embedding_std = embedding_std
+
+    def embedding(self, weight: Tensor) -> None:
+        """Set a table of embeddings."""
+        if self.embedding_std is not None:
+            nn.init.normal_(weight, std=self.embedding_std)
+
+    def head(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Set a vocabulary head of its own (one that is tied is the embedding)."""
+        bound = 1 / math.sqrt(weight.size(1))
+        if self.embedding_std is None:
+            nn.init.uniform_(weight, -bound, bound)
+            if bias is not None:
+                nn.init.uniform_(bias, -bound, bound)
+        else:
+            nn.init.normal_(weight, std=self.embedding_std)
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    @abstractmethod
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        """Set the stack of layers."""
+
+
+class Normal(Initializer):
+    """Gaussian weights, and layers that begin by adding little to the residual stream.
+
+    Source: GPT-2, Radford et al. 2019, section 2.3.
+
+    Args:
+        std: Standard deviation of the matrices; None: 1 / sqrt(inputs).
+        scale_residual: Divide what writes to the residual stream by sqrt(2 n_layers).
+        embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
+    """
+
+    def __init__(
+        self, std: float | None = None, scale_residual: bool = True, embedding_std: float | None = 0.02
+    ) -> None:
+        super().__init__(embedding_std)
+        if std is not None and not std >= 0:
+            raise ValueError(f'init.std is {std}; give 0 or more, or null for 1 / sqrt(inputs)')
+        self.std, self.scale_residual = std, scale_residual
+
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        """Set every matrix; biases begin at zero."""
+        for name, parameter in blocks.named_parameters():
+            if parameter.dim() >= 2:
+                std = 1 / math.sqrt(parameter.size(1)) if self.std is None else self.std
+                writes = name.endswith(('attention.output.weight', 'feed_forward.output.weight'))
+                nn.init.normal_(
+                    parameter, std=std / math.sqrt(2 * len(blocks)) if writes and self.scale_residual else std
+                )
+            elif name.endswith('bias'):
+                nn.init.zeros_(parameter)
+
+
+class Xavier(Initializer):
+    """Uniform weights by fan-in and fan-out, of every matrix of the layers; biases keep torch's default.
+
+    The projection to queries, keys and values counts as one matrix. Source: Glorot & Bengio 2010, eq. 16.
+
+    Args:
+        gain: Factor on the bound.
+        embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
+    """
+
+    def __init__(self, gain: float = 1.0, embedding_std: float | None = 0.02) -> None:
+        super().__init__(embedding_std)
+        if not gain > 0:
+            raise ValueError(f'init.gain is {gain}; give a positive number')
+        self.gain = gain
+
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        """Set every matrix."""
+        for parameter in blocks.parameters():
+            if parameter.dim() >= 2:
+                nn.init.xavier_uniform_(parameter, gain=self.gain)

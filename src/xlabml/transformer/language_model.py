@@ -1,0 +1,122 @@
+"""The trunk with a vocabulary head: ids -> logits, or sums of the loss."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xlabml.batches import Layout
+from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
+
+from .cache import Cache
+from .transformer import Transformer
+
+
+class LanguageModel(nn.Module):
+    """A trunk and a linear head over the vocabulary.
+
+    Args:
+        trunk: Makes the hidden states.
+        tied: The head is the table of embeddings (Press & Wolf 2017, https://arxiv.org/abs/1608.05859); the state dict
+            holds it once.
+        head_bias: Whether the head has a bias.
+        logit_cap: Logits are bent into -logit_cap..logit_cap by a tanh; None: left as they are.
+        loss: What targets are held against; None: plain cross-entropy.
+
+    Raises:
+        ValueError: logit_cap is not positive.
+    """
+
+    def __init__(
+        self,
+        trunk: Transformer,
+        tied: bool = True,
+        head_bias: bool = False,
+        logit_cap: float | None = None,
+        loss: Loss | None = None,
+    ) -> None:
+        super().__init__()
+        if logit_cap is not None and not logit_cap > 0:
+            raise ValueError(f'logit_cap is {logit_cap}; give a positive number, or null for none')
+        self.trunk, self.logit_cap = trunk, logit_cap
+        self.loss = CrossEntropy() if loss is None else loss
+        table = trunk.embedding.weight
+        self.head_weight = None if tied else nn.Parameter(torch.empty_like(table))
+        self.head_bias = nn.Parameter(table.new_zeros(table.size(0))) if head_bias else None
+        if self.head_weight is not None:
+            trunk.initializer.head(self.head_weight, self.head_bias)
+
+    @property
+    def max_len(self) -> int:
+        """The longest document that it is built for, in tokens."""
+        return self.trunk.max_len
+
+    def forward(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        cache: Cache | None = None,
+        targets: Int[Tensor, 'b n'] | None = None,
+        ends: bool = False,
+    ) -> Float[Tensor, 'b n v'] | Float[Tensor, 's 1 v'] | LossSums:
+        """Logits of each token; with targets, sums of the loss, for which the whole logits are never made.
+
+        Args:
+            layout: Where documents begin; None: every row is one document.
+            cache: As in Transformer.forward.
+            targets: What follows each token; batches.IGNORED where nothing is asked.
+            ends: Give only the logits of the last token of each segment (of each row, without a layout). Those of an
+                empty segment mean nothing.
+        """
+        hidden = self.hidden(ids, layout, cache)
+        weight = self._weight
+        if targets is not None:
+            return self.loss(hidden.flatten(0, 1), weight, targets.flatten(), self.head_bias, self.logit_cap)
+        if ends:
+            hidden = hidden[:, -1:] if layout is None else hidden.flatten(0, 1)[layout.starts[1:] - 1][:, None]
+        return make_logits(hidden, weight, self.head_bias, self.logit_cap)
+
+    def hidden(
+        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
+    ) -> Float[Tensor, 'b n d']:
+        """What the head reads."""
+        return self.trunk(ids, layout, cache)
+
+    def nats(
+        self, ids: Int[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout | None = None
+    ) -> Float[Tensor, 'b n']:
+        """Cross-entropy of each target in nats; 0 where it is ignored."""
+        hidden = self.hidden(ids, layout).flatten(0, 1)
+        return self.loss.nats(hidden, self._weight, targets.flatten(), self.head_bias, self.logit_cap).view(ids.shape)
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache; arguments and errors as in Transformer.new_cache."""
+        return self.trunk.new_cache(batch, length)
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.trunk.embedding.weight if self.head_weight is None else self.head_weight
+
+
+def language_model(
+    n_vocab: int,
+    max_len: int,
+    trunk: Callable[[int, int], Transformer] = Transformer,
+    tied: bool = True,
+    head_bias: bool = False,
+    logit_cap: float | None = None,
+    loss: Callable[[], Loss] = CrossEntropy,
+) -> LanguageModel:
+    """Build a language model from settings; the one place where that is done.
+
+    Args:
+        n_vocab: Tokens of the vocabulary.
+        max_len: The longest document that it is built for, in tokens.
+        trunk: Makes the trunk from n_vocab, max_len.
+        tied: As in LanguageModel, like all that follow.
+        head_bias: Whether the head has a bias.
+        logit_cap: A soft limit on the logits.
+        loss: Makes what targets are held against.
+    """
+    return LanguageModel(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())

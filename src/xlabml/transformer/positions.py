@@ -1,0 +1,167 @@
+"""How a token's place reaches the model: added to the embeddings, turned into angles, or as a slope on the scores.
+
+Positions are worked out once a pass and shared by the layers. They restart at every document.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Positions(nn.Module):
+    """The base, which by itself tells the model nothing of order.
+
+    One's own overrides `embed` or `angles`, or sets `slopes`, `limit`.
+
+    Args:
+        d_model: Width of the embeddings.
+        n_heads: Heads of the queries.
+        max_len: The longest document that the model is built for, in tokens.
+    """
+
+    slopes: Float[Tensor, ' h'] | None
+    """For each head, what a score loses by each token of distance; None: nothing."""
+    limit: int | None = None
+    """The trunk refuses positions from here on; None: any length works."""
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__()
+        self.register_buffer('slopes', None, persistent=False)
+
+    def embed(self, hidden: Float[Tensor, 'b n d'], position: Int[Tensor, '#b n']) -> Float[Tensor, 'b n d']:
+        """Add what is known of each token's position to its embedding."""
+        return hidden
+
+    def angles(
+        self, position: Int[Tensor, '#b n']
+    ) -> tuple[Float[Tensor, '#b n c/2'], Float[Tensor, '#b n c/2']] | None:
+        """Cosine and sine of the angles by which pairs of channels of queries and keys are turned; None: by none."""
+        return None
+
+
+class NoPositions(Positions):
+    """Order is known from the causal mask alone. Source: Haviv et al. 2022, https://arxiv.org/abs/2203.16634."""
+
+
+class Rotary(Positions):
+    """Queries and keys are turned by their position, so that scores depend on distance alone.
+
+    Channels 2i and 2i + 1 are a pair. Source: Su et al. 2021, https://arxiv.org/abs/2104.09864, eq. 34.
+
+    Args:
+        d_model: Width of the embeddings.
+        n_heads: Heads of the queries.
+        max_len: Not needed: any length works.
+        base: The slowest pair turns once in about 2 pi base tokens.
+
+    Raises:
+        ValueError: A head has an odd number of channels.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
+        super().__init__(d_model, n_heads, max_len)
+        self.d_head, self.base = d_model // n_heads, _check_base(base)
+        if self.d_head % 2:
+            raise ValueError(
+                f'd_model {d_model} over n_heads {n_heads} gives heads of {self.d_head} channels; Rotary turns pairs '
+                'of channels, so make it even'
+            )
+
+    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n c/2'], Float[Tensor, '#b n c/2']]:
+        """The angle of each pair at each position."""
+        angle = position[..., None] * _frequencies(self.d_head, self.base, position.device)
+        return angle.cos(), angle.sin()
+
+
+class Sinusoidal(Positions):
+    """Sines (even channels) and cosines (odd) of the position are added, for any length.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+
+    Args:
+        d_model: Width of the embeddings.
+        n_heads: Not needed.
+        max_len: Not needed: any length works.
+        base: The slowest wave is 2 pi base tokens long.
+
+    Raises:
+        ValueError: d_model is odd.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
+        super().__init__(d_model, n_heads, max_len)
+        self.d_model, self.base = d_model, _check_base(base)
+        if d_model % 2:
+            raise ValueError(f'd_model is {d_model}; Sinusoidal needs pairs of channels, so make it even')
+
+    def embed(self, hidden: Float[Tensor, 'b n d'], position: Int[Tensor, '#b n']) -> Float[Tensor, 'b n d']:
+        """Add the waves."""
+        angle = position[..., None] * _frequencies(self.d_model, self.base, position.device)
+        return hidden + torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).to(hidden.dtype)
+
+
+class Learned(Positions):
+    """A vector is learned for each position up to max_len, and added.
+
+    Args:
+        d_model: Width of the embeddings.
+        n_heads: Not needed.
+        max_len: How many positions there are; longer documents are refused.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__(d_model, n_heads, max_len)
+        self.limit = max_len
+        self.embedding = nn.Embedding(max_len, d_model)
+
+    def embed(self, hidden: Float[Tensor, 'b n d'], position: Int[Tensor, '#b n']) -> Float[Tensor, 'b n d']:
+        """Add the vector of each position."""
+        return hidden + self.embedding(position)
+
+
+class ALiBi(Positions):
+    """Scores sink with distance, more steeply in the first heads.
+
+    Source: Press et al. 2022, https://arxiv.org/abs/2108.12409, section 3; between powers of two the heads take every
+    other slope of the next power, as in its appendix.
+
+    Args:
+        d_model: Not needed.
+        n_heads: Heads of the queries.
+        max_len: Not needed: any length works.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__(d_model, n_heads, max_len)
+        power = 1 << (n_heads.bit_length() - 1)  # the largest power of two that is not above n_heads
+        exponents = [8 * i / power for i in range(1, power + 1)]
+        exponents += [8 * i / (2 * power) for i in range(1, 2 * power, 2)][: n_heads - power]
+        self.slopes = torch.tensor([2.0**-exponent for exponent in exponents])
+
+
+def rotate(
+    x: Float[Tensor, 'b n h c'], cos: Float[Tensor, '#b n c/2'], sin: Float[Tensor, '#b n c/2']
+) -> Float[Tensor, 'b n h c']:
+    """Turn each pair of channels by its angle, in float32 (or wider, where x is)."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs, cos, sin = x.unflatten(-1, (-1, 2)), cos.to(x.dtype), sin.to(x.dtype)
+    if (
+        x.device.type == 'cpu' and not torch.compiler.is_compiling()
+    ):  # one pass instead of six; compilers know no complex
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)[:, :, None]).flatten(-2)
+    first, second = pairs.unbind(dim=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+
+
+def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Tensor, ' c/2']:
+    """Radians a token of each pair. Made anew each time, since a buffer would lose its precision in a bf16 model."""
+    return torch.exp(torch.arange(0, n_channels, 2, device=device) * (-math.log(base) / n_channels))
+
+
+def _check_base(base: float) -> float:
+    if not base > 0:
+        raise ValueError(f'positions.base is {base}; give a positive number')
+    return base

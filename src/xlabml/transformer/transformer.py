@@ -1,0 +1,263 @@
+"""The trunk: ids -> hidden states, as a decoder or an encoder."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xlabml.batches import Layout
+
+from .activations import ReLU2
+from .attention import Rule, Shared
+from .block import Attention, Block, FeedForward
+from .cache import Cache
+from .init import Initializer, Normal
+from .norms import RMSNorm
+from .positions import Positions, Rotary
+
+
+class Transformer(nn.Module):
+    """Embeddings, positions and a stack of layers.
+
+    Args:
+        n_vocab: Tokens of the vocabulary.
+        max_len: The longest document that it is built for, in tokens.
+        d_model: Width of the hidden states.
+        n_layers: How many layers.
+        n_heads: Heads of queries; each has d_model / n_heads channels.
+        n_kv_heads: Heads of keys and values, a divisor of n_heads; None: as many as heads of queries.
+        d_ff: Width inside the feed-forward nets; None: 4 d_model, or 8/3 d_model (rounded up to a multiple of 32) where
+            the activation is gated, which gives as many parameters.
+        causal: A token sees no later one (decoder); else it sees all of its document (encoder).
+        window: A token sees those less than so many tokens away, itself included; a list gives one for each layer;
+            None: any distance.
+        positions: Makes the positions from d_model, n_heads, max_len.
+        norm: Makes a norm from d_model.
+        prenorm: Normalise what attention and feed-forward nets read; else the sums after them.
+        final_norm: Normalise what the last layer gives.
+        activation: Makes the activation of the feed-forward nets.
+        qk_norm: Bring queries and keys to one length.
+        bias: Whether the layers' matrices have one.
+        score_cap: Attention scores are bent into -score_cap..score_cap by a tanh; None: left as they are.
+        attention: How attention is computed, always to the same result: plain, as it is defined; sdpa, by torch's fused
+            kernels; auto, whatever is fastest here.
+        scale_embedding: Multiply embeddings by sqrt(d_model).
+        init: Makes what sets the weights at the start.
+        dropout: The ratio that is dropped in training, at the places that the switches name.
+        pos_drop: Drop from embeddings with positions.
+        attn_drop: Drop from attention's probabilities.
+        ff_drop: Drop inside the feed-forward nets.
+        block_drop: Drop from what attention and feed-forward nets add.
+
+    Raises:
+        ValueError: An argument is out of range, or some do not go together.
+    """
+
+    def __init__(
+        self,
+        n_vocab: int,
+        max_len: int,
+        d_model: int = 192,
+        n_layers: int = 4,
+        n_heads: int = 3,
+        n_kv_heads: int | None = None,
+        d_ff: int | None = None,
+        causal: bool = True,
+        window: int | list[int | None] | None = None,
+        positions: Callable[[int, int, int], Positions] = Rotary,
+        norm: Callable[[int], nn.Module] = RMSNorm,
+        prenorm: bool = True,
+        final_norm: bool = True,
+        activation: Callable[[], nn.Module] = ReLU2,
+        qk_norm: bool = True,
+        bias: bool = False,
+        score_cap: float | None = None,
+        attention: Literal['auto', 'plain', 'sdpa'] = 'auto',
+        scale_embedding: bool = False,
+        init: Callable[[], Initializer] = Normal,
+        dropout: float = 0.0,
+        pos_drop: bool = True,
+        attn_drop: bool = True,
+        ff_drop: bool = True,
+        block_drop: bool = True,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        _check_sizes(
+            n_vocab=n_vocab, max_len=max_len, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads
+        )
+        if d_model % n_heads:
+            raise ValueError(f'trunk.d_model {d_model} is no multiple of trunk.n_heads {n_heads}; change one of them')
+        if n_heads % n_kv_heads:
+            raise ValueError(
+                f'trunk.n_heads {n_heads} is no multiple of trunk.n_kv_heads {n_kv_heads}; change one of them'
+            )
+        if d_ff is None:
+            is_gated = getattr(activation(), 'n_parts', 1) > 1
+            d_ff = math.ceil(8 / 3 * d_model / 32) * 32 if is_gated else 4 * d_model
+        _check_sizes(d_ff=d_ff)
+        windows = window if isinstance(window, list) else [window] * n_layers
+        if len(windows) != n_layers:
+            raise ValueError(
+                f'trunk.window lists {len(windows)} windows, but trunk.n_layers is {n_layers}; give one for each layer'
+            )
+        for one in windows:
+            if one is not None:
+                _check_sizes(window=one)
+        if score_cap is not None and not score_cap > 0:
+            raise ValueError(f'trunk.score_cap is {score_cap}; give a positive number, or null for none')
+        if attention not in ('auto', 'plain', 'sdpa'):
+            raise ValueError(f'trunk.attention is {attention!r}; choose auto, plain or sdpa')
+        if attention == 'sdpa' and score_cap is not None:
+            raise ValueError(
+                f'trunk.attention sdpa cannot cap scores, but trunk.score_cap is {score_cap}; set trunk.attention to '
+                'auto or plain, or trunk.score_cap to null'
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f'trunk.dropout is {dropout}; give a ratio from 0 to below 1')
+        if dropout and not (pos_drop or attn_drop or ff_drop or block_drop):
+            raise ValueError(
+                f'trunk.dropout is {dropout}, but pos_drop, attn_drop, ff_drop and block_drop are all off; set '
+                'trunk.dropout to 0, or switch one on'
+            )
+        self.causal, self.d_model, self.max_len = causal, d_model, max_len
+        self.n_layers, self.n_kv_heads, self.d_head = n_layers, n_kv_heads, d_model // n_heads
+        self.scale = math.sqrt(d_model) if scale_embedding else 1.0
+        self.dropout = dropout if pos_drop else 0.0
+
+        self.embedding = nn.Embedding(n_vocab, d_model)
+        self.positions = positions(d_model, n_heads, max_len)
+        self.blocks = nn.ModuleList()
+        for one in windows:
+            rule = Rule(
+                causal=causal,
+                window=one,
+                score_cap=score_cap,
+                dropout=dropout if attn_drop else 0.0,
+                is_plain=attention == 'plain' or score_cap is not None,
+            )
+            self.blocks.append(
+                Block(
+                    Attention(d_model, n_heads, n_kv_heads, rule, qk_norm, bias),
+                    FeedForward(d_model, d_ff, activation, bias, dropout if ff_drop else 0.0),
+                    lambda: norm(d_model),
+                    prenorm,
+                    dropout if block_drop else 0.0,
+                )
+            )
+        self.norm = norm(d_model) if final_norm else nn.Identity()
+        self.initializer = init()
+        self.initializer.embedding(self.embedding.weight)
+        self.initializer.blocks(self.blocks)
+
+    def forward(
+        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
+    ) -> Float[Tensor, 'b n d']:
+        """Read the tokens.
+
+        Args:
+            layout: Where documents begin; None: every row is one document.
+            cache: Without a layout, the tokens go on behind what each row of it holds. With one, it is empty, ids are
+                one packed row, and segment i becomes its row i.
+
+        Raises:
+            ValueError: The layout or the cache does not fit the ids, or the trunk is not causal and has no cache.
+        """
+        position, shared = self._plan(ids, layout, cache)
+        hidden = self.embedding(ids)
+        if self.scale != 1:
+            hidden = hidden * self.scale
+        hidden = self.positions.embed(hidden, position)
+        if self.dropout:
+            hidden = F.dropout(hidden, self.dropout, self.training)
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, shared, layer)
+        if cache is not None:
+            if layout is None:
+                cache.advance(ids.size(1))
+            else:
+                cache.begin(layout, is_even=len({length for length, _ in shared.segments or []}) == 1)
+        return self.norm(hidden)
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache, where the weights are.
+
+        Args:
+            batch: Rows.
+            length: The most tokens that a row will hold.
+
+        Raises:
+            ValueError: The trunk is not causal: an earlier token would have to see the later ones.
+        """
+        self._check_causal()
+        weight = self.embedding.weight
+        return Cache(self.n_layers, batch, self.n_kv_heads, length, self.d_head, weight.device, weight.dtype)
+
+    def _plan(
+        self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None
+    ) -> tuple[Int[Tensor, '#b n'], Shared]:
+        """The position of each token, and what the layers share."""
+        (b, n), device = ids.shape, ids.device
+        place = torch.arange(n, device=device)[None]
+        segments, ragged, segment = None, None, None
+        if cache is not None:
+            self._check_causal()
+        if layout is not None:
+            segments = _read_layout(layout, b * n)
+            longest = layout.max_length
+            lengths = layout.starts.diff()
+            index = torch.repeat_interleave(lengths, output_size=b * n)
+            flat = torch.arange(b * n, device=device) - layout.starts[index]
+            position = flat.view(b, n)
+            if cache is not None:
+                if cache.longest or cache.batch != len(segments):
+                    raise ValueError(
+                        f'a packed row of {len(segments)} segments needs an empty cache of as many rows; this one has '
+                        f'{cache.batch} rows, the longest of {cache.longest} tokens'
+                    )
+                cache.check_room(longest)
+                segment = index, flat
+        elif cache is not None:
+            if cache.batch != b:
+                raise ValueError(f'ids have {b} rows, but the cache {cache.batch}; give each row its own')
+            cache.check_room(n)
+            longest, position = cache.longest + n, place + cache.longest
+            if not cache.is_even:
+                position = ragged = place + cache.lengths[:, None]
+        else:
+            longest, position = n, place
+        if self.positions.limit is not None and longest > self.positions.limit:
+            raise ValueError(
+                f'a document of {longest} tokens needs more positions than the {self.positions.limit} that '
+                f'{type(self.positions).__name__} has; cut it, or build the model with a larger max_len'
+            )
+        angles, slopes = self.positions.angles(position), self.positions.slopes
+        return position, Shared(angles, slopes, segments, cache, ragged, segment, {})
+
+    def _check_causal(self) -> None:
+        if not self.causal:
+            raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
+
+
+def _read_layout(layout: Layout, n_slots: int) -> list[tuple[int, bool]]:
+    """Length of each segment, and whether it is text. Where the layout lives on a device, this waits for it."""
+    starts = layout.starts.tolist()
+    lengths = [end - start for start, end in itertools.pairwise(starts)]
+    if starts[0] != 0 or starts[-1] != n_slots or min(lengths, default=-1) < 0:
+        raise ValueError(
+            f'layout.starts goes from {starts[0]} to {starts[-1]}, but must rise from 0 to the {n_slots} slots of ids'
+        )
+    if max(lengths) > layout.max_length:
+        raise ValueError(f'a segment has {max(lengths)} tokens, but layout.max_length is {layout.max_length}')
+    return list(zip(lengths, [True] * len(lengths) if layout.is_text is None else layout.is_text.tolist()))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f'{name} is {size}; give 1 or more')

@@ -1,0 +1,4 @@
+#!/usr/bin/env python3
+from xlabml.commands.fit import main
+
+raise SystemExit(main())
