@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import UsageError
 
@@ -11,8 +11,8 @@ from .errors import UsageError
 class Parser(argparse.ArgumentParser):
     """Takes flags in full only, and reports a wrong one in a line, as every other error is."""
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, 'allow_abbrev': False})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f'{message} (see {self.prog} --help)')

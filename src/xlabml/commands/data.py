@@ -1,47 +1,13 @@
 """The subcommands that prepare data and look at it."""
 
-import sys
-import time
+from collections import Counter
+from pathlib import Path
+from textwrap import shorten
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import TransferSpeedColumn
-
-from xlabml.data import compute_statistics, format_statistics, validate
+from xlabml.data import compute_statistics, format_statistics, validate, write_invalid
 from xlabml.datamodules import XLabDataModule
 
-
-class Reporter:
-    """Show a bar with bytes, speed and the time left for what takes longer than two seconds."""
-
-    def __init__(self, delay_seconds: float = 2.0) -> None:
-        self._delay = delay_seconds
-        self._started: dict[str, float] = {}
-        self._tasks: dict[str, TaskID] = {}
-        self._bar: Progress | None = None
-
-    def __call__(self, description: str, done_bytes: int, total_bytes: int | None) -> None:
-        """Say how far a piece of work is; done once done_bytes is total_bytes, or -1."""
-        is_done = done_bytes < 0 or done_bytes == total_bytes
-        started = self._started.setdefault(description, time.monotonic())
-        if self._bar is None and not is_done and time.monotonic() - started > self._delay and sys.stdout.isatty():
-            self._bar = Progress(
-                TextColumn('{task.description}'),
-                BarColumn(bar_width=24),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(compact=True),
-                console=Console(),
-                transient=True,
-            )
-            self._bar.start()
-        if self._bar is not None:
-            if description not in self._tasks:
-                self._tasks[description] = self._bar.add_task(description, total=total_bytes)
-            self._bar.update(self._tasks[description], completed=max(0, done_bytes), total=total_bytes)
-            if is_done:
-                self._bar.stop()
-                self._bar, self._tasks = None, {}
+from .errors import UsageError
 
 
 def prepare_data(data: XLabDataModule) -> None:
@@ -49,7 +15,7 @@ def prepare_data(data: XLabDataModule) -> None:
     data.prepare_data()
     print(f'tokenizer: {data.tokenizer_path} ({len(data.tokenizer):,} tokens)')
     for source, store in zip(data.sources, data.corpus.stores):
-        left_out = sum(store.manifest['invalid'].values())
+        left_out = sum(found['count'] for found in store.manifest['invalid'].values())
         print(
             f'store: {store.folder} ({source}: {len(store):,} documents, {len(store.tokens):,} tokens, '
             f'{int(store.n_bytes.sum()):,} bytes; {left_out:,} documents left out)'
@@ -68,10 +34,36 @@ def validate_data(data: XLabDataModule, output_path: str | None = None, dump: bo
     """Read every document of the sources, and say which are left out and why.
 
     Args:
-        output_path: A CSV file to write them to (source, row, reason); nothing may be there.
+        output_path: A CSV file to write them to (index, reason); nothing may be there. With several sources, each but
+            the first gets a file of its own, numbered.
         dump: Whether the file has their text too, in base64.
     """
-    validate(data.sources, output_path, dump)
+    if dump and output_path is None:
+        raise UsageError('--dump writes into the file of --output_path; name one')
+    paths = [] if output_path is None else [numbered(Path(output_path), i) for i in range(len(data.sources))]
+    for path in paths:
+        if path.exists():
+            raise FileExistsError(f'{path} exists and is not overwritten; name another --output_path')
+    for i, source in enumerate(data.sources):
+        n_valid, found = 0, []
+        for invalid in validate(source):
+            if invalid is None:
+                n_valid += 1
+            else:
+                found.append(invalid)
+        reasons = Counter(invalid.reason for invalid in found)
+        print(f'{source}: {n_valid:,} valid documents, {len(found):,} left out')
+        for reason, n in reasons.most_common():
+            rows = ', '.join(str(invalid.row) for invalid in found if invalid.reason == reason)
+            print(f'  {reason}: {n:,} (rows {shorten(rows, 60, placeholder=" …")})')
+        if paths:
+            write_invalid(found, paths[i], dump)
+            print(f'  written to {paths[i]}')
+
+
+def numbered(path: Path, i: int) -> Path:
+    """The path of the i-th file of several: the path itself, then path-2, path-3 …"""
+    return path if i == 0 else path.with_stem(f'{path.stem}-{i + 1}')
 
 
 def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int = 10_000) -> None:
@@ -82,8 +74,8 @@ def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int =
         sample_size: How many documents to look into, drawn at random.
     """
     data.prepare_data()
-    figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split), sample_size, data.seed)
+    figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split).plan, sample_size, data.seed)
     print(format_statistics(figures))
     for source in data.sources:
-        if source.credit:
-            print(f'{source}: {source.credit}')
+        if credit := getattr(source, 'credit', ''):
+            print(f'{source}: {credit}')

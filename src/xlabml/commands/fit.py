@@ -34,8 +34,8 @@ DEFAULTS = Path(__file__).with_name('defaults.yaml')
 LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
 """Arguments of every task that follow from a setting of the data."""
 
-_RUN_OPTIONS = ('fit', 'validate', 'test', 'predict')
-_DATA_OPTIONS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
+_RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
+_DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
 _EPILOGUE = (
     'xlab COMMAND --help lists the settings of the trainer and the data; --model.help XLabModel those of a model; '
     '-c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets checkpoints '
@@ -69,7 +69,7 @@ class XLabCLI(LightningCLI):
         self._checkpoint_path: Path | None = None
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
         main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
-        names = (*_RUN_OPTIONS, *_DATA_OPTIONS)
+        names = (*_RUN_COMMANDS, *_DATA_COMMANDS)
         super().__init__(
             Task,
             XLabDataModule,
@@ -108,9 +108,14 @@ class XLabCLI(LightningCLI):
         for name, source in LINKED.items():
             parser.link_arguments(source, f'model.init_args.{name}')
 
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        names = (*_RUN_COMMANDS, *_DATA_COMMANDS)
+        own = {name: parser_kwargs[name] for name in names if name in parser_kwargs}
+        return {name: value for name, value in parser_kwargs.items() if name not in names}, own
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for name in _DATA_OPTIONS:
+        for name in _DATA_COMMANDS:
             function = getattr(data_commands, name)
             description = (function.__doc__ or '').partition('\n')[0]
             sub = self.init_parser(description=description, **kwargs.get(name, {}))
@@ -134,7 +139,7 @@ class XLabCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint's settings stand below what the user typed, and above the defaults."""
         name = self.config.get('subcommand')
-        asked = self.config[name].get('ckpt_path') if name in _RUN_OPTIONS else None
+        asked = self.config[name].get('ckpt_path') if name in _RUN_COMMANDS else None
         if asked is None:
             if name in ('validate', 'test', 'predict'):
                 raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, or --ckpt_path last')
@@ -177,11 +182,10 @@ class XLabCLI(LightningCLI):
         config = plain(self._own_config())
         with usage_errors():
             self.datamodule = XLabDataModule(**settings.build_arguments(XLabDataModule, config['data']))
-            self.datamodule.report = data_commands.Reporter()
             self.config_init = self.config.clone()
             rest = self.config_init[self.subcommand] if self.subcommand else self.config_init
             del rest['data'], rest['model']
-            if self.subcommand in _DATA_OPTIONS:
+            if self.subcommand in _DATA_COMMANDS:
                 return
             task = settings.find_class(config['model']['class_path'])
             self.model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
@@ -395,7 +399,7 @@ def class_paths(value: Any) -> Iterator[str]:
 def files_first(arguments: list[str]) -> list[str]:
     """Move `-c FILE` to the front of a command's arguments, so that flags beat files wherever they stand."""
     files, others, i = [], [], 0
-    where = next((k for k, argument in enumerate(arguments) if argument in (*_RUN_OPTIONS, *_DATA_OPTIONS)), None)
+    where = next((k for k, argument in enumerate(arguments) if argument in (*_RUN_COMMANDS, *_DATA_COMMANDS)), None)
     if where is None:
         return arguments
     rest = arguments[where + 1 :]

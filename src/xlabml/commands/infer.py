@@ -1,4 +1,4 @@
-"""`xlab-infer CKPT PROMPT`: a trained model continues a text on the terminal. Loads torch when it must, Lightning never."""
+"""`xlab-infer CKPT PROMPT`: a trained model continues a text on the terminal. Lightning is never loaded, torch late."""
 
 import argparse
 import math
@@ -58,7 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add_common(parser)
     options = parser.parse_args(arguments)
 
-    useless = {}
+    useless: dict[str, str] = {}
     if options.greedy or options.beam:
         useless |= dict.fromkeys(_DRAWING, 'nothing is drawn with ' + ('-g' if options.greedy else '-b'))
     if not options.beam:

@@ -20,16 +20,17 @@ from xlabml.data import (
     Plan,
     Rows,
     Source,
+    TerminalProgress,
     TrainBatches,
     WikipediaLeads,
     check_ratios,
     loader,
     open_plan,
     prepare_store,
+    split_names,
     store_folder,
     train_texts,
 )
-from xlabml.data.splits import split_names
 from xlabml.tokenizer import Tokenizer, train_tokenizer
 
 DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
@@ -82,7 +83,6 @@ class XLabDataModule(L.LightningDataModule):
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
         self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
-        self.report: Callable[..., None] | None = None
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
@@ -152,7 +152,7 @@ class XLabDataModule(L.LightningDataModule):
     def describe_split(self, split: str) -> str:
         """How much a split holds, for people."""
         rows = self.rows(split)
-        return f'{rows.n_documents:,} documents, {rows.n_targets:,} tokens'
+        return f'{len(self.corpus.documents(split)):,} documents, {rows.plan.n_counted:,} tokens'
 
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
@@ -183,10 +183,11 @@ class XLabDataModule(L.LightningDataModule):
         if not self.tokenizer_path.exists():
             self.train_tokenizer()
         folder = checkpoints.cache_folder() / 'stores'
-        stores = [
-            prepare_store(source, self.tokenizer, store_folder(folder, source, self.tokenizer), report=self.report)
-            for source in self.sources
-        ]
+        with TerminalProgress() as report:
+            stores = [
+                prepare_store(source, self.tokenizer, store_folder(folder, source, self.tokenizer), report=report)
+                for source in self.sources
+            ]
         self._corpus = Corpus(stores, self.splits)
 
     def train_tokenizer(self) -> Path:
@@ -303,7 +304,7 @@ class XLabDataModule(L.LightningDataModule):
         Raises:
             ValueError: The data is not what the checkpoint was trained on.
         """
-        self.use_tokenizer(bytes(state_dict['tokenizer'].numpy()))
+        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
         if state_dict['rows'] != self.rows('train').fingerprint:

@@ -95,7 +95,9 @@ class Tokenizer:
         """
         id = self._processor.piece_to_id(piece)
         if self._processor.id_to_piece(id) != piece:
-            raise ValueError(f'{self._name} has no piece {piece!r}; its special tokens are {", ".join(RESERVED_PIECES)}')
+            raise ValueError(
+                f'{self._name} has no piece {piece!r}; its special tokens are {", ".join(RESERVED_PIECES)}'
+            )
         return id
 
     def piece(self, id: int) -> str:

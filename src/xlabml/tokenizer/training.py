@@ -48,7 +48,9 @@ def train_tokenizer(
     """
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f'{path} exists, and a tokenizer is never overwritten; move it away, or name another path')
+        raise FileExistsError(
+            f'{path} exists, and a tokenizer is never overwritten; move it away, or name another path'
+        )
     n_fixed = len(RESERVED_PIECES) + 256
     if n_vocab <= n_fixed:
         raise ValueError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give it more than that')

@@ -1,0 +1,50 @@
+"""Texts -> batches: sources, splits, the token store, plans (pack, chunk), the order, collation, statistics."""
+
+from .corpus import Corpus, train_texts
+from .embedded import StandardLibrary, WikipediaLeads
+from .loaders import EvalBatches, Positions, TrainBatches, loader
+from .location import Location
+from .order import mix, permute
+from .plans import Chunk, Pack, Plan, PlanRows, open_plan
+from .progress import TerminalProgress
+from .rows import Rows
+from .sources import Document, Source
+from .splits import check_ratios, split_names, splits_of
+from .statistics import compute_statistics, format_statistics
+from .store import Report, TokenStore, prepare_store, store_folder
+from .validation import Invalid, validate, write_invalid
+
+__all__ = [
+    'Chunk',
+    'Corpus',
+    'Document',
+    'EvalBatches',
+    'Invalid',
+    'Location',
+    'Pack',
+    'Plan',
+    'PlanRows',
+    'Positions',
+    'Report',
+    'Rows',
+    'Source',
+    'StandardLibrary',
+    'TerminalProgress',
+    'TokenStore',
+    'TrainBatches',
+    'WikipediaLeads',
+    'check_ratios',
+    'compute_statistics',
+    'format_statistics',
+    'loader',
+    'mix',
+    'open_plan',
+    'permute',
+    'prepare_store',
+    'split_names',
+    'splits_of',
+    'store_folder',
+    'train_texts',
+    'validate',
+    'write_invalid',
+]

@@ -1,0 +1,141 @@
+"""The documents of several stores as one numbering, the split that each belongs to, and the texts to learn pieces from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Int64
+
+from .sources import Source
+from .splits import check_ratios, content_hash, hash_words, split_names, splits_of
+from .store import TokenStore
+from .validation import utf8
+
+_BATCH_DOCUMENTS = 1024
+
+
+class Corpus:
+    """Stores one after another: document i of the second store has the number len(first) + i.
+
+    Args:
+        stores: All made with one tokenizer.
+        ratios: The share of each split.
+    """
+
+    def __init__(self, stores: Sequence[TokenStore], ratios: Mapping[str, float]) -> None:
+        check_ratios(ratios)
+        if not stores:
+            raise ValueError('there are no stores to take documents from; name at least one source')
+        sizes = {store.manifest['identity']['tokenizer']: store.manifest['n_vocab'] for store in stores}
+        if len(sizes) > 1:
+            raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
+        self.stores, self.ratios = list(stores), dict(ratios)
+        self._first = np.cumsum([0, *(len(store) for store in stores)])
+        self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
+
+    def __len__(self) -> int:
+        """How many documents there are, over all splits."""
+        return int(self._first[-1])
+
+    @property
+    def n_vocab(self) -> int:
+        """How many tokens the stores' tokenizer has."""
+        return self.stores[0].manifest['n_vocab']
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Which tokenizer the stores were made with."""
+        return self.stores[0].manifest['identity']['tokenizer']
+
+    def documents(self, split: str) -> Int64[np.ndarray, ' documents']:
+        """The numbers of a split's documents, rising.
+
+        Raises:
+            ValueError: There is no such split, or it has no document.
+        """
+        if split not in split_names:
+            raise ValueError(f'there is no split {split!r}; the splits are {", ".join(split_names)}')
+        index = split_names.index(split)
+        found = np.concatenate(
+            [
+                first + np.flatnonzero(splits_of(store.hashes, self.ratios) == index)
+                for first, store in zip(self._first, self.stores)
+            ]
+        )
+        if not len(found):
+            ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
+            raise ValueError(
+                f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
+                f'give it a larger share in data.splits.{split}, or more documents'
+            )
+        return found
+
+    def locate(self, document: int) -> tuple[TokenStore, int]:
+        """The store that holds a document, and its number there."""
+        if not 0 <= document < len(self):
+            raise ValueError(f'there is no document {document}; they are 0 to {len(self) - 1}')
+        index = int(np.searchsorted(self._first, document, 'right')) - 1
+        return self.stores[index], document - int(self._first[index])
+
+    def name(self, document: int) -> str:
+        """A document's name for people: its row in its source, and the source where there are several."""
+        store, number = self.locate(document)
+        row = str(store.rows[number])
+        return row if len(self.stores) == 1 else f'{store.manifest["source"]}:{row}'
+
+    def n_bytes(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents']:
+        """How many bytes of raw UTF-8 text each document has."""
+        index, sizes = self._store_of(documents), np.empty(len(documents), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            sizes[here] = self.stores[i].n_bytes[documents[here] - self._first[i]]
+        return sizes
+
+    def tokens(self, document: int) -> np.ndarray:
+        """A document's ids, mapped."""
+        store, number = self.locate(document)
+        return store.tokens[store.offsets[number] : store.offsets[number + 1]]
+
+    def token_spans(
+        self, documents: Int64[np.ndarray, ' documents']
+    ) -> tuple[Int64[np.ndarray, ' documents'], Int64[np.ndarray, ' documents']]:
+        """Where each document's tokens begin, counted over all stores, and how many they are."""
+        if len(self.stores) == 1:
+            offsets = self.stores[0].offsets
+            starts = offsets[documents]
+            return starts, offsets[documents + 1] - starts
+        index = self._store_of(documents)
+        starts, ends = np.empty((2, len(documents)), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            number, offsets = documents[here] - self._first[i], self.stores[i].offsets
+            starts[here], ends[here] = (
+                self._first_token[i] + offsets[number],
+                self._first_token[i] + offsets[number + 1],
+            )
+        return starts, ends - starts
+
+    def tokens_at(self, places: Int64[np.ndarray, ' tokens']) -> Int64[np.ndarray, ' tokens']:
+        """The ids at places counted over all stores."""
+        if len(self.stores) == 1:
+            return self.stores[0].tokens[places].astype(np.int64)
+        index = np.searchsorted(self._first_token, places, 'right') - 1
+        ids = np.empty(len(places), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            ids[here] = self.stores[i].tokens[places[here] - self._first_token[i]]
+        return ids
+
+    def _store_of(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents']:
+        return np.searchsorted(self._first, documents, 'right') - 1
+
+
+def train_texts(sources: Sequence[Source], ratios: Mapping[str, float]) -> Iterator[str]:
+    """The valid texts of the train split, straight from the sources: what a tokenizer is trained on."""
+    check_ratios(ratios)
+    for source in sources:
+        documents = source.documents()
+        while batch := list(islice(documents, _BATCH_DOCUMENTS)):
+            valid = [data for document in batch if isinstance(data := utf8(document.text), bytes)]
+            splits = splits_of(hash_words(b''.join(map(content_hash, valid))), ratios)
+            yield from (data.decode() for data, split in zip(valid, splits) if split == 0)

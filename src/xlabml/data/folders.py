@@ -1,0 +1,179 @@
+"""Folders that are whole or not there: written beside, renamed when finished, by one process at a time; and the flat
+arrays in them, which are mapped into memory rather than read."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+
+MANIFEST = 'manifest.json'
+
+
+def short_hash(value: Any) -> str:
+    """A name of 16 letters for plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ArrayFile:
+    """A flat array that grows at its end, in a file, and is hashed as it grows.
+
+    Args:
+        path: The file; it is made.
+        dtype: Of the numbers in it.
+    """
+
+    def __init__(self, path: Path, dtype: Any) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self._file: BinaryIO = path.open('wb')
+        self._hash, self._n_bytes = hashlib.sha256(), 0
+
+    def append(self, values: np.ndarray | bytes) -> None:
+        data = values if isinstance(values, bytes) else np.ascontiguousarray(values, self.dtype).tobytes()
+        self._file.write(data)
+        self._hash.update(data)
+        self._n_bytes += len(data)
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file, and describe it for the manifest."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        modified = self.path.stat().st_mtime_ns
+        return {'dtype': self.dtype.str, 'bytes': self._n_bytes, 'modified': modified, 'sha256': self._hash.hexdigest()}
+
+    def discard(self) -> None:
+        self._file.close()
+
+
+class ArrayFiles:
+    """Several array files of one folder.
+
+    Args:
+        folder: Where they go.
+        dtypes: Of each, by name.
+    """
+
+    def __init__(self, folder: Path, dtypes: Mapping[str, Any]) -> None:
+        self._files = {name: ArrayFile(folder / f'{name}.bin', dtype) for name, dtype in dtypes.items()}
+
+    def append(self, **values: np.ndarray | bytes) -> None:
+        for name, value in values.items():
+            self._files[name].append(value)
+
+    def close(self) -> dict[str, Any]:
+        return {name: file.close() for name, file in self._files.items()}
+
+    def __enter__(self) -> 'ArrayFiles':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.discard()
+
+
+def build_folder(folder: Path, build: Callable[[Path], dict[str, Any]], is_ready: Callable[[], bool]) -> None:
+    """Have a folder built, unless it is ready; whoever comes second waits and then finds it ready.
+
+    Args:
+        folder: Where it shall be.
+        build: Fills the folder that it is given, and returns the manifest.
+        is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
+
+    Raises:
+        ValueError: The disk filled up. Nothing half-written is left behind, here or for any other error.
+    """
+    partial = folder.with_name(f'{folder.name}.partial')
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f'{folder.name}.lock')):
+            if is_ready():
+                return
+            if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+                raise ValueError(
+                    f'{folder} holds something that xlabml did not make; move it away, or name another folder'
+                )
+            _remove(partial)  # of a process that was killed
+            try:
+                partial.mkdir()
+                manifest = build(partial)
+                (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
+                _remove(folder)
+                partial.rename(folder)
+            finally:
+                _remove(partial)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(
+            f'the disk is full ({error.strerror}): {folder} could not be written, and nothing of it is left; free some '
+            'space, or set XLABML_CACHE to a folder on a larger disk'
+        ) from error
+
+
+def read_manifest(folder: Path, format: int) -> dict[str, Any]:
+    """The manifest of a folder, once its files have the sizes and times that it says.
+
+    Where only a time differs (the folder was copied), the content is compared once, and the time set right.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The folder is of another format, or not as it was written; the message names the file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f'{folder} holds nothing that xlabml has prepared: there is no {MANIFEST}')
+    try:
+        manifest = json.loads(path.read_text('utf-8'))
+        files = manifest['files']
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f'{path} was changed by hand or is broken; {_remedy(folder)}') from None
+    if manifest.get('format') != format:
+        raise ValueError(f'{folder} has format {manifest.get("format")}, this xlabml reads {format}; {_remedy(folder)}')
+    for name, written in files.items():
+        file = folder / f'{name}.bin'
+        if not file.is_file():
+            raise ValueError(f'{file} is gone; {_remedy(folder)}')
+        stat = file.stat()
+        if stat.st_size != written['bytes']:
+            raise ValueError(
+                f'{file} has {stat.st_size} bytes, but {MANIFEST} says {written["bytes"]}; {_remedy(folder)}'
+            )
+        if stat.st_mtime_ns != written['modified']:
+            check_content(folder, name, written)
+            try:
+                os.utime(file, ns=(stat.st_atime_ns, written['modified']))
+            except OSError:
+                pass  # a read-only copy is compared each time
+    return manifest
+
+
+def check_content(folder: Path, name: str, written: Mapping[str, Any]) -> None:
+    """Raise ValueError if a file's content is not what its manifest says."""
+    with (folder / f'{name}.bin').open('rb') as file:
+        there = hashlib.file_digest(file, 'sha256').hexdigest()
+    if there != written['sha256']:
+        raise ValueError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {_remedy(folder)}')
+
+
+def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:
+    """A file of the folder as an array: nothing is read until it is looked at."""
+    written = manifest['files'][name]
+    if not written['bytes']:
+        return np.zeros(0, written['dtype'])
+    return np.asarray(np.memmap(folder / f'{name}.bin', written['dtype'], 'r'))
+
+
+def _remedy(folder: Path) -> str:
+    return f'delete {folder}, and it is prepared anew'
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,156 @@
+"""Which rows each step, micro-batch and rank gets: a function of (seed, position), with nothing to restore."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from xlabml.batches import Batch
+
+from .order import mix, permute
+from .rows import Rows
+
+_ORDER_BLOCK = 4096
+
+
+class TrainBatches(Dataset[Batch]):
+    """The micro-batches of one rank, numbered from the start of training: `self[i]` is found in constant time.
+
+    The rows of all data epochs, each permuted anew, are one endless sequence. Step s takes the next rows_per_step of
+    them; its micro-batch m on rank r takes rows_per_batch of those, from (m * world + r) * rows_per_batch on.
+
+    Args:
+        rows: The rows of the train split.
+        rows_per_step: Over all ranks and micro-batches.
+        rows_per_batch: In one micro-batch of one rank.
+        seed: What the order, and the seeds of the batches, are drawn from.
+        rank: This rank.
+        world: How many ranks there are.
+        first_step: The step that this run goes on from.
+        first_row: How many rows were taken before it (with other batch sizes, perhaps).
+
+    Raises:
+        ValueError: There are no rows, or rows_per_step cannot be dealt to so many ranks.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        rows_per_step: int,
+        rows_per_batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        first_step: int = 0,
+        first_row: int = 0,
+    ) -> None:
+        if not len(rows):
+            raise ValueError('there is no row to train on; give the split train more documents')
+        if min(rows_per_step, rows_per_batch) < 1 or rows_per_step % (rows_per_batch * world):
+            raise ValueError(
+                f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
+                f'make it a multiple of {rows_per_batch * world}'
+            )
+        self.rows, self.rows_per_step, self.rows_per_batch, self.seed = rows, rows_per_step, rows_per_batch, seed
+        self.rank, self.world, self.first_step, self.first_row = rank, world, first_step, first_row
+        self.batches_per_step = rows_per_step // (rows_per_batch * world)
+        self._block_start, self._block = 0, np.zeros(0, np.int64)
+
+    def __getitem__(self, index: int) -> Batch:
+        step, micro_batch = divmod(index, self.batches_per_step)
+        numbers = self._take(self.row(step), self.rows_per_step)
+        start = (micro_batch * self.world + self.rank) * self.rows_per_batch
+        seed = mix(self.seed, step, micro_batch, self.rank)
+        return self.rows.batch(numbers[start : start + self.rows_per_batch], self.rows.count(numbers), seed)
+
+    def row(self, step: int) -> int:
+        """How many rows are taken before a step.
+
+        Raises:
+            ValueError: The step lies before the one that this run goes on from.
+        """
+        if step < self.first_step:
+            raise ValueError(f'step {step} lies before step {self.first_step}, which this run goes on from')
+        return self.first_row + (step - self.first_step) * self.rows_per_step
+
+    def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
+        """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
+        if not self._block_start <= start <= start + n <= self._block_start + len(self._block):
+            self._block_start, self._block = start, self._order(start, max(n, _ORDER_BLOCK))
+        begin = start - self._block_start
+        return self._block[begin : begin + n]
+
+    def _order(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
+        total, parts = len(self.rows), []
+        while n:
+            epoch, index = divmod(start, total)
+            here = min(n, total - index)
+            parts.append(permute(np.arange(index, index + here), total, self.seed, epoch))
+            start, n = start + here, n - here
+        return np.concatenate(parts)
+
+
+class EvalBatches(Dataset[Batch]):
+    """All rows once, in their order, as many batches on every rank: what is missing are rows of padding.
+
+    Args:
+        rows: The rows of a split.
+        rows_per_batch: In one batch of one rank.
+        rank: This rank.
+        world: How many ranks there are.
+    """
+
+    def __init__(self, rows: Rows, rows_per_batch: int, rank: int = 0, world: int = 1) -> None:
+        if rows_per_batch < 1:
+            raise ValueError(f'rows_per_batch is {rows_per_batch}; a batch has at least 1')
+        self.rows, self.rows_per_batch, self.rank, self.world = rows, rows_per_batch, rank, world
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / (self.rows_per_batch * self.world))
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f'there is no batch {index}; there are {len(self)}')
+        numbers = (index * self.world + self.rank) * self.rows_per_batch + np.arange(self.rows_per_batch)
+        numbers[numbers >= len(self.rows)] = -1
+        return self.rows.batch(numbers, self.rows.count(numbers))
+
+
+class Positions(Sampler[int]):
+    """The numbers start, start + 1, …
+
+    Args:
+        start: The first.
+        total: How many.
+    """
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.start + self.total))
+
+
+def loader(
+    dataset: Dataset[Batch], start: int, total: int, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Batches start to start + total - 1 of a dataset; the same for any number of worker processes.
+
+    Args:
+        num_workers: Processes that make batches; 0: this one.
+        pin_memory: Whether batches are made in memory that a GPU copies from faster.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=Positions(start, total),
+        num_workers=num_workers,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )

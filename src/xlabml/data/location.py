@@ -1,0 +1,138 @@
+"""Texts in files, read in place, and in the datasets of a Hugging Face hub, read as they stream by."""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import file_columns, is_readable, read_file
+from .sources import Document, Source, check_columns
+
+_SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test', 'testing')
+
+
+class Location(Source):
+    """A dataset of a Hugging Face hub, or local files: parquet, jsonl, json, csv, tsv, txt (a document a file).
+
+    Text files may be compressed (.gz, .xz, .zst). A local folder may have the layout of a hub's: `name` is then a
+    folder in it, and `split` what the files' names begin with.
+
+    Args:
+        path: A file, a folder, a pattern (`data/*.parquet`), or a hub's id (`wikimedia/wikipedia`).
+        name: The dataset's configuration, where it has several.
+        split: The dataset's own split; ours are drawn from it. Files have none but `train`, which is all of them.
+        column: Where the text is. A txt file has the columns text and path.
+        revision: Branch, tag or commit on the hub. A local folder is taken to be at it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        split: str = 'train',
+        column: str = 'text',
+        revision: str | None = None,
+    ) -> None:
+        self.path, self.name, self.split, self.column, self.revision = path, name, split, column, revision
+
+    def __str__(self) -> str:
+        return '/'.join([self.path, *([self.name] if self.name else [])]) + (
+            '' if self._is_train else f'[{self.split}]'
+        )
+
+    @property
+    def _is_train(self) -> bool:
+        return self.split == 'train'
+
+    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
+        files = self._files()
+        wanted = list(dict.fromkeys([self.column, *columns]))
+        row = 0
+        for values in self._hub_rows(wanted) if files is None else self._file_rows(files, wanted):
+            yield Document(row, values[self.column], {name: values[name] for name in columns})
+            row += 1
+
+    def fingerprint(self) -> dict[str, Any]:
+        settings = {'class': 'Location', 'name': self.name, 'split': self.split, 'column': self.column}
+        files = self._files()
+        if files is None:
+            return {**settings, 'path': self.path, 'revision': self.revision}
+        stats = [(file, file.stat()) for file in files]
+        return {**settings, 'files': [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+
+    # Local files
+
+    def _files(self) -> list[Path] | None:
+        """The local files in their order; None where path is a hub's id."""
+        path = Path(self.path).expanduser()
+        if path.is_dir():
+            return self._folder_files(path)
+        if path.is_file():
+            self._refuse_hub_settings('a file')
+            return [path]
+        if any(letter in self.path for letter in '*?['):
+            self._refuse_hub_settings('a pattern')
+            files = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if Path(found).is_file())
+            if not files:
+                raise ValueError(f'no file matches {self.path} (from {Path.cwd()}); check the path of the source')
+            return files
+        if re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', self.path) and not is_readable(path):
+            return None
+        raise ValueError(f'there is no file or folder {self.path} (from {Path.cwd()}); check the path of the source')
+
+    def _refuse_hub_settings(self, kind: str) -> None:
+        if self.name is not None or not self._is_train:
+            raise ValueError(
+                f'source {self}: {kind} has no configurations or splits; leave out name and split, or name a folder'
+            )
+
+    def _folder_files(self, folder: Path) -> list[Path]:
+        if self.name is not None:
+            if not (folder / self.name).is_dir():
+                there = ', '.join(sorted(item.name for item in folder.iterdir() if item.is_dir())) or 'none'
+                raise ValueError(f'source {self}: there is no folder {self.name} in {folder}; those there are: {there}')
+            folder /= self.name
+        places = [folder, folder / 'data', folder / self.split, folder / 'data' / self.split]
+        files = [file for place in places if place.is_dir() for file in sorted(place.iterdir()) if is_readable(file)]
+        of_split = [file for file in files if self._of_split(file)]
+        if of_split:
+            return of_split
+        has_splits = any(re.match(rf'({"|".join(_SPLIT_NAMES)})[-_.]', file.name) for file in files)
+        if files and self._is_train and not has_splits:
+            return files
+        there = ', '.join(sorted(item.name for item in folder.iterdir())[:20]) or 'nothing'
+        what = f'files of the split {self.split!r}' if files else 'parquet, jsonl, json, csv, tsv or txt files'
+        raise ValueError(
+            f'source {self}: there are no {what} in {folder}; it holds {there}. '
+            'Give the configuration as name, and split as the files begin'
+        )
+
+    def _of_split(self, file: Path) -> bool:
+        return file.parent.name == self.split or bool(re.match(rf'{re.escape(self.split)}[-_.]', file.name))
+
+    def _file_rows(self, files: list[Path], columns: list[str]) -> Iterator[dict[str, object]]:
+        for file in files:
+            check_columns(columns, file_columns(file), f'source {self}, file {file},')
+            yield from read_file(file, columns)
+
+    # The hub
+
+    def _hub_rows(self, columns: list[str]) -> Iterator[dict[str, object]]:
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
+            iterator = iter(rows)
+            first = next(iterator, None)
+        except Exception as error:  # the library raises a dozen kinds: no network, no such dataset, no such split …
+            raise ValueError(
+                f'source {self}: no such file or folder, and it cannot be read from the Hugging Face hub either '
+                f'({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no details"}); check path, '
+                'name, split and the network, or set path to a local folder, file or pattern'
+            ) from error
+        if first is None:
+            return
+        check_columns(columns, list(first), f'source {self}')
+        yield first
+        yield from iterator

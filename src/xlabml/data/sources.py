@@ -1,0 +1,48 @@
+"""What a source is: it knows how to be read and how to be recognised; building one opens nothing."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+
+class Document(NamedTuple):
+    """One text of a source, as found.
+
+    Args:
+        row: Its number in the source, from 0.
+        text: Should be a string; whether it is one, and has any text, is decided later.
+        columns: The other columns that were asked for.
+    """
+
+    row: int
+    text: object
+    columns: dict[str, object]
+
+
+class Source:
+    """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are."""
+
+    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
+        """All documents, one after the other, with these columns beside the text.
+
+        Raises:
+            ValueError: The source is absent or broken, or has no such column; the message says where.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must define documents()')
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain values that change when the documents do.
+
+        Raises:
+            ValueError: The source is absent.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must define fingerprint()')
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+def check_columns(asked: Sequence[str], there: Sequence[str], where: str) -> None:
+    """Raise ValueError if a column is asked for that is not there."""
+    for name in asked:
+        if name not in there:
+            raise ValueError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')

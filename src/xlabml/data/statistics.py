@@ -1,0 +1,114 @@
+"""What a corpus looks like to a model: its vocabulary, how long its texts are, how well its rows are filled."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from xlabml.tokenizer import Tokenizer
+
+from .corpus import Corpus
+from .order import permute
+from .plans import PlanRows
+
+
+def compute_statistics(
+    corpus: Corpus, split: str, tokenizer: Tokenizer, plan: PlanRows, sample_size: int = 10_000, seed: int = 42
+) -> dict[str, Any]:
+    """Figures of a split.
+
+    Args:
+        plan: Its rows.
+        sample_size: How many documents, drawn at random from all of the split, the lengths are taken from.
+        seed: Of the draw.
+
+    Returns:
+        Plain values: `vocabulary` and `rows` exact, `characters` and `tokens` of the sample, `texts` counts.
+
+    Raises:
+        ValueError: The sample is empty, or the split is.
+    """
+    if sample_size < 1:
+        raise ValueError(f'sample_size is {sample_size}; it must be at least 1')
+    documents = corpus.documents(split)
+    n_sample = min(sample_size, len(documents))
+    sample = documents[permute(np.arange(n_sample), len(documents), seed, 0)]
+    _, lengths = corpus.token_spans(documents)
+    _, tokens = corpus.token_spans(sample)
+    characters = np.empty(n_sample, np.int64)
+    n_byte_tokens = 0
+    for i, document in enumerate(sample.tolist()):
+        ids = corpus.tokens(document).tolist()
+        characters[i] = len(tokenizer.decode(ids))
+        n_byte_tokens += sum(map(tokenizer.is_byte, ids))
+    n_bytes = int(corpus.n_bytes(sample).sum())
+    piece_bytes = tokenizer.piece_bytes
+    learned = [id for id in range(len(tokenizer)) if tokenizer.is_learned(id)]
+    return {
+        'split': split,
+        'vocabulary': {
+            'total': len(tokenizer),
+            'learned': len(learned),
+            'characters': sum(map(tokenizer.is_char, learned)),
+            'non_ascii': sum(not piece_bytes[id].isascii() for id in learned),
+        },
+        'texts': {
+            'documents': len(documents),
+            'sample': n_sample,
+            'tokens': int(lengths.sum()),
+            'characters': round(int(lengths.sum()) * characters.sum() / tokens.sum()),
+            'bytes': int(corpus.n_bytes(documents).sum()),
+            'duplicates_in_sources': sum(store.manifest['n_duplicates'] for store in corpus.stores),
+            'invalid_in_sources': {
+                reason: sum(store.manifest['invalid'].get(reason, {'count': 0})['count'] for store in corpus.stores)
+                for reason in sorted({reason for store in corpus.stores for reason in store.manifest['invalid']})
+            },
+        },
+        'characters': _summary(characters),
+        'tokens': _summary(tokens),
+        'characters_per_token': float(characters.sum() / tokens.sum()),
+        'bytes_per_token': float(n_bytes / tokens.sum()),
+        'byte_fallback_ratio': float(n_byte_tokens / tokens.sum()),
+        'rows': {
+            'count': len(plan),
+            'length': plan.length,
+            'fill_ratio': plan.fill_ratio,
+            'max_pieces': plan.max_pieces,
+        },
+    }
+
+
+def format_statistics(statistics: dict[str, Any]) -> str:
+    """The figures as lines for a terminal."""
+    vocabulary, texts, rows = (statistics[name] for name in ('vocabulary', 'texts', 'rows'))
+    lines = [
+        ('vocabulary', f'{vocabulary["total"]:,} tokens: {vocabulary["learned"]:,} learned'),
+        ('', f'{vocabulary["characters"]:,} of them single characters, {vocabulary["non_ascii"]:,} not ASCII'),
+        ('split', f'{statistics["split"]}: {texts["documents"]:,} texts, {texts["bytes"]:,} bytes'),
+        ('', f'{texts["tokens"]:,} tokens, about {texts["characters"]:,} characters'),
+        ('left out', _list_counts(texts['invalid_in_sources']) + ' (all splits)'),
+        ('duplicates', f'{texts["duplicates_in_sources"]:,} exact copies (all splits, kept)'),
+        ('sequences', f'{rows["count"]:,} of {rows["length"]:,} tokens, {rows["fill_ratio"]:.1%} filled'),
+        ('', f'{rows["max_pieces"]} documents in one at most'),
+        ('sample', f'{texts["sample"]:,} texts drawn at random; mean (median) ± standard deviation'),
+        ('characters', _format_summary(statistics['characters'])),
+        ('tokens', _format_summary(statistics['tokens'])),
+        (
+            'per token',
+            f'{statistics["characters_per_token"]:.2f} characters, {statistics["bytes_per_token"]:.2f} bytes',
+        ),
+        ('bytes', f'{statistics["byte_fallback_ratio"]:.2%} of the tokens spell a character in bytes'),
+    ]
+    return '\n'.join(f'{name:12}{value}' for name, value in lines)
+
+
+def _summary(values: Num[np.ndarray, ' n']) -> dict[str, float]:
+    return {'mean': float(values.mean()), 'median': float(np.median(values)), 'std': float(values.std())}
+
+
+def _format_summary(summary: dict[str, float]) -> str:
+    return f'{summary["mean"]:.1f} ({summary["median"]:.0f}) ± {summary["std"]:.1f}'
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return ', '.join(f'{count:,} {reason}' for reason, count in counts.items()) or 'none'

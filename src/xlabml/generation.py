@@ -1,0 +1,228 @@
+"""A checkpoint and a text -> text as it is made. No Lightning."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from xlabml import checkpoints, inference, settings
+from xlabml.tokenizer import Tokenizer
+from xlabml.transformer import LanguageModel, language_model
+
+LANGUAGE_MODEL = 'xlabml.models.XLabModel'
+"""The task whose checkpoints generate text; so do those of its subclasses."""
+
+Text = TypeVar('Text', str, list[str])
+"""A text, or several; what comes back is of the same kind."""
+
+_SETTINGS = ('n_vocab', 'max_len', 'trunk', 'tied', 'head_bias', 'logit_cap')  # the loss is not for generating
+
+
+class TextGenerator:
+    """Continues texts.
+
+    Reserved tokens other than the end of text never come. A prompt and its continuation are one text: they are decoded
+    together.
+
+    Args:
+        model: In evaluation mode, where it is to run.
+        tokenizer: The one that the model was trained with.
+
+    Raises:
+        ValueError: They have not the same number of tokens.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+        n_vocab = model.trunk.embedding.num_embeddings
+        if len(tokenizer) != n_vocab:
+            raise ValueError(
+                f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
+                'use the tokenizer that it was trained with (its checkpoint has it inside)'
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self._eos = tokenizer[tokenizer.eos_token]
+        self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
+
+    @classmethod
+    def load(cls, ckpt: str | Path, device: str = 'auto', tokenizer: str | Path | None = None) -> Self:
+        """Build the model that a training checkpoint or an exported file holds.
+
+        Args:
+            ckpt: The file; `last`: the newest of the runs below the current folder.
+            device: `cpu`, `cuda`, `cuda:1`, …; `auto`: a GPU if there is one.
+            tokenizer: A tokenizer's file, to use instead of the one in the checkpoint.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: It is no checkpoint of a language model of ours, or the device cannot be used.
+        """
+        where = find_device(device)
+        path = checkpoints.find(str(ckpt), Path(), LANGUAGE_MODEL)
+        checkpoint = checkpoints.read(path)
+        values = checkpoint['hyper_parameters']
+        _require_language_model(values.get('_class_path', LANGUAGE_MODEL), path)
+        if tokenizer is None:
+            loaded = Tokenizer.from_bytes(checkpoints.tokenizer_bytes(checkpoint))
+        else:
+            loaded = Tokenizer.load(tokenizer)
+        known = {name: values[name] for name in _SETTINGS if name in values}
+        model = language_model(**settings.build_arguments(language_model, known))
+        weights = {name.removeprefix('model.'): tensor for name, tensor in checkpoint['state_dict'].items()}
+        try:
+            model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith('loss.')})
+        except RuntimeError as error:
+            raise ValueError(f'the weights in {path} do not fit its settings: {error}') from error
+        return cls(model.to(where).eval().requires_grad_(False), loaded)
+
+    def stream(
+        self,
+        prompt: str,
+        n_tokens: int = 100,
+        temperature: float | int = 1,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        seed: int | torch.Generator | None = None,
+        greedy: bool = False,
+        continued: bool = False,
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece.
+
+        Args:
+            prompt: What it begins with.
+            n_tokens: How many tokens to make at the most.
+            temperature: Logits are divided by it: below 1 the likely gets likelier, above 1 all gets more alike.
+            top_k: Only so many of the likeliest tokens; None: all.
+            top_p: Only the likeliest tokens that make up this share of probability; None: all.
+            seed: The same gives the same text; a generator goes on where it stands; None: another text every time.
+            greedy: Always the likeliest token; the four above have no effect then.
+            continued: The prompt is the middle of a text: no start token before it.
+
+        Returns:
+            The pieces of the continuation as they are made, each of whole characters.
+
+        Raises:
+            ValueError: A value is out of range, or the prompt has no tokens or does not fit the model's context.
+        """
+        ids = self._encode(prompt, continued)
+        choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))
+        return self._pieces(ids, self._steps([ids], n_tokens, choose))
+
+    def generate(
+        self,
+        prompt: Text,
+        n_tokens: int = 100,
+        temperature: float | int = 1,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        seed: int | torch.Generator | None = None,
+        greedy: bool = False,
+        continued: bool = False,
+    ) -> Text:
+        """The whole continuation of a text, or of several in one batch; arguments and errors are those of `stream`."""
+        prompts = [self._encode(text, continued) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))
+        made: list[list[int]] = [[] for _ in prompts]
+        for step in self._steps(prompts, n_tokens, choose):
+            for ids, value in zip(made, step):
+                if value is not None:
+                    ids.append(value)
+        texts = [self._decode(ids, new) for ids, new in zip(prompts, made)]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def beam(
+        self,
+        prompt: Text,
+        n_tokens: int = 100,
+        width: int = 10,
+        length_penalty: float | int = 0,
+        continued: bool = False,
+    ) -> Text:
+        """The best continuation that beam search finds, of a text or of several.
+
+        Args:
+            prompt: What it begins with.
+            n_tokens: How many tokens to make at the most.
+            width: How many hypotheses are kept.
+            length_penalty: Above 0 favours long texts, below 0 short ones.
+            continued: The prompt is the middle of a text: no start token before it.
+
+        Raises:
+            ValueError: As in `stream`.
+        """
+        prompts = [self._encode(text, continued) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        found = inference.beam_search(
+            self.model, prompts, width, n_tokens, self.model.max_len, self._eos, self._excluded, length_penalty
+        )
+        texts = [self._decode(ids, new.tolist()) for ids, new in zip(prompts, found)]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def _encode(self, prompt: str, continued: bool) -> Tensor:
+        ids = self.tokenizer.encode(prompt)
+        if not continued:
+            ids = [self.tokenizer[self.tokenizer.sos_token], *ids]
+        if not ids:
+            raise ValueError('the prompt is empty, and without a start token there is nothing to continue; give a text')
+        if len(ids) > self.model.max_len:
+            raise ValueError(
+                f'the prompt has {len(ids)} tokens, and the context of the model is {self.model.max_len}; shorten it'
+            )
+        return torch.tensor(ids, device=next(self.model.parameters()).device)
+
+    def _steps(
+        self, prompts: list[Tensor], n_tokens: int, choose: inference.Sampler | inference.Greedy
+    ) -> Iterator[list[int | None]]:
+        block_size = self.model.max_len
+        return inference.stream(self.model, prompts, n_tokens, block_size, choose, self._eos, self._excluded)
+
+    def _pieces(self, prompt: Tensor, steps: Iterator[list[int | None]]) -> Iterator[str]:
+        decoder = self.tokenizer.stream()
+        for item in prompt.tolist():
+            decoder.push(item)
+        for step in steps:
+            assert step[0] is not None
+            if text := decoder.push(step[0]):
+                yield text
+        if text := decoder.close():
+            yield text
+
+    def _decode(self, prompt: Tensor, new: list[int]) -> str:
+        return ''.join(self._pieces(prompt, ([item] for item in new)))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; for `auto` a GPU if there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu') from error
+
+
+def _require_language_model(class_path: str, path: Path) -> None:
+    is_ours = class_path.startswith('xlabml.')
+    names = (
+        [class_path]
+        if is_ours
+        else [f'{base.__module__}.{base.__name__}' for base in settings.find_class(class_path).__mro__]
+    )
+    if not any(name.startswith('xlabml.models.') and name.endswith('.XLabModel') for name in names):
+        raise ValueError(
+            f'{path} holds a {class_path}, which is no language model; give a checkpoint of {LANGUAGE_MODEL}'
+        )
+
+
+def _generator(seed: int | torch.Generator | None) -> torch.Generator:
+    if isinstance(seed, torch.Generator):
+        return seed
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+        return generator
+    return generator.manual_seed(seed)

@@ -1,0 +1,12 @@
+"""Logits -> next id, and the loops around it: sampling, greedy and beam search. Ids only, never text.
+
+A model is any module from ids (b, n) to logits (b, n, v); one that has `new_cache(batch, length)` is run with it.
+Axes are those of `xlabml.transformer`; `r` counts the rows that go on.
+"""
+
+from .beam import beam_search
+from .context import Overflow
+from .sampling import Greedy, Sampler
+from .search import greedy_search, sample, stream
+
+__all__ = ['Greedy', 'Overflow', 'Sampler', 'beam_search', 'greedy_search', 'sample', 'stream']

@@ -1,0 +1,134 @@
+"""Beam search: the likeliest continuations kept side by side."""
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from .context import Context, Overflow
+from .sampling import exclude, precise
+from .search import Prompts
+
+
+class Best:
+    """The best finished hypothesis of a prompt, and when no open one can beat it.
+
+    The score of a hypothesis of n ids (the end of text counts) is log_prob / n ** length_penalty.
+
+    Args:
+        length_penalty: Above 0 favours long texts, below 0 short ones.
+        max_length: No hypothesis has more ids.
+    """
+
+    def __init__(self, length_penalty: float | int, max_length: int) -> None:
+        self.score, self.ids = -math.inf, list[int]()
+        self._penalty, self._max_length = length_penalty, max_length
+
+    def offer(self, log_prob: float, length: int, ids: list[int]) -> None:
+        """Take a finished hypothesis if it is better; on equality the first stays."""
+        score = log_prob / length**self._penalty
+        if score > self.score:
+            self.score, self.ids = score, ids
+
+    def is_beyond(self, log_prob: float, length: int) -> bool:
+        """Whether an open hypothesis of so many ids cannot become better than the best, whatever follows.
+
+        At the very best all that follows has probability 1. Then the score, which is negative, is nearest to 0 at the
+        greatest length if the penalty is above 0, and at the next one otherwise.
+        """
+        final = self._max_length if self._penalty > 0 else length + 1
+        return log_prob / final**self._penalty <= self.score
+
+
+@torch.no_grad()
+def beam_search(
+    model: nn.Module,
+    x: Prompts,
+    beam_width: int,
+    output_length: int,
+    block_size: int | None,
+    eos_class: int | None = None,
+    exclude_classes: Collection[int] | None = None,
+    length_penalty: float | int = 0,
+    overflow: Overflow = 'refill',
+) -> Prompts:
+    """The best of the continuations that a beam finds.
+
+    At every step the `beam_width` likeliest continuations of a prompt's open hypotheses are kept. Those that end there
+    are finished; the others stay open. A prompt is done when no open one can beat its best finished one; at the
+    length limit the open ones compete as they are. All hypotheses of all prompts are read in one batch. With a width
+    of 1 this is greedy search.
+
+    Args:
+        model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`.
+        x: The prompt's ids, or a list of prompts of any lengths.
+        beam_width: How many hypotheses are kept.
+        output_length: How many ids to make at the most, the end of text included.
+        block_size: The longest context, prompt included; None: no limit. Of a longer prompt the last ids are read.
+        eos_class: The id that ends a text.
+        exclude_classes: Ids that never come; the others' probabilities are renormalised.
+        length_penalty: Log-probabilities are divided by length ** length_penalty to be compared: 0 compares them as
+            they are, 1 by the mean of an id.
+        overflow: What happens past `block_size`, as in `sample`.
+
+    Returns:
+        The new ids without the end of text; a list of them for a list.
+
+    Raises:
+        ValueError: A value is out of range, or a prompt has no tokens.
+    """
+    if beam_width < 1:
+        raise ValueError(f'beam_width is {beam_width}; it must be at least 1')
+    if output_length < 0:
+        raise ValueError(f'output_length is {output_length}; it must be 0 or more')
+    if not -10 <= length_penalty <= 10:
+        raise ValueError(f'length_penalty is {length_penalty}; it must lie in -10..10')
+    prompts = x if isinstance(x, list) else [x]
+    best = [Best(length_penalty, output_length) for _ in prompts]
+    if prompts and output_length:
+        context = Context(model, prompts, output_length, block_size, overflow)
+        _search(context, best, beam_width, output_length, eos_class, exclude_classes)
+    results = [torch.tensor(found.ids, dtype=p.dtype, device=p.device) for found, p in zip(best, prompts)]
+    return results if isinstance(x, list) else results[0]
+
+
+def _search(
+    context: Context,
+    best: list[Best],
+    beam_width: int,
+    output_length: int,
+    eos_class: int | None,
+    exclude_classes: Collection[int] | None,
+) -> None:
+    """Fill in the best hypothesis of each prompt."""
+    open_prompts = list(range(len(best)))  # the context's rows are theirs, n_beams each
+    log_probs: list[list[float]] = [[0.0] for _ in best]
+    for length in range(1, output_length + 1):
+        logits = exclude(context.logits(), exclude_classes)
+        n_beams, n_vocab = len(log_probs[0]), logits.size(1)
+        beams = torch.tensor(log_probs, dtype=precise(logits).dtype, device=logits.device)  # p beams
+        scores = precise(logits).log_softmax(dim=1).unflatten(0, beams.shape) + beams[..., None]  # p beams v
+        values, places = scores.flatten(1).topk(min(beam_width, n_beams * n_vocab), dim=1)
+        step = list(zip(values.tolist(), places.tolist()))
+
+        rows, ids, still_open, log_probs = [], [], [], []
+        for i, (prompt, (row_values, row_places)) in enumerate(zip(open_prompts, step)):
+            found, kept = best[prompt], []
+            for value, place in zip(row_values, row_places):
+                parent, token = i * n_beams + place // n_vocab, place % n_vocab
+                is_end = token == eos_class
+                if value > -math.inf and (is_end or length == output_length):
+                    made = context.tokens[parent][len(context.tokens[parent]) - length + 1 :]
+                    found.offer(value, length, made if is_end else [*made, token])
+                kept.append((-math.inf if is_end else value, parent, token))
+            if not found.is_beyond(max(value for value, _, _ in kept), length):
+                still_open.append(prompt)
+                log_probs.append([value for value, _, _ in kept])
+                rows += [parent for _, parent, _ in kept]
+                ids += [token for _, _, token in kept]
+        if not still_open or length == output_length:
+            return
+        open_prompts = still_open
+        context.select(rows)
+        context.append(torch.tensor(ids, device=logits.device), ids)

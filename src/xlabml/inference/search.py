@@ -1,0 +1,147 @@
+"""One token after another: the loop, and what is built on it, sampling and greedy search."""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .context import Context, Overflow
+from .sampling import Greedy, Sampler, exclude
+
+Prompts = TypeVar('Prompts', Int[Tensor, ' _'], list[Int[Tensor, ' _']])
+"""A prompt's ids, or a list of prompts of any lengths; what comes back is of the same kind."""
+
+Choose = Callable[[Float[Tensor, 'r v'], list[int], int], Int[Tensor, ' r']]
+"""Logits of the rows that go on, their numbers, and how many rows there were -> their next ids."""
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module,
+    prompts: list[Int[Tensor, ' _']],
+    output_length: int,
+    block_size: int | None,
+    choose: Choose,
+    eos_class: int | None = None,
+    exclude_classes: Collection[int] | None = None,
+    overflow: Overflow = 'refill',
+) -> Iterator[list[int | None]]:
+    """The next id of every row, step by step, as they are made.
+
+    Args:
+        model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`. Its training mode is left alone.
+        prompts: What the rows begin with.
+        output_length: How many steps there are at the most.
+        block_size: The longest context, prompt included; None: no limit.
+        choose: `Greedy`, a `Sampler`, or any function like them.
+        eos_class: The id that ends a row.
+        exclude_classes: Ids that never come; left out before anything else.
+        overflow: What happens past `block_size`.
+
+    Yields:
+        An id for each row, None for those that have ended; the end of text itself is not among them.
+
+    Raises:
+        ValueError: A value is out of range, or a prompt has no tokens.
+    """
+    if output_length < 0:
+        raise ValueError(f'output_length is {output_length}; it must be 0 or more')
+    n_rows = len(prompts)
+    if not n_rows:
+        return
+    context = Context(model, prompts, output_length, block_size, overflow)
+    rows = list(range(n_rows))
+    for _ in range(output_length):
+        ids = choose(exclude(context.logits(), exclude_classes), rows, n_rows)
+        values = ids.tolist()  # the step's only wait for the device
+        kept = [i for i, value in enumerate(values) if value != eos_class]
+        if len(kept) < len(rows):
+            if not kept:
+                return
+            rows, values, ids = [rows[i] for i in kept], [values[i] for i in kept], ids[kept]
+            context.select(kept)
+        step: list[int | None] = [None] * n_rows
+        for row, value in zip(rows, values):
+            step[row] = value
+        yield step
+        context.append(ids, values)
+
+
+def sample(
+    model: nn.Module,
+    x: Prompts,
+    output_length: int,
+    block_size: int | None,
+    eos_class: int | None = None,
+    exclude_classes: Collection[int] | None = None,
+    temperature: float | int = 1,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    generator: torch.Generator | None = None,
+    overflow: Overflow = 'refill',
+) -> Prompts:
+    """Ids drawn one after another, each by its probability after those before it.
+
+    Excluded ids go first; then logits are divided by the temperature, the `top_k` likeliest kept, and of these the
+    fewest that make up `top_p`; then one is drawn. `Sampler` says what a draw depends on.
+
+    Args:
+        model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`.
+        x: The prompt's ids, or a list of prompts of any lengths.
+        output_length: How many ids to make at the most.
+        block_size: The longest context, prompt included; None: no limit. Of a longer prompt the last ids are read.
+        eos_class: The id that ends a text.
+        exclude_classes: Ids that never come.
+        temperature: Logits are divided by it: below 1 the likely gets likelier, above 1 all gets more alike.
+        top_k: Only so many of the likeliest ids; None: all.
+        top_p: Only the likeliest ids that make up this share of probability; None: all.
+        generator: Where the random numbers come from; None: torch's global generator.
+        overflow: What happens past `block_size`: 'refill' reads the last half of the context again and goes on from
+            there, 'slide' reads the last `block_size` ids again at every step.
+
+    Returns:
+        The new ids without the end of text; a list of them for a list.
+
+    Raises:
+        ValueError: A value is out of range, or a prompt has no tokens.
+    """
+    choose = Sampler(temperature, top_k, top_p, generator)
+    return _collect(model, x, output_length, block_size, choose, eos_class, exclude_classes, overflow)
+
+
+def greedy_search(
+    model: nn.Module,
+    x: Prompts,
+    output_length: int,
+    block_size: int | None,
+    eos_class: int | None = None,
+    exclude_classes: Collection[int] | None = None,
+    overflow: Overflow = 'refill',
+) -> Prompts:
+    """The likeliest id after those before it, one after another.
+
+    Arguments, result and errors are those of `sample`.
+    """
+    return _collect(model, x, output_length, block_size, Greedy(), eos_class, exclude_classes, overflow)
+
+
+def _collect(
+    model: nn.Module,
+    x: Prompts,
+    output_length: int,
+    block_size: int | None,
+    choose: Choose,
+    eos_class: int | None,
+    exclude_classes: Collection[int] | None,
+    overflow: Overflow,
+) -> Prompts:
+    prompts = x if isinstance(x, list) else [x]
+    made: list[list[int]] = [[] for _ in prompts]
+    for step in stream(model, prompts, output_length, block_size, choose, eos_class, exclude_classes, overflow):
+        for ids, value in zip(made, step):
+            if value is not None:
+                ids.append(value)
+    results = [torch.tensor(ids, dtype=prompt.dtype, device=prompt.device) for ids, prompt in zip(made, prompts)]
+    return results if isinstance(x, list) else results[0]
