@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,7 +214,8 @@ def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a foreign file can fail in any way
-        why = 'holds objects that only running code could open' if 'Unsupported' in str(error) else 'cannot be read'
+        is_unsafe = isinstance(error, pickle.UnpicklingError)
+        why = 'holds objects that only running code could open' if is_unsafe else 'cannot be read'
         raise ValueError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
 
 

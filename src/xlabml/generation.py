@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class TextGenerator:
         self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
 
     @classmethod
-    def load(cls, ckpt: str | Path, device: str = 'auto', tokenizer: str | Path | None = None) -> Self:
+    def load(cls, ckpt: str | Path, device: str = 'auto', tokenizer: str | Path | None = None) -> 'TextGenerator':
         """Build the model that a training checkpoint or an exported file holds.
 
         Args:

@@ -142,8 +142,10 @@ def build(settings: Any, kind: Any = Any) -> Any:
         arguments = build_arguments(cls, settings.get('init_args') or {})
         return functools.partial(cls, **arguments) if is_factory else cls(**arguments)
     if isinstance(settings, list):
+        kind = _part_kind(kind)
         item = typing.get_args(kind)
-        return [build(value, item[0] if item else Any) for value in settings]
+        values = [build(value, item[0] if item else Any) for value in settings]
+        return tuple(values) if typing.get_origin(kind) is tuple else values
     return settings
 
 
@@ -187,5 +189,5 @@ def _part_kind(kind: Any) -> Any:
     """Of `X | None` and unions like it, the member that settings with a class path are for."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
-    members = [member for member in typing.get_args(kind) if member not in (*_PLAIN, list, dict)]
+    members = [member for member in typing.get_args(kind) if member not in _PLAIN]
     return members[0] if members else Any

@@ -57,11 +57,9 @@ class Progress(ProgressBar):
             self._bar.stop()
         self._bar, self._tasks = None, {}
 
-    def _begin(self, name: str, total: float, done: int = 0) -> None:
+    def _begin(self, name: str, total: int | None, done: int = 0) -> None:
         if self._bar is not None:
-            self._tasks[name] = self._bar.add_task(
-                name, total=None if total == float('inf') else total, completed=done, figures=''
-            )
+            self._tasks[name] = self._bar.add_task(name, total=total, completed=done, figures='')
 
     def _advance(self, name: str, completed: int | None = None, figures: str | None = None) -> None:
         if self._bar is None or name not in self._tasks:
@@ -79,8 +77,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start(trainer)
-        total = trainer.max_steps if trainer.max_steps >= 0 else float('inf')
-        self._begin('train', total, trainer.global_step)
+        self._begin('train', trainer.max_steps if trainer.max_steps >= 0 else None, trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._advance('train', trainer.global_step, self.figures(trainer))
@@ -94,7 +91,8 @@ class Progress(ProgressBar):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start(trainer)
-        self._begin('validate', sum(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches))
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._begin('validate', int(sum(batches)))
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._advance('validate')
@@ -108,7 +106,7 @@ class Progress(ProgressBar):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start(trainer)
-        self._begin('test', sum(trainer.num_test_batches))
+        self._begin('test', int(sum(trainer.num_test_batches)))
 
     def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._advance('test')
@@ -118,7 +116,7 @@ class Progress(ProgressBar):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start(trainer)
-        self._begin('predict', sum(trainer.num_predict_batches))
+        self._begin('predict', int(sum(trainer.num_predict_batches)))
 
     def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._advance('predict')

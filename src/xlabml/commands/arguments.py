@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f'{message} (see {self.prog} --help)')
 
 
-def count(least: int = 1, most: float = math.inf) -> Callable[[str], int]:
+def count(least: int = 1, most: float | int = math.inf) -> Callable[[str], int]:
     """Reads a whole number within bounds."""
 
     def read(text: str) -> int:

@@ -12,7 +12,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.plugins.precision.precision import Precision  # noqa: F401
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 
 from xlabml import checkpoints
@@ -71,6 +70,9 @@ class Trainer(L.Trainer):
             max_time=max_time,
             logger=logger,
             plugins=plugins,
+            # Validation goes by our steps, and epochs are the data's business: Lightning is told so.
+            val_check_interval=1,
+            check_val_every_n_epoch=None,
             **kwargs,
         )
         self.validate_every = val_check_interval

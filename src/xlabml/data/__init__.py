@@ -5,7 +5,8 @@ from .embedded import StandardLibrary, WikipediaLeads
 from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .order import mix, permute
-from .plans import Chunk, Pack, Plan, PlanRows, open_plan
+from .plan_rows import PlanRows
+from .plans import Chunk, Pack, Plan, open_plan
 from .progress import TerminalProgress
 from .rows import Rows
 from .sources import Document, Source

@@ -1,4 +1,4 @@
-"""The documents of several stores as one numbering, the split that each belongs to, and the texts to learn pieces from."""
+"""The documents of several stores as one numbering, the split of each, and the texts that a tokenizer learns from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Two corpora that need no download: Wikipedia in small, from a package, and the source code of Python's own library."""
+"""Two corpora that need no download: Wikipedia in small, from a package, and the source code of Python's library."""
 
 import hashlib
 import importlib.metadata

@@ -6,7 +6,7 @@ import json
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow
 import pyarrow.csv
@@ -14,6 +14,7 @@ import pyarrow.parquet
 
 _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
 _PACKED = ('.gz', '.xz', '.zst')
+_BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile)
 _TEXT_COLUMNS = ['text', 'path']
 
 
@@ -35,8 +36,8 @@ def read_file(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
         )
     try:
         yield from reader(path, columns)
-    except (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f'{path} is broken or cut short ({error}); fetch it again, or leave it out') from error
+    except _BROKEN as error:
+        raise _broken(path, error) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
@@ -44,7 +45,7 @@ def read_file(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
 
 
 def file_columns(path: Path) -> list[str]:
-    """The columns of a file's first row; of an empty file those that it could have.
+    """The columns of a file, or of its first row.
 
     Raises:
         ValueError: The file is broken.
@@ -52,12 +53,19 @@ def file_columns(path: Path) -> list[str]:
     kind = _kind(path)
     if kind == '.txt':
         return _TEXT_COLUMNS
-    if kind == '.parquet':
-        try:
+    try:
+        if kind == '.parquet':
             return list(pyarrow.parquet.read_schema(path).names)
-        except pyarrow.ArrowException as error:
-            raise ValueError(f'{path} is broken or cut short ({error}); fetch it again, or leave it out') from error
+        if kind in ('.csv', '.tsv'):
+            with _open(path) as raw, _open_csv(path, raw, []) as reader:
+                return list(reader.schema.names)
+    except _BROKEN as error:
+        raise _broken(path, error) from error
     return list(next(read_file(path, []), {}))
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    return ValueError(f'{path} is broken or cut short ({error}); fetch it again, or leave it out')
 
 
 def _kind(path: Path) -> str:
@@ -67,13 +75,13 @@ def _kind(path: Path) -> str:
     return suffixes[-1] if suffixes else ''
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == '.gz':
-        return cast(BinaryIO, gzip.open(path))
+        return gzip.GzipFile(path)
     if path.suffix == '.xz':
-        return cast(BinaryIO, lzma.open(path))
+        return lzma.LZMAFile(path)
     if path.suffix == '.zst':
-        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd')))
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
     return path.open('rb')
 
 
@@ -84,16 +92,22 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
 
 
 def _csv(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    parse = pyarrow.csv.ParseOptions(delimiter='\t' if _kind(path) == '.tsv' else ',', newlines_in_values=True)
-    convert = pyarrow.csv.ConvertOptions(
-        include_columns=columns, column_types=dict.fromkeys(columns, pyarrow.string()), strings_can_be_null=False
-    )
-    with _open(path) as raw:
-        if not raw.read(1):
-            return
-    with _open(path) as raw, pyarrow.csv.open_csv(raw, parse_options=parse, convert_options=convert) as batches:
+    with _open(path) as raw, _open_csv(path, raw, columns) as batches:
         for batch in batches:
             yield from batch.to_pylist()
+
+
+def _open_csv(path: Path, raw: io.BufferedIOBase, columns: list[str]) -> pyarrow.csv.CSVStreamingReader:
+    """A reader of these columns (none: all): the first, the text, is taken as it stands; other types are inferred."""
+    return pyarrow.csv.open_csv(
+        raw,
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter='\t' if _kind(path) == '.tsv' else ',', newlines_in_values=True
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            include_columns=columns, column_types={name: pyarrow.string() for name in columns[:1]}
+        ),
+    )
 
 
 def _json(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:

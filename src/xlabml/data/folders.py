@@ -1,6 +1,7 @@
 """Folders that are whole or not there: written beside, renamed when finished, by one process at a time; and the flat
 arrays in them, which are mapped into memory rather than read."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -147,10 +148,8 @@ def read_manifest(folder: Path, format: int) -> dict[str, Any]:
             )
         if stat.st_mtime_ns != written['modified']:
             check_content(folder, name, written)
-            try:
+            with contextlib.suppress(OSError):  # a read-only copy is compared each time
                 os.utime(file, ns=(stat.st_atime_ns, written['modified']))
-            except OSError:
-                pass  # a read-only copy is compared each time
     return manifest
 
 

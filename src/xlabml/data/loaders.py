@@ -79,7 +79,8 @@ class TrainBatches(Dataset[Batch]):
     def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
         """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
         if not self._block_start <= start <= start + n <= self._block_start + len(self._block):
-            self._block_start, self._block = start, self._order(start, max(n, _ORDER_BLOCK))
+            left_in_epoch = len(self.rows) - start % len(self.rows)
+            self._block_start, self._block = start, self._order(start, max(n, min(_ORDER_BLOCK, left_in_epoch)))
         begin = start - self._block_start
         return self._block[begin : begin + n]
 

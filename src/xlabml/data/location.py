@@ -48,10 +48,8 @@ class Location(Source):
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         files = self._files()
         wanted = list(dict.fromkeys([self.column, *columns]))
-        row = 0
-        for values in self._hub_rows(wanted) if files is None else self._file_rows(files, wanted):
+        for row, values in enumerate(self._hub_rows(wanted) if files is None else self._file_rows(files, wanted)):
             yield Document(row, values[self.column], {name: values[name] for name in columns})
-            row += 1
 
     def fingerprint(self) -> dict[str, Any]:
         settings = {'class': 'Location', 'name': self.name, 'split': self.split, 'column': self.column}
@@ -113,7 +111,10 @@ class Location(Source):
 
     def _file_rows(self, files: list[Path], columns: list[str]) -> Iterator[dict[str, object]]:
         for file in files:
-            check_columns(columns, file_columns(file), f'source {self}, file {file},')
+            there = file_columns(file)
+            if not there:
+                raise ValueError(f'source {self}: {file} is empty; fetch it again, or leave it out')
+            check_columns(columns, there, f'source {self}, file {file},')
             yield from read_file(file, columns)
 
     # The hub

@@ -4,135 +4,18 @@ A document of T tokens is a stream of T + 1 slots: sos and its tokens are read, 
 piece is a stretch of that stream; a later piece of a document begins with the target before it, not with sos.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from . import folders
 from .corpus import Corpus
+from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, open_rows, ranges
 from .store import Report
 
-_FORMAT = 1
 _BLOCK_DOCUMENTS = 1 << 14
-_PIECE_ARRAYS = ('documents', 'begins', 'lengths', 'first_counted')
-_DTYPES = {
-    'row_starts': np.int64,
-    'counted_before': np.int64,
-    'documents': np.int64,
-    'begins': np.int64,
-    'lengths': np.int32,
-    'first_counted': np.int32,
-}
-
-
-class Pieces(NamedTuple):
-    """Pieces in the order of their rows.
-
-    Args:
-        row_sizes: How many pieces each row has.
-        documents: The document that a piece is of.
-        begins: Its first slot in the document's stream.
-        lengths: Its slots.
-        first_counted: Its first slot, from its own begin, whose target counts; what is before is context.
-    """
-
-    row_sizes: Int64[np.ndarray, ' rows']
-    documents: Int64[np.ndarray, ' pieces']
-    begins: Int64[np.ndarray, ' pieces']
-    lengths: Int64[np.ndarray, ' pieces']
-    first_counted: Int64[np.ndarray, ' pieces']
-
-    def row_ends(self, n_pieces: int, n_counted: int) -> dict[str, np.ndarray]:
-        """Pieces, and targets that count, up to the end of each row, after so many in the rows before these."""
-        ends = np.cumsum(self.row_sizes)
-        counted = np.cumsum(self.lengths - self.first_counted)
-        return {'row_starts': n_pieces + ends, 'counted_before': n_counted + counted[ends - 1]}
-
-
-class PlanRows:
-    """The rows of a plan: row i holds the pieces row_starts[i] to row_starts[i + 1] - 1.
-
-    Args:
-        arrays: row_starts, counted_before (targets that count in all rows before, one entry more than rows), and the
-            documents, begins, lengths and first_counted of Pieces.
-        length: Slots in a row.
-        max_documents: No row has more segments, its padding counted as one.
-        fingerprint: A short name for the rows and their documents.
-        folder: Where they are mapped from, if they are.
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        length: int,
-        max_documents: int,
-        fingerprint: str,
-        folder: Path | None = None,
-    ) -> None:
-        self._arrays = dict(arrays)
-        self.row_starts, self.counted_before = arrays['row_starts'], arrays['counted_before']
-        self.documents, self.begins = arrays['documents'], arrays['begins']
-        self.lengths, self.first_counted = arrays['lengths'], arrays['first_counted']
-        self.length, self.max_documents, self.fingerprint, self.folder = length, max_documents, fingerprint, folder
-
-    def __len__(self) -> int:
-        return len(self.row_starts) - 1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.folder is not None:
-            return open_rows, (self.folder,)
-        return type(self), (self._arrays, self.length, self.max_documents, self.fingerprint)
-
-    @property
-    def n_used(self) -> int:
-        """Slots that hold text, ends of text included."""
-        return int(self.lengths.sum(dtype=np.int64))
-
-    @property
-    def n_padded(self) -> int:
-        """Slots that hold nothing."""
-        return len(self) * self.length - self.n_used
-
-    @property
-    def n_counted(self) -> int:
-        """Targets that count, over all rows."""
-        return int(self.counted_before[-1])
-
-    @property
-    def fill_ratio(self) -> float:
-        """Used slots over all slots."""
-        return self.n_used / max(1, len(self) * self.length)
-
-    @property
-    def max_pieces(self) -> int:
-        """The most pieces that a row has."""
-        return int(np.diff(self.row_starts).max(initial=0))
-
-    def count(self, row_numbers: Int64[np.ndarray, ' b']) -> int:
-        """How many targets count in these rows; -1 is a row without any."""
-        rows = row_numbers[row_numbers >= 0]
-        return int((self.counted_before[rows + 1] - self.counted_before[rows]).sum())
-
-    def locate(self, row: int, position: int) -> tuple[int, int] | None:
-        """Whose slot this is: the document, and the slot of its stream, where its token of that number is asked for
-        (or the end of text, after the last). None for padding.
-
-        Raises:
-            ValueError: There is no such row or position.
-        """
-        if not (0 <= row < len(self) and 0 <= position < self.length):
-            raise ValueError(
-                f'there is no row {row}, position {position}: rows are 0 to {len(self) - 1}, positions 0 to '
-                f'{self.length - 1}'
-            )
-        for piece in range(int(self.row_starts[row]), int(self.row_starts[row + 1])):
-            if position < self.lengths[piece]:
-                return int(self.documents[piece]), int(self.begins[piece]) + position
-            position -= int(self.lengths[piece])
-        return None
 
 
 class Plan:
@@ -175,7 +58,7 @@ class Plan:
         ]
         pieces = Pieces(*map(np.concatenate, zip(*blocks))) if blocks else Pieces(*np.zeros((5, 0), np.int64))
         arrays = {name: np.concatenate([[0], array]) for name, array in pieces.row_ends(0, 0).items()}
-        arrays |= {name: getattr(pieces, name) for name in _PIECE_ARRAYS}
+        arrays |= {name: getattr(pieces, name) for name in PIECE_ARRAYS}
         fingerprint = folders.short_hash([self.length, [array.tolist() for array in arrays.values()]])
         return PlanRows(arrays, self.length, self.max_documents, fingerprint)
 
@@ -279,7 +162,7 @@ def open_plan(
         ValueError: The split is empty, the disk is full, or the plan that is there is not as it was written.
     """
     identity = {
-        'format': _FORMAT,
+        'format': FORMAT,
         'stores': [store.fingerprint for store in corpus.stores],
         'splits': corpus.ratios,
         'split': split,
@@ -294,21 +177,21 @@ def open_plan(
     def build(partial: Path) -> dict[str, Any]:
         n_pieces = n_counted = 0
         documents = corpus.documents(split)
-        with folders.ArrayFiles(partial, _DTYPES) as files:
+        with folders.ArrayFiles(partial, DTYPES) as files:
             files.append(row_starts=np.zeros(1, np.int64), counted_before=np.zeros(1, np.int64))
             for start in range(0, len(documents), _BLOCK_DOCUMENTS):
                 some = documents[start : start + _BLOCK_DOCUMENTS]
                 _, lengths = corpus.token_spans(some)
                 pieces = plan.block(lengths, some, counted_once)
                 ends = pieces.row_ends(n_pieces, n_counted)
-                files.append(**ends, **{name: getattr(pieces, name) for name in _PIECE_ARRAYS})
+                files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
                 n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])
                 if report is not None:
                     report(f'planning {split}', n_counted, None)
             written = files.close()
         contents = [identity['stores'], [written[name]['sha256'] for name in sorted(written)], plan.length]
         return {
-            'format': _FORMAT,
+            'format': FORMAT,
             'identity': identity,
             'files': written,
             'length': plan.length,
@@ -320,23 +203,6 @@ def open_plan(
     if not is_ready():
         folders.build_folder(folder, build, is_ready)
     return open_rows(folder)
-
-
-def open_rows(folder: Path) -> PlanRows:
-    """Open rows that `open_plan` wrote.
-
-    Raises:
-        ValueError: They are not as they were written.
-    """
-    manifest = folders.read_manifest(folder, _FORMAT)
-    arrays = {name: folders.map_array(folder, name, manifest) for name in _DTYPES}
-    return PlanRows(arrays, manifest['length'], manifest['max_documents'], manifest['fingerprint'], folder)
-
-
-def ranges(starts: Int64[np.ndarray, ' k'], lengths: Int64[np.ndarray, ' k']) -> Int64[np.ndarray, ' n']:
-    """starts[0], starts[0] + 1, … (lengths[0] of them), then the same from starts[1], and so on."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def _best_fit(lengths: list[int], room: int, max_pieces: int) -> Int64[np.ndarray, ' pieces']:

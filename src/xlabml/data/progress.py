@@ -3,7 +3,7 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 _PATIENCE_SECONDS = 2.0
 
@@ -19,7 +19,7 @@ class TerminalProgress:
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> 'TerminalProgress':
         return self
 
     def __call__(self, what: str, n_done_bytes: int, n_total_bytes: int | None) -> None:

@@ -8,7 +8,7 @@ from xlabml.batches import IGNORED, Batch, Layout
 from xlabml.tokenizer import Tokenizer
 
 from .corpus import Corpus
-from .plans import PlanRows, ranges
+from .plan_rows import PlanRows, ranges
 
 
 class Rows:
@@ -71,7 +71,7 @@ class Rows:
         free = n - np.bincount(row, lengths, n_rows).astype(np.int64)
 
         n_paddings = np.cumsum(free > 0)
-        n_paddings_before = n_paddings - (free > 0)
+        n_paddings_before: np.ndarray = n_paddings - (free > 0)
         segment = np.arange(len(pieces)) + n_paddings_before[row]
         padding = (np.cumsum(n_pieces) + n_paddings_before)[free > 0]
         segment_lengths = np.zeros(n_segments, np.int64)

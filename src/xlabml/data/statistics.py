@@ -9,7 +9,7 @@ from xlabml.tokenizer import Tokenizer
 
 from .corpus import Corpus
 from .order import permute
-from .plans import PlanRows
+from .plan_rows import PlanRows
 
 
 def compute_statistics(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -57,7 +57,7 @@ class TokenStore:
         )
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path) -> 'TokenStore':
         """Open a store that is there.
 
         Raises:
@@ -226,8 +226,8 @@ def _column_json(document: Document, source: Source) -> bytes:
         return json.dumps(document.columns, ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
     except TypeError as error:
         raise ValueError(
-            f'{source}, row {document.row}: a column of {", ".join(document.columns)} holds what JSON cannot ({error}); '
-            'turn it into text or numbers first'
+            f'{source}, row {document.row}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
+            'make it text or numbers'
         ) from None
 
 

@@ -52,7 +52,8 @@ def write_invalid(invalids: Iterable[Invalid], path: Path, dump: bool = False) -
     with path.open('w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['index', 'reason', *(['text'] if dump else [])])
-        for n, invalid in enumerate(invalids, 1):
+        for invalid in invalids:
+            n += 1
             text = invalid.text if isinstance(invalid.text, str) else repr(invalid.text)
             dumped = [base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()] if dump else []
             writer.writerow([invalid.row, invalid.reason, *dumped])

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -334,7 +334,7 @@ class XLabDataModule(L.LightningDataModule):
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
-    ) -> Self:
+    ) -> 'XLabDataModule':
         """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
 
         Args:

@@ -55,7 +55,7 @@ class Context:
                 raise ValueError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
         self._model: Any = model
         self._device = prompts[0].device
-        self._block_size, self._overflow = block_size, overflow
+        self._overflow = overflow
         self.tokens: list[list[int]] = [prompt.tolist() for prompt in prompts]
         longest = max(map(len, self.tokens)) + n_steps
         self._room = longest if block_size is None else min(block_size, longest)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from xlabml.batches import IGNORED
@@ -167,7 +166,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 nats += row_nats[:, 0].where(kept, 0).sum()
                 objective += row_objective[:, 0].where(kept, 0).sum()
                 hits += ((wanted >= highest)[:, 0] & kept).sum()
-                if not wants_grad:
+                if hidden_grad is None or weight_grad is None:
                     continue
                 if z_loss:
                     share *= 1 + 2 * z_loss * log_total
@@ -190,9 +189,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return objective, nats, hits, count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad, *_):
         """Scale what forward made by the gradient of the objective."""
+        if torch.is_grad_enabled():  # only with create_graph
+            raise RuntimeError('CrossEntropy has no second derivative; go back without create_graph')
         grads = [
             None if part is None or not needed else (part * grad).to(dtype)
             for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)

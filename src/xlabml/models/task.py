@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 from xlabml import checkpoints, settings
 from xlabml.training import Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
+
+
+_Task = TypeVar('_Task', bound='Task')
 
 
 class Task(L.LightningModule):
@@ -80,8 +83,8 @@ class Task(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
-    ) -> Self:
+        cls: type[_Task], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+    ) -> _Task:
         """Build the task that a training checkpoint or an exported file holds, weights included.
 
         Args:

@@ -6,9 +6,9 @@ depends on where it stands, and the bytes of a text are the bytes of its pieces.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import sentencepiece
 
@@ -62,7 +62,7 @@ class Tokenizer:
         self._check_behaviour()
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> 'Tokenizer':
         """Read a model file.
 
         Raises:
@@ -75,7 +75,7 @@ class Tokenizer:
         return cls(path.read_bytes(), f'tokenizer {path}')
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes) -> 'Tokenizer':
         """A tokenizer from the bytes of its model file, as `data` gives them."""
         return cls(data)
 
@@ -132,14 +132,14 @@ class Tokenizer:
     @overload
     def encode(self, text: str) -> list[int]: ...
     @overload
-    def encode(self, text: Sequence[str]) -> list[list[int]]: ...
-    def encode(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
+    def encode(self, text: list[str]) -> list[list[int]]: ...
+    def encode(self, text: str | list[str]) -> list[int] | list[list[int]]:
         """The ids of a text, or of several (in threads).
 
         Raises:
             ValueError: A text holds a lone surrogate, which is no character and has no UTF-8.
         """
-        return self._encode([text])[0] if isinstance(text, str) else self._encode(list(text))
+        return self._encode([text])[0] if isinstance(text, str) else self._encode(text)
 
     def tokenize(self, text: str) -> list[str]:
         """The pieces of a text, as `piece` writes them."""
@@ -157,10 +157,10 @@ class Tokenizer:
         Raises:
             ValueError: An id is not in the vocabulary.
         """
-        ids = list(ids)
-        if ids and isinstance(ids[0], Iterable):
-            return [self._decode(item) for item in ids]  # type: ignore[arg-type]
-        return self._decode(ids)  # type: ignore[arg-type]
+        items: list[Any] = list(ids)
+        if items and isinstance(items[0], Iterable):
+            return [self._decode(item) for item in items]
+        return self._decode(items)
 
     def stream(self) -> StreamDecoder:
         """A decoder for ids that come one by one."""

@@ -25,9 +25,8 @@ def train_tokenizer(
     split_by_whitespace: bool = True,
     split_digits: bool = True,
     whitespace_pieces: bool = True,
-    n_threads: int | None = None,
 ) -> Tokenizer:
-    """Learn a tokenizer from texts and write its model file; the same texts give the same file.
+    """Learn a tokenizer from texts and write its model file; the same texts give the same file on any machine.
 
     Args:
         texts: Read once; held in memory by the trainer.
@@ -40,7 +39,6 @@ def train_tokenizer(
         split_by_whitespace: Whether a space can only begin a token.
         split_digits: Whether each digit is a token.
         whitespace_pieces: Whether runs of spaces become tokens.
-        n_threads: None: one a core.
 
     Raises:
         FileExistsError: There is a file at path.
@@ -89,7 +87,7 @@ def train_tokenizer(
                 split_by_whitespace=split_by_whitespace,
                 split_digits=split_digits,
                 allow_whitespace_only_pieces=whitespace_pieces,
-                num_threads=n_threads or len(os.sched_getaffinity(0)),
+                num_threads=1,  # the file records it, and would be another on another machine; the gain is nil
                 minloglevel=2,
             )
         tokenizer = Tokenizer.load(partial)

@@ -21,7 +21,7 @@ class SwiGLU(nn.Module):
 
     n_parts = 2
 
-    def forward(self, x: Float[Tensor, '... 2*f']) -> Float[Tensor, '... f']:
+    def forward(self, x: Float[Tensor, '... two_f']) -> Float[Tensor, '... f']:
         """Let the second half through the gate that the first half is."""
         gate, value = x.chunk(2, dim=-1)
         return F.silu(gate) * value
@@ -32,7 +32,7 @@ class GeGLU(nn.Module):
 
     n_parts = 2
 
-    def forward(self, x: Float[Tensor, '... 2*f']) -> Float[Tensor, '... f']:
+    def forward(self, x: Float[Tensor, '... two_f']) -> Float[Tensor, '... f']:
         """Let the second half through the gate that the first half is."""
         gate, value = x.chunk(2, dim=-1)
         return F.gelu(gate) * value

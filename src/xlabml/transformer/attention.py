@@ -50,7 +50,7 @@ class Shared(NamedTuple):
         biases: What `mix_documents` adds to the scores, by window: made by the first layer that needs it.
     """
 
-    angles: tuple[Float[Tensor, '#b n c/2'], Float[Tensor, '#b n c/2']] | None
+    angles: tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']] | None
     slopes: Float[Tensor, ' h'] | None
     segments: list[tuple[int, bool]] | None
     cache: Cache | None

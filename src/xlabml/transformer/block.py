@@ -44,7 +44,8 @@ class Attention(nn.Module):
         qk, v = self.projection(hidden).unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)
         is_packed = shared.segments is not None
         # Documents are multiplied out in float32 on a CPU: see documents.py.
-        dtype = torch.promote_types(v.dtype, torch.float32) if is_packed and v.device.type == 'cpu' else v.dtype
+        narrow = v.dtype
+        dtype = torch.promote_types(narrow, torch.float32) if is_packed and v.device.type == 'cpu' else narrow
         if self.qk_norm:
             qk = rms_norm(qk)
         if shared.angles is not None:
@@ -62,7 +63,7 @@ class Attention(nn.Module):
                 k, v = cache.append(layer, k, v)
                 q = q.to(k.dtype)
             mixed = mix(q, k, v, rule, shared.position).transpose(1, 2).flatten(2)
-        return self.output(mixed)
+        return self.output(mixed.to(narrow))
 
 
 class FeedForward(nn.Module):

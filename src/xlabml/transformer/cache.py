@@ -10,7 +10,7 @@ from xlabml.batches import Layout
 class Cache:
     """Keys and values of some rows, each of its own length, in memory that is taken once.
 
-    A pass of the model appends to it. It carries no gradient.
+    A pass of the model, in which no gradient flows, appends to it.
 
     Args:
         n_layers: Layers of the trunk.
@@ -86,13 +86,13 @@ class Cache:
         n, held = k.size(2), self.data[layer]
         end = self.longest + n
         if self.is_even:
-            held[0, :, :, self.longest : end] = k.detach()
-            held[1, :, :, self.longest : end] = v.detach()
+            held[0, :, :, self.longest : end] = k
+            held[1, :, :, self.longest : end] = v
         else:
             row = torch.arange(self.batch, device=k.device)[:, None]
             place = self.lengths[:, None] + torch.arange(n, device=k.device)
-            held[0].transpose(1, 2)[row, place] = k.detach().transpose(1, 2).to(held.dtype)
-            held[1].transpose(1, 2)[row, place] = v.detach().transpose(1, 2).to(held.dtype)
+            held[0].transpose(1, 2)[row, place] = k.transpose(1, 2).to(held.dtype)
+            held[1].transpose(1, 2)[row, place] = v.transpose(1, 2).to(held.dtype)
         return held[0, :, :, :end], held[1, :, :, :end]
 
     def fill(
@@ -101,8 +101,8 @@ class Cache:
     ) -> None:  # fmt: skip
         """Write one layer's keys and values of a packed row into an empty cache: segment i becomes row i."""
         held = self.data[layer].transpose(2, 3)  # 2 b m g c
-        held[0, segment, position] = k.detach().to(held.dtype)
-        held[1, segment, position] = v.detach().to(held.dtype)
+        held[0, segment, position] = k.to(held.dtype)
+        held[1, segment, position] = v.to(held.dtype)
 
     def advance(self, n: int) -> None:
         """Count n tokens that every layer has written behind each row."""

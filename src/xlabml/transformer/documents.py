@@ -11,7 +11,6 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .attention import Rule, Shared, make_masks, mix
 
@@ -73,9 +72,10 @@ class _Documents(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         """With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO."""
+        if torch.is_grad_enabled():  # only with create_graph
+            raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
         q, k, v, *shares = ctx.saved_tensors
         q_grad, k_grad, v_grad = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         scale, start, remaining = 1 / math.sqrt(q.size(-1)), 0, iter(shares)

@@ -68,7 +68,12 @@ class LanguageModel(nn.Module):
             targets: What follows each token; batches.IGNORED where nothing is asked.
             ends: Give only the logits of the last token of each segment (of each row, without a layout). Those of an
                 empty segment mean nothing.
+
+        Raises:
+            ValueError: As in Transformer.forward; or targets come with a cache, through which no gradient flows.
         """
+        if targets is not None and cache is not None:
+            raise ValueError('a loss cannot be taken through a cache; call the model with targets, or with a cache')
         hidden = self.hidden(ids, layout, cache)
         weight = self._weight
         if targets is not None:

@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.Module):
@@ -24,7 +23,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, '... d']) -> Float[Tensor, '... d']:
         """Normalise the last axis."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps).to(x.dtype)
 
 
 def rms_norm(
@@ -47,9 +46,10 @@ class _RMSNorm(torch.autograd.Function):
         return y if weight is None else y.mul_(weight)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         """With y = x · factor: factor · (grad · weight - y · mean(grad · weight · y))."""
+        if torch.is_grad_enabled():  # only with create_graph
+            raise RuntimeError('RMSNorm has no second derivative; go back without create_graph')
         x, weight, factor = ctx.saved_tensors
         y = x * factor
         product = grad * y
@@ -57,7 +57,7 @@ class _RMSNorm(torch.autograd.Function):
         if weight is None:
             along, x_grad = product.sum(dim=-1, keepdim=True), grad.clone()
         else:
-            weight_grad = product.flatten(0, -2).sum(dim=0).to(weight.dtype)
+            weight_grad = product.reshape(-1, x.size(-1)).sum(dim=0).to(weight.dtype)
             along, x_grad = (product @ weight)[..., None], grad * weight
         x_grad = x_grad.addcmul_(y, along, value=-1 / x.size(-1)).mul_(factor)
         return x_grad.to(x.dtype), weight_grad, None

@@ -34,9 +34,7 @@ class Positions(nn.Module):
         """Add what is known of each token's position to its embedding."""
         return hidden
 
-    def angles(
-        self, position: Int[Tensor, '#b n']
-    ) -> tuple[Float[Tensor, '#b n c/2'], Float[Tensor, '#b n c/2']] | None:
+    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']] | None:
         """Cosine and sine of the angles by which pairs of channels of queries and keys are turned; None: by none."""
         return None
 
@@ -69,7 +67,7 @@ class Rotary(Positions):
                 'of channels, so make it even'
             )
 
-    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n c/2'], Float[Tensor, '#b n c/2']]:
+    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']]:
         """The angle of each pair at each position."""
         angle = position[..., None] * _frequencies(self.d_head, self.base, position.device)
         return angle.cos(), angle.sin()
@@ -142,7 +140,7 @@ class ALiBi(Positions):
 
 
 def rotate(
-    x: Float[Tensor, 'b n h c'], cos: Float[Tensor, '#b n c/2'], sin: Float[Tensor, '#b n c/2']
+    x: Float[Tensor, 'b n h c'], cos: Float[Tensor, '#b n p'], sin: Float[Tensor, '#b n p']
 ) -> Float[Tensor, 'b n h c']:
     """Turn each pair of channels by its angle, in float32 (or wider, where x is)."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -156,7 +154,7 @@ def rotate(
     return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
 
 
-def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Tensor, ' c/2']:
+def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Tensor, ' p']:
     """Radians a token of each pair. Made anew each time, since a buffer would lose its precision in a bf16 model."""
     return torch.exp(torch.arange(0, n_channels, 2, device=device) * (-math.log(base) / n_channels))
 

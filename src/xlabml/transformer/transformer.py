@@ -163,11 +163,15 @@ class Transformer(nn.Module):
         Args:
             layout: Where documents begin; None: every row is one document.
             cache: Without a layout, the tokens go on behind what each row of it holds. With one, it is empty, ids are
-                one packed row, and segment i becomes its row i.
+                one packed row, and segment i becomes its row i. No gradient flows through a pass with a cache.
 
         Raises:
             ValueError: The layout or the cache does not fit the ids, or the trunk is not causal and has no cache.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+            return self._read(ids, layout, cache)
+
+    def _read(self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> Float[Tensor, 'b n d']:
         position, shared = self._plan(ids, layout, cache)
         hidden = self.embedding(ids)
         if self.scale != 1:

@@ -1,0 +1,67 @@
+"""A corpus, a tokenizer and a model so small that a run takes a second."""
+
+import json
+import random
+
+import pytest
+
+from xlabml.commands import fit
+from xlabml.tokenizer import train_tokenizer
+
+N_VOCAB = 320
+
+
+@pytest.fixture(scope='session')
+def texts():
+    """Short texts with a little structure to learn."""
+    rng = random.Random(0)
+    nouns, verbs = ['the cat', 'a dog', 'my horse', 'the sea'], ['sees', 'eats', 'likes', 'fears']
+    return [
+        '. '.join(f'{rng.choice(nouns)} {rng.choice(verbs)} {rng.choice(nouns)}' for _ in range(rng.randint(1, 6)))
+        for _ in range(300)
+    ]
+
+
+@pytest.fixture(scope='session')
+def corpus(tmp_path_factory, texts):
+    """The texts as a jsonl file, and a tokenizer of them."""
+    folder = tmp_path_factory.mktemp('corpus')
+    path = folder / 'texts.jsonl'
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts), encoding='utf-8')
+    train_tokenizer(texts, folder / 'tiny.model', N_VOCAB)
+    return folder
+
+
+@pytest.fixture
+def tiny(corpus):
+    """The flags of a tiny run on the corpus."""
+    return [
+        f'--data.sources=[{{path: {corpus}/texts.jsonl}}]',
+        f'--data.tokenizer_path={corpus}/tiny.model',
+        f'--data.n_vocab={N_VOCAB}',
+        '--data.splits={train: 0.8, val: 0.1, test: 0.1}',
+        '--data.max_len=32',
+        '--data.batch_tokens=128',
+        '--model.trunk.d_model=16',
+        '--model.trunk.n_layers=2',
+        '--model.trunk.n_heads=2',
+        '--trainer.accelerator=cpu',
+        '--trainer.precision=32-true',
+        '--trainer.max_steps=12',
+        '--trainer.log_every_n_steps=1',
+        '--trainer.val_check_interval=6',
+        '--samples.n_tokens=8',
+    ]
+
+
+@pytest.fixture
+def xlab(tmp_path, monkeypatch, capfd):
+    """Run `xlab` in a folder of its own: the status, and what it printed on both channels."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = fit.main([str(argument) for argument in arguments])
+        printed = capfd.readouterr()
+        return status, printed.out + printed.err
+
+    return run

@@ -1,0 +1,98 @@
+"""Figures of a corpus, against plain Python on the texts."""
+
+import statistics
+
+import pytest
+
+from xlabml.data import Location, Pack, compute_statistics, format_statistics, open_plan
+from xlabml.data.embedded import StandardLibrary
+from xlabml.data.progress import TerminalProgress
+from xlabml.data.validation import validate, write_invalid
+
+
+@pytest.fixture(scope='module')
+def plan(corpus, tmp_path_factory):
+    return open_plan(Pack(64), corpus, 'train', False, tmp_path_factory.mktemp('plans'))
+
+
+def test_figures_are_those_of_the_texts(corpus, tokenizer, plan, texts):
+    found = compute_statistics(corpus, 'train', tokenizer, plan)
+    mine = [texts[i] for i in corpus.documents('train')]
+    tokens = [tokenizer.encode(text) for text in mine]
+    all_tokens = [id for ids in tokens for id in ids]
+    characters = [len(text) for text in mine]
+    assert found['texts']['documents'] == found['texts']['sample'] == len(mine)
+    assert found['texts']['tokens'] == len(all_tokens)
+    assert found['texts']['characters'] == sum(characters)
+    assert found['texts']['bytes'] == sum(len(text.encode()) for text in mine)
+    assert found['characters'] == {
+        'mean': pytest.approx(statistics.mean(characters)),
+        'median': statistics.median(characters),
+        'std': pytest.approx(statistics.pstdev(characters)),
+    }
+    assert found['tokens']['mean'] == pytest.approx(len(all_tokens) / len(mine))
+    assert found['characters_per_token'] == pytest.approx(sum(characters) / len(all_tokens))
+    assert found['byte_fallback_ratio'] == pytest.approx(sum(12 <= id < 268 for id in all_tokens) / len(all_tokens))
+    assert found['rows'] == {
+        'count': len(plan),
+        'length': 64,
+        'fill_ratio': plan.fill_ratio,
+        'max_pieces': plan.max_pieces,
+    }
+    assert found['vocabulary']['total'] == 350
+    assert found['vocabulary']['learned'] == 350 - 12 - 256
+    pieces = [tokenizer.piece(id) for id in range(268, 350)]
+    assert found['vocabulary']['characters'] == sum(len(piece) == 1 for piece in pieces)
+    assert found['vocabulary']['non_ascii'] == sum(not piece.replace('\u2581', ' ').isascii() for piece in pieces)
+
+
+def test_a_sample_is_drawn_from_everywhere_and_the_same_for_a_seed(corpus, tokenizer, plan):
+    draws = [compute_statistics(corpus, 'train', tokenizer, plan, 20, seed)['characters'] for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    with pytest.raises(ValueError, match='sample_size is 0'):
+        compute_statistics(corpus, 'train', tokenizer, plan, 0)
+
+
+def test_the_figures_are_readable(corpus, tokenizer, plan):
+    text = format_statistics(compute_statistics(corpus, 'train', tokenizer, plan))
+    assert f'{len(plan):,} of 64 tokens, {plan.fill_ratio:.1%} filled' in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_invalid_documents_are_named_with_their_reason(tmp_path):
+    path = tmp_path / 'texts.jsonl'
+    path.write_text('{"text": "fine"}\n{"text": ""}\n{"text": 5}\n{"text": "a\\ud800b"}\n{"text": "fine"}')
+    found = list(validate(Location(str(path))))
+    assert [item and item.reason for item in found] == [None, 'empty', 'not a string', 'lone surrogate', None]
+    invalid = [item for item in found if item is not None]
+    assert write_invalid(invalid, tmp_path / 'plain.csv') == 3
+    assert (tmp_path / 'plain.csv').read_text() == 'index,reason\n1,empty\n2,not a string\n3,lone surrogate\n'
+    write_invalid(invalid, tmp_path / 'dump.csv', dump=True)
+    assert (tmp_path / 'dump.csv').read_text().splitlines()[1:] == [
+        '1,empty,',
+        '2,not a string,NQ==',
+        '3,lone surrogate,Ye2ggGI=',
+    ]
+
+
+def test_a_source_of_strings_alone_is_valid():
+    assert any(item is None for item in validate(StandardLibrary()))
+
+
+def test_progress_stays_silent_where_there_is_no_terminal(capfd, monkeypatch):
+    monkeypatch.setattr('xlabml.data.progress._PATIENCE_SECONDS', 0.0)
+    with TerminalProgress() as report:
+        report('tokenizing', 10, None)
+    assert capfd.readouterr() == ('', '')
+
+
+def test_progress_is_shown_on_a_terminal_once_it_takes_a_while(capfd, monkeypatch):
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True)
+    with TerminalProgress() as report:
+        report('tokenizing', 10, None)
+    assert capfd.readouterr() == ('', '')
+    monkeypatch.setattr('xlabml.data.progress._PATIENCE_SECONDS', 0.0)
+    with TerminalProgress() as report:
+        report('tokenizing', 10, None)
+        report('tokenizing', 20, None)
+    assert 'tokenizing' in capfd.readouterr().err

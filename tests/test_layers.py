@@ -1,0 +1,84 @@
+"""Which room leans on which: the table of the design, and what must not be loaded."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xlabml
+
+ROOT = Path(xlabml.__file__).parent
+ANYTHING = {path.stem for path in ROOT.iterdir()} - {'__init__', '__pycache__', 'py'}
+MAY_IMPORT = {
+    'settings': set(),
+    'tokenizer': set(),
+    'batches': set(),
+    'training': set(),
+    'checkpoints': set(),
+    'losses': {'batches'},
+    'evaluation': {'batches'},
+    'transformer': {'losses', 'batches'},
+    'data': {'tokenizer', 'batches'},
+    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints'},
+    'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints'},
+    'inference': {'transformer', 'batches'},
+    'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints'},
+    'callbacks': ANYTHING - {'commands'},
+    'commands': ANYTHING,
+}
+
+
+def imported_rooms(room):
+    """The rooms of ours that the files of a room import, and the libraries."""
+    found = set()
+    for path in [ROOT / f'{room}.py'] if (ROOT / f'{room}.py').exists() else (ROOT / room).rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return {name.split('.')[1] for name in found if name.startswith('xlabml.')} - {room}, {
+        name.split('.')[0] for name in found
+    }
+
+
+def test_every_room_is_in_the_table():
+    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
+    assert rooms - {'__init__'} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize('room', MAY_IMPORT)
+def test_a_room_imports_no_other_than_the_table_allows(room):
+    rooms, libraries = imported_rooms(room)
+    assert rooms <= MAY_IMPORT[room] | ({'settings'} if room not in ('batches', 'checkpoints') else set())
+    if room not in ('datamodules', 'models', 'callbacks', 'commands'):
+        assert 'lightning' not in libraries
+
+
+@pytest.mark.parametrize(
+    ('library', 'modules'),
+    {
+        'torch': ['tokenizer', 'commands.infer', 'commands.manage'],
+        'lightning': ['inference', 'generation', 'transformer', 'losses', 'training', 'checkpoints', 'data'],
+    }.items(),
+)
+def test_modules_leave_a_library_unloaded(library, modules):
+    imports = ', '.join(f'xlabml.{module}' for module in modules)
+    run(f'import sys, {imports}; sys.exit({library!r} in sys.modules)')
+
+
+def test_an_import_touches_no_network_and_loads_no_datasets():
+    run(
+        'import socket, sys\n'
+        'def refuse(*_): sys.exit("the network was touched")\n'
+        'socket.socket.connect = socket.getaddrinfo = refuse\n'
+        'import xlabml.commands.fit, xlabml.generation, xlabml.commands.manage\n'
+        'sys.exit("datasets" in sys.modules)'
+    )
+
+
+def run(code):
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,351 @@
+"""The trunk: what a token sees, in every shape that text comes in, and what each option does."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from trunks import MAX_LEN, N_VOCAB, copy_weights, gradients, make_ids, make_layout, make_trunk
+
+from xlabml.batches import Layout
+from xlabml.transformer import (
+    ALiBi,
+    GeGLU,
+    Learned,
+    NoPositions,
+    Positions,
+    ReLU2,
+    RMSNorm,
+    Rotary,
+    Sinusoidal,
+    SwiGLU,
+    Transformer,
+)
+
+POSITIONS = [NoPositions, Rotary, Sinusoidal, Learned, ALiBi]
+
+
+@pytest.mark.parametrize('cut', range(1, 8))
+@pytest.mark.parametrize('window', [None, 3])
+def test_no_token_sees_the_future(cut, window):
+    trunk, ids = make_trunk(window=window), make_ids(8)
+    changed = torch.where(torch.arange(8) < cut, ids, (ids + 10) % N_VOCAB)
+    before, after = trunk(ids), trunk(changed)
+    torch.testing.assert_close(after[:, :cut], before[:, :cut])
+    assert (after[:, cut:] - before[:, cut:]).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize('layout', [None, make_layout([3, 5])], ids=['row', 'packed'])
+@pytest.mark.parametrize('causal', [True, False])
+def test_only_an_encoder_shows_its_first_token_the_last(layout, causal):
+    trunk, ids = make_trunk(causal=causal), make_ids(8)
+    changed = ids.clone()
+    changed[:, -1] = (ids[:, -1] + 1) % N_VOCAB
+    moved = (trunk(changed, layout) - trunk(ids, layout)).abs().amax(-1)[0] > 1e-4
+    first = 0 if layout is None else 3
+    assert moved[-1]
+    assert moved[first] == (not causal)
+    assert not moved[:first].any()
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_a_window_reaches_so_many_tokens(causal):
+    trunk, ids = make_trunk(causal=causal, window=3, n_layers=1, positions=NoPositions), make_ids(9)
+    changed = ids.clone()
+    changed[:, 4] = (ids[:, 4] + 1) % N_VOCAB
+    moved = (trunk(changed) - trunk(ids)).abs().amax(-1)[0] > 1e-4
+    assert moved.nonzero().flatten().tolist() == ([4, 5, 6] if causal else [2, 3, 4, 5, 6])
+
+
+def test_each_layer_may_have_a_window_of_its_own():
+    ids = make_ids(9)
+    trunk = make_trunk(window=[2, None])
+    blocks = [make_trunk(window=window) for window in (2, None)]
+    hidden = trunk.embedding(ids)
+    _, shared = trunk._plan(ids, None, None)
+    for layer, one in enumerate(blocks):
+        hidden = one.blocks[layer](hidden, shared, layer)
+    torch.testing.assert_close(trunk(ids), trunk.norm(hidden))
+    assert (trunk(ids) - blocks[0](ids)).abs().max() > 1e-3
+
+
+def test_without_positions_an_encoder_knows_no_order():
+    trunk, ids = make_trunk(causal=False, positions=NoPositions), make_ids(8)
+    order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+    torch.testing.assert_close(trunk(ids[:, order]), trunk(ids)[:, order], rtol=1e-4, atol=1e-5)
+    for positions in (Rotary, Sinusoidal, Learned, ALiBi):
+        other = make_trunk(causal=False, positions=positions)
+        assert (other(ids[:, order]) - other(ids)[:, order]).abs().max() > 1e-2, positions
+
+
+@pytest.mark.parametrize('positions', [Rotary, ALiBi, NoPositions])
+def test_relative_positions_ignore_where_a_text_begins(positions):
+    trunk, ids, place = make_trunk(positions=positions), make_ids(8), torch.arange(8)[None]
+    shift = trunk.positions.angles(place + 5)
+    _, shared = trunk._plan(ids, None, None)
+    hidden = trunk.embedding(ids)
+    for block in trunk.blocks:
+        hidden = block(hidden, shared._replace(angles=shift))
+    torch.testing.assert_close(trunk.norm(hidden), trunk(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_sinusoids_by_hand():
+    waves = Sinusoidal(4, 1, 2).embed(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 300]]))
+    angle = torch.tensor([[0.0, 0.0], [1.0, 0.01], [300.0, 3.0]])
+    expected = torch.stack((angle[:, 0].sin(), angle[:, 0].cos(), angle[:, 1].sin(), angle[:, 1].cos()), -1)
+    torch.testing.assert_close(waves[0], expected, rtol=1e-4, atol=1e-4)
+
+
+class HalfWay(Positions):
+    """A user's own: adds the position to one channel."""
+
+    def embed(self, hidden, position):
+        """Add it."""
+        return hidden + torch.nn.functional.one_hot(torch.tensor(1), hidden.size(-1)) * position[..., None] / 10
+
+
+def test_users_write_their_own_positions():
+    trunk, ids = make_trunk(positions=HalfWay, causal=False), make_ids(6)
+    assert (trunk(ids.flip(1)).flip(1) - trunk(ids)).abs().max() > 1e-3
+    lengths = [2, 4]
+    alone = [trunk(part) for part in ids.split(lengths, dim=1)]
+    torch.testing.assert_close(trunk(ids, make_layout(lengths)), torch.cat(alone, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('positions', POSITIONS)
+@pytest.mark.parametrize('shape', [(1, 20), (2, 10)])
+def test_a_document_is_the_same_packed_or_alone(positions, shape):
+    trunk, ids = make_trunk(positions=positions), make_ids(20)
+    lengths = [4, 6, 1, 9, 0, 0]
+    packed = trunk(ids.view(shape), make_layout(lengths)).flatten(0, 1)
+    for part, document in zip(packed.split(lengths), ids.split(lengths, dim=1)):
+        if part.size(0):
+            torch.testing.assert_close(part, trunk(document)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('attention', ['auto', 'plain'])
+def test_padding_never_changes_anything(attention):
+    trunk, ids = make_trunk(attention=attention), make_ids(20)
+    layout = make_layout([6, 4, 7, 3], [True, False, True, False])
+    is_text = torch.tensor([True] * 6 + [False] * 4 + [True] * 7 + [False] * 3)
+    expected = trunk(ids, layout)
+    got = trunk(torch.where(is_text, ids, 3), layout)
+    torch.testing.assert_close(got[:, is_text], expected[:, is_text])
+    assert got.isfinite().all()
+    torch.testing.assert_close(got[0, 10:17], trunk(ids[:, 10:17])[0], rtol=1e-5, atol=1e-5)
+    for grad in gradients(trunk, got):
+        assert grad is None or grad.isfinite().all()
+
+
+def test_post_norm_equals_torch():
+    options = {'d_model': 16, 'n_heads': 4, 'd_ff': 24, 'n_layers': 1, 'bias': True, 'qk_norm': False, 'prenorm': False,
+               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm}  # fmt: skip
+    for activation, name in ((nn.GELU, 'gelu'), (nn.ReLU, 'relu')):
+        for prenorm in (False, True):
+            trunk = make_trunk(**{**options, 'activation': activation, 'prenorm': prenorm})
+            layer = nn.TransformerEncoderLayer(16, 4, 24, 0.0, name, batch_first=True, norm_first=prenorm)
+            block = trunk.blocks[0]
+            pairs = {
+                layer.self_attn.in_proj_weight: block.attention.projection.weight,
+                layer.self_attn.in_proj_bias: block.attention.projection.bias,
+                layer.self_attn.out_proj.weight: block.attention.output.weight,
+                layer.self_attn.out_proj.bias: block.attention.output.bias,
+                layer.linear1.weight: block.feed_forward.input.weight,
+                layer.linear1.bias: block.feed_forward.input.bias,
+                layer.linear2.weight: block.feed_forward.output.weight,
+                layer.linear2.bias: block.feed_forward.output.bias,
+                layer.norm1.weight: block.attention_norm.weight,
+                layer.norm1.bias: block.attention_norm.bias,
+                layer.norm2.weight: block.feed_forward_norm.weight,
+                layer.norm2.bias: block.feed_forward_norm.bias,
+            }
+            with torch.no_grad():
+                for theirs, ours in pairs.items():
+                    theirs.copy_(ours)
+            ids = make_ids(9, batch=2)
+            mask = nn.Transformer.generate_square_subsequent_mask(9)
+            expected = layer(trunk.embedding(ids), src_mask=mask, is_causal=True)
+            torch.testing.assert_close(trunk(ids), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rms_norm_equals_torch_in_value_and_gradient():
+    for weighted, shape in itertools.product([True, False], [(3, 5, 16), (16,)]):
+        norm, x = RMSNorm(16, weighted=weighted), torch.randn(shape, requires_grad=True)
+        if weighted:
+            nn.init.normal_(norm.weight)
+        pair = norm(x), nn.functional.rms_norm(x, (16,), norm.weight, norm.eps)
+        torch.testing.assert_close(*pair)
+        parts = [x, *norm.parameters()]
+        grads = [torch.autograd.grad((y * torch.arange(16)).sum(), parts) for y in pair]
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match='no second derivative'):
+        torch.autograd.grad(norm(x).sum(), x, create_graph=True)
+
+
+def test_activations_by_hand():
+    x = torch.tensor([-1.0, 2.0, 3.0, -4.0])
+    assert ReLU2()(x).tolist() == [0, 4, 9, 0]
+    for gated, gate in ((SwiGLU(), nn.functional.silu), (GeGLU(), nn.functional.gelu)):
+        torch.testing.assert_close(gated(x), gate(x[:2]) * x[2:])
+
+
+def test_gated_nets_have_as_many_parameters_as_plain_ones():
+    plain, gated = (
+        sum(
+            p.numel() for p in Transformer(8, 8, d_model=192, activation=activation).blocks[0].feed_forward.parameters()
+        )
+        for activation in (ReLU2, SwiGLU)
+    )
+    assert gated == plain
+
+
+def test_qk_norm_bounds_the_scores():
+    ids = make_ids(8)
+    for qk_norm in (True, False):
+        trunk = make_trunk(qk_norm=qk_norm)
+        before = trunk(ids)
+        with torch.no_grad():
+            for block in trunk.blocks:
+                block.attention.projection.weight[:32] *= 3  # queries and keys
+        moved = (trunk(ids) - before).abs().max()
+        assert (moved > 1e-2) == (not qk_norm)
+
+
+def test_embeddings_are_scaled_by_the_root_of_the_width():
+    ids = make_ids(4)
+    options = {'n_layers': 1, 'final_norm': False, 'positions': NoPositions}
+    trunk = make_trunk(**options)
+    scaled = copy_weights(trunk, **options, scale_embedding=True)
+    with torch.no_grad():
+        trunk.embedding.weight *= 4
+    torch.testing.assert_close(scaled(ids), trunk(ids))
+
+
+def test_the_final_norm_is_last():
+    ids = make_ids(4)
+    trunk = make_trunk()
+    bare = make_trunk(final_norm=False)
+    bare.load_state_dict({name: x for name, x in trunk.state_dict().items() if not name.startswith('norm.')})
+    torch.testing.assert_close(trunk(ids), trunk.norm(bare(ids)))
+
+
+@pytest.mark.parametrize('layout', [None, make_layout([3, 5])], ids=['row', 'packed'])
+@pytest.mark.parametrize('switch', ['pos_drop', 'attn_drop', 'ff_drop', 'block_drop'])
+def test_each_dropout_switch_works_in_training_only(switch, layout):
+    off = dict.fromkeys(['pos_drop', 'attn_drop', 'ff_drop', 'block_drop'], False)
+    trunk, ids = make_trunk(dropout=0.5, **{**off, switch: True}), make_ids(8)
+    plain = copy_weights(trunk)(ids, layout)
+    torch.testing.assert_close(trunk(ids, layout), plain)
+    trunk.train()
+    assert (trunk(ids, layout) - plain).abs().max() > 1e-2
+
+
+def test_dropout_keeps_attention_right_on_average():
+    trunk, ids = make_trunk(dropout=0.3, n_layers=1, final_norm=False, pos_drop=False, ff_drop=False), make_ids(6)
+    attention, hidden = trunk.blocks[0].attention.train(), torch.randn(1, 6, 16)
+    for layout in (None, make_layout([6])):
+        shared = trunk._plan(ids, layout, None)[1]
+        with torch.no_grad():
+            mean = torch.stack([attention(hidden, shared) for _ in range(600)]).mean(0)
+            expected = attention.eval()(hidden, shared)
+        torch.testing.assert_close(mean, expected, rtol=0.2, atol=0.2)
+        attention.train()
+
+
+@pytest.mark.parametrize('layout', [None, make_layout([3, 5])], ids=['row', 'packed'])
+def test_bf16_stays_close_to_float32(layout):
+    trunk, ids = make_trunk(), make_ids(8)
+    expected = trunk(ids, layout)
+    with torch.autocast('cpu', torch.bfloat16):
+        got = trunk(ids, layout)
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().mean() < 0.03
+    whole = trunk.bfloat16()(ids, layout)
+    assert (whole.float() - expected).abs().mean() < 0.05
+
+
+def peak_elements(n, lengths):
+    """The most elements that tensors held at once in a step on a packed row, and the largest tensor."""
+    import gc
+    import weakref
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        now = peak = largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for part in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(part, torch.Tensor) and part.untyped_storage().data_ptr() not in seen:
+                    storage = part.untyped_storage()
+                    seen.add(storage.data_ptr())
+                    self.now += storage.nbytes()
+                    self.largest = max(self.largest, part.numel())
+                    weakref.finalize(storage, self.drop, storage.data_ptr(), storage.nbytes())
+            self.peak = max(self.peak, self.now)
+            return result
+
+        def drop(self, pointer, size):
+            seen.discard(pointer)
+            self.now -= size
+
+    seen: set[int] = set()
+    trunk, ids, layout = make_trunk(n_layers=1), make_ids(n), make_layout(lengths)
+    gc.collect()
+    with Count() as count:
+        trunk(ids, layout).sum().backward()
+    return count.peak, count.largest
+
+
+def test_memory_of_a_packed_step_grows_with_its_length():
+    (small, _), (big, largest) = (peak_elements(n, [128] * (n // 128)) for n in (2_048, 4_096))
+    assert big <= 2.2 * small
+    assert largest < 4_096 * 4_096 / 8
+
+
+REFUSALS = {
+    'd_model 16 is no multiple of trunk.n_heads 3': {'n_heads': 3},
+    'n_heads 4 is no multiple of trunk.n_kv_heads 3': {'n_kv_heads': 3},
+    'heads of 3 channels; Rotary': {'d_model': 12},
+    'd_model is 15; Sinusoidal': {'d_model': 15, 'n_heads': 3, 'positions': Sinusoidal},
+    'positions.base is 0': {'positions': functools.partial(Rotary, base=0.0)},
+    'window is 0': {'window': 0},
+    'window is -1': {'window': [2, -1]},
+    'lists 3 windows, but trunk.n_layers is 2': {'window': [1, 2, 3]},
+    'score_cap is 0': {'score_cap': 0.0},
+    'sdpa cannot cap scores': {'score_cap': 5.0, 'attention': 'sdpa'},
+    'dropout is 1.0': {'dropout': 1.0},
+    'are all off': {'dropout': 0.1, 'pos_drop': False, 'attn_drop': False, 'ff_drop': False, 'block_drop': False},
+    'n_layers is 0': {'n_layers': 0},
+    'd_ff is 0': {'d_ff': 0},
+    'd_model is 0': {'d_model': 0},
+    'n_kv_heads is -2': {'n_kv_heads': -2},
+}
+
+
+@pytest.mark.parametrize(('message', 'options'), REFUSALS.items(), ids=REFUSALS)
+def test_refusals(message, options):
+    with pytest.raises(ValueError, match=message):
+        make_trunk(**options)
+
+
+def test_learned_positions_end():
+    trunk, ids = make_trunk(positions=Learned), make_ids(2 * MAX_LEN)
+    with pytest.raises(ValueError, match=f'a document of {2 * MAX_LEN} tokens needs more positions than the {MAX_LEN}'):
+        trunk(ids)
+    assert trunk(ids, make_layout([MAX_LEN, MAX_LEN])).isfinite().all()
+    for positions in (Rotary, Sinusoidal, ALiBi, NoPositions):
+        assert make_trunk(positions=positions)(ids).isfinite().all()
+
+
+@pytest.mark.parametrize(('starts', 'max_length', 'message'), [
+    ([0, 3, 7], 8, 'from 0 to 7, but must rise from 0 to the 8'),
+    ([1, 8], 8, 'from 1 to 8'),
+    ([0, 5, 3, 8], 8, 'must rise'),
+    ([0, 8], 7, 'a segment has 8 tokens, but layout.max_length is 7'),
+])  # fmt: skip
+def test_a_layout_that_does_not_fit_is_refused(starts, max_length, message):
+    with pytest.raises(ValueError, match=message):
+        make_trunk()(make_ids(8), Layout(torch.tensor(starts), max_length))
