@@ -21,7 +21,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr('xlabml.losses.cross_entropy._CHUNK_LOGITS', 64 * 50)
+    monkeypatch.setattr('xlabml.losses.cross_entropy._CHUNK_ROWS', 64)
 
 
 def make_case(n_tokens=150, n_vocab=50, d_model=16, dtype=torch.float32):

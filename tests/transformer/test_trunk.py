@@ -176,6 +176,8 @@ def test_rms_norm_equals_torch_in_value_and_gradient():
             nn.init.normal_(norm.weight)
         pair = norm(x), nn.functional.rms_norm(x, (16,), norm.weight, norm.eps)
         torch.testing.assert_close(*pair)
+        with torch.no_grad():
+            torch.testing.assert_close(norm(x), pair[1])
         parts = [x, *norm.parameters()]
         grads = [torch.autograd.grad((y * torch.arange(16)).sum(), parts) for y in pair]
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
@@ -184,8 +186,11 @@ def test_rms_norm_equals_torch_in_value_and_gradient():
 
 
 def test_activations_by_hand():
-    x = torch.tensor([-1.0, 2.0, 3.0, -4.0])
+    x = torch.tensor([-1.0, 2.0, 3.0, -4.0], requires_grad=True)
     assert ReLU2()(x).tolist() == [0, 4, 9, 0]
+    (grad,) = torch.autograd.grad(ReLU2()(x).sum(), x, create_graph=True)
+    assert grad.tolist() == [0, 4, 6, 0]
+    assert torch.autograd.grad(grad.sum(), x)[0].tolist() == [0, 2, 2, 0]
     for gated, gate in ((SwiGLU(), nn.functional.silu), (GeGLU(), nn.functional.gelu)):
         torch.testing.assert_close(gated(x), gate(x[:2]) * x[2:])
 

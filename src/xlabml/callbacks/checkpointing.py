@@ -44,6 +44,7 @@ class Checkpoints(Checkpoint):
         self.save_top_k, self.save_last_k, self.every_n_steps = save_top_k, save_last_k, every_n_steps
         self.saved: dict[str, float | None] = {}
         """Paths of the checkpoints that are there, oldest first, and their metric."""
+        self._stopped_early = False
 
     @property
     def best(self) -> str | None:
@@ -63,7 +64,7 @@ class Checkpoints(Checkpoint):
             self.folder = str(Path(trainer.strategy.broadcast(trainer.log_dir) or '.') / 'checkpoints')
 
     def state_dict(self) -> dict[str, Any]:
-        return {'saved': dict(self.saved)}
+        return {'saved': dict(self.saved), 'stopped_early': self._stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Only files of this very folder are ours to delete.
@@ -78,6 +79,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == 'fit' and not trainer.sanity_checking:
+            # Whatever stops a run by its metrics has been asked by now: checkpoints come last.
+            self._stopped_early = trainer.should_stop
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as L
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -271,8 +272,9 @@ class XLabCLI(LightningCLI):
             max_steps = self.datamodule.n_steps(config.max_epochs)
         else:
             max_steps = self.trainer.max_steps
-        stopped = checkpoint.get('callbacks', {}).get('Checkpoints', {}).get('stopped', False)
-        return stopped or 0 <= max_steps <= checkpoint['global_step']
+        stops = any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        stopped = checkpoint['callbacks'].get(Checkpoints.__name__, {}).get('stopped_early', False)
+        return (stops and stopped) or 0 <= max_steps <= checkpoint['global_step']
 
     def _save_config(self, folder: Path) -> None:
         """Write the resolved settings; beside those of an earlier start, where they differ."""

@@ -1,6 +1,7 @@
-"""Normalisation by the root mean square, with a gradient of few passes; torch.nn.LayerNorm works in its place."""
+"""Normalisation by the root mean square, in few passes; torch.nn.LayerNorm works in its place."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,16 +31,19 @@ def rms_norm(
     x: Float[Tensor, '... d'], weight: Float[Tensor, ' d'] | None = None, eps: float = 1e-5
 ) -> Float[Tensor, '... d']:
     """x / sqrt(mean(x²) + eps), times weight; the result is float32, or float64 where x is."""
-    return _RMSNorm.apply(x, weight, eps)
+    if x.device.type == 'cpu' and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _RMSNorm.apply(x, weight, eps)
+    wide = _widen(x)
+    return F.rms_norm(wide, x.shape[-1:], None if weight is None else weight.to(wide.dtype), eps)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """torch.nn.functional.rms_norm is made of many small passes on a CPU, three times as slow backward."""
+    """On a CPU torch's own is made of many small passes; this one takes less than half of its time."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
         """Keeps x itself and one factor a vector."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = _widen(x)
         factor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, factor)
         y = wide * factor
@@ -47,17 +51,24 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        """With y = x · factor: factor · (grad · weight - y · mean(grad · weight · y))."""
+        """With g = grad · weight and y = x · factor: factor · (g - y · mean(g · y)).
+
+        That of a LayerNorm whose mean is 0 is factor · (g - mean(g) - y · mean(g · y)), and has a fused kernel.
+        """
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('RMSNorm has no second derivative; go back without create_graph')
         x, weight, factor = ctx.saved_tensors
-        y = x * factor
-        product = grad * y
-        weight_grad = None
-        if weight is None:
-            along, x_grad = product.sum(dim=-1, keepdim=True), grad.clone()
-        else:
-            weight_grad = product.reshape(-1, x.size(-1)).sum(dim=0).to(weight.dtype)
-            along, x_grad = (product @ weight)[..., None], grad * weight
-        x_grad = x_grad.addcmul_(y, along, value=-1 / x.size(-1)).mul_(factor)
-        return x_grad.to(x.dtype), weight_grad, None
+        wants = [ctx.needs_input_grad[0], weight is not None, False]
+        wide, zero = _widen(x), torch.zeros_like(factor)
+        scale = None if weight is None else weight.to(wide.dtype)
+        x_grad, weight_grad, _ = torch.ops.aten.native_layer_norm_backward(
+            grad.contiguous(), wide, x.shape[-1:], zero, factor, scale, None, wants
+        )
+        if x_grad is not None:
+            mean = grad.sum(dim=-1, keepdim=True) if scale is None else (grad @ scale)[..., None]
+            x_grad = x_grad.add_(mean.mul_(factor).div_(x.size(-1))).to(x.dtype)
+        return x_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

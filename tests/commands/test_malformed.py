@@ -1,0 +1,122 @@
+"""Whatever stands in a file of settings: one message and an exit status, never a traceback, nothing left behind."""
+
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xlabml.commands import fit
+
+RECIPE = (Path(__file__).parents[2] / 'conf' / 'xlab.yaml').read_bytes()
+ABSENT = '/nowhere/texts.jsonl'
+
+MALFORMED = {
+    'empty': b'',
+    'comment only': b'# nothing\n',
+    'number': b'42\n',
+    'list': b'- data\n- model\n',
+    'words': b'just words\n',
+    'long': b'a' * 100_000,
+    'every byte': bytes(range(256)),
+    'nul': b'\0\0\0',
+    'not utf-8': b'trainer: {default_root_dir: \xff\xfe}\n',
+    'utf-16': 'trainer: {max_steps: 1}\n'.encode('utf-16'),
+    'tab': b'trainer:\n\tmax_steps: 1\n',
+    'bad indent': b'trainer:\n  max_steps: 1\n devices: 1\n',
+    'unclosed': b'trainer: {max_steps: 1',
+    'two documents': b'trainer: {max_steps: 1}\n---\ndata: {}\n',
+    'unknown alias': b'trainer: *nothing\n',
+    'alias of itself': b'data: &all {sources: [*all]}\n',
+    'code': b'trainer: !!python/object/apply:os.abort []\n',
+    'number as key': b'data: {1: 2}\n',
+    'list as key': b'? [data]\n: 1\n',
+    'deep list': b'model: ' + b'[' * 5000 + b']' * 5000,
+    'deep mapping': b'data: ' + b'{a: ' * 200 + b'1' + b'}' * 200,
+    'unknown group': b'traner: {max_steps: 1}\n',
+    'unknown key': b'data: {maxlen: 3}\n',
+    'unknown key of a part': b'model: {trunk: {d_modl: 3}}\n',
+    'group is a number': b'trainer: 5\n',
+    'group is a list': b'data: [1]\n',
+    'group is nothing': b'trainer:\n',
+    'model is nothing': b'model:\n',
+    'list for a number': b'data: {max_len: [1, 2]}\n',
+    'word for a number': b'data: {max_len: many}\n',
+    'fraction for a number': b'data: {max_len: 3.5}\n',
+    'out of range': b'data: {max_len: -1}\n',
+    'number for a part': b'model: {trunk: 5}\n',
+    'list for arguments': b'model: {class_path: XLabModel, init_args: [1]}\n',
+    'absent class': b'model: {class_path: xlabml.models.Nothing}\n',
+    'absent module': b'model: {trunk: {class_path: nothing.at.All}}\n',
+    'class of another kind': b'model: {trunk: {class_path: torch.nn.Linear}}\n',
+    'function for a class': b'model: {class_path: os.system, init_args: {command: "true"}}\n',
+    'number for a class': b'model: {class_path: 5}\n',
+    'source without a path': b'data: {sources: [{name: x}]}\n',
+    'unknown split': b'data: {splits: {trian: 1.0}}\n',
+    'linked': b'model: {n_vocab: 3}\n',
+    'absent checkpoint': b'ckpt_path: /nowhere/a.ckpt\n',
+}
+
+
+def run(content, tmp_path, capfd, *arguments):
+    """Fit with these settings; the exit status and what was printed."""
+    path = tmp_path / 'settings.yaml'
+    path.write_bytes(content)
+    folder = tmp_path / 'run'
+    status = fit.main(
+        ['fit', '-c', str(path), '--trainer.max_steps=1', f'--trainer.default_root_dir={folder}', *arguments]
+    )
+    printed = ''.join(capfd.readouterr())
+    assert 'Traceback' not in printed
+    assert sum(line.startswith(('xlab: ', 'error: ')) for line in printed.splitlines()) == 1, printed
+    assert not [*folder.rglob('*')]
+    return status, printed
+
+
+@pytest.mark.parametrize('name', MALFORMED)
+def test_malformed_settings_are_refused_in_one_message(name, tmp_path, capfd):
+    source = [] if 'source' in name else [f'--data.sources=[{{path: {ABSENT}}}]']
+    status, printed = run(MALFORMED[name], tmp_path, capfd, *source)
+    assert status == (1 if name == 'absent checkpoint' else 2)
+    assert ABSENT not in printed  # they are what is refused, not the source
+    assert len(printed) < 5000
+
+
+@pytest.mark.parametrize('name', ['tab', 'unclosed', 'not utf-8', 'empty', 'words', 'group is a number', 'deep list'])
+def test_a_file_that_holds_no_settings_is_named(name, tmp_path, capfd):
+    assert str(tmp_path / 'settings.yaml') in run(MALFORMED[name], tmp_path, capfd)[1]
+
+
+def damage(content, draw):
+    """The recipe cut off, with noise in it, or with a value of another kind at one place."""
+    kind = draw.randrange(3)
+    if kind == 0:
+        return content[: draw.randrange(len(content))]
+    if kind == 1:
+        place = draw.randrange(len(content))
+        return content[:place] + draw.randbytes(draw.randint(1, 8)) + content[place + draw.randint(0, 8) :]
+    tree = yaml.safe_load(content)
+    node, key = tree, draw.choice(list(tree))
+    while isinstance(node[key], dict) and draw.random() < 0.8:
+        node, key = node[key], draw.choice(list(node[key]))
+    node[key] = draw.choice(
+        [None, [], {}, [1, [2]], {'a': {'b': 1}}, -1, 1.5, True, '', 'word', 'torch.nn.Linear', '../x']
+    )
+    return yaml.safe_dump(tree).encode()
+
+
+def check_damaged(seed, tmp_path, capfd):
+    content = damage(RECIPE, random.Random(seed))
+    status, printed = run(content, tmp_path, capfd, f'--data.sources=[{{path: {ABSENT}}}]')
+    assert status in (1, 2), (content, printed)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_no_damaged_recipe_leads_to_a_traceback(seed, tmp_path, capfd):
+    check_damaged(seed, tmp_path, capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(8, 300))
+def test_no_recipe_damaged_in_any_way_leads_to_a_traceback(seed, tmp_path, capfd):
+    check_damaged(seed, tmp_path, capfd)
