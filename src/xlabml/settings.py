@@ -4,6 +4,7 @@ A part is written as jsonargparse writes it: `{'class_path': 'xlabml.transformer
 Only classes of xlabml, torch.nn, torch.optim and of modules that the user named are ever built.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -46,7 +47,7 @@ def trust_class(path: str) -> None:
 
 
 def describe(value: Any) -> Any:
-    """Write a class, a partial of a class, or a plain value as plain values.
+    """Write a class, a partial of a class, a part or a plain value as plain values, defaults included.
 
     Raises:
         ValueError: The value is something else (a lambda, a built module); the message says what to pass instead.
@@ -58,16 +59,28 @@ def describe(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
     if inspect.isclass(value):
-        return {'class_path': _public_path(value)}
+        return _describe_class(value, {})
     if isinstance(value, functools.partial) and inspect.isclass(value.func) and not value.args:
-        return {**describe(value.func), 'init_args': describe(value.keywords)}
+        return _describe_class(value.func, value.keywords)
     if _is_part(value):
         names = inspect.signature(type(value)).parameters
-        return {**describe(type(value)), 'init_args': {name: describe(getattr(value, name)) for name in names}}
+        return _describe_class(type(value), {name: getattr(value, name) for name in names})
     raise ValueError(
         f'{value!r} cannot be written into a checkpoint; pass a class, functools.partial(Class, name=value), or its '
         "settings {'class_path': ..., 'init_args': {...}}"
     )
+
+
+def _describe_class(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    written = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name not in arguments and parameter.default is not parameter.empty:
+            # A default of another library that is no plain value stays that library's business.
+            with contextlib.suppress(ValueError):
+                written[name] = describe(parameter.default)
+    path = {'class_path': _public_path(cls)}
+    written |= {name: describe(value) for name, value in arguments.items()}
+    return {**path, 'init_args': written} if written else path
 
 
 def keep_arguments(module: Any) -> str:
@@ -91,7 +104,7 @@ def keep_arguments(module: Any) -> str:
     try:
         arguments = describe(arguments)
     except ValueError as error:
-        problem = str(error)
+        arguments, problem = {}, str(error)
     module._set_hparams({**arguments, '_class_path': describe(type(module))['class_path']})
     return problem
 

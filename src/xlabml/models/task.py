@@ -73,13 +73,29 @@ class Task(L.LightningModule):
         """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
 
         Nothing of the loops is saved, so that a run may go on with another accumulation or number of devices.
+
+        Raises:
+            ValueError: The weights do not fit this model; the settings that differ are named.
         """
+        self._check_weights(checkpoint)
         self.checkpoint_step = checkpoint['global_step']
         if self._trainer is not None and self.trainer.state.fn == 'fit':
             loop = self.trainer.fit_loop.epoch_loop
             step = loop.automatic_optimization.optim_progress.optimizer.step
             step.total.ready = step.total.completed = self.checkpoint_step
             loop._batches_that_stepped = self.checkpoint_step
+
+    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
+        unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
+        if unfit:
+            changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
+            raise ValueError(
+                f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
+                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(own)} weights differ). Settings that differ: '
+                f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
+            )
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -105,3 +121,14 @@ class Task(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
+
+
+def differences(saved: Any, now: Any, name: str) -> list[str]:
+    """Where two sets of settings differ, for people: `model.trunk.d_model was 16, is 32`."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        found = []
+        for key in {**saved, **now}:
+            path = name if key == 'init_args' else f'{name}.{key}'
+            found += differences(saved.get(key), now.get(key), path)
+        return found
+    return [] if saved == now else [f'{name} was {saved}, is {now}']

@@ -14,7 +14,7 @@ class Initializer(ABC):
             (1 for embeddings, uniform in ±1/sqrt(d_model) for the head).
     """
 
-    def __init__(self, embedding_std: float | None = 0.02) -> None:
+    def __init__(self, embedding_std: float | None = 0.05) -> None:
         if embedding_std is not None and not embedding_std >= 0:
             raise ValueError(f'init.embedding_std is {embedding_std}; give 0 or more, or null')
         self.embedding_std = embedding_std
@@ -53,7 +53,7 @@ class Normal(Initializer):
     """
 
     def __init__(
-        self, std: float | None = None, scale_residual: bool = True, embedding_std: float | None = 0.02
+        self, std: float | None = None, scale_residual: bool = True, embedding_std: float | None = 0.05
     ) -> None:
         super().__init__(embedding_std)
         if std is not None and not std >= 0:
@@ -83,7 +83,7 @@ class Xavier(Initializer):
         embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
     """
 
-    def __init__(self, gain: float = 1.0, embedding_std: float | None = 0.02) -> None:
+    def __init__(self, gain: float = 1.0, embedding_std: float | None = 0.05) -> None:
         super().__init__(embedding_std)
         if not gain > 0:
             raise ValueError(f'init.gain is {gain}; give a positive number')

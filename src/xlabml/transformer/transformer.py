@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         bias: bool = False,
         score_cap: float | None = None,
         attention: Literal['auto', 'plain', 'sdpa'] = 'auto',
-        scale_embedding: bool = False,
+        scale_embedding: bool = True,
         init: Callable[[], Initializer] = Normal,
         dropout: float = 0.0,
         pos_drop: bool = True,
