@@ -146,16 +146,18 @@ def build(settings: Any, kind: Any = Any) -> Any:
     Raises:
         ValueError: A class is unknown or unfit, or does not take these arguments.
     """
+    kinds = _members(kind)
     if isinstance(settings, Mapping) and 'class_path' in settings:
-        cls, kind = find_class(settings['class_path']), _part_kind(kind)
-        is_factory = typing.get_origin(kind) is Callable or kind is Callable
-        base = (typing.get_args(kind) or (None,))[-1] if is_factory else kind
-        if inspect.isclass(base) and base is not type(None) and not issubclass(cls, base):
-            raise ValueError(f'{settings["class_path"]} is not a {base.__qualname__}')
+        cls = find_class(settings['class_path'])
         arguments = build_arguments(cls, settings.get('init_args') or {})
-        return functools.partial(cls, **arguments) if is_factory else cls(**arguments)
+        factories = [kind for kind in kinds if typing.get_origin(kind) is Callable or kind is Callable]
+        results = [typing.get_args(kind)[-1] for kind in factories if typing.get_args(kind)]
+        bases = tuple(base for base in results or kinds if inspect.isclass(base) and base not in (*_PLAIN, Any))
+        if bases and not issubclass(cls, bases):
+            raise ValueError(f'{settings["class_path"]} is not a {" or ".join(base.__qualname__ for base in bases)}')
+        return functools.partial(cls, **arguments) if factories else cls(**arguments)
     if isinstance(settings, list):
-        kind = _part_kind(kind)
+        kind = next((kind for kind in kinds if typing.get_origin(kind) in (list, tuple)), Any)
         item = typing.get_args(kind)
         values = [build(value, item[0] if item else Any) for value in settings]
         return tuple(values) if typing.get_origin(kind) is tuple else values
@@ -198,9 +200,6 @@ def _is_part(value: Any) -> bool:
     return all(hasattr(value, name) for name in parameters)
 
 
-def _part_kind(kind: Any) -> Any:
-    """Of `X | None` and unions like it, the member that settings with a class path are for."""
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
-        return kind
-    members = [member for member in typing.get_args(kind) if member not in _PLAIN]
-    return members[0] if members else Any
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, itself."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
