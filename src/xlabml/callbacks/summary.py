@@ -13,7 +13,7 @@ class Summary(L.Callback):
         max_depth: How deep to look into the model; 0: nothing is printed.
     """
 
-    def __init__(self, max_depth: int = 2) -> None:
+    def __init__(self, max_depth: int = 3) -> None:
         if max_depth < 0:
             raise ValueError(f'summary.max_depth is {max_depth}; it must be 0 or more')
         self.max_depth = max_depth
