@@ -30,7 +30,7 @@ def test_steps_as_the_definition_does():
     ours = nn.Parameter(torch.randn(3, 3))
     theirs = nn.Parameter(ours.detach().clone())
     a = AdamW([ours], lr=0.1, weight_decay=0.2)
-    b = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.2, fused=False, foreach=False)
+    b = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.98), weight_decay=0.2, fused=False, foreach=False)
     for _ in range(5):
         gradient = torch.randn(3, 3)
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()

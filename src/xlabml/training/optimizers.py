@@ -40,10 +40,10 @@ class AdamW(torch.optim.AdamW):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 4e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
+        lr: float = 6e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        weight_decay: float = 0.05,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
