@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from xlabml.data import Chunk, Corpus, Pack, open_plan
+from xlabml.data import Chunk, Concat, Corpus, Pack, open_plan
 
 from_0 = np.arange
 
@@ -19,6 +19,9 @@ PLANS = [
     Pack(32),
     Pack(32, max_documents=3),
     Pack(7, max_documents=2),
+    Concat(32),
+    Concat(32, max_documents=2),
+    Concat(7, max_documents=3),
     Chunk(32),
     Chunk(32, 16),
     Chunk(10, 3),
@@ -40,7 +43,7 @@ def test_every_slot_of_every_document_is_in_a_row(plan, counted_once):
         seen[document - 1000, begin + first_counted : begin + length] += 1
     real = np.arange(seen.shape[1]) <= lengths[:, None]
     assert (seen[~real] == 0).all()
-    if counted_once or isinstance(plan, Pack):
+    if counted_once or isinstance(plan, Pack | Concat):
         assert (seen[real] == 1).all()
         assert rows.n_counted == (lengths + 1).sum()
     else:
@@ -86,6 +89,35 @@ def test_packing_by_hand():
     ]
 
 
+def test_rows_back_to_back_by_hand():
+    # streams of 9, 3, 2, 5 and 1 slots in rows of 4, cut at 4, 8, 12, 16 and 20
+    rows = Concat(4).build(np.array([8, 2, 1, 4, 0]), from_0(5))
+    assert np.diff(rows.row_starts).tolist() == [1, 1, 2, 2, 2]
+    pieces = [(0, 0, 4, 0), (0, 4, 4, 0), (0, 8, 1, 0), (1, 0, 3, 0), (2, 0, 2, 0), (3, 0, 2, 0), (3, 2, 3, 0)]
+    assert pieces_of(rows) == [*pieces, (4, 0, 1, 0)]
+    assert (rows.n_used, rows.n_padded, rows.n_cut) == (20, 0, 8)
+    # at most two segments in a row: one document and padding
+    rows = Concat(4, max_documents=2).build(np.array([8, 2, 1]), from_0(3))
+    assert pieces_of(rows) == [(0, 0, 4, 0), (0, 4, 4, 0), (0, 8, 1, 0), (1, 0, 3, 0), (2, 0, 2, 0)]
+    assert np.diff(rows.row_starts).tolist() == [1] * 5
+
+
+def test_back_to_back_pads_the_last_row_alone_and_cuts_more_than_packing():
+    lengths = some_lengths(5_000)
+    concat, packed = (plan.build(lengths, from_0(5_000)) for plan in (Concat(512), Pack(512)))
+    assert 0 <= concat.n_padded < 512
+    assert np.diff(concat.counted_before)[:-1].tolist() == [512] * (len(concat) - 1)
+    assert concat.n_cut > 100 * packed.n_cut
+
+
+def test_what_is_cut_is_counted():
+    # windows of 4 slots every 2: of the stream of 8, the last 4 targets count in windows that begin inside it
+    rows = Chunk(4, 2).build(np.array([1, 7]), np.array([0, 1]), counted_once=True)
+    assert rows.n_cut == 4
+    assert Chunk(4, 2).build(np.array([1, 7]), np.array([0, 1])).n_cut == 8
+    assert Pack(4).build(np.array([8, 2]), from_0(2)).n_cut == 5
+
+
 def test_without_overlap_both_plans_cut_documents_at_the_same_places():
     lengths = some_lengths(300)
     packed, chunked = (plan.build(lengths, from_0(300)) for plan in (Pack(32), Chunk(32)))
@@ -119,6 +151,14 @@ def test_every_position_leads_back_to_its_document():
         rows.locate(0, 16)
 
 
+def test_the_pieces_of_a_row_say_where_each_slot_is_from():
+    rows = Pack(4).build(np.array([8, 2, 1, 4, 0]), from_0(5))
+    assert rows.pieces(1) == [(0, 0, 4, 4)]
+    assert rows.pieces(4) == [(0, 2, 0, 2), (2, 3, 4, 1), (3, 4, 0, 1)]
+    with pytest.raises(ValueError, match='there is no row 5; rows are 0 to 4'):
+        rows.pieces(5)
+
+
 def test_counts_are_those_of_the_rows_and_nothing_for_fillers():
     rows = Chunk(10, 5).build(some_lengths(50), from_0(50), counted_once=True)
     each = [rows.count(np.array([row])) for row in range(len(rows))]
@@ -132,6 +172,7 @@ def test_counts_are_those_of_the_rows_and_nothing_for_fillers():
     [
         (lambda: Pack(0), 'a row cannot have 0 tokens; set data.max_len'),
         (lambda: Pack(8, max_documents=1), 'max_documents is 1'),
+        (lambda: Concat(8, max_documents=1), 'max_documents is 1'),
         (lambda: Chunk(8, 0), 'stride_tokens is 0; set it to 1 to 8'),
         (lambda: Chunk(8, 9), 'stride_tokens is 9'),
     ],
@@ -161,6 +202,7 @@ def test_another_split_length_setting_or_corpus_is_another_plan(corpus, two_stor
         open_plan(Pack(32), corpus, 'test', False, tmp_path),
         open_plan(Pack(64), corpus, 'train', False, tmp_path),
         open_plan(Pack(32, max_documents=3), corpus, 'train', False, tmp_path),
+        open_plan(Concat(32), corpus, 'train', False, tmp_path),
         open_plan(Chunk(32), corpus, 'train', False, tmp_path),
         open_plan(Chunk(32, 16), corpus, 'train', False, tmp_path),
         open_plan(Chunk(32, 16), corpus, 'train', True, tmp_path),

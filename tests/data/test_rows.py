@@ -7,10 +7,19 @@ import pytest
 import torch
 
 from xlabml.batches import IGNORED
-from xlabml.data import Chunk, Pack, Rows, open_plan
+from xlabml.data import Chunk, Concat, Pack, Rows, open_plan
 from xlabml.tokenizer import train_tokenizer
 
-PLANS = [Pack(32), Pack(32, max_documents=3), Pack(200), Chunk(32), Chunk(32, 20), Chunk(500)]
+PLANS = [
+    Pack(32),
+    Pack(32, max_documents=3),
+    Pack(200),
+    Concat(32),
+    Concat(50, 3),
+    Chunk(32),
+    Chunk(32, 20),
+    Chunk(500),
+]
 SOS, EOS, PAD = 1, 2, 3
 
 

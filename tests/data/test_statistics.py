@@ -37,6 +37,9 @@ def test_figures_are_those_of_the_texts(corpus, tokenizer, plan, texts):
         'count': len(plan),
         'length': 64,
         'fill_ratio': plan.fill_ratio,
+        'used': plan.n_used,
+        'padded': plan.n_padded,
+        'cut': plan.n_cut,
         'max_pieces': plan.max_pieces,
     }
     assert found['vocabulary']['total'] == 350
@@ -56,6 +59,8 @@ def test_a_sample_is_drawn_from_everywhere_and_the_same_for_a_seed(corpus, token
 def test_the_figures_are_readable(corpus, tokenizer, plan):
     text = format_statistics(compute_statistics(corpus, 'train', tokenizer, plan))
     assert f'{len(plan):,} of 64 tokens, {plan.fill_ratio:.1%} filled' in text
+    assert f'{plan.n_used:,} slots used, {plan.n_padded:,} padded\n' in text
+    assert f' {plan.n_cut:,} tokens cut off' in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 

@@ -30,13 +30,24 @@ def train_tokenizer(data: XLabDataModule) -> None:
     print(f'tokenizer: {data.train_tokenizer()}')
 
 
-def validate_data(data: XLabDataModule, output_path: str | None = None, dump: bool = False) -> None:
+def validate_data(
+    data: XLabDataModule,
+    output_path: str | None = None,
+    dump: bool = False,
+    map_rows: list[int] | None = None,
+    map_split: str = 'train',
+) -> None:
     """Read every document of the sources, and say which are left out and why.
+
+    Token stores that are there already are read as well, and compared with the hashes of what was written.
 
     Args:
         output_path: A CSV file to write them to (index, reason); nothing may be there. With several sources, each but
             the first gets a file of its own, numbered.
         dump: Whether the file has their text too, in base64.
+        map_rows: Rows of the plan to take apart: for each position, the document and the offset in it that its target
+            has. Fills the cache where it has to.
+        map_split: The split that these rows are of.
     """
     if dump and output_path is None:
         raise UsageError('--dump writes into the file of --output_path; name one')
@@ -59,6 +70,24 @@ def validate_data(data: XLabDataModule, output_path: str | None = None, dump: bo
         if paths:
             write_invalid(found, paths[i], dump)
             print(f'  written to {paths[i]}')
+    for store in data.stores() if map_rows is None else data.corpus.stores:
+        store.verify()
+        print(f'store: {store.folder} is as it was written ({len(store):,} documents)')
+    for row in map_rows or []:
+        print_row(data, map_split, row)
+
+
+def print_row(data: XLabDataModule, split: str, row: int) -> None:
+    """Say whose each position of a row is: an offset counts a document's tokens; after the last comes its end of text."""
+    plan, end = data.rows(split).plan, 0
+    for position, document, offset, length in plan.pieces(row):
+        end = position + length
+        print(
+            f'{split} row {row}, positions {position} to {end - 1}: document {data.document_id(document)}, '
+            f'offsets {offset} to {offset + length - 1}'
+        )
+    if end < plan.length:
+        print(f'{split} row {row}, positions {end} to {plan.length - 1}: padding')
 
 
 def numbered(path: Path, i: int) -> Path:

@@ -1,4 +1,4 @@
-"""Texts -> batches: sources, splits, the token store, plans (pack, chunk), the order, collation, statistics."""
+"""Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
@@ -6,7 +6,7 @@ from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .order import mix, permute
 from .plan_rows import PlanRows
-from .plans import Chunk, Pack, Plan, open_plan
+from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
 from .rows import Rows
 from .sources import Document, Source
@@ -17,6 +17,7 @@ from .validation import Invalid, validate, write_invalid
 
 __all__ = [
     'Chunk',
+    'Concat',
     'Corpus',
     'Document',
     'EvalBatches',

@@ -90,6 +90,11 @@ class PlanRows:
         return len(self) * self.length - self.n_used
 
     @property
+    def n_cut(self) -> int:
+        """Targets that count in pieces that begin inside a document, and so do not see its beginning."""
+        return int((self.lengths - self.first_counted)[self.begins > 0].sum(dtype=np.int64))
+
+    @property
     def n_counted(self) -> int:
         """Targets that count, over all rows."""
         return int(self.counted_before[-1])
@@ -121,11 +126,25 @@ class PlanRows:
                 f'there is no row {row}, position {position}: rows are 0 to {len(self) - 1}, positions 0 to '
                 f'{self.length - 1}'
             )
-        for piece in range(int(self.row_starts[row]), int(self.row_starts[row + 1])):
-            if position < self.lengths[piece]:
-                return int(self.documents[piece]), int(self.begins[piece]) + position
-            position -= int(self.lengths[piece])
+        for first, document, offset, length in self.pieces(row):
+            if position < first + length:
+                return document, offset + position - first
         return None
+
+    def pieces(self, row: int) -> list[tuple[int, int, int, int]]:
+        """What is in a row: (position, document, offset, slots) of each piece, in their order; the rest is padding.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+        if not 0 <= row < len(self):
+            raise ValueError(f'there is no row {row}; rows are 0 to {len(self) - 1}')
+        here = slice(int(self.row_starts[row]), int(self.row_starts[row + 1]))
+        lengths = self.lengths[here].astype(np.int64)
+        positions = np.cumsum(lengths) - lengths
+        return list(
+            zip(positions.tolist(), self.documents[here].tolist(), self.begins[here].tolist(), lengths.tolist())
+        )
 
 
 def open_rows(folder: Path) -> PlanRows:

@@ -73,6 +73,9 @@ def compute_statistics(
             'count': len(plan),
             'length': plan.length,
             'fill_ratio': plan.fill_ratio,
+            'used': plan.n_used,
+            'padded': plan.n_padded,
+            'cut': plan.n_cut,
             'max_pieces': plan.max_pieces,
         },
     }
@@ -89,6 +92,8 @@ def format_statistics(statistics: dict[str, Any]) -> str:
         ('left out', _list_counts(texts['invalid_in_sources']) + ' (all splits)'),
         ('duplicates', f'{texts["duplicates_in_sources"]:,} exact copies (all splits, kept)'),
         ('sequences', f'{rows["count"]:,} of {rows["length"]:,} tokens, {rows["fill_ratio"]:.1%} filled'),
+        ('', f'{rows["used"]:,} slots used, {rows["padded"]:,} padded'),
+        ('', f'{rows["cut"]:,} tokens cut off from the beginning of their text'),
         ('', f'{rows["max_pieces"]} documents in one at most'),
         ('sample', f'{texts["sample"]:,} texts drawn at random; mean (median) ± standard deviation'),
         ('characters', _format_summary(statistics['characters'])),

@@ -21,6 +21,7 @@ from xlabml.data import (
     Rows,
     Source,
     TerminalProgress,
+    TokenStore,
     TrainBatches,
     WikipediaLeads,
     check_ratios,
@@ -148,6 +149,18 @@ class XLabDataModule(L.LightningDataModule):
             self.prepare_data()
         assert self._corpus is not None
         return self._corpus
+
+    def stores(self) -> list[TokenStore]:
+        """The token stores that are there already, of those that `prepare_data` makes.
+
+        Raises:
+            ValueError: One of them is not as it was written.
+        """
+        if not self.tokenizer_path.exists():
+            return []
+        cache = checkpoints.cache_folder() / 'stores'
+        folders = [store_folder(cache, source, self.tokenizer) for source in self.sources]
+        return [TokenStore.open(folder) for folder in folders if folder.exists()]
 
     def describe_split(self, split: str) -> str:
         """How much a split holds, for people."""
