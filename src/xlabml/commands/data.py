@@ -20,6 +20,8 @@ def prepare_data(data: XLabDataModule) -> None:
             f'store: {store.folder} ({source}: {len(store):,} documents, {len(store.tokens):,} tokens, '
             f'{int(store.n_bytes.sum()):,} bytes; {left_out:,} documents left out)'
         )
+    if data.drop_duplicates:
+        print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
 
 
 def train_tokenizer(data: XLabDataModule) -> None:
@@ -78,7 +80,7 @@ def validate_data(
 
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:
-    """Say whose each position of a row is: an offset counts a document's tokens; after the last comes its end of text."""
+    """Say whose each position of a row is: an offset counts a document's tokens, then comes its end of text."""
     plan, end = data.rows(split).plan, 0
     for position, document, offset, length in plan.pieces(row):
         end = position + length

@@ -1,5 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
+from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
 from .loaders import EvalBatches, Positions, TrainBatches, loader
@@ -9,10 +10,12 @@ from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
 from .rows import Rows
-from .sources import Document, Source
+from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
-from .store import Report, TokenStore, prepare_store, store_folder
+from .store import TokenStore, prepare_store, store_folder
+from .store_build import Report
+from .store_parts import encode_part
 from .validation import Invalid, validate, write_invalid
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     'Invalid',
     'Location',
     'Pack',
+    'Part',
     'Plan',
     'PlanRows',
     'Positions',
@@ -37,9 +41,12 @@ __all__ = [
     'WikipediaLeads',
     'check_ratios',
     'compute_statistics',
+    'encode_part',
     'format_statistics',
     'loader',
+    'mark_copies',
     'mix',
+    'open_copies',
     'open_plan',
     'permute',
     'prepare_store',

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from .sources import Source
 from .splits import check_ratios, content_hash, hash_words, split_names, splits_of
@@ -20,16 +20,22 @@ class Corpus:
     Args:
         stores: All made with one tokenizer.
         ratios: The share of each split.
+        copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
     """
 
-    def __init__(self, stores: Sequence[TokenStore], ratios: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        stores: Sequence[TokenStore],
+        ratios: Mapping[str, float],
+        copies: UInt8[np.ndarray, ' documents'] | None = None,
+    ) -> None:
         check_ratios(ratios)
         if not stores:
             raise ValueError('there are no stores to take documents from; name at least one source')
         sizes = {store.manifest['identity']['tokenizer']: store.manifest['n_vocab'] for store in stores}
         if len(sizes) > 1:
             raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
-        self.stores, self.ratios = list(stores), dict(ratios)
+        self.stores, self.ratios, self.copies = list(stores), dict(ratios), copies
         self._first = np.cumsum([0, *(len(store) for store in stores)])
         self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
 
@@ -41,6 +47,11 @@ class Corpus:
     def n_vocab(self) -> int:
         """How many tokens the stores' tokenizer has."""
         return self.stores[0].manifest['n_vocab']
+
+    @property
+    def n_copies(self) -> int:
+        """How many documents are in no split, as copies of others."""
+        return 0 if self.copies is None else int(self.copies.sum(dtype=np.int64))
 
     @property
     def tokenizer_hash(self) -> str:
@@ -56,12 +67,13 @@ class Corpus:
         if split not in split_names:
             raise ValueError(f'there is no split {split!r}; the splits are {", ".join(split_names)}')
         index = split_names.index(split)
-        found = np.concatenate(
-            [
-                first + np.flatnonzero(splits_of(store.hashes, self.ratios) == index)
-                for first, store in zip(self._first, self.stores)
-            ]
-        )
+        parts = []
+        for first, store in zip(self._first.tolist(), self.stores):
+            is_in = splits_of(store.hashes, self.ratios) == index
+            if self.copies is not None:
+                is_in &= self.copies[first : first + len(store)] == 0
+            parts.append(first + np.flatnonzero(is_in))
+        found = np.concatenate(parts)
         if not len(found):
             ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
             raise ValueError(

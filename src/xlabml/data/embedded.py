@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .sources import Document, Source, check_columns
+from .sources import Document, Part, Source, check_columns
 
 
 class WikipediaLeads(Source):
@@ -36,6 +36,12 @@ class WikipediaLeads(Source):
 
     def fingerprint(self) -> dict[str, Any]:
         return {'class': 'WikipediaLeads', 'language': self.language, 'size': self._file().stat().st_size}
+
+    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
+        return [Part((), self._file().stat().st_size)]
+
+    def files(self) -> list[Path]:
+        return [self._file()]
 
     def _file(self) -> Path:
         locale = {'en': 'en-us', 'fr': 'fr-fr', 'es': 'es-es'}[self.language]
@@ -67,6 +73,9 @@ class StandardLibrary(Source):
             except UnicodeDecodeError:
                 text = None  # a handful keep another encoding on purpose
             yield Document(row, text, {name: file.relative_to(root).as_posix() for name in columns})
+
+    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
+        return [Part((), sum(file.stat().st_size for file in _library_files(_library())))]
 
     def fingerprint(self) -> dict[str, Any]:
         root = _library()

@@ -1,4 +1,7 @@
-"""Rows of parquet, JSON, CSV and text files, one after the other, with errors that say which file and line."""
+"""Rows of parquet, JSON, CSV and text files, one after the other, with errors that say which file and line.
+
+Large parquet and JSON-lines files can be read in spans, each on its own.
+"""
 
 import gzip
 import io
@@ -6,7 +9,7 @@ import json
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.csv
@@ -16,11 +19,43 @@ _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
 _PACKED = ('.gz', '.xz', '.zst')
 _BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile)
 _TEXT_COLUMNS = ['text', 'path']
+_UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
+
+
+class Span(NamedTuple):
+    """A stretch of a file.
+
+    Args:
+        path: The file.
+        start: Its first byte (a line that begins before it is not part of it), or row group.
+        end: One past its last; None: all of the file.
+    """
+
+    path: str
+    start: int = 0
+    end: int | None = None
 
 
 def is_readable(path: Path) -> bool:
     """Whether the name says that we can read it."""
     return _kind(path) in _KINDS and not path.name.startswith(('.', '_'))
+
+
+def spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
+    """Cut a file into spans of about so many bytes of text, where its kind allows; each with how many it has, about.
+
+    Raises:
+        ValueError: The file is broken.
+    """
+    size = path.stat().st_size
+    if _kind(path) == '.parquet':
+        return _parquet_spans(path, column, n_bytes)
+    if path.suffix in _PACKED:
+        return [(Span(str(path)), size * _UNPACKED_RATIO)]
+    if _kind(path) not in ('.jsonl', '.ndjson') or size <= n_bytes:
+        return [(Span(str(path)), size)]
+    starts = range(0, size, n_bytes)
+    return [(Span(str(path), start, min(start + n_bytes, size)), min(n_bytes, size - start)) for start in starts]
 
 
 def read_file(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
@@ -29,13 +64,28 @@ def read_file(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
     Raises:
         ValueError: The file is broken, or a row has no such column.
     """
+    return read_span(Span(str(path)), columns)
+
+
+def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
+    """The rows of a span, with these columns of it.
+
+    Raises:
+        ValueError: The file is broken, or a row has no such column.
+    """
+    path = Path(span.path)
     reader = _READERS.get(_kind(path))
     if reader is None:
         raise ValueError(
             f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(_PACKED)})'
         )
     try:
-        yield from reader(path, columns)
+        if span.end is None:
+            yield from reader(path, columns)
+        elif _kind(path) == '.parquet':
+            yield from _parquet(path, columns, list(range(span.start, span.end)))
+        else:
+            yield from _json_lines(path, columns, span.start, span.end)
     except _BROKEN as error:
         raise _broken(path, error) from error
     except UnicodeDecodeError as error:
@@ -85,10 +135,27 @@ def _open(path: Path) -> io.BufferedIOBase:
     return path.open('rb')
 
 
-def _parquet(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
+def _parquet(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, object]]:
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=columns or None):
+        for batch in file.iter_batches(batch_size=1024, row_groups=row_groups, columns=columns or None):
             yield from batch.to_pylist()
+
+
+def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except _BROKEN as error:
+        raise _broken(path, error) from error
+    found: list[tuple[Span, int]] = []
+    start = size = 0
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        chunks = [group.column(k) for k in range(group.num_columns)]
+        size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+        if size >= n_bytes or i == metadata.num_row_groups - 1:
+            found.append((Span(str(path), start, i + 1), size))
+            start, size = i + 1, 0
+    return found or [(Span(str(path)), 0)]
 
 
 def _csv(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
@@ -122,30 +189,55 @@ def _json(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
         except json.JSONDecodeError as error:
             raise ValueError(f'{path}:{error.lineno}: not JSON ({error.msg}); mend it, or leave the file out') from None
     for number, row in enumerate(rows):
-        yield _check_row(row, columns, f'{path}, entry {number}')
+        try:
+            _check_row(row, columns)
+        except ValueError as error:
+            raise ValueError(f'{path}, entry {number}: {error}') from None
+        yield row
 
 
-def _json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
+def _json_lines(path: Path, columns: list[str], start: int = 0, end: int | None = None) -> Iterator[dict[str, object]]:
     with _open(path) as raw:
+        if start:
+            raw.seek(start - 1)
+            raw.readline()
+        place = first = raw.tell() if start else 0
         for number, line in enumerate(raw, 1):
+            if end is not None and place >= end:
+                return
+            place += len(line)
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
+                row = json.loads(line.decode('utf-8-sig' if number == 1 and not start else 'utf-8'))
+                _check_row(row, columns)
             except json.JSONDecodeError as error:
-                raise ValueError(f'{path}:{number}: not JSON ({error.msg}); mend the line, or remove it') from None
+                problem = f'not JSON ({error.msg}); mend the line, or remove it'
             except UnicodeDecodeError as error:
-                raise ValueError(f'{path}:{number}: not UTF-8 ({error.reason}); mend the line, or remove it') from None
-            yield _check_row(row, columns, f'{path}:{number}')
+                problem = f'not UTF-8 ({error.reason}); mend the line, or remove it'
+            except ValueError as error:
+                problem = str(error)
+            else:
+                yield row
+                continue
+            raise ValueError(f'{path}:{number + _count_lines(path, first)}: {problem}')
 
 
-def _check_row(row: Any, columns: list[str], where: str) -> dict[str, object]:
+def _count_lines(path: Path, end: int) -> int:
+    """How many lines end before a byte."""
+    n = 0
+    with path.open('rb') as raw:
+        while end and (block := raw.read(min(end, 1 << 20))):
+            n, end = n + block.count(b'\n'), end - len(block)
+    return n
+
+
+def _check_row(row: Any, columns: list[str]) -> None:
     if not isinstance(row, dict):
-        raise ValueError(f'{where}: a row must be an object with columns, but this is {type(row).__name__}')
+        raise ValueError(f'a row must be an object with columns, but this is {type(row).__name__}')
     for name in columns:
         if name not in row:
-            raise ValueError(f'{where}: no column {name!r} in this row; it has {", ".join(map(str, row))}')
-    return row
+            raise ValueError(f'no column {name!r} in this row; it has {", ".join(map(str, row))}')
 
 
 def _text(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:

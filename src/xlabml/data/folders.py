@@ -36,6 +36,7 @@ class ArrayFile:
         self._hash, self._n_bytes = hashlib.sha256(), 0
 
     def append(self, values: np.ndarray | bytes) -> None:
+        """Add values at the end."""
         data = values if isinstance(values, bytes) else np.ascontiguousarray(values, self.dtype).tobytes()
         self._file.write(data)
         self._hash.update(data)
@@ -79,16 +80,20 @@ class ArrayFiles:
             file.discard()
 
 
-def build_folder(folder: Path, build: Callable[[Path], dict[str, Any]], is_ready: Callable[[], bool]) -> None:
+def build_folder(
+    folder: Path, build: Callable[[Path], dict[str, Any]], is_ready: Callable[[], bool], resumable: bool = False
+) -> None:
     """Have a folder built, unless it is ready; whoever comes second waits and then finds it ready.
 
     Args:
         folder: Where it shall be.
         build: Fills the folder that it is given, and returns the manifest.
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
+        resumable: Whether build goes on with what an interrupted one left in its folder. It is kept then, but not
+            after a ValueError: what was wrong has to change first.
 
     Raises:
-        ValueError: The disk filled up. Nothing half-written is left behind, here or for any other error.
+        ValueError: The disk filled up. Nothing half-written is left behind.
     """
     partial = folder.with_name(f'{folder.name}.partial')
     try:
@@ -100,22 +105,36 @@ def build_folder(folder: Path, build: Callable[[Path], dict[str, Any]], is_ready
                 raise ValueError(
                     f'{folder} holds something that xlabml did not make; move it away, or name another folder'
                 )
-            _remove(partial)  # of a process that was killed
+            if not resumable:
+                remove(partial)  # of a process that was killed
             try:
-                partial.mkdir()
-                manifest = build(partial)
-                (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
-                _remove(folder)
+                partial.mkdir(exist_ok=True)
+                write_manifest(partial, build(partial))
+                remove(folder)
                 partial.rename(folder)
-            finally:
-                _remove(partial)
+            except BaseException as error:
+                if not resumable or isinstance(error, ValueError) or is_disk_full(error):
+                    remove(partial)
+                raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not is_disk_full(error):
             raise
         raise ValueError(
             f'the disk is full ({error.strerror}): {folder} could not be written, and nothing of it is left; free some '
             'space, or set XLABML_CACHE to a folder on a larger disk'
         ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system says that there is no room for a file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a folder's manifest, all or nothing."""
+    part = folder / f'{MANIFEST}.partial'
+    part.write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
+    part.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path, format: int) -> dict[str, Any]:
@@ -169,10 +188,11 @@ def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarra
     return np.asarray(np.memmap(folder / f'{name}.bin', written['dtype'], 'r'))
 
 
-def _remedy(folder: Path) -> str:
-    return f'delete {folder}, and it is prepared anew'
-
-
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
+    """Delete a folder, if it is there."""
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _remedy(folder: Path) -> str:
+    return f'delete {folder}, and it is prepared anew'

@@ -1,14 +1,17 @@
 """Texts in files, read in place, and in the datasets of a Hugging Face hub, read as they stream by."""
 
+import contextlib
 import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import file_columns, is_readable, read_file
-from .sources import Document, Source, check_columns
+from .files import Span, file_columns, is_readable, read_span, spans
+from .sources import Document, Part, Source, check_columns
 
+_PART_BYTES = 16 << 20
+_MAX_PARTS = 4096
 _SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test', 'testing')
 
 
@@ -47,17 +50,48 @@ class Location(Source):
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         files = self._files()
-        wanted = list(dict.fromkeys([self.column, *columns]))
-        for row, values in enumerate(self._hub_rows(wanted) if files is None else self._file_rows(files, wanted)):
-            yield Document(row, values[self.column], {name: values[name] for name in columns})
+        wanted = self._wanted(columns)
+        rows = self._hub_rows(wanted) if files is None else self._span_rows([Span(str(file)) for file in files], wanted)
+        return self._documents(rows, columns)
+
+    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
+        files = self._files()
+        if files is None:
+            return self._hub_parts()
+        pieces = [span for file in files for span in spans(file, self.column, _PART_BYTES)]
+        size = max(_PART_BYTES, sum(n_bytes for _, n_bytes in pieces) // _MAX_PARTS)
+        parts: list[Part] = []
+        where: list[Span] = []
+        filled = 0
+        for span, n_bytes in pieces:
+            if where and filled + n_bytes > size:
+                parts.append(Part(tuple(where), filled))
+                where, filled = [], 0
+            where.append(span)
+            filled += n_bytes
+        return [*parts, Part(tuple(where), filled)]
+
+    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
+        wanted, where = self._wanted(columns), list(part.where)
+        is_local = bool(where) and isinstance(where[0], Span)
+        return self._documents(self._span_rows(where, wanted) if is_local else self._hub_rows(wanted, *where), columns)
+
+    def files(self) -> list[Path]:
+        return self._files() or []
 
     def fingerprint(self) -> dict[str, Any]:
         settings = {'class': 'Location', 'name': self.name, 'split': self.split, 'column': self.column}
         files = self._files()
         if files is None:
             return {**settings, 'path': self.path, 'revision': self.revision}
-        stats = [(file, file.stat()) for file in files]
-        return {**settings, 'files': [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+        return {**settings, 'files': [[str(file.resolve()), file.stat().st_size] for file in files]}
+
+    def _wanted(self, columns: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys([self.column, *columns]))
+
+    def _documents(self, rows: Iterator[dict[str, object]], columns: Sequence[str]) -> Iterator[Document]:
+        for row, values in enumerate(rows):
+            yield Document(row, values[self.column], {name: values[name] for name in columns})
 
     # Local files
 
@@ -109,31 +143,49 @@ class Location(Source):
     def _of_split(self, file: Path) -> bool:
         return file.parent.name == self.split or bool(re.match(rf'{re.escape(self.split)}[-_.]', file.name))
 
-    def _file_rows(self, files: list[Path], columns: list[str]) -> Iterator[dict[str, object]]:
-        for file in files:
-            there = file_columns(file)
+    def _span_rows(self, where: list[Span], columns: list[str]) -> Iterator[dict[str, object]]:
+        for span in where:
+            there = file_columns(Path(span.path))
             if not there:
-                raise ValueError(f'source {self}: {file} is empty; fetch it again, or leave it out')
-            check_columns(columns, there, f'source {self}, file {file},')
-            yield from read_file(file, columns)
+                raise ValueError(f'source {self}: {span.path} is empty; fetch it again, or leave it out')
+            check_columns(columns, there, f'source {self}, file {span.path},')
+            yield from read_span(span, columns)
 
     # The hub
 
-    def _hub_rows(self, columns: list[str]) -> Iterator[dict[str, object]]:
-        import datasets
+    def _hub_parts(self) -> list[Part]:
+        """A part for each of the files that the dataset has on the hub."""
+        rows = self._open_hub()
+        size = rows.info.dataset_size if rows.info is not None else None
+        each = None if not size else size // rows.num_shards
+        return [Part((i, rows.num_shards), each) for i in range(rows.num_shards)]
 
-        try:
-            rows = datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
+    def _hub_rows(self, columns: list[str], index: int = 0, n_parts: int = 1) -> Iterator[dict[str, object]]:
+        rows = self._open_hub()
+        if n_parts > 1:
+            rows = rows.shard(num_shards=n_parts, index=index)
+        with self._hub_errors():
             iterator = iter(rows)
             first = next(iterator, None)
+        if first is None:
+            return
+        check_columns(columns, list(first), f'source {self}')
+        yield first
+        yield from iterator
+
+    def _open_hub(self) -> Any:
+        import datasets
+
+        with self._hub_errors():
+            return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
+
+    @contextlib.contextmanager
+    def _hub_errors(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # the library raises a dozen kinds: no network, no such dataset, no such split …
             raise ValueError(
                 f'source {self}: no such file or folder, and it cannot be read from the Hugging Face hub either '
                 f'({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no details"}); check path, '
                 'name, split and the network, or set path to a local folder, file or pattern'
             ) from error
-        if first is None:
-            return
-        check_columns(columns, list(first), f'source {self}')
-        yield first
-        yield from iterator

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from . import folders
 from .corpus import Corpus
 from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, open_rows, ranges
-from .store import Report
+from .store_build import Report
 
 _BLOCK_DOCUMENTS = 1 << 14
 
@@ -203,6 +203,7 @@ def open_plan(
         'format': FORMAT,
         'stores': [store.fingerprint for store in corpus.stores],
         'splits': corpus.ratios,
+        'drops_copies': corpus.copies is not None,
         'split': split,
         'plan': plan.settings(),
         'counted_once': counted_once,

@@ -11,7 +11,7 @@ _PATIENCE_SECONDS = 2.0
 class TerminalProgress:
     """Reports to a bar on the terminal, once it is worth one; nothing is shown for what is quick, or in a log file.
 
-    Use it as a context: `with TerminalProgress() as report: prepare_store(..., report=report)`.
+    Use it as a context: `with TerminalProgress() as report: prepare_store(..., report=report, say=report.say)`.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class TerminalProgress:
                 progress.BarColumn(),
                 progress.DownloadColumn(),
                 progress.TransferSpeedColumn(),
-                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(elapsed_when_finished=True),
                 console=console.Console(stderr=True),
                 transient=True,
             )
@@ -41,6 +41,13 @@ class TerminalProgress:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=n_total_bytes)
         self._bar.update(self._tasks[what], completed=n_done_bytes)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar is None:
+            print(text, file=sys.stderr)
+        else:
+            self._bar.console.print(text, highlight=False, markup=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,6 +1,7 @@
 """What a source is: it knows how to be read and how to be recognised; building one opens nothing."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -18,8 +19,24 @@ class Document(NamedTuple):
     columns: dict[str, object]
 
 
+class Part(NamedTuple):
+    """A stretch of a source that can be read on its own.
+
+    Args:
+        where: Plain values by which the source finds it; () is all of it.
+        n_bytes: About how much text it has; None where nobody knows.
+    """
+
+    where: tuple[Any, ...]
+    n_bytes: int | None = None
+
+
 class Source:
-    """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are."""
+    """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are.
+
+    A large source says in which parts it can be read: they are tokenized side by side, and a preparation that was
+    killed goes on from the last whole one.
+    """
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
@@ -36,6 +53,26 @@ class Source:
             ValueError: The source is absent.
         """
         raise NotImplementedError(f'{type(self).__name__} must define fingerprint()')
+
+    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
+        """What `documents` gives, one part after the other; the same parts every time.
+
+        Raises:
+            ValueError: The source is absent or broken.
+        """
+        return [Part(())]
+
+    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
+        """The documents of a part, as `documents` gives them, but for their rows, which count from 0 in each part."""
+        return self.documents(columns)
+
+    def files(self) -> list[Path]:
+        """The files that it is read from, if any.
+
+        Their fingerprint need not say when they were written: that is recorded, and where only the time differs, the
+        content is compared.
+        """
+        return []
 
     def __str__(self) -> str:
         return type(self).__name__

@@ -58,7 +58,7 @@ def compute_statistics(
             'tokens': int(lengths.sum()),
             'characters': round(int(lengths.sum()) * characters.sum() / tokens.sum()),
             'bytes': int(corpus.n_bytes(documents).sum()),
-            'duplicates_in_sources': sum(store.manifest['n_duplicates'] for store in corpus.stores),
+            'copies_in_sources': corpus.n_copies,
             'invalid_in_sources': {
                 reason: sum(store.manifest['invalid'].get(reason, {'count': 0})['count'] for store in corpus.stores)
                 for reason in sorted({reason for store in corpus.stores for reason in store.manifest['invalid']})
@@ -90,7 +90,7 @@ def format_statistics(statistics: dict[str, Any]) -> str:
         ('split', f'{statistics["split"]}: {texts["documents"]:,} texts, {texts["bytes"]:,} bytes'),
         ('', f'{texts["tokens"]:,} tokens, about {texts["characters"]:,} characters'),
         ('left out', _list_counts(texts['invalid_in_sources']) + ' (all splits)'),
-        ('duplicates', f'{texts["duplicates_in_sources"]:,} exact copies (all splits, kept)'),
+        ('copies', f'{texts["copies_in_sources"]:,} texts dropped as exact copies of others (all splits)'),
         ('sequences', f'{rows["count"]:,} of {rows["length"]:,} tokens, {rows["fill_ratio"]:.1%} filled'),
         ('', f'{rows["used"]:,} slots used, {rows["padded"]:,} padded'),
         ('', f'{rows["cut"]:,} tokens cut off from the beginning of their text'),

@@ -1,12 +1,12 @@
 """The token store: every document's tokens in one flat file, mapped into memory, with what is known of each document.
 
-Built once per source, tokenizer and asked columns, as a stream: memory does not grow with the corpus. One store serves
+Built once per source, tokenizer and asked columns, part by part: memory does not grow with the corpus. One store serves
 all splits, which follow from the documents' hashes.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,10 @@ from jaxtyping import Int64, UInt64
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
-from .sources import Document, Source
-from .splits import content_hash, hash_words
-from .validation import utf8
-
-Report = Callable[[str, int, int | None], None]
-"""Told now and then how far a preparation is: (what is done, bytes of text so far, bytes in all or None)."""
-
-_FORMAT = 1
-_BATCH_BYTES = 1 << 20
-_MAX_NAMED_ROWS = 10
+from .recorded import same_content, stat_files
+from .sources import Source
+from .store_build import Report, build_store
+from .store_parts import FORMAT
 
 
 class TokenStore:
@@ -64,7 +58,7 @@ class TokenStore:
             FileNotFoundError: There is none.
             ValueError: It is not as it was written.
         """
-        return cls(folder, folders.read_manifest(folder, _FORMAT))
+        return cls(folder, folders.read_manifest(folder, FORMAT))
 
     def verify(self) -> None:
         """Read all of it and compare the hashes.
@@ -105,137 +99,68 @@ def prepare_store(
     folder: Path,
     columns: Sequence[str] = (),
     report: Report | None = None,
+    say: Callable[[str], None] | None = None,
+    n_processes: int | None = None,
 ) -> TokenStore:
     """Open the store of a source; build it where it is not there, or is of other documents or another tokenizer.
+
+    Killed half way, the next call goes on from the last whole part. Files of the source whose time changed are compared
+    with their recorded hashes; nothing else of them is read where the store is ready.
 
     Args:
         folder: Where it is or shall be; whoever comes second waits.
         columns: What to keep beside the texts: values that JSON can hold.
         report: Told how far it is.
+        say: Told what is about to be done and how much disk it takes, and what was left out.
+        n_processes: Processes that tokenize; the store is the same for any number. None: one a core.
 
     Raises:
-        ValueError: The source is broken or has no valid document, a column cannot be kept, the disk is full, or the
-            store that is there is not as it was written.
+        ValueError: The source is broken or has no valid document, a column cannot be kept, the disk is full or about
+            to be, or the store that is there is not as it was written.
     """
     identity = _identity(source, tokenizer, columns)
 
     def is_ready() -> bool:
         try:
-            return folders.read_manifest(folder, _FORMAT)['identity'] == identity
+            manifest = folders.read_manifest(folder, FORMAT)
         except FileNotFoundError:
             return False
+        return manifest['identity'] == identity and _holds_the_same(source, folder, manifest)
 
     def build(partial: Path) -> dict[str, Any]:
-        return {'identity': identity, **_build(source, tokenizer, partial, list(columns), report or _be_silent)}
+        tell, speak = report or _be_silent, say or _be_silent
+        manifest = build_store(source, tokenizer, columns, identity, partial, n_processes, tell, speak)
+        if manifest['invalid']:
+            counts = ', '.join(f'{item["count"]:,} {reason}' for reason, item in manifest['invalid'].items())
+            speak(f'{source}: left out of {manifest["n_rows"]:,} documents: {counts} (validate_data names them)')
+        return manifest
 
     if not is_ready():
-        folders.build_folder(folder, build, is_ready)
+        folders.build_folder(folder, build, is_ready, resumable=True)
     return TokenStore.open(folder)
+
+
+def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether the source's files have the content that was read; a new time is written down."""
+    recorded, now = manifest['source_files'], stat_files(source.files())
+    if [file[:3] for file in recorded] == now:
+        return True
+    if not same_content(recorded, now):
+        return False
+    files = [[*today, then[3]] for then, today in zip(recorded, now)]
+    with contextlib.suppress(OSError):  # a read-only store is compared each time
+        folders.write_manifest(folder, {**manifest, 'source_files': files})
+    return True
 
 
 def _identity(source: Source, tokenizer: Tokenizer, columns: Sequence[str]) -> dict[str, Any]:
     return {
-        'format': _FORMAT,
+        'format': FORMAT,
         'source': source.fingerprint(),
         'tokenizer': tokenizer.hash,
         'columns': list(columns),
     }
 
 
-def _build(source: Source, tokenizer: Tokenizer, folder: Path, columns: list[str], report: Report) -> dict[str, Any]:
-    """Fill a folder with a store's files, and return its manifest."""
-    piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
-    invalid: dict[str, dict[str, Any]] = {}
-    n_tokens = n_bytes = n_column_bytes = n_documents = 0
-    dtypes = {
-        'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
-        **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
-        'hashes': np.uint64,
-        'columns': np.uint8,
-    }
-    with folders.ArrayFiles(folder, dtypes) as files:
-        files.append(offsets=np.zeros(1, np.int64), column_offsets=np.zeros(1, np.int64))
-        for documents, raw in _batches(source, columns, invalid):
-            encoded = tokenizer.encode([text.decode() for text in raw])
-            ids = np.fromiter(chain.from_iterable(encoded), dtypes['tokens'])
-            ends = np.cumsum([len(item) for item in encoded])
-            sizes = np.array([len(text) for text in raw], np.int64)
-            said = np.diff(np.cumsum(piece_bytes[ids])[ends - 1], prepend=0)
-            assert np.array_equal(said, sizes), f'tokens of {source} do not spell its texts'
-            files.append(
-                tokens=ids,
-                offsets=n_tokens + ends,
-                n_bytes=sizes,
-                hashes=hash_words(b''.join(map(content_hash, raw))),
-                rows=np.array([document.row for document in documents], np.int64),
-            )
-            if columns:
-                values = [_column_json(document, source) for document in documents]
-                files.append(
-                    columns=b''.join(values),
-                    column_offsets=n_column_bytes + np.cumsum([len(value) for value in values]),
-                )
-                n_column_bytes += sum(map(len, values))
-            n_tokens, n_bytes, n_documents = n_tokens + len(ids), n_bytes + int(sizes.sum()), n_documents + len(raw)
-            report(f'tokenizing {source}', n_bytes, None)
-        written = files.close()
-    if not n_documents:
-        counts = ', '.join(f'{item["count"]} {reason}' for reason, item in invalid.items()) or 'it has no rows'
-        raise ValueError(f'{source} has no document with text ({counts}); check its path and column')
-    return {
-        'format': _FORMAT,
-        'files': written,
-        'source': str(source),
-        'columns': columns,
-        'n_vocab': len(tokenizer),
-        'n_documents': n_documents,
-        'n_tokens': n_tokens,
-        'n_bytes': n_bytes,
-        'n_duplicates': _count_duplicates(np.fromfile(folder / 'hashes.bin', np.uint64).reshape(-1, 2)),
-        'invalid': invalid,
-    }
-
-
-def _batches(
-    source: Source, columns: list[str], invalid: dict[str, dict[str, Any]]
-) -> Iterator[tuple[list[Document], list[bytes]]]:
-    """Valid documents and their raw bytes, some at a time; the others are counted by reason, the first ones named."""
-    documents: list[Document] = []
-    raw: list[bytes] = []
-    size = 0
-    for document in source.documents(columns):
-        data = utf8(document.text)
-        if isinstance(data, str):
-            seen = invalid.setdefault(data, {'count': 0, 'rows': []})
-            seen['count'] += 1
-            if len(seen['rows']) < _MAX_NAMED_ROWS:
-                seen['rows'].append(document.row)
-            continue
-        documents.append(document)
-        raw.append(data)
-        size += len(data)
-        if size >= _BATCH_BYTES:
-            yield documents, raw
-            documents, raw, size = [], [], 0
-    if documents:
-        yield documents, raw
-
-
-def _column_json(document: Document, source: Source) -> bytes:
-    try:
-        return json.dumps(document.columns, ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
-    except TypeError as error:
-        raise ValueError(
-            f'{source}, row {document.row}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
-            'make it text or numbers'
-        ) from None
-
-
-def _count_duplicates(hashes: UInt64[np.ndarray, 'documents 2']) -> int:
-    """How many documents are exact copies of an earlier one."""
-    ordered = hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))]
-    return int((ordered[1:] == ordered[:-1]).all(axis=1).sum())
-
-
-def _be_silent(what: str, n_done_bytes: int, n_total_bytes: int | None) -> None:
+def _be_silent(*_: object) -> None:
     """Report to nobody."""

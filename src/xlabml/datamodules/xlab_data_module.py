@@ -26,6 +26,7 @@ from xlabml.data import (
     WikipediaLeads,
     check_ratios,
     loader,
+    open_copies,
     open_plan,
     prepare_store,
     split_names,
@@ -46,6 +47,7 @@ class XLabDataModule(L.LightningDataModule):
         sources: Where the texts come from; None: the English Wikipedia leads of the extra `demo`.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
+        drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
             there. None: in the cache, named by what it is trained on.
         n_vocab: How many tokens the tokenizer has, special ones included.
@@ -55,6 +57,7 @@ class XLabDataModule(L.LightningDataModule):
         batch_tokens: Slots that one optimizer step sees, over all devices.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
         predict_split: The split that `predict` scores.
+        n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
         pin_memory: Whether batches are made in memory that a GPU copies from faster.
         seed: What the order of the data, and the randomness of a step, are drawn from.
@@ -64,6 +67,7 @@ class XLabDataModule(L.LightningDataModule):
         self,
         sources: list[Location | Source] | None = None,
         splits: dict[str, float] | None = None,
+        drop_duplicates: bool = True,
         tokenizer_path: str | None = None,
         n_vocab: int = 4096,
         coverage: float = 0.9995,
@@ -72,6 +76,7 @@ class XLabDataModule(L.LightningDataModule):
         batch_tokens: int = 2048,
         device_batch_tokens: int | None = None,
         predict_split: str = 'test',
+        n_processes: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 42,
@@ -83,6 +88,7 @@ class XLabDataModule(L.LightningDataModule):
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
+        self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
@@ -95,7 +101,7 @@ class XLabDataModule(L.LightningDataModule):
         if not self.sources:
             raise ValueError('data.sources is empty; name at least one source')
         check_ratios(self.splits)
-        for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens'):
+        for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'data.{name} is {value}; it must be at least 1')
@@ -121,7 +127,8 @@ class XLabDataModule(L.LightningDataModule):
             return self._saved_tokenizer_path
         if self.given_tokenizer_path is not None:
             return self.given_tokenizer_path
-        what = [[source.fingerprint() for source in self.sources], self.splits, self.n_vocab, self.coverage]
+        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
+        what = [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
 
@@ -198,10 +205,18 @@ class XLabDataModule(L.LightningDataModule):
         folder = checkpoints.cache_folder() / 'stores'
         with TerminalProgress() as report:
             stores = [
-                prepare_store(source, self.tokenizer, store_folder(folder, source, self.tokenizer), report=report)
+                prepare_store(
+                    source,
+                    self.tokenizer,
+                    store_folder(folder, source, self.tokenizer),
+                    report=report,
+                    say=report.say,
+                    n_processes=self.n_processes,
+                )
                 for source in self.sources
             ]
-        self._corpus = Corpus(stores, self.splits)
+            copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
+        self._corpus = Corpus(stores, self.splits, copies)
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.

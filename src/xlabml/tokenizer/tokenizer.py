@@ -130,16 +130,19 @@ class Tokenizer:
     # Texts and ids
 
     @overload
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, n_threads: int | None = None) -> list[int]: ...
     @overload
-    def encode(self, text: list[str]) -> list[list[int]]: ...
-    def encode(self, text: str | list[str]) -> list[int] | list[list[int]]:
-        """The ids of a text, or of several (in threads).
+    def encode(self, text: list[str], n_threads: int | None = None) -> list[list[int]]: ...
+    def encode(self, text: str | list[str], n_threads: int | None = None) -> list[int] | list[list[int]]:
+        """The ids of a text, or of several.
+
+        Args:
+            n_threads: Threads that share out several texts; None: one a core.
 
         Raises:
             ValueError: A text holds a lone surrogate, which is no character and has no UTF-8.
         """
-        return self._encode([text])[0] if isinstance(text, str) else self._encode(text)
+        return self._encode([text], 1)[0] if isinstance(text, str) else self._encode(text, n_threads)
 
     def tokenize(self, text: str) -> list[str]:
         """The pieces of a text, as `piece` writes them."""
@@ -166,11 +169,11 @@ class Tokenizer:
         """A decoder for ids that come one by one."""
         return StreamDecoder(self._piece_bytes)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _encode(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
         parts = [text.split(SPACE_MARK) for text in texts]
         if len(parts) == sum(map(len, parts)):
-            return self._encode_plain(texts)
-        encoded = iter(self._encode_plain([part for text in parts for part in text]))
+            return self._encode_plain(texts, n_threads)
+        encoded = iter(self._encode_plain([part for text in parts for part in text], n_threads))
         result = []
         for text in parts:
             ids = list(next(encoded))
@@ -180,9 +183,9 @@ class Tokenizer:
             result.append(ids)
         return result
 
-    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
+    def _encode_plain(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
         try:
-            return self._processor.encode(texts, num_threads=1 if len(texts) == 1 else -1)
+            return self._processor.encode(texts, num_threads=1 if len(texts) == 1 else n_threads or -1)
         except (RuntimeError, TypeError, UnicodeError):
             for number, text in enumerate(texts):
                 refuse_surrogates(text, f'text {number}' if len(texts) > 1 else 'the text')

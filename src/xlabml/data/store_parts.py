@@ -1,0 +1,172 @@
+"""One part of a source as a part of its store: a function that needs no other part, and runs wherever the part can be
+read."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlabml.tokenizer import Tokenizer
+
+from . import folders
+from .sources import Document, Part, Source
+from .splits import content_hash, hash_words
+from .validation import utf8
+
+FORMAT = 2
+_BATCH_BYTES = 1 << 20
+_MAX_NAMED_ROWS = 10
+
+
+def array_types(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The arrays of a store, and of a part of it."""
+    return {
+        'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
+        **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
+        'hashes': np.uint64,
+        'columns': np.uint8,
+    }
+
+
+def encode_part(
+    source: Source,
+    part: Part,
+    tokenizer: Tokenizer,
+    columns: Sequence[str],
+    folder: Path,
+    advance: Callable[[int], None] | None = None,
+    n_threads: int | None = None,
+) -> dict[str, Any]:
+    """Tokenize a part of a source into a folder of its own, whole or not at all; what is there already is kept.
+
+    The folder's arrays are those of a store, but offsets are ends alone, and rows and offsets count from the part's
+    begin.
+
+    Args:
+        columns: What to keep beside the texts.
+        folder: Where it shall be.
+        advance: Told how many bytes of text were done since it was last told.
+        n_threads: Threads that tokenize; None: one a core.
+
+    Returns:
+        Its manifest: counts, and what was left out and why.
+
+    Raises:
+        ValueError: The part is broken, or a column holds what JSON cannot.
+    """
+    manifest = read_part(folder)
+    if manifest is not None:
+        return manifest
+    partial = folder.with_name(f'{folder.name}.partial')
+    folders.remove(partial)
+    partial.mkdir(parents=True)
+    manifest = _encode(source, part, tokenizer, columns, partial, advance, n_threads)
+    folders.write_manifest(partial, manifest)
+    folders.remove(folder)
+    partial.rename(folder)
+    return manifest
+
+
+def read_part(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a part that is whole; None where it is not."""
+    try:
+        return folders.read_manifest(folder, FORMAT)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _encode(
+    source: Source,
+    part: Part,
+    tokenizer: Tokenizer,
+    columns: Sequence[str],
+    folder: Path,
+    advance: Callable[[int], None] | None,
+    n_threads: int | None,
+) -> dict[str, Any]:
+    piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
+    dtypes = array_types(tokenizer)
+    counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes'), 0)
+    invalid: dict[str, dict[str, Any]] = {}
+    with folders.ArrayFiles(folder, dtypes) as files:
+        for documents, raw in batches(source.read(part, columns), counts, invalid):
+            encoded = tokenizer.encode([str(document.text) for document in documents], n_threads)
+            lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+            ends = np.cumsum(lengths)
+            ids = np.fromiter(chain.from_iterable(encoded), dtypes['tokens'], int(ends[-1]))
+            sizes = np.fromiter(map(len, raw), np.int64, len(raw))
+            said = np.diff(np.cumsum(piece_bytes[ids])[ends - 1], prepend=0)
+            assert np.array_equal(said, sizes), f'tokens of {source} do not spell its texts'
+            files.append(
+                tokens=ids,
+                offsets=counts['n_tokens'] + ends,
+                n_bytes=sizes,
+                hashes=hash_words(b''.join(map(content_hash, raw))),
+                rows=np.fromiter((document.row for document in documents), np.int64, len(documents)),
+            )
+            if columns:
+                values = [_column_json(document, source, part) for document in documents]
+                sums = np.cumsum([len(value) for value in values])
+                files.append(columns=b''.join(values), column_offsets=counts['n_column_bytes'] + sums)
+                counts['n_column_bytes'] += int(sums[-1])
+            counts['n_tokens'] += len(ids)
+            counts['n_bytes'] += int(sizes.sum())
+            counts['n_documents'] += len(raw)
+            if advance is not None:
+                advance(int(sizes.sum()))
+        written = files.close()
+    return {'format': FORMAT, 'files': written, **counts, 'invalid': invalid}
+
+
+def batches(
+    documents: Iterator[Document], counts: dict[str, int], invalid: dict[str, dict[str, Any]]
+) -> Iterator[tuple[list[Document], list[bytes]]]:
+    """Valid documents and their raw bytes, some at a time.
+
+    Args:
+        counts: Its n_rows counts them all.
+        invalid: The others are counted here by reason, the first rows named.
+    """
+    valid: list[Document] = []
+    raw: list[bytes] = []
+    size = 0
+    for document in documents:
+        counts['n_rows'] += 1
+        data = utf8(document.text)
+        if isinstance(data, str):
+            _add_invalid(invalid, data, 1, [document.row])
+            continue
+        valid.append(document)
+        raw.append(data)
+        size += len(data)
+        if size >= _BATCH_BYTES:
+            yield valid, raw
+            valid, raw, size = [], [], 0
+    if valid:
+        yield valid, raw
+
+
+def merge_invalid(invalid: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], first_row: int) -> None:
+    """Add what a later part, whose rows begin at first_row, left out."""
+    for reason, found in other.items():
+        _add_invalid(invalid, reason, found['count'], [first_row + row for row in found['rows']])
+
+
+def _add_invalid(invalid: dict[str, dict[str, Any]], reason: str, count: int, rows: list[int]) -> None:
+    seen = invalid.setdefault(reason, {'count': 0, 'rows': []})
+    seen['count'] += count
+    seen['rows'] += rows[: _MAX_NAMED_ROWS - len(seen['rows'])]
+
+
+def _column_json(document: Document, source: Source, part: Part) -> bytes:
+    try:
+        return json.dumps(document.columns, ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
+    except TypeError as error:
+        where = f'row {document.row}' + (f' of the part {part.where}' if part.where else '')
+        raise ValueError(
+            f'{source}, {where}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
+            'make it text or numbers'
+        ) from None
