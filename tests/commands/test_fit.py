@@ -57,6 +57,26 @@ def test_predict_writes_a_line_a_document_that_sums_to_the_test_loss(xlab, tiny,
     assert (tmp_path / 'logs/version_0/predictions-2.jsonl').exists()
 
 
+def test_a_test_file_in_the_training_data_is_refused_with_its_rows(xlab, tiny, tmp_path, texts):
+    (tmp_path / 'test.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in ['new', *texts[:5]]))
+    status, printed = xlab('fit', *tiny, f'--data.held_out=[{{path: {tmp_path}/test.jsonl}}]')
+    assert status == 1, printed
+    assert 'documents of the train split are in' in printed
+    assert 'row 1 (there 0)' in printed
+    (tmp_path / 'test.jsonl').write_text('{"text": "new"}')
+    status, printed = xlab('fit', *tiny, f'--data.held_out=[{{path: {tmp_path}/test.jsonl}}]', '--trainer.max_steps=1')
+    assert status == 0, printed
+
+
+def test_the_last_source_is_looked_at_before_the_first_is_tokenized(xlab, tiny, tmp_path, corpus):
+    (tmp_path / 'bad.jsonl').write_text('{"body": "no text"}')
+    sources = f'[{{path: {corpus}/texts.jsonl}}, {{path: {tmp_path}/bad.jsonl}}]'
+    status, printed = xlab('fit', *tiny, f'--data.sources={sources}')
+    assert status == 1
+    assert "bad.jsonl, has no column 'text'; its columns are body" in printed
+    assert 'tokenizing' not in printed
+
+
 def test_flags_beat_files_wherever_they_stand(xlab, tmp_path):
     (tmp_path / 'a.yaml').write_text('data: {max_len: 64, batch_tokens: 640}\ntrainer: {max_steps: 7}\n')
     (tmp_path / 'b.yaml').write_text('data: {max_len: 128}\n')
@@ -128,6 +148,7 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
         (['fit', '--trainer.accumulate_grad_batches=2'], 1, 'accumulation follows from'),
         (['nonsense'], 2, 'invalid choice'),
         (['--import=no_such_module', 'fit'], 2, 'cannot import'),
+        (['fit', '--data.max_len=100000', '--data.batch_tokens=100000'], 1, 'do not fill one row of data.max_len'),
         (['fit', '--data.n_vocab=400'], 1, 'has 320 tokens, but data.n_vocab is 400'),
         (['fit', '--data.device_batch_tokens=96'], 1, 'cannot be dealt to'),
     ],

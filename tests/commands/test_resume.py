@@ -99,8 +99,10 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
     ('arguments', 'message'),
     [
         (['--model.trunk.d_model=32'], 'd_model'),
-        (['--data.max_len=64'], 'training rows are not those'),
-        (['--data.plan=Chunk'], 'training rows are not those'),
+        (['--data.max_len=64'], 'data.max_len was 32, is 64'),
+        (['--data.plan=Chunk'], "data.plan was {'class': 'Pack'"),
+        (['--data.splits={train: 0.7}'], 'data.splits was'),
+        (['--data.weights=[1]'], 'data.weights was None, is [1.0]'),
         (['--data.n_vocab=400'], 'has 320 tokens'),
     ],
 )
@@ -110,6 +112,34 @@ def test_what_cannot_be_changed_is_refused(xlab, tiny, arguments, message):
     assert status == 1, printed
     assert message in printed
     assert 'Traceback' not in printed
+
+
+def test_texts_that_changed_are_named_and_accepted_once(xlab, tiny, tmp_path, corpus):
+    (tmp_path / 'texts.jsonl').write_text((corpus / 'texts.jsonl').read_text())
+    asked = [*[flag for flag in tiny if 'data.sources' not in flag], f'--data.sources=[{{path: {tmp_path}/texts.jsonl}}]']
+    xlab('fit', *asked)
+    with (tmp_path / 'texts.jsonl').open('a') as file:
+        file.write('{"text": "one more text"}\n')
+    longer = [*asked, '--ckpt_path=last', '--trainer.max_steps=14']
+    status, printed = xlab('fit', *longer)
+    assert status == 1, printed
+    assert f'the texts of {tmp_path}/texts.jsonl changed (300 documents then, 301 now)' in printed
+    assert '--data.accept_changes=true' in printed
+    status, printed = xlab('fit', *longer, '--data.accept_changes=true')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert (saved['global_step'], saved['XLabDataModule']['row']) == (14, 8)
+    status, printed = xlab('fit', *asked, '--ckpt_path=last', '--trainer.max_steps=15', '--data.plan=Concat')
+    assert status == 1, printed
+    assert "is {'class': 'Concat'" in printed
+
+
+def test_a_moved_corpus_is_the_same_data(xlab, tiny, tmp_path, corpus):
+    xlab('fit', *tiny)
+    (tmp_path / 'moved.jsonl').write_text((corpus / 'texts.jsonl').read_text())
+    moved = f'--data.sources=[{{path: {tmp_path}/moved.jsonl}}]'
+    status, printed = xlab('fit', *tiny, moved, '--ckpt_path=last', '--trainer.max_steps=13')
+    assert status == 0, printed
 
 
 def test_an_exported_file_evaluates_but_does_not_go_on(xlab, tiny, tmp_path):

@@ -262,5 +262,34 @@ def test_a_dataset_of_a_hub_is_read_by_its_shards(tokenizer, tmp_path, monkeypat
     assert stores[0].fingerprint == stores[1].fingerprint
 
 
+def spoil_parquet(folder):
+    content = (folder / 'b.parquet').read_bytes()
+    (folder / 'b.parquet').write_bytes(content[: len(content) // 2])
+
+
+def spoil_column(folder):
+    pyarrow.parquet.write_table(pyarrow.table({'body': ['a']}), folder / 'b.parquet')
+
+
+def spoil_rows(folder):
+    pyarrow.parquet.write_table(pyarrow.table({'text': pyarrow.array([], 'string')}), folder / 'b.parquet')
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (spoil_parquet, r'b\.parquet is broken or cut short .*fetch it again, or leave it out'),
+        (spoil_column, r"b\.parquet, has no column 'text'; its columns are body"),
+        (spoil_rows, r'b\.parquet is empty; fetch it again, or leave it out'),
+        (lambda folder: (folder / 'd.jsonl').write_text('\n'), r'd\.jsonl is empty'),
+        (lambda folder: (folder / 'd.jsonl').write_text('["text"]'), r'd\.jsonl:1: a row must be an object .*is list'),
+    ],
+)
+def test_a_spoilt_file_is_refused_before_the_others_are_tokenized(folder, tokenizer, tmp_path, spoil, message):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        prepare_store(Location(str(folder)), tokenizer, tmp_path / 's', report=lambda *_: pytest.fail('it has begun'))
+
+
 def test_a_part_is_plain():
     assert Part((1, 'a')) == ((1, 'a'), None)

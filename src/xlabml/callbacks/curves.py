@@ -9,7 +9,7 @@ from xlabml.evaluation import summarize
 
 
 class Curves(L.Callback):
-    """Write loss, accuracy, bits per byte, learning rates, gradient norm and tokens per second.
+    """Write loss, accuracy, bits per byte, learning rates, gradient norm, tokens per second and shares of the sources.
 
     A training row sums over all steps since the row before it, an evaluation's figures stand at the step that they
     belong to. Between rows nothing is read from the device.
@@ -89,6 +89,11 @@ class Curves(L.Callback):
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}
         if pl_module.grad_norm is not None:
             row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
+        if hasattr(trainer.datamodule, 'source_shares'):  # type: ignore[attr-defined]
+            every = self.every_n_steps or trainer.log_every_n_steps
+            first = (trainer.global_step - 1) // every * every
+            shares = trainer.datamodule.source_shares(first, trainer.global_step)  # type: ignore[attr-defined]
+            row |= {f'share/{name}': share for name, share in shares.items()}
         self._sums, self._n_timed, self._since, self.newest = {}, 0.0, now, row
         _write(trainer, row, trainer.global_step)
 

@@ -361,6 +361,7 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     data.pop('_class_path', None)
     seed = data.pop('seed')
     data.pop('tokenizer_path', None)
+    data.pop('accept_changes', None)  # a change is accepted once
     found: dict[str, Any] = {
         'seed_everything': seed,
         'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},

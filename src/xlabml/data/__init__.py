@@ -3,9 +3,11 @@
 from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
+from .held_out import Overlap, check_held_out, find_overlap
 from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
-from .order import mix, permute
+from .mixture import Mixture, check_weights
+from .order import mix, permute, shuffled
 from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
@@ -26,6 +28,8 @@ __all__ = [
     'EvalBatches',
     'Invalid',
     'Location',
+    'Mixture',
+    'Overlap',
     'Pack',
     'Part',
     'Plan',
@@ -39,9 +43,12 @@ __all__ = [
     'TokenStore',
     'TrainBatches',
     'WikipediaLeads',
+    'check_held_out',
     'check_ratios',
+    'check_weights',
     'compute_statistics',
     'encode_part',
+    'find_overlap',
     'format_statistics',
     'loader',
     'mark_copies',
@@ -50,6 +57,7 @@ __all__ = [
     'open_plan',
     'permute',
     'prepare_store',
+    'shuffled',
     'split_names',
     'splits_of',
     'store_folder',

@@ -82,6 +82,10 @@ class Corpus:
             )
         return found
 
+    def by_store(self, documents: Int64[np.ndarray, ' documents']) -> list[Int64[np.ndarray, ' part']]:
+        """Rising numbers of documents, parted by store."""
+        return np.split(documents, np.searchsorted(documents, self._first[1:-1]))
+
     def locate(self, document: int) -> tuple[TokenStore, int]:
         """The store that holds a document, and its number there."""
         if not 0 <= document < len(self):

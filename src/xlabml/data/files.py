@@ -95,7 +95,7 @@ def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
 
 
 def file_columns(path: Path) -> list[str]:
-    """The columns of a file, or of its first row.
+    """The columns of a file, or of its first row; none where it has no row.
 
     Raises:
         ValueError: The file is broken.
@@ -105,7 +105,8 @@ def file_columns(path: Path) -> list[str]:
         return _TEXT_COLUMNS
     try:
         if kind == '.parquet':
-            return list(pyarrow.parquet.read_schema(path).names)
+            metadata = pyarrow.parquet.read_metadata(path)
+            return list(metadata.schema.to_arrow_schema().names) if metadata.num_rows else []
         if kind in ('.csv', '.tsv'):
             with _open(path) as raw, _open_csv(path, raw, []) as reader:
                 return list(reader.schema.names)

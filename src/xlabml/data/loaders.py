@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xlabml.batches import Batch
 
-from .order import mix, permute
+from .mixture import Mixture
+from .order import mix, shuffled
 from .rows import Rows
 
 _ORDER_BLOCK = 4096
@@ -19,8 +20,9 @@ _ORDER_BLOCK = 4096
 class TrainBatches(Dataset[Batch]):
     """The micro-batches of one rank, numbered from the start of training: `self[i]` is found in constant time.
 
-    The rows of all data epochs, each permuted anew, are one endless sequence. Step s takes the next rows_per_step of
-    them; its micro-batch m on rank r takes rows_per_batch of those, from (m * world + r) * rows_per_batch on.
+    The rows of all data epochs, each permuted anew, are one endless sequence; or a mixture's is. Step s takes the next
+    rows_per_step of them; its micro-batch m on rank r takes rows_per_batch of those, from
+    (m * world + r) * rows_per_batch on.
 
     Args:
         rows: The rows of the train split.
@@ -31,6 +33,7 @@ class TrainBatches(Dataset[Batch]):
         world: How many ranks there are.
         first_step: The step that this run goes on from.
         first_row: How many rows were taken before it (with other batch sizes, perhaps).
+        mixture: Which source each row is from; None: each gives what it holds.
 
     Raises:
         ValueError: There are no rows, or rows_per_step cannot be dealt to so many ranks.
@@ -46,6 +49,7 @@ class TrainBatches(Dataset[Batch]):
         world: int = 1,
         first_step: int = 0,
         first_row: int = 0,
+        mixture: Mixture | None = None,
     ) -> None:
         if not len(rows):
             raise ValueError('there is no row to train on; give the split train more documents')
@@ -56,6 +60,7 @@ class TrainBatches(Dataset[Batch]):
             )
         self.rows, self.rows_per_step, self.rows_per_batch, self.seed = rows, rows_per_step, rows_per_batch, seed
         self.rank, self.world, self.first_step, self.first_row = rank, world, first_step, first_row
+        self.mixture = mixture
         self.batches_per_step = rows_per_step // (rows_per_batch * world)
         self._block_start, self._block = 0, np.zeros(0, np.int64)
 
@@ -79,19 +84,24 @@ class TrainBatches(Dataset[Batch]):
     def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
         """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
         if not self._block_start <= start <= start + n <= self._block_start + len(self._block):
-            left_in_epoch = len(self.rows) - start % len(self.rows)
-            self._block_start, self._block = start, self._order(start, max(n, min(_ORDER_BLOCK, left_in_epoch)))
+            places = np.arange(start, start + max(n, _ORDER_BLOCK))
+            self._block_start, self._block = start, self._order(places)
         begin = start - self._block_start
         return self._block[begin : begin + n]
 
-    def _order(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
-        total, parts = len(self.rows), []
-        while n:
-            epoch, index = divmod(start, total)
-            here = min(n, total - index)
-            parts.append(permute(np.arange(index, index + here), total, self.seed, epoch))
-            start, n = start + here, n - here
-        return np.concatenate(parts)
+    def _order(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        if self.mixture is None:
+            return shuffled(places, len(self.rows), self.seed)
+        return self.mixture.rows(places, self.seed)
+
+    def source_targets(self, step: int, end: int) -> list[int]:
+        """How many targets of each source count in the steps from step to end - 1."""
+        plan, start = self.rows.plan, self.row(step)
+        numbers = self._take(start, self.row(end) - start)
+        counts = plan.counted_before[numbers + 1] - plan.counted_before[numbers]
+        source = np.searchsorted(plan.source_rows, numbers, 'right') - 1
+        n_sources = len(plan.source_rows) - 1
+        return [int(counts[source == i].sum()) for i in range(n_sources)]
 
 
 class EvalBatches(Dataset[Batch]):

@@ -58,6 +58,8 @@ class Location(Source):
         files = self._files()
         if files is None:
             return self._hub_parts()
+        for file in files:
+            self._check_file(file, self._wanted(columns))
         pieces = [span for file in files for span in spans(file, self.column, _PART_BYTES)]
         size = max(_PART_BYTES, sum(n_bytes for _, n_bytes in pieces) // _MAX_PARTS)
         parts: list[Part] = []
@@ -145,11 +147,14 @@ class Location(Source):
 
     def _span_rows(self, where: list[Span], columns: list[str]) -> Iterator[dict[str, object]]:
         for span in where:
-            there = file_columns(Path(span.path))
-            if not there:
-                raise ValueError(f'source {self}: {span.path} is empty; fetch it again, or leave it out')
-            check_columns(columns, there, f'source {self}, file {span.path},')
+            self._check_file(Path(span.path), columns)
             yield from read_span(span, columns)
+
+    def _check_file(self, file: Path, columns: list[str]) -> None:
+        there = file_columns(file)
+        if not there:
+            raise ValueError(f'source {self}: {file} is empty; fetch it again, or leave it out')
+        check_columns(columns, there, f'source {self}, file {file},')
 
     # The hub
 

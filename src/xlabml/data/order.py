@@ -47,6 +47,16 @@ def permute(index: Int64[np.ndarray, ' rows'], n: int, seed: int, epoch: int) ->
     return value.astype(np.int64)
 
 
+def shuffled(places: Int64[np.ndarray, ' rows'], n: int, seed: int) -> Int64[np.ndarray, ' rows']:
+    """What n things are at these places of an endless sequence: all of them, then all in another order, and so on."""
+    epochs, index = np.divmod(places, n)
+    found = np.empty_like(places)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        found[here] = permute(index[here], n, seed, epoch)
+    return found
+
+
 def _scramble(value: np.ndarray) -> np.ndarray:
     """Every bit of the result depends on every bit of the value (64-bit integers, wrapping)."""
     value = (value ^ value >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)

@@ -1,6 +1,6 @@
 """The rows of a plan: which pieces of which documents each holds, as arrays that are mapped rather than read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from . import folders
 
-FORMAT = 1
+FORMAT = 2
 PIECE_ARRAYS = ('documents', 'begins', 'lengths', 'first_counted')
 DTYPES = {
     'row_starts': np.int64,
@@ -55,6 +55,7 @@ class PlanRows:
         max_documents: No row has more segments, its padding counted as one.
         fingerprint: A short name for the rows and their documents.
         folder: Where they are mapped from, if they are.
+        source_rows: Where the rows of each source begin, and where the last one's end; None: all are of one.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class PlanRows:
         max_documents: int,
         fingerprint: str,
         folder: Path | None = None,
+        source_rows: Sequence[int] | None = None,
     ) -> None:
         self._arrays = dict(arrays)
         self.row_starts, self.counted_before = arrays['row_starts'], arrays['counted_before']
         self.documents, self.begins = arrays['documents'], arrays['begins']
         self.lengths, self.first_counted = arrays['lengths'], arrays['first_counted']
         self.length, self.max_documents, self.fingerprint, self.folder = length, max_documents, fingerprint, folder
+        self.source_rows = list(source_rows) if source_rows is not None else [0, len(self)]
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1
@@ -77,7 +80,7 @@ class PlanRows:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None:
             return open_rows, (self.folder,)
-        return type(self), (self._arrays, self.length, self.max_documents, self.fingerprint)
+        return type(self), (self._arrays, self.length, self.max_documents, self.fingerprint, None, self.source_rows)
 
     @property
     def n_used(self) -> int:
@@ -98,6 +101,11 @@ class PlanRows:
     def n_counted(self) -> int:
         """Targets that count, over all rows."""
         return int(self.counted_before[-1])
+
+    @property
+    def source_counted(self) -> list[int]:
+        """Targets that count in the rows of each source."""
+        return np.diff(self.counted_before[self.source_rows]).tolist()
 
     @property
     def fill_ratio(self) -> float:
@@ -155,7 +163,14 @@ def open_rows(folder: Path) -> PlanRows:
     """
     manifest = folders.read_manifest(folder, FORMAT)
     arrays = {name: folders.map_array(folder, name, manifest) for name in DTYPES}
-    return PlanRows(arrays, manifest['length'], manifest['max_documents'], manifest['fingerprint'], folder)
+    return PlanRows(
+        arrays,
+        manifest['length'],
+        manifest['max_documents'],
+        manifest['fingerprint'],
+        folder,
+        manifest['source_rows'],
+    )
 
 
 def ranges(starts: Int64[np.ndarray, ' k'], lengths: Int64[np.ndarray, ' k']) -> Int64[np.ndarray, ' n']:

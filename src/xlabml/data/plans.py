@@ -70,7 +70,7 @@ class Plan:
         documents: Int64[np.ndarray, ' documents'],
         counted_once: bool,
     ) -> Pieces:
-        """Lay out a block of documents, on its own: memory never grows with the corpus."""
+        """Lay out a block of documents of one source, on its own: memory never grows with the corpus."""
         raise NotImplementedError(f'{type(self).__name__} must define block()')
 
 
@@ -214,19 +214,23 @@ def open_plan(
         return (folder / folders.MANIFEST).exists()
 
     def build(partial: Path) -> dict[str, Any]:
-        n_pieces = n_counted = 0
+        n_pieces = n_counted = n_rows = 0
+        source_rows = [0]
         documents = corpus.documents(split)
         with folders.ArrayFiles(partial, DTYPES) as files:
             files.append(row_starts=np.zeros(1, np.int64), counted_before=np.zeros(1, np.int64))
-            for start in range(0, len(documents), _BLOCK_DOCUMENTS):
-                some = documents[start : start + _BLOCK_DOCUMENTS]
-                _, lengths = corpus.token_spans(some)
-                pieces = plan.block(lengths, some, counted_once)
-                ends = pieces.row_ends(n_pieces, n_counted)
-                files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
-                n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])
-                if report is not None:
-                    report(f'planning {split}', n_counted, None)
+            for of_store in corpus.by_store(documents):
+                for start in range(0, len(of_store), _BLOCK_DOCUMENTS):
+                    some = of_store[start : start + _BLOCK_DOCUMENTS]
+                    _, lengths = corpus.token_spans(some)
+                    pieces = plan.block(lengths, some, counted_once)
+                    ends = pieces.row_ends(n_pieces, n_counted)
+                    files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
+                    n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])
+                    n_rows += len(pieces.row_sizes)
+                    if report is not None:
+                        report(f'planning {split}', n_counted, None)
+                source_rows.append(n_rows)
             written = files.close()
         contents = [identity['stores'], [written[name]['sha256'] for name in sorted(written)], plan.length]
         return {
@@ -236,6 +240,7 @@ def open_plan(
             'length': plan.length,
             'max_documents': plan.max_documents,
             'n_documents': len(documents),
+            'source_rows': source_rows,
             'fingerprint': folders.short_hash(contents),
         }
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ Report = Callable[[str, int, int | None], None]
 
 _STATE = 'begun.json'
 _COPIED_VALUES = 1 << 20
+_SAMPLE_DOCUMENTS = 100
 _POLL_SECONDS = 0.2
 
 
@@ -128,7 +130,7 @@ def _check_room(
 
 def _disk_ratio(source: Source, part: Part, tokenizer: Tokenizer, columns: Sequence[str]) -> float:
     """Bytes in the store for one of text, from the first documents; 0 where there are none."""
-    for documents, raw in batches(source.read(part, columns), {'n_rows': 0}, {}):
+    for documents, raw in batches(islice(source.read(part, columns), _SAMPLE_DOCUMENTS), {'n_rows': 0}, {}):
         n_tokens = sum(map(len, tokenizer.encode([str(document.text) for document in documents])))
         types = {name: np.dtype(dtype).itemsize for name, dtype in array_types(tokenizer).items()}
         fixed = types['offsets'] + types['n_bytes'] + types['rows'] + 2 * types['hashes']

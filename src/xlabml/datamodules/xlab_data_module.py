@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from xlabml.data import (
     Corpus,
     EvalBatches,
     Location,
+    Mixture,
     Pack,
     Plan,
     Rows,
@@ -24,7 +26,9 @@ from xlabml.data import (
     TokenStore,
     TrainBatches,
     WikipediaLeads,
+    check_held_out,
     check_ratios,
+    check_weights,
     loader,
     open_copies,
     open_plan,
@@ -45,9 +49,14 @@ class XLabDataModule(L.LightningDataModule):
 
     Args:
         sources: Where the texts come from; None: the English Wikipedia leads of the extra `demo`.
+        weights: What share of the training tokens each source gives (they need not sum to 1); None: what it holds. The
+            epochs of `trainer.max_epochs` are then as many rows as the sources of a weight above 0 have.
+        max_source_epochs: How often each source may be gone through in a run, at most; None: any number of times.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
+        held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
+            them is in the train split.
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
             there. None: in the cache, named by what it is trained on.
         n_vocab: How many tokens the tokenizer has, special ones included.
@@ -60,14 +69,19 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
         pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan or weights changed since,
+            at the beginning of the new data. Not saved: each change is accepted once.
         seed: What the order of the data, and the randomness of a step, are drawn from.
     """
 
     def __init__(
         self,
         sources: list[Location | Source] | None = None,
+        weights: list[float] | None = None,
+        max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
         drop_duplicates: bool = True,
+        held_out: list[Location | Source] | None = None,
         tokenizer_path: str | None = None,
         n_vocab: int = 4096,
         coverage: float = 0.9995,
@@ -79,21 +93,26 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        accept_changes: bool = False,
         seed: int = 42,
     ) -> None:
         super().__init__()
         self._why_unsaveable = settings.keep_arguments(self)
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
         self.splits = {**DEFAULT_SPLITS, **(splits or {})}
+        self.weights, self.max_source_epochs = weights, max_source_epochs
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
+        self.accept_changes = accept_changes
+        self.held_out: Sequence[Source] = held_out or []
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
         self._rows: dict[str, Rows] = {}
+        self._mixed: Mixture | None = None
         self._goes_on_from = {'step': 0, 'row': 0}
         self._check_arguments()
 
@@ -101,6 +120,13 @@ class XLabDataModule(L.LightningDataModule):
         if not self.sources:
             raise ValueError('data.sources is empty; name at least one source')
         check_ratios(self.splits)
+        if self.weights is not None:
+            check_weights(self.weights, len(self.sources))
+        if self.max_source_epochs is not None and len(self.max_source_epochs) != len(self.sources):
+            raise ValueError(
+                f'data.max_source_epochs has {len(self.max_source_epochs)} numbers for {len(self.sources)} sources; '
+                'give one for each'
+            )
         for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -203,6 +229,9 @@ class XLabDataModule(L.LightningDataModule):
         if not self.tokenizer_path.exists():
             self.train_tokenizer()
         folder = checkpoints.cache_folder() / 'stores'
+        for source in self.sources:
+            if not store_folder(folder, source, self.tokenizer).exists():
+                source.parts()  # what is wrong with the last source is said before the first is tokenized
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
@@ -233,22 +262,23 @@ class XLabDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
+            for source in self.held_out:
+                check_held_out(self.corpus, source)
+            self._check_size()
             self._set_run_length()
 
+    def _check_size(self) -> None:
+        n_used = self.rows('train').plan.n_used
+        if n_used < self.max_len:
+            raise ValueError(
+                f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {self.max_len}; '
+                f'give it more text, or set data.max_len to {n_used} or less'
+            )
+
     def train_dataloader(self) -> DataLoader:
-        step, rows_per_step = self._step(), self.batch_tokens // self.max_len
-        batches = TrainBatches(
-            self.rows('train'),
-            rows_per_step=rows_per_step,
-            rows_per_batch=self._rows_per_batch(),
-            rank=self._rank(),
-            world=self._world(),
-            seed=self.seed,
-            first_step=self._goes_on_from['step'],
-            first_row=self._goes_on_from['row'],
-        )
+        step, batches, per_step = self._step(), self._train_batches(), self._accumulation()
         n_steps = max(0, self._max_steps() - step)
-        per_step = self._accumulation()
+        self._check_source_epochs(batches.row(step + n_steps))
         return loader(batches, step * per_step, n_steps * per_step, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> DataLoader:
@@ -264,6 +294,54 @@ class XLabDataModule(L.LightningDataModule):
         batches = EvalBatches(self.rows(split), self._rows_per_batch(), self._rank(), self._world())
         return loader(batches, 0, len(batches), self.num_workers, self.pin_memory)
 
+    def _train_batches(self) -> TrainBatches:
+        return TrainBatches(
+            self.rows('train'),
+            rows_per_step=self.batch_tokens // self.max_len,
+            rows_per_batch=self._rows_per_batch(),
+            rank=self._rank(),
+            world=self._world(),
+            seed=self.seed,
+            first_step=self._goes_on_from['step'],
+            first_row=self._goes_on_from['row'],
+            mixture=self._mixture(),
+        )
+
+    # Several sources
+
+    def source_shares(self, step: int, end: int) -> dict[str, float]:
+        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
+        if self.weights is None:
+            return {}
+        counts = self._train_batches().source_targets(max(step, self._goes_on_from['step']), end)
+        return {f'{source}': count / sum(counts) for source, count in zip(self.sources, counts)}
+
+    def _mixture(self) -> Mixture | None:
+        if self._mixed is None and self.weights is not None:
+            plan = self.rows('train').plan
+            self._mixed = Mixture(plan.source_rows, plan.source_counted, self.weights)
+        return self._mixed
+
+    def _check_source_epochs(self, n_rows: int) -> None:
+        """Raise ValueError if a run of so many rows goes through a source more often than it may."""
+        if self.max_source_epochs is None:
+            return
+        plan, mixture = self.rows('train').plan, self._mixture()
+        epochs = [n_rows / len(plan)] * len(self.sources) if mixture is None else mixture.epochs(n_rows)
+        for source, asked, cap in zip(self.sources, epochs, self.max_source_epochs):
+            if asked > cap + 1e-9:
+                raise ValueError(
+                    f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
+                    f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
+                    'data.weights, or allow more'
+                )
+
+    def _n_epoch_rows(self) -> int:
+        """How many rows one data epoch has."""
+        plan = self.rows('train').plan
+        counts = np.diff(plan.source_rows).tolist()
+        return sum(n for i, n in enumerate(counts) if self.weights is None or self.weights[i])
+
     # The run's arithmetic
 
     def _rank(self) -> int:
@@ -277,7 +355,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def _max_steps(self) -> int:
         if self.trainer is None or self.trainer.max_steps < 0:
-            return self._step() + math.ceil(len(self.rows('train')) * self.max_len / self.batch_tokens)
+            return self._step() + self.n_steps(1)
         return self.trainer.max_steps
 
     def _rows_per_batch(self) -> int:
@@ -296,7 +374,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def n_steps(self, n_epochs: int) -> int:
         """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
-        return math.ceil(n_epochs * len(self.rows('train')) * self.max_len / self.batch_tokens)
+        return math.ceil(n_epochs * self._n_epoch_rows() * self.max_len / self.batch_tokens)
 
     def _set_run_length(self) -> None:
         """Turn tokens into accumulation, and data epochs into steps."""
@@ -324,23 +402,62 @@ class XLabDataModule(L.LightningDataModule):
             'step': step,
             'row': row,
             'rows': self.rows('train').fingerprint,
+            'data': self._what_is_trained_on(),
+        }
+
+    def _what_is_trained_on(self) -> dict[str, Any]:
+        """Plain values that the sequence of training rows follows from, beside the seed."""
+        return {
+            'sources': [[str(source), store.fingerprint] for source, store in zip(self.sources, self.corpus.stores)],
+            'n_documents': [len(store) for store in self.corpus.stores],
+            'settings': {
+                'data.splits': self.splits,
+                'data.drop_duplicates': self.drop_duplicates,
+                'data.max_len': self.max_len,
+                'data.plan': self.plan(self.max_len).settings(),
+                'data.weights': self.weights,
+            },
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
 
         Raises:
-            ValueError: The data is not what the checkpoint was trained on.
+            ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
+                changed is named.
         """
         self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
-        if state_dict['rows'] != self.rows('train').fingerprint:
+        changes = self._changes(state_dict)
+        if changes and not self.accept_changes:
             raise ValueError(
-                'the training rows are not those that the checkpoint was trained on (other sources, splits, plan or '
-                'max_len, or texts that changed); restore them, or start a new run from its weights'
+                f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
+                'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'
             )
-        self._goes_on_from = {'step': state_dict['step'], 'row': state_dict['row']}
+        self._goes_on_from = {'step': state_dict['step'], 'row': 0 if changes else state_dict['row']}
+
+    def _changes(self, state_dict: dict[str, Any]) -> list[str]:
+        """What the training rows follow from and is not as it was, for people."""
+        then, now = state_dict['data'], self._what_is_trained_on()
+        changes = [
+            f'{name} was {value}, is {now["settings"][name]}'
+            for name, value in then['settings'].items()
+            if value != now['settings'][name]
+        ]
+        if len(then['sources']) != len(now['sources']):
+            changes.append(
+                f'data.sources was {", ".join(name for name, _ in then["sources"])}, '
+                f'is {", ".join(name for name, _ in now["sources"])}'
+            )
+        else:
+            for old, new, n_old, n_new in zip(then['sources'], now['sources'], then['n_documents'], now['n_documents']):
+                if old[1] != new[1]:
+                    what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'
+                    changes.append(f'{what} ({n_old:,} documents then, {n_new:,} now)')
+        if not changes and state_dict['rows'] != self.rows('train').fingerprint:
+            changes.append('this version of xlabml lays the rows out in another way')
+        return changes
 
     def use_tokenizer(self, data: bytes) -> None:
         """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.

@@ -1,0 +1,30 @@
+"""A text that is held out is found in the train split, whatever source, part or batch it is in."""
+
+import pytest
+
+from xlabml.data import Location, Overlap, check_held_out, find_overlap
+
+
+@pytest.mark.parametrize('batch', [7, 1 << 18])
+@pytest.mark.parametrize('which', ['corpus', 'two_stores'])
+def test_what_is_shared_is_counted_and_named(request, tmp_path, write_jsonl, texts, monkeypatch, batch, which):
+    monkeypatch.setattr('xlabml.data.held_out._BATCH_DOCUMENTS', batch)
+    corpus = request.getfixturevalue(which)
+    train = corpus.documents('train').tolist()
+    shared = [train[3], train[200]]
+    source = write_jsonl(tmp_path / 'test.jsonl', ['new', texts[shared[1]], texts[shared[0]], *map(str, range(20))])
+    found = find_overlap(corpus, source)
+    assert found.n_documents == 2
+    assert set(found.pairs) == {(2, corpus.name(shared[0])), (1, corpus.name(shared[1]))}
+    with pytest.raises(
+        ValueError, match=r'2 documents of the train split are in .*test\.jsonl.* row \d \(there .*take them'
+    ):
+        check_held_out(corpus, source)
+
+
+def test_other_splits_and_other_texts_do_not_count(corpus, tmp_path, write_jsonl, texts):
+    source = write_jsonl(tmp_path / 'test.jsonl', [*(texts[i] for i in corpus.documents('test')), 'new'])
+    assert find_overlap(corpus, source) == Overlap(0, [])
+    check_held_out(corpus, source)
+    (tmp_path / 'none.jsonl').write_text('{"text": ""}')
+    assert find_overlap(corpus, Location(str(tmp_path / 'none.jsonl'))) == Overlap(0, [])
