@@ -17,7 +17,7 @@ class _Part:
 
 
 @pytest.fixture
-def _mine(monkeypatch):
+def user_module(monkeypatch):
     """A module of the user's, importable, and forgotten afterwards."""
     module = types.ModuleType('mypkg_for_settings')
     module.MyNorm = type('MyNorm', (nn.Module,), {'__module__': module.__name__})
@@ -73,12 +73,12 @@ def test_nothing_outside_the_trusted_roots_is_ever_found(path):
         settings.find_class(path)
 
 
-def test_a_module_of_the_users_is_built_once_it_is_named(_mine):
-    path = f'{_mine.__name__}.MyNorm'
-    with pytest.raises(ValueError, match=f'--import {_mine.__name__}'):
+def test_a_module_of_the_users_is_built_once_it_is_named(user_module):
+    path = f'{user_module.__name__}.MyNorm'
+    with pytest.raises(ValueError, match=f'--import {user_module.__name__}'):
         settings.find_class(path)
-    settings.trust(_mine.__name__)
-    assert settings.find_class(path) is _mine.MyNorm
+    settings.trust(user_module.__name__)
+    assert settings.find_class(path) is user_module.MyNorm
 
 
 def test_an_argument_that_a_class_does_not_take_is_refused():

@@ -27,7 +27,9 @@ def trust(module: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH') from error
+        raise ValueError(
+            f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH'
+        ) from error
     _TRUSTED.add(module)
 
 
@@ -171,7 +173,7 @@ def build_arguments(function: Callable, settings: Mapping[str, Any]) -> dict[str
         ValueError: It does not take one of them.
     """
     signature = inspect.signature(function).parameters
-    kinds = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    kinds = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
     for name in settings:
         if name not in signature and not takes_any:

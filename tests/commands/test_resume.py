@@ -37,7 +37,14 @@ def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, tiny, tmp_path, step
     assert status == 0, printed
     assert 'going on from' in printed
     whole = tmp_path / 'whole/logs/version_0'
-    for name in ('train_loss', 'train_accuracy', 'val_loss', 'val_bits_per_byte', 'gradient_norm', 'learning_rate/matrices'):
+    for name in (
+        'train_loss',
+        'train_accuracy',
+        'val_loss',
+        'val_bits_per_byte',
+        'gradient_norm',
+        'learning_rate/matrices',
+    ):
         assert read_curve(run, name) == read_curve(whole, name), name
     a, b = (checkpoints.read(checkpoints.find('last', tmp_path / name)) for name in ('whole', 'broken'))
     for name, tensor in a['state_dict'].items():
@@ -129,7 +136,12 @@ def _start(tiny, folder, *arguments):
     environment = {**os.environ, 'XLABML_CACHE': os.environ['XLABML_CACHE'], 'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, '-c', 'import sys; from xlabml.commands.fit import main; sys.exit(main())', 'fit']
     return subprocess.Popen(
-        [*command, *tiny, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *tiny, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

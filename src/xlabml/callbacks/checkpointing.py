@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Save where the run stands, under its step and, where it is known there, the metric."""
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         step = trainer.global_step
         score = trainer.callback_metrics.get(self.monitor) if self.monitor and trainer.validating else None

@@ -71,7 +71,7 @@ class Curves(L.Callback):
         self._sums = dict(state_dict['sums'])
 
     def _is_row(self, trainer: L.Trainer, step: int) -> bool:
-        every = self.every_n_steps or trainer.log_every_n_steps
+        every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and step % every == 0
 
     def _collect(self, pl_module: L.LightningModule) -> None:

@@ -29,9 +29,7 @@ class Predictions(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parts = []
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         columns = [outputs.documents, outputs.n_tokens, outputs.nats, outputs.n_bytes]
         part = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
         self._parts.append(part[part[:, 0] >= 0])

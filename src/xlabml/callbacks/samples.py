@@ -1,5 +1,7 @@
 """Text that the model makes at each validation, so that a run can be read."""
 
+from typing import Any
+
 import lightning.pytorch as L
 import torch
 
@@ -52,5 +54,6 @@ class SampledText(L.Callback):
         )
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, 'add_text'):
-                logger.experiment.add_text('sample', self.newest, trainer.global_step)
+            experiment: Any = getattr(logger, 'experiment', None)
+            if hasattr(experiment, 'add_text'):
+                experiment.add_text('sample', self.newest, trainer.global_step)

@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning.pytorch as L
 
+_STEPS_BETWEEN_TALKS = 10
+
 
 class Stopping(L.Callback):
     """Turn the first Ctrl-C into a clean end of the run at the next step; the second one ends it at once.
@@ -29,11 +31,12 @@ class Stopping(L.Callback):
         if trainer.fit_loop._should_accumulate():
             return
         if trainer.world_size > 1:
+            # Ranks have to agree, which costs a round trip: not at every step.
+            if trainer.global_step % _STEPS_BETWEEN_TALKS:
+                return
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
         if self.interrupted:
             trainer.should_stop = True
-            # The run ends here, not after one more validation.
-            trainer.limit_val_batches, trainer.fit_loop.epoch_loop.val_loop._max_batches = 0, []
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()

@@ -77,5 +77,5 @@ def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int =
     figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split).plan, sample_size, data.seed)
     print(format_statistics(figures))
     for source in data.sources:
-        if credit := getattr(source, 'credit', ''):
-            print(f'{source}: {credit}')
+        if source.credit:
+            print(f'{source}: {source.credit}')

@@ -5,6 +5,7 @@ from; parts are then built from the checked settings by `xlabml.settings`, as a 
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import sys
@@ -47,7 +48,9 @@ _EPILOGUE = (
 class Parser(LightningArgumentParser):
     """Lightning's parser with a default task, and errors without pages of usage."""
 
-    def add_subclass_arguments(self, baseclass: Any, nested_key: str, **kwargs: Any) -> Any:
+    def add_subclass_arguments(  # type: ignore[override]
+        self, baseclass: Any, nested_key: str, **kwargs: Any
+    ) -> Any:
         if nested_key == 'model':
             kwargs.update(default={'class_path': f'xlabml.models.{XLabModel.__name__}'}, required=False)
         return super().add_subclass_arguments(baseclass, nested_key, **kwargs)
@@ -195,7 +198,7 @@ class XLabCLI(LightningCLI):
         if self._checkpoint is not None:
             self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, 'trainer')
         own: list[L.Callback] = [Stopping(), Predictions()]
         if self.subcommand == 'fit':
@@ -227,7 +230,7 @@ class XLabCLI(LightningCLI):
                 return path.parent.parent
         taken = [int(folder.name[8:]) for folder in logs.glob('version_*') if folder.name[8:].isdecimal()]
         version = max(taken, default=-1) + 1
-        while rank_zero_only.rank == 0:
+        while _is_rank_zero():
             try:
                 (logs / f'version_{version}').mkdir(parents=True)
                 break
@@ -251,13 +254,15 @@ class XLabCLI(LightningCLI):
         trainer, data, path = self.trainer, self.datamodule, self._checkpoint_path
         data.prepare_data()
         if self._checkpoint is not None and self._is_finished(self._checkpoint):
-            self._say(f'{path} has finished its {self._checkpoint["global_step"]:,} steps; a larger trainer.max_steps goes on')
+            self._say(
+                f'{path} has finished its {self._checkpoint["global_step"]:,} steps; a larger trainer.max_steps goes on'
+            )
             self._say_results()
             return
         if self._checkpoint is not None:
             self._say(f'going on from {path}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
-        if self.run_folder is not None and rank_zero_only.rank == 0:
+        if self.run_folder is not None and _is_rank_zero():
             self._save_config(self.run_folder)
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         stopping = next(callback for callback in trainer.callbacks if isinstance(callback, Stopping))  # type: ignore[attr-defined]
@@ -312,7 +317,13 @@ class XLabCLI(LightningCLI):
     def _evaluate(self, command: str, split: str) -> None:
         self.datamodule.prepare_data()
         run = getattr(self.trainer, command)
-        run(self.model, datamodule=self.datamodule, ckpt_path=str(self._checkpoint_path), verbose=False, weights_only=True)
+        run(
+            self.model,
+            datamodule=self.datamodule,
+            ckpt_path=str(self._checkpoint_path),
+            verbose=False,
+            weights_only=True,
+        )
         prefix = f'{split}_'
         figures = {
             name.removeprefix(prefix): float(value)
@@ -339,6 +350,10 @@ class XLabCLI(LightningCLI):
     @rank_zero_only
     def _say(text: str) -> None:
         print(text, flush=True)
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, 'rank', 0) == 0
 
 
 class SavedSettings(L.Callback):
@@ -371,7 +386,8 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
         found[group] = {
             name: value
             for name, value in values.items()
-            if isinstance(value, str | int | float | bool) and name not in ('default_root_dir', 'logger', 'folder', 'strategy')
+            if isinstance(value, str | int | float | bool)
+            and name not in ('default_root_dir', 'logger', 'folder', 'strategy')
         }
     return found
 
@@ -427,7 +443,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
         for flag in (f'--model.{name}', f'--model.init_args.{name}'):
             if any(argument == flag or argument.startswith(f'{flag}=') for argument in arguments):
                 raise UsageError(f'{flag[2:]} follows from {source}; set that')
-    for flag, value in zip(arguments, arguments[1:]):
+    for flag, value in itertools.pairwise(arguments):
         if flag != '--config' or not Path(value).is_file():
             continue
         try:

@@ -110,7 +110,7 @@ class CheckpointIO(TorchCheckpointIO):
         else:
             checkpoints.write(checkpoint, Path(path))
 
-    def load_checkpoint(  # type: ignore[override]
+    def load_checkpoint(
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         if '://' in str(path):

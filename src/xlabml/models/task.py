@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
 from xlabml.training import Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
-
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -35,7 +35,7 @@ class Task(L.LightningModule):
 
     def build_optimizer(
         self, optimizer: Callable[[Iterable], Optimizer], schedule: Callable[[int | None], Schedule]
-    ) -> dict[str, Any]:
+    ) -> OptimizerLRSchedulerConfig:
         """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step."""
         built = optimizer(parameter_groups(self))
         keep_own_options(built)

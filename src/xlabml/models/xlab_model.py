@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -82,7 +83,7 @@ class XLabModel(Task):
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
         return self.model.new_cache(batch, length)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.build_optimizer(self.optimizer, self.schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

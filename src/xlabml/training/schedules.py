@@ -6,6 +6,7 @@ Step s is the update that is about to be made, counted from 0; a run of `total_s
 import math
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -117,7 +118,7 @@ class ScheduledRate(LRScheduler):
         self.schedule = schedule
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of every parameter group at the step that comes next."""
         factor = self.schedule(self.last_epoch)
         return [base * factor for base in self.base_lrs]
