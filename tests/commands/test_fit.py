@@ -1,6 +1,7 @@
 import json
 import math
 
+import fsspec
 import pytest
 import torch
 import yaml
@@ -98,6 +99,14 @@ def test_checkpoints_keep_the_best_and_the_newest(xlab, tiny, tmp_path):
     losses = read_curve(tmp_path / 'logs/version_0', 'val_loss')
     best = sorted(losses, key=losses.__getitem__)[:2]
     assert sorted({*best, 10, 12}) == [int(path.name[5:12]) for path in kept]
+
+
+def test_checkpoints_go_to_remote_folders_too(xlab, tiny):
+    status, printed = xlab('fit', *tiny, '--checkpoint.folder=memory://bucket/run', '--trainer.val_check_interval=2')
+    assert status == 0, printed
+    kept = fsspec.filesystem('memory').ls('/bucket/run', detail=False)
+    assert 1 <= len(kept) <= 2
+    assert any('step=0000012' in path for path in kept)
 
 
 def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
