@@ -83,7 +83,9 @@ def test_a_module_of_the_users_is_built_once_it_is_named(user_module):
 
 def test_an_argument_that_a_class_does_not_take_is_refused():
     with pytest.raises(ValueError, match="takes no 'warmup'"):
-        settings.build({'class_path': 'xlabml.training.WarmupCosine', 'init_args': {'warmup': 5}}, Callable)
+        settings.build(
+            {'class_path': 'xlabml.training.WarmupCosine', 'init_args': {'warmup': 5}}, Callable[[int], Schedule]
+        )
 
 
 def test_a_class_of_another_kind_is_refused():
@@ -94,3 +96,19 @@ def test_a_class_of_another_kind_is_refused():
 def test_an_unknown_module_is_refused():
     with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
         settings.trust('no_such_module')
+
+
+def test_nothing_is_built_before_its_kind_is_known(monkeypatch):
+    built = []
+    monkeypatch.setattr(WarmupCosine, '__init__', lambda self, *_, **__: built.append(self))
+    inner = {'class_path': 'xlabml.training.WarmupCosine', 'init_args': {}}
+    with pytest.raises(ValueError, match='is not a Schedule'):
+        settings.build({'class_path': 'torch.nn.Sequential', 'init_args': {'args': inner}}, Callable[[int], Schedule])
+    with pytest.raises(ValueError, match='where no class is expected'):
+        settings.build(inner)
+    assert not built
+
+
+def test_commands_are_no_parts():
+    with pytest.raises(ValueError, match='is a command, not a part'):
+        settings.find_class('xlabml.commands.fit.XLabCLI')

@@ -80,7 +80,7 @@ def test_validate_data_writes_what_is_left_out(door, flags, tmp_path):
         *flags[1:],
         f'--data.sources=[{{path: {bad}}}]',
         f'--output_path={tmp_path}/invalid.csv',
-        '--dump=true',
+        '--dump',
     ]
     printed = door('xlab.py', 'validate_data', *arguments)
     assert '1 valid documents, 3 left out' in printed

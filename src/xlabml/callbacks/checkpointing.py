@@ -64,14 +64,16 @@ class Checkpoints(Checkpoint):
             self.folder = f'{trainer.strategy.broadcast(trainer.log_dir) or "."}/checkpoints'
 
     def state_dict(self) -> dict[str, Any]:
-        return {'saved': dict(self.saved), 'stopped_early': self._stopped_early}
+        names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}
+        return {'saved': names, 'stopped_early': self._stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Only files of this very folder are ours to delete.
-        for path, score in state_dict['saved'].items():
-            folder, _, name = path.rpartition('/')
-            if self.folder is not None and folder == self.folder.rstrip('/') and _exists(path):
+        for name, score in state_dict['saved'].items():
+            if self.folder is not None and _exists(path := self._path(name)):
                 self.saved[path] = score
+
+    def _path(self, name: str) -> str:
+        return f'{str(self.folder).rstrip("/")}/{name}'
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         is_step_end = not trainer.fit_loop._should_accumulate()
@@ -92,7 +94,14 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         step = trainer.global_step
-        score = trainer.callback_metrics.get(self.monitor) if self.monitor and trainer.validating else None
+        score = None
+        if self.monitor is not None and trainer.validating:
+            score = trainer.callback_metrics.get(self.monitor)
+            if score is None:
+                there = ', '.join(sorted(trainer.callback_metrics)) or 'none'
+                raise ValueError(
+                    f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null'
+                )
         if self.newest and _step_of(self.newest) == step:
             if score is None:
                 return
@@ -102,7 +111,7 @@ class Checkpoints(Checkpoint):
             old = None
         value = None if score is None else float(score)
         name = f'step={step:07d}' + (f'-{self.monitor}={value:.4f}' if value is not None else '')
-        path = f'{str(self.folder).rstrip("/")}/{name}.ckpt'
+        path = self._path(f'{name}.ckpt')
         self.saved[path] = value
         kept = self._kept()
         dropped = [known for known in self.saved if known not in kept] + ([old] if old and old != path else [])

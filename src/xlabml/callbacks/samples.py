@@ -31,6 +31,7 @@ class SampledText(L.Callback):
     ) -> None:
         if n_tokens < 0:
             raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
+        inference.Sampler(temperature, top_k, top_p)  # refuses what is out of range before the run begins
         self.prompt, self.n_tokens, self.seed = prompt, n_tokens, seed
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.newest = ''

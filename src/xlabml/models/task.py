@@ -1,6 +1,7 @@
 """What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +24,14 @@ class Task(L.LightningModule):
     A subclass calls `super().__init__()` first thing in its constructor.
 
     Attributes:
+        optimizer: Makes what moves the weights, from parameter groups; a subclass sets it.
+        schedule: Makes the factor of the learning rate, from the length of the run; a subclass sets it.
         grad_norm: The norm of the last step's gradient before clipping; None before the first step.
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
     """
+
+    optimizer: Callable[[Iterable], Optimizer]
+    schedule: Callable[[int | None], Schedule]
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,14 +39,26 @@ class Task(L.LightningModule):
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
 
-    def build_optimizer(
-        self, optimizer: Callable[[Iterable], Optimizer], schedule: Callable[[int | None], Schedule]
-    ) -> OptimizerLRSchedulerConfig:
-        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step."""
-        built = optimizer(parameter_groups(self))
+    def check_training(self, max_steps: int) -> None:
+        """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.
+
+        Args:
+            max_steps: The run's length; -1: not known yet.
+        """
+        with _named('model.optimizer'):
+            self.optimizer(parameter_groups(self))
+        if max_steps >= 0:
+            with _named('model.schedule'):
+                self.schedule(max_steps)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer over our parameter groups, its rate scheduled by the step."""
+        with _named('model.optimizer'):
+            built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
         max_steps = self.trainer.max_steps
-        rate = ScheduledRate(built, schedule(max_steps if max_steps >= 0 else None))
+        with _named('model.schedule'):
+            rate = ScheduledRate(built, self.schedule(max_steps if max_steps >= 0 else None))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
 
     def configure_gradient_clipping(
@@ -77,7 +95,7 @@ class Task(L.LightningModule):
         Raises:
             ValueError: The weights do not fit this model; the settings that differ are named.
         """
-        self._check_weights(checkpoint)
+        self.check_weights(checkpoint)
         self.checkpoint_step = checkpoint['global_step']
         if self._trainer is not None and self.trainer.state.fn == 'fit':
             loop = self.trainer.fit_loop.epoch_loop
@@ -85,7 +103,8 @@ class Task(L.LightningModule):
             step.total.ready = step.total.completed = self.checkpoint_step
             loop._batches_that_stepped = self.checkpoint_step
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
         unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
@@ -121,6 +140,14 @@ class Task(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
+
+
+@contextlib.contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{setting}: {error}') from error
 
 
 def differences(saved: Any, now: Any, name: str) -> list[str]:
