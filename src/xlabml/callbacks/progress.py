@@ -25,16 +25,20 @@ class Progress(ProgressBar):
         if refresh_seconds < 0:
             raise ValueError(f'progress.refresh_seconds is {refresh_seconds}; it must be 0 or more')
         self.refresh_seconds = refresh_seconds
-        self._enabled = refresh_seconds > 0
+        self._is_disabled = False
         self._console = Console()
         self._bar: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def disable(self) -> None:
-        self._enabled = False
+        self._is_disabled = True
 
     def enable(self) -> None:
-        self._enabled = self.refresh_seconds > 0
+        self._is_disabled = False
+
+    @property
+    def _enabled(self) -> bool:
+        return self.refresh_seconds > 0 and not self._is_disabled
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         (self._bar.console if self._bar else self._console).print(*args, highlight=False, **kwargs)
