@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -113,16 +114,42 @@ def refuse_linked(arguments: Sequence[str]) -> None:
         if name.replace('.init_args.', '.') in linked:
             raise UsageError(f'{name} follows from {linked[name.replace(".init_args.", ".")]}; set that')
         if flag == '--config':
-            _refuse_linked_in(_parse(value), linked, value if Path(value).is_file() else 'the settings of -c')
+            _refuse_linked_in(check_file(value), linked, value)
         elif name in ('model', 'data'):
             _refuse_linked_in({name: _parse(after if has_value else value)}, linked, f'--{name}')
 
 
-def _parse(text: str) -> Any:
-    """A YAML file or text; nothing where it is broken, since the parser will say what is wrong with it."""
+def check_file(path: str) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises:
+        UsageError: It is absent, broken, or no mapping of settings; the message names it.
+    """
     try:
-        return yaml.safe_load(Path(text).read_text(encoding='utf-8') if Path(text).is_file() else text)
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise UsageError(f'there is no file {path} of settings; check the path') from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'{path} cannot be read as text: {error}') from error
+    except yaml.YAMLError as error:
+        raise UsageError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
+    except RecursionError as error:
+        raise UsageError(f'{path} is nested too deeply') from error
+    if not isinstance(content, dict):
+        kind = 'is empty' if content is None else f'holds {type(content).__name__}'
+        raise UsageError(f'{path} {kind}; a file of settings looks like `trainer: {{max_steps: 100}}`')
+    for group in ('trainer', 'data', 'model'):
+        value = content.get(group, {})
+        if not isinstance(value, dict | str if group == 'model' else dict):
+            raise UsageError(f'{group} in {path} is {shorten(str(value), 40)}; it holds settings, each with its name')
+    return content
+
+
+def _parse(text: str) -> Any:
+    """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 

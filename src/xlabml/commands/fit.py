@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn, TypeVar
 
 import lightning.pytorch as L
@@ -46,6 +47,7 @@ from .trainer import Trainer, auto_precision
 
 DEFAULTS = Path(__file__).with_name('defaults.yaml')
 
+_HINT = ' (xlab COMMAND --help lists what there is)'
 _LIMITS = ('max_steps', 'max_epochs', 'max_time')
 _Callback = TypeVar('_Callback', bound=L.Callback)
 
@@ -72,9 +74,8 @@ class Parser(LightningArgumentParser):
         message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
         message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
         message = re.sub(r'\s*\n\s*', ' ', message.strip())
-        if message.endswith('Unexpected config:'):
-            message = 'a settings file is empty, or holds something else than settings'
-        raise UsageError(f'{message} (xlab COMMAND --help lists what there is)')
+        message = shorten(message, 1000, placeholder=' …')
+        raise UsageError(f'{message.replace(_HINT, "")}{_HINT}')
 
 
 class XLabCLI(LightningCLI):
