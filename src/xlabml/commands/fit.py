@@ -297,6 +297,8 @@ class XLabCLI(LightningCLI):
             n_steps = trainer.global_step if trainer is not None else 0
             if self._claimed is not None and not n_steps and not any(self._claimed.glob('checkpoints/*')):
                 shutil.rmtree(self._claimed, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self._claimed.parent.rmdir()  # `logs`, where it is empty
             raise
 
     # Commands
