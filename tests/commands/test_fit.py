@@ -142,6 +142,7 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
             2,
             'model.max_len in --model follows from',
         ),
+        (['fit', '--seed_everything=-5'], 2, 'seed_everything is -5'),
         (['fit', '--data.seed=4'], 2, 'data.seed follows from seed_everything'),
         (['fit', '--model.optimizer.lr=-1'], 2, 'model.optimizer: Invalid learning rate'),
         (['fit', '--model.schedule.end_ratio=7'], 2, 'model.schedule: end_ratio is 7'),

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -12,6 +11,7 @@ from jsonargparse import Namespace
 from xlabml import settings
 
 from .errors import UsageError, usage_errors
+from .files import read_settings
 
 RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
 DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
@@ -114,35 +114,9 @@ def refuse_linked(arguments: Sequence[str]) -> None:
         if name.replace('.init_args.', '.') in linked:
             raise UsageError(f'{name} follows from {linked[name.replace(".init_args.", ".")]}; set that')
         if flag == '--config':
-            _refuse_linked_in(check_file(value), linked, value)
+            _refuse_linked_in(read_settings(Path(value)), linked, value)
         elif name in ('model', 'data'):
             _refuse_linked_in({name: _parse(after if has_value else value)}, linked, f'--{name}')
-
-
-def check_file(path: str) -> dict[str, Any]:
-    """Read a file of settings.
-
-    Raises:
-        UsageError: It is absent, broken, or no mapping of settings; the message names it.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError as error:
-        raise UsageError(f'there is no file {path} of settings; check the path') from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f'{path} cannot be read as text: {error}') from error
-    except yaml.YAMLError as error:
-        raise UsageError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
-    except RecursionError as error:
-        raise UsageError(f'{path} is nested too deeply') from error
-    if not isinstance(content, dict):
-        kind = 'is empty' if content is None else f'holds {type(content).__name__}'
-        raise UsageError(f'{path} {kind}; a file of settings looks like `trainer: {{max_steps: 100}}`')
-    for group in ('trainer', 'data', 'model'):
-        value = content.get(group, {})
-        if not isinstance(value, dict | str if group == 'model' else dict):
-            raise UsageError(f'{group} in {path} is {shorten(str(value), 40)}; it holds settings, each with its name')
-    return content
 
 
 def _parse(text: str) -> Any:

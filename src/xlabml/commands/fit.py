@@ -207,6 +207,12 @@ class XLabCLI(LightningCLI):
             raise UsageError(f'--ckpt_path last does not look into {folder}; fetch the newest checkpoint and name it')
         return checkpoints.find_newest(Path(folder))
 
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, 'seed_everything')
+        if seed < 0:
+            raise UsageError(f'seed_everything is {seed}; it must be 0 or more')
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Say which precision was chosen, so that it is saved and a resume keeps it."""
         config = self._own_config()
