@@ -92,7 +92,12 @@ class XLabCLI(LightningCLI):
         self._checkpoint_path: Path | None = None
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
         main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
-        names = (*RUN_COMMANDS, *DATA_COMMANDS)
+        # Each command's parser takes time to build: only that of the command which is typed is needed.
+        typed = next((word for word in args if word in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
+        names = (*RUN_COMMANDS, *DATA_COMMANDS) if typed is None else (typed,)
+        skips = LightningCLI.subcommands()
+        self.subcommands = lambda: {name: skips[name] for name in names if name in skips}  # type: ignore[method-assign]
+        self._data_commands = [name for name in DATA_COMMANDS if name in names]
         super().__init__(
             Task,
             XLabDataModule,
@@ -138,7 +143,7 @@ class XLabCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for name in DATA_COMMANDS:
+        for name in self._data_commands:
             function = getattr(data_commands, name)
             description = (function.__doc__ or '').partition('\n')[0]
             sub = self.init_parser(description=description, **kwargs.get(name, {}))
