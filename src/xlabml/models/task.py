@@ -75,15 +75,27 @@ class Task(L.LightningModule):
         Nothing of the loops is saved, so that a run may go on with another accumulation or number of devices.
 
         Raises:
-            ValueError: The weights do not fit this model; the settings that differ are named.
+            ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
+                by another optimizer.
         """
         self._check_weights(checkpoint)
         self.checkpoint_step = checkpoint['global_step']
         if self._trainer is not None and self.trainer.state.fn == 'fit':
+            self._check_optimizer(checkpoint)
             loop = self.trainer.fit_loop.epoch_loop
             step = loop.automatic_optimization.optim_progress.optimizer.step
             step.total.ready = step.total.completed = self.checkpoint_step
             loop._batches_that_stepped = self.checkpoint_step
+
+    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        saved, now = (
+            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint['hyper_parameters'], self.hparams)
+        )
+        if saved != now:
+            raise ValueError(
+                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
+                f'go on with {saved}, or start a new run'
+            )
 
     def _check_weights(self, checkpoint: dict[str, Any]) -> None:
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}

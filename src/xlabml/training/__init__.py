@@ -1,5 +1,6 @@
 """How weights move: schedules (step -> factor of the learning rate), optimizers, parameter groups."""
 
+from .muon import Muon, orthogonalize
 from .optimizers import AdamW, parameter_groups
 from .schedules import (
     InverseSquareRoot,
@@ -13,10 +14,12 @@ from .schedules import (
 __all__ = [
     'AdamW',
     'InverseSquareRoot',
+    'Muon',
     'Schedule',
     'ScheduledRate',
     'WarmupConstant',
     'WarmupCosine',
     'WarmupLinear',
+    'orthogonalize',
     'parameter_groups',
 ]
