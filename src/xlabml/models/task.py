@@ -1,5 +1,6 @@
 """What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,13 +35,31 @@ class Task(L.LightningModule):
         self._why_unsaveable = settings.keep_arguments(self)
 
     def build_optimizer(
-        self, optimizer: Callable[[Iterable], Optimizer], schedule: Callable[[int | None], Schedule]
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: Callable[[int | None], Schedule],
+        horizon_tokens: int | None = None,
     ) -> dict[str, Any]:
-        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step."""
+        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step.
+
+        Args:
+            horizon_tokens: The schedule's length in tokens; None: that of the run.
+
+        Raises:
+            ValueError: horizon_tokens is not positive, or the data does not say how many tokens a step has.
+        """
         built = optimizer(parameter_groups(self))
         keep_own_options(built)
-        max_steps = self.trainer.max_steps
-        rate = ScheduledRate(built, schedule(max_steps if max_steps >= 0 else None))
+        n_steps = self.trainer.max_steps if self.trainer.max_steps >= 0 else None
+        if horizon_tokens is not None:
+            step_tokens = getattr(self.trainer.datamodule, 'batch_tokens', None)  # type: ignore[attr-defined]
+            if horizon_tokens < 1 or step_tokens is None:
+                raise ValueError(
+                    f'model.horizon_tokens is {horizon_tokens}, and a step has {step_tokens} tokens; give a positive '
+                    'number, and train on an XLabDataModule, which knows data.batch_tokens'
+                )
+            n_steps = math.ceil(horizon_tokens / step_tokens)
+        rate = ScheduledRate(built, schedule(n_steps))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
 
     def configure_gradient_clipping(

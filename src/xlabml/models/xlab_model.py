@@ -50,6 +50,7 @@ class XLabModel(Task):
         loss: What is minimised.
         optimizer: What moves the weights; it gets parameter groups.
         schedule: The factor of its learning rate at every step; it gets the length of the run in steps.
+        horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens), whatever the run's; None: the run's.
         metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
     """
 
@@ -64,11 +65,13 @@ class XLabModel(Task):
         loss: Callable[[], Loss] = CrossEntropy,
         optimizer: Callable[[Iterable], Optimizer] = AdamW,
         schedule: Callable[[int | None], Schedule] = WarmupCosine,
+        horizon_tokens: int | None = None,
         metrics: list[TokenMetric] | None = None,
     ) -> None:
         super().__init__()
         self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
-        self.optimizer, self.schedule, self.metrics = optimizer, schedule, metrics or []
+        self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
+        self.metrics = metrics or []
         self.train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
 
@@ -83,7 +86,7 @@ class XLabModel(Task):
         return self.model.new_cache(batch, length)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return self.build_optimizer(self.optimizer, self.schedule)
+        return self.build_optimizer(self.optimizer, self.schedule, self.horizon_tokens)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""

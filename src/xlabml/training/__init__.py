@@ -6,9 +6,12 @@ from .schedules import (
     InverseSquareRoot,
     Schedule,
     ScheduledRate,
+    Stepped,
+    Trapezoid,
     WarmupConstant,
     WarmupCosine,
     WarmupLinear,
+    WarmupStableDecay,
 )
 
 __all__ = [
@@ -17,9 +20,12 @@ __all__ = [
     'Muon',
     'Schedule',
     'ScheduledRate',
+    'Stepped',
+    'Trapezoid',
     'WarmupConstant',
     'WarmupCosine',
     'WarmupLinear',
+    'WarmupStableDecay',
     'orthogonalize',
     'parameter_groups',
 ]

@@ -1,4 +1,4 @@
-"""Muon from the command line."""
+"""Optimizers, schedules and guards from the command line."""
 
 import pytest
 import yaml
@@ -38,3 +38,15 @@ def test_another_optimizer_than_the_checkpoints_is_refused(xlab, tiny):
     )
     assert status == 1
     assert 'trained by xlabml.training.Muon' in printed
+
+
+def test_a_schedule_may_have_another_length_than_the_run(xlab, tiny, tmp_path):
+    """512 tokens are 4 steps of 128."""
+    schedule = ['--model.schedule=WarmupLinear', '--model.schedule.warmup_steps=0', '--model.horizon_tokens=512']
+    status, printed = xlab('fit', *tiny, *schedule, '--trainer.max_steps=5')
+    assert status == 0, printed
+    rates = read_curve(tmp_path / 'logs/version_0', 'learning_rate/matrices')
+    assert [rates[step] / rates[1] for step in range(1, 6)] == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
+    status, printed = xlab('fit', *tiny, '--model.horizon_tokens=0')
+    assert status == 1
+    assert 'model.horizon_tokens is 0' in printed
