@@ -50,3 +50,17 @@ def test_a_schedule_may_have_another_length_than_the_run(xlab, tiny, tmp_path):
     status, printed = xlab('fit', *tiny, '--model.horizon_tokens=0')
     assert status == 1
     assert 'model.horizon_tokens is 0' in printed
+
+
+def test_clipping_and_guards_are_settings_of_their_own_and_in_the_curves(xlab, tiny, tmp_path):
+    clip = ['--model.clip=AdaptiveClip', '--model.clip.min_steps=2', '--model.clip.window_steps=4']
+    status, printed = xlab('fit', *tiny, *clip, '--trainer.max_steps=4', '--nonfinite.max_in_row=2')
+    assert status == 0, printed
+    run = tmp_path / 'logs/version_0'
+    assert yaml.safe_load((run / 'config.yaml').read_text())['nonfinite']['max_in_row'] == 2
+    norms, limits = read_curve(run, 'gradient_norm'), read_curve(run, 'clip_limit')
+    assert limits == pytest.approx({1: 1.0, 2: 1.0, 3: max(norms[1], norms[2]), 4: max(norms[i] for i in (1, 2, 3))})
+    assert set(read_curve(run, 'skipped_steps').values()) == {0.0}
+    status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--trainer.max_steps=5')
+    assert status == 0, printed
+    assert read_curve(run, 'clip_limit')[5] == pytest.approx(max(norms.values()))

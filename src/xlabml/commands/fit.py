@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, Predictions, Progress, SampledText, Stopping, Summary
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Progress, SampledText, Stopping, Summary
 from xlabml.callbacks.progress import describe_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
@@ -100,6 +100,7 @@ class XLabCLI(LightningCLI):
         for name, callback in (
             ('checkpoint', Checkpoints),
             ('curves', Curves),
+            ('nonfinite', NonFinite),
             ('progress', Progress),
             ('samples', SampledText),
             ('summary', Summary),
@@ -366,7 +367,7 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
         'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},
         'data': data,
     }
-    for group in ('trainer', 'checkpoint', 'curves', 'progress', 'samples', 'summary'):
+    for group in ('trainer', 'checkpoint', 'curves', 'nonfinite', 'progress', 'samples', 'summary'):
         values = checkpoint.get('config', {}).get(group, {})
         found[group] = {
             name: value

@@ -1,5 +1,6 @@
 """How weights move: schedules (step -> factor of the learning rate), optimizers, parameter groups."""
 
+from .clipping import AdaptiveClip
 from .muon import Muon, orthogonalize
 from .optimizers import AdamW, parameter_groups
 from .schedules import (
@@ -16,6 +17,7 @@ from .schedules import (
 
 __all__ = [
     'AdamW',
+    'AdaptiveClip',
     'InverseSquareRoot',
     'Muon',
     'Schedule',

@@ -43,6 +43,8 @@ class Muon(Optimizer):
     Matrices of one shape (or its transpose) go through the iteration as one batch; of tensors with more than two
     dimensions the last two are the matrix. A sharded matrix is gathered for it.
 
+    As in torch's fused optimizers, an attribute `found_inf` that is a tensor of 1 makes a step change nothing.
+
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; of `scale: adamw` Liu et al. 2025,
     https://arxiv.org/abs/2502.16982, section 2.2. Step for step what torch.optim.Muon and torch.optim.AdamW do.
 
@@ -149,25 +151,25 @@ class Muon(Optimizer):
     def _step_matrices(self, group: dict[str, Any], moved: list[int]) -> None:
         parameters = [group['params'][i] for i in moved]
         gradients = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
+        found_inf, share = getattr(self, 'found_inf', None), 1.0  # 0 where the step is skipped
+        if found_inf is not None:
+            share = 1 - found_inf
+            gradients = [torch.where(share > 0, gradient, 0.0) for gradient in gradients]
+        for parameter, gradient in zip(parameters, gradients):
             if not self.state[parameter]:
                 self.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
+            self.state[parameter]['momentum_buffer'].lerp_(gradient, (1 - group['momentum']) * share)
         means = [self.state[parameter]['momentum_buffer'] for parameter in parameters]
-        torch._foreach_lerp_(means, gradients, 1 - group['momentum'])
         updates = torch._foreach_lerp(gradients, means, group['momentum']) if group['nesterov'] else means
         parts = group.get('parts') if group['split'] else None
-        pieces = [
-            piece
-            for i, update in zip(moved, updates)
-            for piece in _gather(update).split(parts[i] if parts and parts[i] else update.size(-2), dim=-2)
-        ]
+        rows = [parts[i] if parts and parts[i] else [parameter.size(-2)] for i, parameter in zip(moved, parameters)]
+        pieces = [piece for update, n in zip(updates, rows) for piece in _gather(update).split(n, dim=-2)]
         done = iter(_orthogonalize_all(pieces, group['ns_steps'], _dtype(group['ns_dtype'], pieces[0].device)))
-        torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'])
-        for i, parameter in zip(moved, parameters):
-            rows = parts[i] if parts and parts[i] else [parameter.size(-2)]
-            scaled = [next(done) * _factor(group['scale'], n, parameter.size(-1)) for n in rows]
-            update = scaled[0] if len(scaled) == 1 else torch.cat(scaled, dim=-2)
-            parameter.add_(_shard_as(parameter, update.to(parameter.dtype)), alpha=-group['lr'])
+        torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'] * share)
+        for parameter, counts in zip(parameters, rows):
+            rates = [group['lr'] * _factor(group['scale'], n, parameter.size(-1)) * share for n in counts]
+            update = torch.cat([next(done).to(parameter.dtype) * rate for rate in rates], dim=-2)
+            parameter.sub_(_shard_as(parameter, update))
 
     def _step_others(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         states = [self.state[parameter] for parameter in parameters]
@@ -184,6 +186,7 @@ class Muon(Optimizer):
             [],
             [state['step'] for state in states],
             fused=True,
+            found_inf=getattr(self, 'found_inf', None),
             amsgrad=False,
             beta1=group['betas'][0],
             beta2=group['betas'][1],
