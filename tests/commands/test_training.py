@@ -1,8 +1,13 @@
 """Optimizers, schedules and guards from the command line."""
 
+import itertools
+
 import pytest
+import torch
 import yaml
 from curves import read_curve
+
+from xlabml import checkpoints
 
 
 def test_muon_trains_accumulates_and_goes_on_at_the_rate_that_is_typed_now(xlab, tiny, tmp_path):
@@ -64,3 +69,25 @@ def test_clipping_and_guards_are_settings_of_their_own_and_in_the_curves(xlab, t
     status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--trainer.max_steps=5')
     assert status == 0, printed
     assert read_curve(run, 'clip_limit')[5] == pytest.approx(max(norms.values()))
+
+
+def test_averaged_weights_are_those_that_are_saved_and_a_resume_goes_on_with_both(xlab, tiny, tmp_path):
+    """By hand: half the mean so far, half the new weights, after each step."""
+    average = '{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}'
+    run = (*tiny, f'--trainer.callbacks=[{average}]', '--trainer.val_check_interval=99', '--checkpoint.save_last_k=9')
+    run = (*run, '--checkpoint.every_n_steps=1', '--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0')
+    status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--trainer.default_root_dir=whole')
+    assert status == 0, printed
+    saved = [checkpoints.read(path) for path in sorted((tmp_path / 'whole/logs/version_0/checkpoints').glob('*.ckpt'))]
+    assert len(saved) == 5
+    for old, new in itertools.pairwise(saved):
+        for name, mean in new['state_dict'].items():
+            expected = (old['state_dict'][name] + new['current_model_state'][name]) / 2
+            torch.testing.assert_close(mean, expected, msg=lambda text, name=name: f'{name}: {text}')
+    xlab('fit', *run, '--trainer.max_steps=3')
+    status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--ckpt_path=last')
+    assert status == 0, printed
+    resumed = checkpoints.read(checkpoints.find('last', tmp_path))
+    for part in ('state_dict', 'current_model_state'):
+        for name, weight in saved[-1][part].items():
+            torch.testing.assert_close(resumed[part][name], weight, rtol=0, atol=0)
