@@ -21,6 +21,9 @@ class Document(NamedTuple):
 class Source:
     """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are."""
 
+    credit = ''
+    """Whose texts these are and under which licence, for people to read; empty: not known."""
+
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
 

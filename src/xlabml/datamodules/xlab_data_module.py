@@ -33,6 +33,9 @@ from xlabml.data import (
 )
 from xlabml.tokenizer import Tokenizer, train_tokenizer
 
+_ENDLESS = 1 << 48
+"""Steps of a run that only a clock ends."""
+
 DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
 
 
@@ -86,7 +89,7 @@ class XLabDataModule(L.LightningDataModule):
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[tuple[str, bool], Rows] = {}
         self._goes_on_from = {'step': 0, 'row': 0}
         self._check_arguments()
 
@@ -98,6 +101,10 @@ class XLabDataModule(L.LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'data.{name} is {value}; it must be at least 1')
+        if not 0 < self.coverage <= 1:
+            raise ValueError(f'data.coverage is {self.coverage}; it is a share, above 0 and at most 1')
+        if self.seed < 0:
+            raise ValueError(f'seed_everything is {self.seed}; it must be 0 or more')
         if self.num_workers < 0:
             raise ValueError(f'data.num_workers is {self.num_workers}; it must be 0 or more')
         if self.predict_split not in split_names:
@@ -149,27 +156,39 @@ class XLabDataModule(L.LightningDataModule):
         assert self._corpus is not None
         return self._corpus
 
-    def describe_split(self, split: str) -> str:
-        """How much a split holds, for people."""
-        rows = self.rows(split)
-        return f'{len(self.corpus.documents(split)):,} documents, {rows.plan.n_counted:,} tokens'
+    def ready_stores(self) -> list[Path]:
+        """The folders of the token stores that were made already."""
+        if not self.tokenizer_path.exists():
+            return []
+        cache = checkpoints.cache_folder() / 'stores'
+        return [folder for source in self.sources if (folder := store_folder(cache, source, self.tokenizer)).exists()]
 
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
         return self.corpus.name(document)
 
-    def rows(self, split: str) -> Rows:
-        """The rows of a split."""
-        if split not in self._rows:
+    def rows(self, split: str, counted_once: bool = True) -> Rows:
+        """The rows of a split.
+
+        Args:
+            counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
+        """
+        key = split, counted_once
+        if key not in self._rows:
             plan = open_plan(
                 self.plan(self.max_len),
                 self.corpus,
                 split,
-                counted_once=split != 'train',
+                counted_once=counted_once,
                 folder=checkpoints.cache_folder() / 'plans',
             )
-            self._rows[split] = Rows(self.corpus, plan, self.tokenizer)
-        return self._rows[split]
+            self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
+        return self._rows[key]
+
+    @property
+    def train_rows(self) -> Rows:
+        """The rows that are trained on."""
+        return self.rows('train', counted_once=False)
 
     # What Lightning calls
 
@@ -210,7 +229,7 @@ class XLabDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         step, rows_per_step = self._step(), self.batch_tokens // self.max_len
         batches = TrainBatches(
-            self.rows('train'),
+            self.train_rows,
             rows_per_step=rows_per_step,
             rows_per_batch=self._rows_per_batch(),
             rank=self._rank(),
@@ -248,9 +267,9 @@ class XLabDataModule(L.LightningDataModule):
         return self.trainer.global_step if self.trainer else 0
 
     def _max_steps(self) -> int:
-        if self.trainer is None or self.trainer.max_steps < 0:
-            return self._step() + math.ceil(len(self.rows('train')) * self.max_len / self.batch_tokens)
-        return self.trainer.max_steps
+        if self.trainer is None:
+            return self.n_steps(1)
+        return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
 
     def _rows_per_batch(self) -> int:
         share = self.batch_tokens // self.max_len // self._world()
@@ -268,7 +287,14 @@ class XLabDataModule(L.LightningDataModule):
 
     def n_steps(self, n_epochs: int) -> int:
         """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
-        return math.ceil(n_epochs * len(self.rows('train')) * self.max_len / self.batch_tokens)
+        return math.ceil(n_epochs * len(self.train_rows) * self.max_len / self.batch_tokens)
+
+    def run_steps(self, max_steps: int, max_epochs: int | None) -> int:
+        """The length of a run in optimizer steps: whichever of steps and passes comes first; -1 is no end."""
+        limits = [max_steps] if max_steps >= 0 else []
+        if max_epochs is not None and max_epochs >= 0:
+            limits.append(self.n_steps(max_epochs))
+        return min(limits, default=-1)
 
     def _set_run_length(self) -> None:
         """Turn tokens into accumulation, and data epochs into steps."""
@@ -279,9 +305,12 @@ class XLabDataModule(L.LightningDataModule):
                 f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
                 'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
             )
+        for name, neutral in (('limit_train_batches', (None, 1.0)), ('overfit_batches', (0, 0.0))):
+            value = getattr(trainer, name)
+            if value not in neutral and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                raise ValueError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
         trainer.accumulate_grad_batches = self._accumulation()
-        if trainer.max_steps < 0 and trainer.max_epochs not in (None, -1):
-            trainer.fit_loop.epoch_loop.max_steps = self.n_steps(trainer.max_epochs)
+        trainer.fit_loop.epoch_loop.max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
         # One fit is one epoch of Lightning's; data epochs are the order's business.
         trainer.fit_loop.max_epochs = -1
 
@@ -295,7 +324,7 @@ class XLabDataModule(L.LightningDataModule):
             'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
             'step': step,
             'row': row,
-            'rows': self.rows('train').fingerprint,
+            'rows': self.train_rows.fingerprint,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -307,7 +336,7 @@ class XLabDataModule(L.LightningDataModule):
         self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
-        if state_dict['rows'] != self.rows('train').fingerprint:
+        if state_dict['rows'] != self.train_rows.fingerprint:
             raise ValueError(
                 'the training rows are not those that the checkpoint was trained on (other sources, splits, plan or '
                 'max_len, or texts that changed); restore them, or start a new run from its weights'
@@ -347,7 +376,7 @@ class XLabDataModule(L.LightningDataModule):
             ValueError: It is no checkpoint of ours.
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint['datamodule_hyper_parameters'])
+        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
         values.pop('_class_path', None)
         data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
         data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))

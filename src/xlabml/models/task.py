@@ -1,13 +1,15 @@
 """What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -15,7 +17,6 @@ from torch.optim import Optimizer
 from xlabml import checkpoints, settings
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
-
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -26,6 +27,9 @@ class Task(L.LightningModule):
     A subclass calls `super().__init__()` first thing in its constructor.
 
     Attributes:
+        optimizer: Makes what moves the weights, from parameter groups; a subclass sets it.
+        schedule: Makes the factor of the learning rate, from the length of the run; a subclass sets it.
+        horizon_tokens: The length that the schedule gets instead, in tokens; None: that of the run.
         grad_norm: The norm of the last step's gradient before clipping; None before the first step.
         clip: What limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         clip_limit: The last step's limit, where clip made it.
@@ -34,42 +38,54 @@ class Task(L.LightningModule):
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
     """
 
+    optimizer: Callable[[Iterable], Optimizer]
+    schedule: Callable[[int | None], Schedule]
+
     def __init__(self) -> None:
         super().__init__()
         self.grad_norm: Tensor | None = None
+        self.horizon_tokens: int | None = None
         self.clip: AdaptiveClip | None = None
         self.clip_limit: Tensor | None = None
         self.skipped = torch.zeros(2, dtype=torch.long)
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
 
-    def build_optimizer(
-        self,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: Callable[[int | None], Schedule],
-        horizon_tokens: int | None = None,
-    ) -> dict[str, Any]:
-        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step.
+    def check_training(self, max_steps: int) -> None:
+        """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.
 
         Args:
-            horizon_tokens: The schedule's length in tokens; None: that of the run.
-
-        Raises:
-            ValueError: horizon_tokens is not positive, or the data does not say how many tokens a step has.
+            max_steps: The run's length; -1: not known yet.
         """
-        built = optimizer(parameter_groups(self))
+        with _named('model.optimizer'):
+            self.optimizer(parameter_groups(self))
+        if self.horizon_tokens is not None and self.horizon_tokens < 1:
+            raise ValueError(f'model.horizon_tokens is {self.horizon_tokens}; give 1 or more, or null for the run')
+        if max_steps >= 0 and self.horizon_tokens is None:
+            with _named('model.schedule'):
+                self.schedule(max_steps)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer over our parameter groups, its rate scheduled by the step."""
+        with _named('model.optimizer'):
+            built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        n_steps = self.trainer.max_steps if self.trainer.max_steps >= 0 else None
-        if horizon_tokens is not None:
-            step_tokens = getattr(self.trainer.datamodule, 'batch_tokens', None)  # type: ignore[attr-defined]
-            if horizon_tokens < 1 or step_tokens is None:
-                raise ValueError(
-                    f'model.horizon_tokens is {horizon_tokens}, and a step has {step_tokens} tokens; give a positive '
-                    'number, and train on an XLabDataModule, which knows data.batch_tokens'
-                )
-            n_steps = math.ceil(horizon_tokens / step_tokens)
-        rate = ScheduledRate(built, schedule(n_steps))
+        horizon = self._find_horizon()
+        with _named('model.schedule'):
+            rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
+
+    def _find_horizon(self) -> int | None:
+        """The schedule's length in steps; None where the run's is not known and no other is set."""
+        if self.horizon_tokens is None:
+            return self.trainer.max_steps if self.trainer.max_steps >= 0 else None
+        step_tokens = getattr(self.trainer.datamodule, 'batch_tokens', None)  # type: ignore[attr-defined]
+        if step_tokens is None:
+            raise ValueError(
+                f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
+                'train on an XLabDataModule, which knows data.batch_tokens, or leave it out'
+            )
+        return math.ceil(self.horizon_tokens / step_tokens)
 
     def configure_gradient_clipping(
         self,
@@ -137,7 +153,7 @@ class Task(L.LightningModule):
             ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
                 by another optimizer.
         """
-        self._check_weights(checkpoint)
+        self.check_weights(checkpoint)
         self.checkpoint_step = checkpoint['global_step']
         if self._trainer is not None and self.trainer.state.fn == 'fit':
             self._check_optimizer(checkpoint)
@@ -152,7 +168,8 @@ class Task(L.LightningModule):
 
     def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
         saved, now = (
-            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint['hyper_parameters'], self.hparams)
+            (values.get('optimizer') or {}).get('class_path')
+            for values in (checkpoint['hyper_parameters'], self.hparams)
         )
         if saved != now:
             raise ValueError(
@@ -160,7 +177,8 @@ class Task(L.LightningModule):
                 f'go on with {saved}, or start a new run'
             )
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
         unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
@@ -196,6 +214,14 @@ class Task(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
+
+
+@contextlib.contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{setting}: {error}') from error
 
 
 def differences(saved: Any, now: Any, name: str) -> list[str]:

@@ -84,18 +84,18 @@ class Muon(Optimizer):
     ) -> None:
         for name, value in {'lr': lr, 'matrix_lr': matrix_lr, 'eps': eps, 'weight_decay': weight_decay}.items():
             if not value >= 0:
-                raise ValueError(f'optimizer.{name} is {value}; give 0 or more')
+                raise ValueError(f'{name} is {value}; give 0 or more')
         for name, value in {'betas[0]': betas[0], 'betas[1]': betas[1], 'momentum': momentum}.items():
             if not 0 <= value < 1:
-                raise ValueError(f'optimizer.{name} is {value}; give a share from 0 to below 1')
+                raise ValueError(f'{name} is {value}; give a share from 0 to below 1')
         if not 1 <= ns_steps < 100:
-            raise ValueError(f'optimizer.ns_steps is {ns_steps}; give 1 to 99')
+            raise ValueError(f'ns_steps is {ns_steps}; give 1 to 99')
         for name, chosen, choices in (
             ('scale', scale, ('spectral', 'adamw')),
             ('ns_dtype', ns_dtype, ('auto', 'bfloat16', 'float32')),
         ):
             if chosen not in choices:
-                raise ValueError(f'optimizer.{name} is {chosen!r}; choose {", ".join(choices)}')
+                raise ValueError(f'{name} is {chosen!r}; choose {", ".join(choices)}')
         self._rates = {True: matrix_lr, False: lr}
         super().__init__(
             params,
