@@ -17,7 +17,7 @@ from torch import nn
 from xlabml.commands import fit
 from xlabml.commands.trainer import Trainer
 from xlabml.data import Plan
-from xlabml.training import Schedule
+from xlabml.training import AdamW, Muon, Schedule
 from xlabml.transformer import GeGLU, Initializer, Positions, ReLU2, RMSNorm, SwiGLU
 
 CONF = Path(__file__).parents[1] / 'conf'
@@ -113,8 +113,9 @@ def family(base):
         *([*family(base)] for base in (Positions, Plan, Schedule, Initializer)),
         [RMSNorm, nn.LayerNorm],
         [ReLU2, SwiGLU, GeGLU],
+        [AdamW, Muon],
     ],
-    ids=['positions', 'plans', 'schedules', 'initializers', 'norms', 'activations'],
+    ids=['positions', 'plans', 'schedules', 'initializers', 'norms', 'activations', 'optimizers'],
 )
 def test_siblings_that_share_an_argument_share_its_default(siblings):
     assert len(siblings) > 1

@@ -86,6 +86,9 @@ class Curves(L.Callback):
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}
         if pl_module.grad_norm is not None:
             row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
+        if pl_module.clip_limit is not None:
+            row['clip_limit'] = float(pl_module.clip_limit)  # type: ignore[arg-type]
+        row['skipped_steps'] = float(pl_module.skipped[1])  # type: ignore[index]
         self._sums, self._n_timed, self._since, self.newest = {}, 0.0, now, row
         _write(trainer, row, trainer.global_step)
 

@@ -37,7 +37,7 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
         'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},
         'data': data,
     }
-    for group in ('trainer', 'checkpoint', 'curves', 'progress', 'samples', 'summary'):
+    for group in ('trainer', 'checkpoint', 'curves', 'nonfinite', 'progress', 'samples', 'summary'):
         values = checkpoint.get('config', {}).get(group, {})
         found[group] = {
             name: value

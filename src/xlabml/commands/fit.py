@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, Predictions, Progress, SampledText, Stopping, Summary
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Progress, SampledText, Stopping, Summary
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
@@ -127,6 +127,7 @@ class XLabCLI(LightningCLI):
         for name, callback in (
             ('checkpoint', Checkpoints),
             ('curves', Curves),
+            ('nonfinite', NonFinite),
             ('progress', Progress),
             ('samples', SampledText),
             ('summary', Summary),

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from xlabml.batches import IGNORED, Batch, Layout
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.losses import CrossEntropy, Loss
-from xlabml.training import AdamW, Schedule, WarmupCosine
+from xlabml.training import AdamW, AdaptiveClip, Schedule, WarmupCosine
 from xlabml.transformer import Cache, Transformer, language_model
 
 from .task import Task
@@ -50,6 +50,8 @@ class XLabModel(Task):
         loss: What is minimised.
         optimizer: What moves the weights; it gets parameter groups.
         schedule: The factor of its learning rate at every step; it gets the length of the run in steps.
+        horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: that of the run.
+        clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
     """
 
@@ -64,11 +66,15 @@ class XLabModel(Task):
         loss: Callable[[], Loss] = CrossEntropy,
         optimizer: Callable[[Iterable], Optimizer] = AdamW,
         schedule: Callable[[int | None], Schedule] = WarmupCosine,
+        horizon_tokens: int | None = None,
+        clip: Callable[[], AdaptiveClip] | None = None,
         metrics: list[TokenMetric] | None = None,
     ) -> None:
         super().__init__()
         self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
-        self.optimizer, self.schedule, self.metrics = optimizer, schedule, metrics or []
+        self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
+        self.metrics = metrics or []
+        self.clip = None if clip is None else clip()
         self.train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
         self.n_evaluated = 0
@@ -89,10 +95,11 @@ class XLabModel(Task):
         torch.manual_seed(batch.seed)
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
         counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
+        counted = torch.where(counted[0].isfinite(), counted, 0.0)  # a skipped step is in no curve
         self.train_sums = counted.to(_precise(counted.device)) if self.train_sums is None else self.train_sums + counted
         # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return sums.objective * (n_shares / max(1, batch.n_targets))
+        return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
 
     def take_train_sums(self) -> dict[str, float]:
         """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
