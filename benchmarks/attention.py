@@ -6,6 +6,7 @@ kernel for all rows at once with a mask of which tokens are in one document.
 """
 
 import argparse
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,35 +51,43 @@ def dense(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(0, 1)
 
 
+def measure(
+    n_tokens: int, n_documents: int, n_heads: int, dtype: torch.dtype, n_rounds: int, same_lengths: bool
+) -> dict[str, float]:
+    """Seconds of each way, forward and backward."""
+    ways = (ours, loop, dense)
+    q, k, v = (torch.randn(n_tokens, n_heads, D_HEAD, dtype=dtype).requires_grad_() for _ in range(3))
+    grad, lengths = torch.randn_like(q), draw_lengths(n_tokens, n_documents)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+
+    def run(way: Callable[..., Tensor], lengths: list[int]) -> Tensor:
+        mixed = way(q, k, v, lengths)
+        torch.autograd.grad(mixed, (q, k, v), grad)
+        return mixed
+
+    first, *others = (run(way, lengths) for way in ways)  # warms up
+    for other in others:
+        torch.testing.assert_close(other, first, atol=tolerance, rtol=tolerance)
+    rounds = [lengths if same_lengths else draw_lengths(n_tokens, n_documents) for _ in range(n_rounds)]
+    drawn = {way: iter(rounds) for way in ways}
+    return alternate(
+        {way.__name__: lambda way=way: seconds(lambda: run(way, next(drawn[way]))) for way in ways}, n_rounds
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--tokens', type=int, default=8192, help=f'a multiple of {ROW}')
     parser.add_argument('--heads', type=int, default=4)
     parser.add_argument('--documents', type=int, nargs='+', default=[16, 50, 256, 1024])
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
+    parser.add_argument('--same_lengths', action='store_true', help='draw lengths once, not anew each time as data is')
     options = parser.parse_args()
     torch.manual_seed(0)
     print(f'{"documents":>9}{"type":>10}' + ''.join(f'{way.__name__:>10}' for way in (ours, loop, dense)))
     for n_documents in options.documents:
-        lengths = draw_lengths(options.tokens, n_documents)
         for dtype in (torch.float32, torch.bfloat16):
-            shape = (options.tokens, options.heads, D_HEAD)
-            q, k, v = (torch.randn(shape, dtype=dtype).requires_grad_() for _ in range(3))
-            grad = torch.randn(shape, dtype=dtype)
-
-            def run(way, q=q, k=k, v=v, grad=grad, lengths=lengths):
-                torch.autograd.grad(way(q, k, v, lengths), (q, k, v), grad)
-
-            ways = (ours, loop, dense)
-            for way in ways:  # warms up, and shows that all are one function
-                tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-                torch.testing.assert_close(
-                    way(q, k, v, lengths), ours(q, k, v, lengths), atol=tolerance, rtol=tolerance
-                )
-                run(way)
-            medians = alternate(
-                {way.__name__: lambda way=way: seconds(lambda: run(way)) for way in ways}, options.rounds
-            )
+            medians = measure(options.tokens, n_documents, options.heads, dtype, options.rounds, options.same_lengths)
             name = str(dtype).removeprefix('torch.')
             print(f'{n_documents:9}{name:>10}' + ''.join(f'{1000 * taken:10.1f}' for taken in medians.values()))
 

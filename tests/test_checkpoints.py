@@ -133,7 +133,10 @@ def test_weights_that_share_memory_are_exported_each(tmp_path):
 
 
 def test_settings_that_are_not_plain_are_not_exported(tmp_path):
-    checkpoints.write(a_checkpoint(hyper_parameters={'dtype': torch.float32}), tmp_path / 'x.ckpt')
+    checkpoints.write(
+        a_checkpoint(hyper_parameters={'_class_path': 'xlabml.models.XLabModel', 'dtype': torch.float32}),
+        tmp_path / 'x.ckpt',
+    )
     with pytest.raises(ValueError, match='are not plain values'):
         checkpoints.export(tmp_path / 'x.ckpt')
 

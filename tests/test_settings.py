@@ -17,7 +17,7 @@ class _Part:
 
 
 @pytest.fixture
-def _mine(monkeypatch):
+def user_module(monkeypatch):
     """A module of the user's, importable, and forgotten afterwards."""
     module = types.ModuleType('mypkg_for_settings')
     module.MyNorm = type('MyNorm', (nn.Module,), {'__module__': module.__name__})
@@ -73,17 +73,19 @@ def test_nothing_outside_the_trusted_roots_is_ever_found(path):
         settings.find_class(path)
 
 
-def test_a_module_of_the_users_is_built_once_it_is_named(_mine):
-    path = f'{_mine.__name__}.MyNorm'
-    with pytest.raises(ValueError, match=f'--import {_mine.__name__}'):
+def test_a_module_of_the_users_is_built_once_it_is_named(user_module):
+    path = f'{user_module.__name__}.MyNorm'
+    with pytest.raises(ValueError, match=f'--import {user_module.__name__}'):
         settings.find_class(path)
-    settings.trust(_mine.__name__)
-    assert settings.find_class(path) is _mine.MyNorm
+    settings.trust(user_module.__name__)
+    assert settings.find_class(path) is user_module.MyNorm
 
 
 def test_an_argument_that_a_class_does_not_take_is_refused():
     with pytest.raises(ValueError, match="takes no 'warmup'"):
-        settings.build({'class_path': 'xlabml.training.WarmupCosine', 'init_args': {'warmup': 5}}, Callable)
+        settings.build(
+            {'class_path': 'xlabml.training.WarmupCosine', 'init_args': {'warmup': 5}}, Callable[[int], Schedule]
+        )
 
 
 def test_a_class_of_another_kind_is_refused():
@@ -94,3 +96,19 @@ def test_a_class_of_another_kind_is_refused():
 def test_an_unknown_module_is_refused():
     with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
         settings.trust('no_such_module')
+
+
+def test_nothing_is_built_before_its_kind_is_known(monkeypatch):
+    built = []
+    monkeypatch.setattr(WarmupCosine, '__init__', lambda self, *_, **__: built.append(self))
+    inner = {'class_path': 'xlabml.training.WarmupCosine', 'init_args': {}}
+    with pytest.raises(ValueError, match='is not a Schedule'):
+        settings.build({'class_path': 'torch.nn.Sequential', 'init_args': {'args': inner}}, Callable[[int], Schedule])
+    with pytest.raises(ValueError, match='where no class is expected'):
+        settings.build(inner)
+    assert not built
+
+
+def test_commands_are_no_parts():
+    with pytest.raises(ValueError, match='is a command, not a part'):
+        settings.find_class('xlabml.commands.fit.XLabCLI')

@@ -1,4 +1,6 @@
 """Pretrain decoder language models, and train embedders and classifiers on the same Transformer trunk.
 
-Rooms, and which may import which: `docs/design.md`. Importing the package loads nothing but this line.
+Data flows through its folders one way: tokenizer and data (text, ids, rows), transformer (hidden states, logits),
+losses; models and datamodules are Lightning's view of them, commands stand on top. `tests/test_layers.py` says which
+may import which. Importing the package loads nothing.
 """

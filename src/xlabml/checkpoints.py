@@ -146,10 +146,9 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
         return _require_file(Path(ckpt))
     runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
     for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
-        files = [file for file in run.glob('checkpoints/*.ckpt') if file.is_file()]
-        if not files:
+        if not any(run.glob('checkpoints/*.ckpt')):
             continue
-        newest = max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+        newest = find_newest(run / 'checkpoints')
         if class_path is None or _read(newest, 'cpu', mmap=True)['hyper_parameters'].get('_class_path') == class_path:
             return newest
     kind = '' if class_path is None else f' of {class_path}'
@@ -157,6 +156,18 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
         f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
         'train a model with fit, or give the path of a checkpoint'
     )
+
+
+def find_newest(folder: Path) -> Path:
+    """The checkpoint in a folder that was written last.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    files = [file for file in folder.glob('*.ckpt') if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f'there is no checkpoint in {folder.absolute()}')
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
 def tokenizer_bytes(checkpoint: dict[str, Any]) -> bytes:
@@ -242,9 +253,16 @@ def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path} has format {number}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
         )
+    if any(old not in MIGRATIONS for old in range(number, FORMAT)):
+        raise ValueError(f'{path} has format {number}, which this version of xlabml does not know; {_REMEDY}')
     while number < FORMAT:
         checkpoint = MIGRATIONS[number](checkpoint)
         number += 1
+    for name in ('state_dict', 'hyper_parameters'):
+        if not isinstance(checkpoint.get(name), dict):
+            raise ValueError(f'{path} is no whole checkpoint: it has no {name}; {_REMEDY}')
+    if not isinstance(checkpoint['hyper_parameters'].get('_class_path'), str):
+        raise ValueError(f'{path} is no whole checkpoint: it does not say of which task; {_REMEDY}')
     return {**checkpoint, 'xlabml_format': number}
 
 

@@ -27,7 +27,9 @@ def trust(module: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH') from error
+        raise ValueError(
+            f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH'
+        ) from error
     _TRUSTED.add(module)
 
 
@@ -120,6 +122,8 @@ def find_class(path: str) -> type:
             f'{path} is not a class of xlabml, torch.nn or torch.optim; if you trust it, name its module with '
             f'--import {path.rpartition(".")[0] or path}'
         )
+    if path.startswith('xlabml.commands.'):
+        raise ValueError(f'{path} is a command, not a part')
     parts = path.split('.')
     found: Any = None
     for n in range(len(parts) - 1, 0, -1):
@@ -132,7 +136,7 @@ def find_class(path: str) -> type:
         break
     # A path may lead through a module that ours imports (`xlabml.settings.importlib`): where it ends is what counts.
     if not inspect.isclass(found) or not any(f'{found.__module__}.'.startswith(f'{root}.') for root in _TRUSTED):
-        raise ValueError(f'there is no class {path}')
+        raise ValueError(f'there is no class {path}; was it made by a later version, or is its module not imported?')
     return found
 
 
@@ -149,12 +153,15 @@ def build(settings: Any, kind: Any = Any) -> Any:
     kinds = _members(kind)
     if isinstance(settings, Mapping) and 'class_path' in settings:
         cls = find_class(settings['class_path'])
-        arguments = build_arguments(cls, settings.get('init_args') or {})
         factories = [kind for kind in kinds if typing.get_origin(kind) is Callable or kind is Callable]
         results = [typing.get_args(kind)[-1] for kind in factories if typing.get_args(kind)]
         bases = tuple(base for base in results or kinds if inspect.isclass(base) and base not in (*_PLAIN, Any))
-        if bases and not issubclass(cls, bases):
+        # Before anything is built: what a file names is only ever one of the parts that a signature asks for.
+        if not bases:
+            raise ValueError(f'{settings["class_path"]} stands where no class is expected')
+        if not issubclass(cls, bases):
             raise ValueError(f'{settings["class_path"]} is not a {" or ".join(base.__qualname__ for base in bases)}')
+        arguments = build_arguments(cls, settings.get('init_args') or {})
         return functools.partial(cls, **arguments) if factories else cls(**arguments)
     if isinstance(settings, list):
         kind = next((kind for kind in kinds if typing.get_origin(kind) in (list, tuple)), Any)
@@ -171,7 +178,7 @@ def build_arguments(function: Callable, settings: Mapping[str, Any]) -> dict[str
         ValueError: It does not take one of them.
     """
     signature = inspect.signature(function).parameters
-    kinds = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    kinds = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
     for name in settings:
         if name not in signature and not takes_any:

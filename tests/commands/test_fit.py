@@ -1,10 +1,14 @@
 import json
 import math
+import re
+from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 import yaml
 from curves import read_curve
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xlabml import checkpoints
 
@@ -120,6 +124,14 @@ def test_checkpoints_keep_the_best_and_the_newest(xlab, tiny, tmp_path):
     assert sorted({*best, 10, 12}) == [int(path.name[5:12]) for path in kept]
 
 
+def test_checkpoints_go_to_remote_folders_too(xlab, tiny):
+    status, printed = xlab('fit', *tiny, '--checkpoint.folder=memory://bucket/run', '--trainer.val_check_interval=2')
+    assert status == 0, printed
+    kept = fsspec.filesystem('memory').ls('/bucket/run', detail=False)
+    assert 1 <= len(kept) <= 2
+    assert any('step=0000012' in path for path in kept)
+
+
 def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
     xlab('fit', *tiny)
     path = checkpoints.find('last', tmp_path)
@@ -143,6 +155,25 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
         (['fit', '--data.sources=[{path: nowhere/at/all.jsonl}]'], 1, 'nowhere/at/all.jsonl'),
         (['fit', '-c', 'nowhere.yaml'], 2, 'nowhere.yaml'),
         (['fit', '--ckpt_path=nowhere.ckpt'], 1, 'nowhere.ckpt'),
+        (['fit', '-c'], 2, 'needs a file'),
+        (['-c', 'a.yaml'], 2, 'goes with a command'),
+        (
+            ['fit', '--model={class_path: XLabModel, init_args: {max_len: 5}}'],
+            2,
+            'model.max_len in --model follows from',
+        ),
+        (['fit', '--seed_everything=-5'], 2, 'seed_everything is -5'),
+        (['fit', '--data.seed=4'], 2, 'data.seed follows from seed_everything'),
+        (['fit', '--model.optimizer.lr=-1'], 2, 'model.optimizer: Invalid learning rate'),
+        (['fit', '--model.schedule.end_ratio=7'], 2, 'model.schedule: end_ratio is 7'),
+        (['fit', '--samples.top_p=7'], 2, 'top_p'),
+        (['fit', '--trainer.gradient_clip_val=-1'], 2, 'trainer.gradient_clip_val is -1'),
+        (['fit', '--trainer.devices=0'], 2, 'devices'),
+        (['fit', '--trainer.limit_train_batches=5'], 1, 'trainer.limit_train_batches is 5'),
+        (['fit', '--trainer.enable_checkpointing=false'], 2, 'checkpoint.monitor'),
+        (['fit', '--checkpoint.monitor=nope'], 1, "checkpoint.monitor is 'nope'"),
+        (['fit', '--data.splits={train: 0.9, val: 0, test: 0.1}'], 1, "the split 'val' has none"),
+        (['compute_stats', '--split=nope'], 2, 'the splits are train'),
         (['test'], 2, '--ckpt_path'),
         (['test', '--ckpt_path=last'], 1, 'there is no checkpoint'),
         (['fit', '--trainer.accumulate_grad_batches=2'], 1, 'accumulation follows from'),
@@ -159,4 +190,102 @@ def test_refuses_with_one_message(xlab, tiny, arguments, status, message):
     assert got == status, printed
     assert message in printed
     assert 'Traceback' not in printed
-    assert len(printed.strip().splitlines()) < 8
+    if 'nope' not in message:  # known at the first validation only
+        assert len(printed.strip().splitlines()) < 8
+        assert not Path('logs/version_0').exists()
+
+
+@pytest.mark.parametrize(
+    'files',
+    [['-c', 'a.yaml'], ['-ca.yaml'], ['-c=a.yaml'], ['--config', 'a.yaml'], ['--config=a.yaml']],
+)
+@pytest.mark.parametrize('is_before', [True, False])
+def test_a_file_is_read_however_it_is_named(xlab, tmp_path, files, is_before):
+    (tmp_path / 'a.yaml').write_text('data: {max_len: 64, batch_tokens: 640}')
+    words = [*files, 'fit'] if is_before else ['fit', *files]
+    _, printed = xlab(*words, '--data.batch_tokens=128', '--print_config')
+    config = yaml.safe_load(printed)['data']
+    assert (config['max_len'], config['batch_tokens']) == (64, 128)
+
+
+def test_print_config_round_trips(xlab, tiny, tmp_path):
+    _, printed = xlab('fit', *tiny, '--print_config')
+    (tmp_path / 'printed.yaml').write_text(printed)
+    _, again = xlab('fit', '-c', 'printed.yaml', '--print_config')
+    assert again == printed
+
+
+def test_a_target_counts_once_where_windows_overlap(xlab, tiny):
+    xlab('fit', *tiny)
+    asked = ['predict', '--ckpt_path=last', '--data.predict_split=train']
+    counts = set()
+    for plan in ('Pack', '{class_path: Chunk, init_args: {stride_tokens: 8}}'):
+        status, printed = xlab(*asked, f'--data.plan={plan}')
+        assert status == 0, printed
+        counts.add(re.search(r'\((.*)\)', printed)[1])
+    assert len(counts) == 1, counts
+
+
+def test_several_sources_name_their_documents(xlab, tiny, tmp_path, texts):
+    for name in ('a', 'b'):
+        (tmp_path / f'{name}.jsonl').write_text(
+            ''.join(json.dumps({'text': f'{name} {text}'}) + '\n' for text in texts)
+        )
+    status, printed = xlab('fit', *tiny, '--data.sources=[{path: a.jsonl}, {path: b.jsonl}]')
+    assert status == 0, printed
+    assert xlab('predict', '--ckpt_path=last')[0] == 0
+    rows = [json.loads(line)['id'] for line in (tmp_path / 'logs/version_0/predictions.jsonl').read_text().splitlines()]
+    assert {row.partition(':')[0] for row in rows} == {'a.jsonl', 'b.jsonl'}
+
+
+def test_the_order_never_repeats_where_only_a_clock_ends_the_run(xlab, tiny, tmp_path):
+    arguments = [argument for argument in tiny if 'max_steps' not in argument and 'val_check' not in argument]
+    constant = [
+        '--model.schedule=WarmupConstant',
+        '--model.schedule.warmup_steps=0',
+        '--trainer.val_check_interval=1000',
+    ]
+    status, printed = xlab('fit', *arguments, *constant, '--trainer.max_time=00:00:00:03')
+    assert status == 0, printed
+    timed = read_curve(tmp_path / 'logs/version_0', 'train_loss')
+    steps = max(timed)
+    assert steps > 40  # more than one pass over the rows
+    xlab('fit', *arguments, *constant, f'--trainer.max_steps={steps}', '--trainer.default_root_dir=counted')
+    assert read_curve(tmp_path / 'counted/logs/version_0', 'train_loss') == timed
+
+
+def test_other_loggers_take_the_same_curves(xlab, tiny, tmp_path):
+    logger = '{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: csv}}'
+    status, printed = xlab('fit', *tiny, f'--trainer.logger={logger}')
+    assert status == 0, printed
+    assert 'tensorboard' not in printed
+    assert (tmp_path / 'logs/version_0/checkpoints').is_dir()
+    table = next(tmp_path.glob('csv/**/metrics.csv')).read_text()
+    assert 'train_bits_per_byte' in table
+    assert 'val_loss' in table
+
+
+def test_without_a_logger_and_a_bar_a_run_still_saves(xlab, tiny, tmp_path):
+    status, printed = xlab('fit', *tiny, '--trainer.logger=false', '--trainer.enable_progress_bar=false')
+    assert status == 0, printed
+    assert 'step 6' not in printed
+    assert xlab('predict', '--ckpt_path=last', '--trainer.logger=false')[0] == 0
+    assert (tmp_path / 'logs/version_0/predictions.jsonl').exists()
+
+
+def test_the_terminal_shows_our_lines_and_nobody_elses(xlab, tiny):
+    _, printed = xlab('fit', *tiny)
+    for noise in ('GPU available', 'LOCAL_RANK', 'Tip', 'litlogger', 'Warning', 'deprecated', 'Trainer.fit'):
+        assert noise not in printed
+    assert 'parameters' in printed  # the summary
+    assert 'step 6: ' in printed
+    assert 'bits/byte' in printed
+
+
+def test_text_is_sampled_at_each_validation(xlab, tiny, tmp_path):
+    xlab('fit', *tiny, '--samples.prompt=the cat')
+    events = EventAccumulator(str(tmp_path / 'logs/version_0'))
+    events.Reload()
+    samples = events.Tensors('sample/text_summary')
+    assert [sample.step for sample in samples] == [6, 12]
+    assert samples[0].tensor_proto.string_val[0].startswith(b'the cat')

@@ -37,7 +37,14 @@ def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, tiny, tmp_path, step
     assert status == 0, printed
     assert 'going on from' in printed
     whole = tmp_path / 'whole/logs/version_0'
-    for name in ('train_loss', 'train_accuracy', 'val_loss', 'val_bits_per_byte', 'gradient_norm', 'learning_rate/matrices'):
+    for name in (
+        'train_loss',
+        'train_accuracy',
+        'val_loss',
+        'val_bits_per_byte',
+        'gradient_norm',
+        'learning_rate/matrices',
+    ):
         assert read_curve(run, name) == read_curve(whole, name), name
     a, b = (checkpoints.read(checkpoints.find('last', tmp_path / name)) for name in ('whole', 'broken'))
     for name, tensor in a['state_dict'].items():
@@ -86,6 +93,37 @@ def test_what_was_saved_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
     assert saved['global_step'] == 13
 
 
+def test_last_looks_into_the_folder_that_checkpoints_go_to(xlab, tiny, tmp_path):
+    elsewhere = [*tiny, '--checkpoint.folder=elsewhere']
+    xlab('fit', *elsewhere)
+    status, printed = xlab('fit', *elsewhere, '--ckpt_path=last', '--trainer.max_steps=14')
+    assert status == 0, printed
+    assert 'going on from' in printed
+    assert list(_losses(tmp_path / 'logs/version_0')) == list(range(1, 15))
+    assert not (tmp_path / 'logs/version_1').exists()
+
+
+def test_from_another_folder_the_best_is_still_known(xlab, tiny, tmp_path, monkeypatch):
+    xlab('fit', *tiny)
+    (tmp_path / 'sub').mkdir()
+    monkeypatch.chdir(tmp_path / 'sub')
+    path = checkpoints.find('last', tmp_path)
+    status, printed = xlab('fit', *tiny, f'--ckpt_path={path}')
+    assert 'has finished' in printed
+    assert 'best checkpoint' in printed
+    status, printed = xlab('fit', *tiny, f'--ckpt_path={path}', '--trainer.max_steps=18')
+    assert status == 0, printed
+    assert len(list((tmp_path / 'logs/version_0/checkpoints').glob('*.ckpt'))) <= 2
+
+
+def test_the_number_of_rows_a_step_may_change(xlab, tiny, tmp_path):
+    xlab('fit', *tiny)
+    status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--data.batch_tokens=64', '--trainer.max_steps=14')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert saved['XLabDataModule']['row'] == 12 * 4 + 2 * 2
+
+
 def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_finished(xlab, tiny):
     status, printed = xlab('fit', *tiny, '--ckpt_path=last')
     assert status == 0, printed
@@ -103,7 +141,7 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
         (['--data.plan=Chunk'], "data.plan was {'class': 'Pack'"),
         (['--data.splits={train: 0.7}'], 'data.splits was'),
         (['--data.weights=[1]'], 'data.weights was None, is [1.0]'),
-        (['--data.n_vocab=400'], 'has 320 tokens'),
+        (['--data.n_vocab=400'], 'model.n_vocab was 320, is 400'),
     ],
 )
 def test_what_cannot_be_changed_is_refused(xlab, tiny, arguments, message):
@@ -116,7 +154,10 @@ def test_what_cannot_be_changed_is_refused(xlab, tiny, arguments, message):
 
 def test_texts_that_changed_are_named_and_accepted_once(xlab, tiny, tmp_path, corpus):
     (tmp_path / 'texts.jsonl').write_text((corpus / 'texts.jsonl').read_text())
-    asked = [*[flag for flag in tiny if 'data.sources' not in flag], f'--data.sources=[{{path: {tmp_path}/texts.jsonl}}]']
+    asked = [
+        *[flag for flag in tiny if 'data.sources' not in flag],
+        f'--data.sources=[{{path: {tmp_path}/texts.jsonl}}]',
+    ]
     xlab('fit', *asked)
     with (tmp_path / 'texts.jsonl').open('a') as file:
         file.write('{"text": "one more text"}\n')
@@ -159,7 +200,12 @@ def _start(tiny, folder, *arguments):
     environment = {**os.environ, 'XLABML_CACHE': os.environ['XLABML_CACHE'], 'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, '-c', 'import sys; from xlabml.commands.fit import main; sys.exit(main())', 'fit']
     return subprocess.Popen(
-        [*command, *tiny, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *tiny, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -171,12 +217,13 @@ def _wait_for_checkpoint(process, folder, n=1):
         time.sleep(0.02)
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny, tmp_path):
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(tiny, tmp_path, number, status):
     process = _start(tiny, tmp_path, '--trainer.max_steps=100000', '--checkpoint.every_n_steps=5')
     _wait_for_checkpoint(process, tmp_path)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, printed
+    assert process.returncode == status, printed
     assert 'Traceback' not in printed
     assert '--ckpt_path last goes on' in printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))

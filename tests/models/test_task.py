@@ -46,7 +46,13 @@ def _fit(model, folder, batches, **options):
 
 def test_learns_a_batch_by_heart(tmp_path):
     torch.manual_seed(0)
-    model = XLabModel(20, 8, SMALL, optimizer=functools.partial(AdamW, lr=0.02), schedule=functools.partial(WarmupConstant, warmup_steps=0))
+    model = XLabModel(
+        20,
+        8,
+        SMALL,
+        optimizer=functools.partial(AdamW, lr=0.02),
+        schedule=functools.partial(WarmupConstant, warmup_steps=0),
+    )
     trainer = _trainer(tmp_path)
     trainer.fit_loop.epoch_loop.max_steps = 150
     trainer.fit(model, DataLoader([_batch()] * 150, batch_size=None))
@@ -90,7 +96,9 @@ def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
     n_targets = int((whole.targets != IGNORED).sum())
     whole = whole._replace(n_targets=n_targets)
     halves = [
-        Batch(whole.ids[i : i + 2], whole.targets[i : i + 2], None, whole.documents[:2], whole.n_bytes[:2], n_targets, 0)
+        Batch(
+            whole.ids[i : i + 2], whole.targets[i : i + 2], None, whole.documents[:2], whole.n_bytes[:2], n_targets, 0
+        )
         for i in (0, 2)
     ]
     trained = []

@@ -11,6 +11,7 @@ class _Tied(nn.Module):
         self.embedding = nn.Embedding(7, 4)
         self.norm = nn.LayerNorm(4)
         self.layer = nn.Linear(4, 4)
+        self.layer.stacked_rows = (1, 3)
         self.head = nn.Linear(4, 7, bias=False)
         self.head.weight = self.embedding.weight
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
@@ -20,9 +21,24 @@ def test_only_matrices_decay():
     module = _Tied()
     matrices, others = parameter_groups(module)
     assert [id(p) for p in matrices['params']] == [id(module.layer.weight)]
+    assert matrices['parts'] == [[1, 3]]
     assert others['weight_decay'] == 0.0
     expected = {id(module.embedding.weight), id(module.norm.weight), id(module.norm.bias), id(module.layer.bias)}
     assert {id(p) for p in others['params']} == expected
+
+
+def test_a_head_of_its_own_is_a_group_that_decays():
+    module = nn.Module()
+    module.layers, module.head_weight, module.head_bias = (
+        nn.Linear(3, 3),
+        nn.Parameter(torch.ones(5, 3)),
+        nn.Parameter(torch.ones(5)),
+    )
+    matrices, heads, others = parameter_groups(module)
+    assert (matrices['name'], heads['name'], others['name']) == ('matrices', 'heads', 'others')
+    assert heads['params'] == [module.head_weight]
+    assert 'weight_decay' not in heads
+    assert len(others['params']) == 2
 
 
 def test_steps_as_the_definition_does():

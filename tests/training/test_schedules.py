@@ -7,9 +7,12 @@ from torch import nn
 from xlabml.training import (
     InverseSquareRoot,
     ScheduledRate,
+    Stepped,
+    Trapezoid,
     WarmupConstant,
     WarmupCosine,
     WarmupLinear,
+    WarmupStableDecay,
 )
 
 
@@ -39,6 +42,39 @@ def test_inverse_square_root_by_hand():
     assert schedule(15) == pytest.approx(0.5)
 
 
+def test_stable_decay_by_hand():
+    schedule = WarmupStableDecay(11, warmup_steps=1, cooldown_steps=4)
+    assert [schedule(step) for step in (0, 1, 6, 7, 8, 9, 10)] == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25, 0])
+    schedule = WarmupStableDecay(11, warmup_steps=1, cooldown_steps=4, cooldown='sqrt', end_ratio=0.2)
+    assert [schedule(step) for step in (6, 7, 10)] == pytest.approx([1, 0.6, 0.2])
+    schedule = WarmupStableDecay(11, warmup_steps=1, cooldown_steps=4, cooldown='cosine')
+    assert schedule(8) == pytest.approx(0.5)
+
+
+def test_a_run_prolonged_before_its_cool_down_had_the_same_rates_so_far():
+    short, long = (WarmupStableDecay(n, warmup_steps=5, cooldown_steps=20) for n in (100, 200))
+    assert [short(step) for step in range(80)] == [long(step) for step in range(80)]
+
+
+def test_a_cool_down_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match='do not fit into 10'):
+        WarmupStableDecay(10, warmup_steps=5, cooldown_steps=6)
+
+
+def test_the_trapezoid_of_a_known_run_by_hand():
+    """1e-5 up to 2e-4 in 1,000 steps, held for 9,000, down to 1e-4 at 200,000."""
+    schedule = Trapezoid(200_000, warmup_steps=1000, peak_steps=9000, start_ratio=0.05, end_ratio=0.5)
+    steps = {0: 1e-5, 500: 1.05e-4, 1000: 2e-4, 10_000: 2e-4, 104_999: 1.5e-4, 199_999: 1e-4, 300_000: 1e-4}
+    for step, rate in steps.items():
+        assert 2e-4 * schedule(step) == pytest.approx(rate, rel=1e-5)
+
+
+def test_stepped_by_hand():
+    schedule = Stepped(100, warmup_steps=2, decay=0.5, period_steps=3, end_ratio=0.2)
+    assert [schedule(step) for step in (1, 2, 4, 5, 7, 8, 99)] == pytest.approx([2 / 3, 1, 1, 0.5, 0.5, 0.25, 0.2])
+    assert Stepped(100, period_ratio=0.25).period_steps == 25
+
+
 def test_a_ratio_is_a_share_of_the_run():
     assert WarmupCosine(200, warmup_ratio=0.1).warmup_steps == 20
     assert WarmupCosine(200).warmup_steps == 10
@@ -63,13 +99,41 @@ def test_a_decay_needs_a_length():
         WarmupCosine(None, warmup_steps=5)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'arguments', 'message'),
+    [
+        (WarmupStableDecay, {'cooldown_steps': 1, 'cooldown_ratio': 0.1}, 'give one of them'),
+        (Trapezoid, {'peak_ratio': 1.5}, 'peak_ratio is 1.5'),
+        (Trapezoid, {'start_ratio': -1.0}, 'start_ratio is -1.0'),
+        (Stepped, {'decay': 1.5}, 'decay is 1.5'),
+        (Stepped, {'end_ratio': -0.5}, 'end_ratio is -0.5'),
+        (Stepped, {'period_steps': -1}, 'period_steps is -1'),
+    ],
+)
+def test_refuses_shapes_out_of_range(kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(100, **arguments)
+
+
 def _rate(lr, schedule):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     return optimizer, ScheduledRate(optimizer, schedule)
 
 
-def test_any_step_can_be_resumed():
-    schedule = WarmupCosine(20, warmup_steps=3)
+@pytest.mark.parametrize(
+    'kind',
+    [
+        InverseSquareRoot,
+        Stepped,
+        Trapezoid,
+        WarmupConstant,
+        WarmupCosine,
+        WarmupLinear,
+        WarmupStableDecay,
+    ],
+)
+def test_any_step_can_be_resumed(kind):
+    schedule = kind(20, warmup_steps=3)
     optimizer, rate = _rate(0.5, schedule)
     seen = []
     for _ in range(20):

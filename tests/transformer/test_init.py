@@ -22,7 +22,7 @@ def test_normal():
     block = trunk.blocks[1]
     scale = 1 / math.sqrt(2 * 3)
     for weight, std in [
-        (trunk.embedding.weight, 0.02),
+        (trunk.embedding.weight, 0.05),
         (block.attention.projection.weight, 1 / math.sqrt(128)),
         (block.attention.output.weight, scale / math.sqrt(128)),
         (block.feed_forward.input.weight, 1 / math.sqrt(128)),
@@ -50,7 +50,7 @@ def test_embedding_and_head_can_stay_as_torch_makes_them(init):
     for part in (model.head_weight, model.head_bias):
         assert part.abs().max().item() == pytest.approx(1 / math.sqrt(128), rel=0.01)
     model = LanguageModel(make_trunk(init), tied=False, head_bias=True)
-    assert model.head_weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert model.head_weight.std().item() == pytest.approx(0.05, rel=0.03)
     assert not model.head_bias.any()
 
 

@@ -62,7 +62,7 @@ def test_each_layer_may_have_a_window_of_its_own():
     ids = make_ids(9)
     trunk = make_trunk(window=[2, None])
     blocks = [make_trunk(window=window) for window in (2, None)]
-    hidden = trunk.embedding(ids)
+    hidden = trunk.embedding(ids) * trunk.scale
     _, shared = trunk._plan(ids, None, None)
     for layer, one in enumerate(blocks):
         hidden = one.blocks[layer](hidden, shared, layer)
@@ -84,7 +84,7 @@ def test_relative_positions_ignore_where_a_text_begins(positions):
     trunk, ids, place = make_trunk(positions=positions), make_ids(8), torch.arange(8)[None]
     shift = trunk.positions.angles(place + 5)
     _, shared = trunk._plan(ids, None, None)
-    hidden = trunk.embedding(ids)
+    hidden = trunk.embedding(ids) * trunk.scale
     for block in trunk.blocks:
         hidden = block(hidden, shared._replace(angles=shift))
     torch.testing.assert_close(trunk.norm(hidden), trunk(ids), rtol=1e-4, atol=1e-4)
@@ -165,7 +165,7 @@ def test_post_norm_equals_torch():
                     theirs.copy_(ours)
             ids = make_ids(9, batch=2)
             mask = nn.Transformer.generate_square_subsequent_mask(9)
-            expected = layer(trunk.embedding(ids), src_mask=mask, is_causal=True)
+            expected = layer(trunk.embedding(ids) * trunk.scale, src_mask=mask, is_causal=True)
             torch.testing.assert_close(trunk(ids), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -220,7 +220,7 @@ def test_qk_norm_bounds_the_scores():
 def test_embeddings_are_scaled_by_the_root_of_the_width():
     ids = make_ids(4)
     options = {'n_layers': 1, 'final_norm': False, 'positions': NoPositions}
-    trunk = make_trunk(**options)
+    trunk = make_trunk(**options, scale_embedding=False)
     scaled = copy_weights(trunk, **options, scale_embedding=True)
     with torch.no_grad():
         trunk.embedding.weight *= 4

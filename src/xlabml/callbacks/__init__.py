@@ -2,10 +2,11 @@
 
 from .checkpointing import Checkpoints
 from .curves import Curves
+from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
 from .stopping import Stopping
 from .summary import Summary
 
-__all__ = ['Checkpoints', 'Curves', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']
+__all__ = ['Checkpoints', 'Curves', 'NonFinite', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']

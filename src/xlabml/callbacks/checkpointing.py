@@ -1,10 +1,10 @@
 """When a run is saved, and which checkpoints stay."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -61,16 +61,19 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit' and self.folder is None:
-            self.folder = str(Path(trainer.strategy.broadcast(trainer.log_dir) or '.') / 'checkpoints')
+            self.folder = f'{trainer.strategy.broadcast(trainer.log_dir) or "."}/checkpoints'
 
     def state_dict(self) -> dict[str, Any]:
-        return {'saved': dict(self.saved), 'stopped_early': self._stopped_early}
+        names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}
+        return {'saved': names, 'stopped_early': self._stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Only files of this very folder are ours to delete.
-        for path, score in state_dict['saved'].items():
-            if self.folder is not None and Path(path).parent == Path(self.folder) and Path(path).exists():
+        for name, score in state_dict['saved'].items():
+            if self.folder is not None and _exists(path := self._path(name)):
                 self.saved[path] = score
+
+    def _path(self, name: str) -> str:
+        return f'{str(self.folder).rstrip("/")}/{name}'
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         is_step_end = not trainer.fit_loop._should_accumulate()
@@ -88,10 +91,17 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Save where the run stands, under its step and, where it is known there, the metric."""
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         step = trainer.global_step
-        score = trainer.callback_metrics.get(self.monitor) if self.monitor and trainer.validating else None
+        score = None
+        if self.monitor is not None and trainer.validating:
+            score = trainer.callback_metrics.get(self.monitor)
+            if score is None:
+                there = ', '.join(sorted(trainer.callback_metrics)) or 'none'
+                raise ValueError(
+                    f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null'
+                )
         if self.newest and _step_of(self.newest) == step:
             if score is None:
                 return
@@ -101,7 +111,7 @@ class Checkpoints(Checkpoint):
             old = None
         value = None if score is None else float(score)
         name = f'step={step:07d}' + (f'-{self.monitor}={value:.4f}' if value is not None else '')
-        path = str(Path(str(self.folder)) / f'{name}.ckpt')
+        path = self._path(f'{name}.ckpt')
         self.saved[path] = value
         kept = self._kept()
         dropped = [known for known in self.saved if known not in kept] + ([old] if old and old != path else [])
@@ -117,8 +127,12 @@ class Checkpoints(Checkpoint):
         return {*best, *list(self.saved)[-self.save_last_k :]}
 
 
+def _exists(path: str) -> bool:
+    return get_filesystem(path).exists(path)
+
+
 def _step_of(path: str) -> int:
-    found = re.search(r'step=(\d+)', Path(path).name)
+    found = re.search(r'step=(\d+)', path.rpartition('/')[2])
     if found is None:
         rank_zero_warn(f'{path} is not named by its step')
         return -1

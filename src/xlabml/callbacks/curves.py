@@ -60,9 +60,6 @@ class Curves(L.Callback):
         if not self._is_row(trainer, trainer.global_step):
             self._write_row(trainer, pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {'sums': self._sums}
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._collect(pl_module)
         checkpoint['callbacks'][self.state_key] = {'sums': dict(self._sums)}
@@ -71,7 +68,7 @@ class Curves(L.Callback):
         self._sums = dict(state_dict['sums'])
 
     def _is_row(self, trainer: L.Trainer, step: int) -> bool:
-        every = self.every_n_steps or trainer.log_every_n_steps
+        every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and step % every == 0
 
     def _collect(self, pl_module: L.LightningModule) -> None:
@@ -90,10 +87,13 @@ class Curves(L.Callback):
         if pl_module.grad_norm is not None:
             row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
         if hasattr(trainer.datamodule, 'source_shares'):  # type: ignore[attr-defined]
-            every = self.every_n_steps or trainer.log_every_n_steps
+            every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
             first = (trainer.global_step - 1) // every * every
             shares = trainer.datamodule.source_shares(first, trainer.global_step)  # type: ignore[attr-defined]
             row |= {f'share/{name}': share for name, share in shares.items()}
+        if pl_module.clip_limit is not None:
+            row['clip_limit'] = float(pl_module.clip_limit)  # type: ignore[arg-type]
+        row['skipped_steps'] = float(pl_module.skipped[1])  # type: ignore[index]
         self._sums, self._n_timed, self._since, self.newest = {}, 0.0, now, row
         _write(trainer, row, trainer.global_step)
 

@@ -18,22 +18,27 @@ class Predictions(L.Callback):
     A document's parts are added up over rows, batches and devices. The file is `predictions.jsonl` in the run's
     folder, or the next free name beside it.
 
+    Args:
+        folder: Where the file goes; None: where the trainer logs.
+
     Attributes:
         path: The file, once it is written.
+        n_documents: How many lines it has.
+        n_tokens: How many targets they count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self.path: Path | None = None
+        self.n_documents = self.n_tokens = 0
         self._parts: list[np.ndarray] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parts = []
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         columns = [outputs.documents, outputs.n_tokens, outputs.nats, outputs.n_bytes]
-        part = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+        part = torch.stack([column.cpu().double() for column in columns], dim=1).numpy()
         self._parts.append(part[part[:, 0] >= 0])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,7 +52,8 @@ class Predictions(L.Callback):
         documents, where = np.unique(parts[:, 0].astype(np.int64), return_inverse=True)
         sums = np.zeros((len(documents), 3))
         np.add.at(sums, where, parts[:, 1:])
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self.n_documents, self.n_tokens = len(documents), int(sums[:, 0].sum())
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
         written = path.with_suffix('.part')

@@ -25,16 +25,20 @@ class Progress(ProgressBar):
         if refresh_seconds < 0:
             raise ValueError(f'progress.refresh_seconds is {refresh_seconds}; it must be 0 or more')
         self.refresh_seconds = refresh_seconds
-        self._enabled = refresh_seconds > 0
+        self._is_disabled = False
         self._console = Console()
         self._bar: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def disable(self) -> None:
-        self._enabled = False
+        self._is_disabled = True
 
     def enable(self) -> None:
-        self._enabled = True
+        self._is_disabled = False
+
+    @property
+    def _enabled(self) -> bool:
+        return self.refresh_seconds > 0 and not self._is_disabled
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         (self._bar.console if self._bar else self._console).print(*args, highlight=False, **kwargs)
@@ -100,7 +104,7 @@ class Progress(ProgressBar):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end('validate')
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._enabled and trainer.is_global_zero:
-            self.print(f'step {trainer.global_step}: {_evaluation(trainer, "val_")}')
+            self.print(f'step {trainer.global_step}: {describe_figures(find_figures(trainer, "val_"))}')
         if trainer.state.fn == 'validate':
             self._stop()
 
@@ -141,13 +145,10 @@ class Progress(ProgressBar):
         return '  '.join(parts)
 
 
-def _evaluation(trainer: L.Trainer, prefix: str) -> str:
-    figures = {
-        name.removeprefix(prefix): float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(prefix)
-    }
-    return describe_figures(figures)
+def find_figures(trainer: L.Trainer, prefix: str) -> dict[str, float]:
+    """What the last evaluation gave, without `val_` or `test_`."""
+    metrics = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(value) for name, value in metrics if name.startswith(prefix)}
 
 
 def describe_figures(figures: dict[str, float]) -> str:

@@ -1,5 +1,7 @@
 """Text that the model makes at each validation, so that a run can be read."""
 
+from typing import Any
+
 import lightning.pytorch as L
 import torch
 
@@ -29,6 +31,7 @@ class SampledText(L.Callback):
     ) -> None:
         if n_tokens < 0:
             raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
+        inference.Sampler(temperature, top_k, top_p)  # refuses what is out of range before the run begins
         self.prompt, self.n_tokens, self.seed = prompt, n_tokens, seed
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.newest = ''
@@ -52,5 +55,6 @@ class SampledText(L.Callback):
         )
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, 'add_text'):
-                logger.experiment.add_text('sample', self.newest, trainer.global_step)
+            experiment: Any = getattr(logger, 'experiment', None)
+            if hasattr(experiment, 'add_text'):
+                experiment.add_text('sample', self.newest, trainer.global_step)

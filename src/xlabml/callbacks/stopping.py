@@ -1,39 +1,46 @@
-"""Ctrl-C, and what asks a run to end: at the end of a step, with a checkpoint to go on from."""
+"""Ctrl-C and SIGTERM: the run ends at the end of a step, with a checkpoint to go on from."""
 
 import signal
+import threading
 from typing import Any
 
 import lightning.pytorch as L
+import torch
+
+_STEPS_BETWEEN_TALKS = 10
 
 
 class Stopping(L.Callback):
-    """Turn the first Ctrl-C into a clean end of the run at the next step; the second one ends it at once.
+    """Turn the first Ctrl-C, or a SIGTERM, into a clean end of the run at the next step; a second one ends it at once.
 
     Attributes:
-        interrupted: Whether Ctrl-C ended the run.
+        signal: The signal that ended the run; 0: none.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
-        self._before: Any = None
+        self.signal = 0
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._before = signal.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.interrupted:
+        if self.signal:
             raise KeyboardInterrupt
-        self.interrupted = True
+        self.signal = number
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.fit_loop._should_accumulate():
             return
         if trainer.world_size > 1:
-            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
-        if self.interrupted:
+            # Ranks have to agree, which costs a round trip: not at every step.
+            if trainer.global_step % _STEPS_BETWEEN_TALKS:
+                return
+            told = trainer.strategy.reduce(torch.tensor(self.signal, device=pl_module.device), reduce_op='max')
+            self.signal = int(told)
+        if self.signal:
             trainer.should_stop = True
-            # The run ends here, not after one more validation.
-            trainer.limit_val_batches, trainer.fit_loop.epoch_loop.val_loop._max_batches = 0, []
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()
@@ -42,6 +49,6 @@ class Stopping(L.Callback):
         self._restore()
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -4,10 +4,13 @@ from collections import Counter
 from pathlib import Path
 from textwrap import shorten
 
-from xlabml.data import compute_statistics, format_statistics, validate, write_invalid
+from xlabml.data import compute_statistics, format_statistics, split_names, validate, write_invalid
 from xlabml.datamodules import XLabDataModule
 
 from .errors import UsageError
+
+FLAGS = {'dump': 'Write the text too, in base64.'}
+"""What the flags of these commands mean, for --help."""
 
 
 def prepare_data(data: XLabDataModule) -> None:
@@ -57,6 +60,8 @@ def validate_data(
     for path in paths:
         if path.exists():
             raise FileExistsError(f'{path} exists and is not overwritten; name another --output_path')
+        if not path.parent.is_dir():
+            raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
     for i, source in enumerate(data.sources):
         n_valid, found = 0, []
         for invalid in validate(source):
@@ -104,9 +109,13 @@ def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int =
         split: One of train, val, test, predict.
         sample_size: How many documents to look into, drawn at random.
     """
+    if split not in split_names:
+        raise UsageError(f'--split is {split!r}; the splits are {", ".join(split_names)}')
+    if sample_size < 1:
+        raise UsageError(f'--sample_size is {sample_size}; it must be at least 1')
     data.prepare_data()
     figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split).plan, sample_size, data.seed)
     print(format_statistics(figures))
     for source in data.sources:
-        if credit := getattr(source, 'credit', ''):
-            print(f'{source}: {credit}')
+        if source.credit:
+            print(f'{source}: {source.credit}')

@@ -1,12 +1,27 @@
 """How a command ends when something is wrong: one message, and a status that a script can read."""
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UsageError(ValueError):
     """What was typed cannot be done: exit status 2, where everything else is 1."""
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Errors of constructors are errors of usage: the values were typed."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        # Lightning's own, for settings of its Trainer; the class is not imported for the sake of other commands.
+        if type(error).__name__ != 'MisconfigurationException':
+            raise
+        raise UsageError(str(error)) from error
 
 
 def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> int:
@@ -23,7 +38,7 @@ def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> i
     try:
         return run() or 0
     except KeyboardInterrupt:
-        print(f'\n{program}: interrupted before the first checkpoint; nothing is lost but time', file=sys.stderr)
+        print(f'\n{program}: interrupted', file=sys.stderr)
         return 130
     except SystemExit as error:
         if error.code is None or isinstance(error.code, int):

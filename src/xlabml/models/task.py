@@ -1,18 +1,22 @@
 """What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
-from xlabml.training import Schedule, ScheduledRate, parameter_groups
+from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
-
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -23,25 +27,65 @@ class Task(L.LightningModule):
     A subclass calls `super().__init__()` first thing in its constructor.
 
     Attributes:
+        optimizer: Makes what moves the weights, from parameter groups; a subclass sets it.
+        schedule: Makes the factor of the learning rate, from the length of the run; a subclass sets it.
+        horizon_tokens: The length that the schedule gets instead, in tokens; None: that of the run.
         grad_norm: The norm of the last step's gradient before clipping; None before the first step.
+        clip: What limits the gradient's norm; None: `trainer.gradient_clip_val` does.
+        clip_limit: The last step's limit, where clip made it.
+        skipped: How many steps were skipped because the loss or the gradient was not finite: the last ones in a row,
+            and all of them.
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
     """
+
+    optimizer: Callable[[Iterable], Optimizer]
+    schedule: Callable[[int | None], Schedule]
 
     def __init__(self) -> None:
         super().__init__()
         self.grad_norm: Tensor | None = None
+        self.horizon_tokens: int | None = None
+        self.clip: AdaptiveClip | None = None
+        self.clip_limit: Tensor | None = None
+        self.skipped = torch.zeros(2, dtype=torch.long)
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
 
-    def build_optimizer(
-        self, optimizer: Callable[[Iterable], Optimizer], schedule: Callable[[int | None], Schedule]
-    ) -> dict[str, Any]:
-        """What `configure_optimizers` returns: the optimizer over our parameter groups, scheduled by the step."""
-        built = optimizer(parameter_groups(self))
+    def check_training(self, max_steps: int) -> None:
+        """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.
+
+        Args:
+            max_steps: The run's length; -1: not known yet.
+        """
+        with _named('model.optimizer'):
+            self.optimizer(parameter_groups(self))
+        if self.horizon_tokens is not None and self.horizon_tokens < 1:
+            raise ValueError(f'model.horizon_tokens is {self.horizon_tokens}; give 1 or more, or null for the run')
+        if max_steps >= 0 and self.horizon_tokens is None:
+            with _named('model.schedule'):
+                self.schedule(max_steps)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer over our parameter groups, its rate scheduled by the step."""
+        with _named('model.optimizer'):
+            built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        max_steps = self.trainer.max_steps
-        rate = ScheduledRate(built, schedule(max_steps if max_steps >= 0 else None))
+        horizon = self._find_horizon()
+        with _named('model.schedule'):
+            rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
+
+    def _find_horizon(self) -> int | None:
+        """The schedule's length in steps; None where the run's is not known and no other is set."""
+        if self.horizon_tokens is None:
+            return self.trainer.max_steps if self.trainer.max_steps >= 0 else None
+        step_tokens = getattr(self.trainer.datamodule, 'batch_tokens', None)  # type: ignore[attr-defined]
+        if step_tokens is None:
+            raise ValueError(
+                f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
+                'train on an XLabDataModule, which knows data.batch_tokens, or leave it out'
+            )
+        return math.ceil(self.horizon_tokens / step_tokens)
 
     def configure_gradient_clipping(
         self,
@@ -49,15 +93,43 @@ class Task(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, and keep the norm that the gradient had before, on its device."""
+        """Clip, keep the norm that the gradient had before, and let a step be skipped whose gradient is not finite."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
-        if not gradient_clip_val:
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self._skip_unless_finite(optimizer)
+        limit: Any = gradient_clip_val or None
+        if self.clip is not None:
+            if gradient_clip_algorithm == 'value':
+                raise ValueError('model.clip limits a norm: leave out trainer.gradient_clip_algorithm, or model.clip')
+            limit = self.clip_limit = self.clip.limit(limit)
+            self.clip.add(self.grad_norm)
+        if limit is None:
             return
         if gradient_clip_algorithm == 'value':
-            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_value_(self.parameters(), limit)
         else:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), limit, self.grad_norm)
+
+    def _skip_unless_finite(self, optimizer: Optimizer) -> None:
+        """Make the step that follows change nothing if the gradient is not finite: the same on all ranks, who share it.
+
+        Our optimizers, and torch's fused ones, take the news as a tensor, so that nothing waits for the device.
+        """
+        assert self.grad_norm is not None
+        bad = ~self.grad_norm.isfinite()
+        skipped = self.skipped.to(bad.device)
+        self.skipped = torch.stack([(skipped[0] + 1) * bad, skipped[1] + bad])
+        takes_news = isinstance(optimizer, Muon) or getattr(optimizer, '_step_supports_amp_scaling', False)
+        if takes_news and not any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        elif bad:
+            optimizer.zero_grad(set_to_none=True)
+
+    @staticmethod
+    def spoil_unless_finite(loss: Float[Tensor, '']) -> Float[Tensor, '']:
+        """A loss that is not finite gets gradients that are NaN everywhere, so that all ranks see it in theirs."""
+        return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the progress of Lightning's loops: the step alone says where a run stands.
@@ -68,6 +140,9 @@ class Task(L.LightningModule):
         if self._why_unsaveable:
             raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
         checkpoint.pop('loops', None)
+        checkpoint['guards'] = {'skipped': self.skipped.tolist()}
+        if self.clip is not None:
+            checkpoint['guards']['clip'] = self.clip.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
@@ -75,17 +150,35 @@ class Task(L.LightningModule):
         Nothing of the loops is saved, so that a run may go on with another accumulation or number of devices.
 
         Raises:
-            ValueError: The weights do not fit this model; the settings that differ are named.
+            ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
+                by another optimizer.
         """
-        self._check_weights(checkpoint)
+        self.check_weights(checkpoint)
         self.checkpoint_step = checkpoint['global_step']
         if self._trainer is not None and self.trainer.state.fn == 'fit':
+            self._check_optimizer(checkpoint)
+            guards = checkpoint.get('guards', {})
+            self.skipped = torch.tensor(guards.get('skipped', [0, 0]))
+            if self.clip is not None and 'clip' in guards:
+                self.clip.load_state_dict(guards['clip'])
             loop = self.trainer.fit_loop.epoch_loop
             step = loop.automatic_optimization.optim_progress.optimizer.step
             step.total.ready = step.total.completed = self.checkpoint_step
             loop._batches_that_stepped = self.checkpoint_step
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        saved, now = (
+            (values.get('optimizer') or {}).get('class_path')
+            for values in (checkpoint['hyper_parameters'], self.hparams)
+        )
+        if saved != now:
+            raise ValueError(
+                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
+                f'go on with {saved}, or start a new run'
+            )
+
+    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
         unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
@@ -121,6 +214,14 @@ class Task(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
+
+
+@contextlib.contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{setting}: {error}') from error
 
 
 def differences(saved: Any, now: Any, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from xlabml.batches import IGNORED, Batch, Layout
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.losses import CrossEntropy, Loss
-from xlabml.training import AdamW, Schedule, WarmupCosine
+from xlabml.training import AdamW, AdaptiveClip, Schedule, WarmupCosine
 from xlabml.transformer import Cache, Transformer, language_model
 
 from .task import Task
@@ -50,6 +50,8 @@ class XLabModel(Task):
         loss: What is minimised.
         optimizer: What moves the weights; it gets parameter groups.
         schedule: The factor of its learning rate at every step; it gets the length of the run in steps.
+        horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: that of the run.
+        clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
     """
 
@@ -64,13 +66,19 @@ class XLabModel(Task):
         loss: Callable[[], Loss] = CrossEntropy,
         optimizer: Callable[[Iterable], Optimizer] = AdamW,
         schedule: Callable[[int | None], Schedule] = WarmupCosine,
+        horizon_tokens: int | None = None,
+        clip: Callable[[], AdaptiveClip] | None = None,
         metrics: list[TokenMetric] | None = None,
     ) -> None:
         super().__init__()
         self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
-        self.optimizer, self.schedule, self.metrics = optimizer, schedule, metrics or []
+        self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
+        self.metrics = metrics or []
+        self.clip = None if clip is None else clip()
         self.train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
+        self.n_evaluated = 0
+        """How many targets the last evaluation counted."""
 
     def forward(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None, **options: Any
@@ -82,27 +90,27 @@ class XLabModel(Task):
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
         return self.model.new_cache(batch, length)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        return self.build_optimizer(self.optimizer, self.schedule)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
         torch.manual_seed(batch.seed)
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
         counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
-        self.train_sums = counted.double() if self.train_sums is None else self.train_sums + counted
+        counted = torch.where(counted[0].isfinite(), counted, 0.0)  # a skipped step is in no curve
+        self.train_sums = counted.to(_precise(counted.device)) if self.train_sums is None else self.train_sums + counted
         # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return sums.objective * (n_shares / max(1, batch.n_targets))
+        return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
 
     def take_train_sums(self) -> dict[str, float]:
         """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
-        sums = torch.zeros(len(_SUMS), dtype=torch.float64) if self.train_sums is None else self.train_sums
+        empty = torch.zeros(len(_SUMS), dtype=_precise(self.device), device=self.device)
+        sums = empty if self.train_sums is None else self.train_sums
         self.train_sums = None
-        return dict(zip(_SUMS, self.trainer.strategy.reduce(sums.to(self.device), reduce_op='sum').tolist()))
+        return dict(zip(_SUMS, self.trainer.strategy.reduce(sums, reduce_op='sum').tolist()))
 
     def _eval_start(self) -> None:
-        self._eval_sums = torch.zeros(len(_SUMS) + len(self.metrics), dtype=torch.float64, device=self.device)
+        size = len(_SUMS) + len(self.metrics)
+        self._eval_sums = torch.zeros(size, dtype=_precise(self.device), device=self.device)
 
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
@@ -112,12 +120,13 @@ class XLabModel(Task):
             asked = batch.targets != IGNORED
             nats, targets = self.model.nats(batch.ids, batch.targets, batch.layout)[asked], batch.targets[asked]
             row += [metric.values(nats, targets).sum() for metric in self.metrics]
-        self._eval_sums += torch.stack([value.double() for value in row])
+        self._eval_sums += torch.stack([value.to(self._eval_sums.dtype) for value in row])
 
     def _eval_end(self, stage: str) -> None:
         assert self._eval_sums is not None
         values = self.trainer.strategy.reduce(self._eval_sums, reduce_op='sum').tolist()
         sums = dict(zip(_SUMS, values))
+        self.n_evaluated = int(sums['count'])
         figures = summarize(sums)
         for metric, value in zip(self.metrics, values[len(_SUMS) :]):
             figures[metric.name] = value / max(1.0, sums['count'])
@@ -144,7 +153,8 @@ class XLabModel(Task):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Scores:
         """What each document's part of the batch costs."""
-        nats = self.model.nats(batch.ids, batch.targets, batch.layout).double().flatten()
+        nats = self.model.nats(batch.ids, batch.targets, batch.layout).flatten()
+        nats = nats.to(_precise(nats.device))
         assert batch.layout is not None
         slots = torch.arange(nats.numel(), device=nats.device)
         segment = torch.searchsorted(batch.layout.starts, slots, right=True) - 1
@@ -155,3 +165,8 @@ class XLabModel(Task):
             torch.zeros(n_segments, dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats),
             batch.n_bytes,
         )
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    """What sums are kept in: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == 'mps' else torch.float64

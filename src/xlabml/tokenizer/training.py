@@ -92,6 +92,8 @@ def train_tokenizer(
             )
         tokenizer = Tokenizer.load(partial)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f'the tokenizer could not be written ({error.strerror})', str(path)) from error
     except RuntimeError as error:
         if lines.error is not None:
             raise lines.error from None
@@ -119,7 +121,7 @@ class _Lines:
                 self.n_texts += 1
                 for line in _NEVER_LEARNED.split(text):
                     yield from _bisect(line)
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C too
             self.error = error
             raise
 

@@ -1,22 +1,33 @@
 """How weights move: schedules (step -> factor of the learning rate), optimizers, parameter groups."""
 
+from .clipping import AdaptiveClip
+from .muon import Muon, orthogonalize
 from .optimizers import AdamW, parameter_groups
 from .schedules import (
     InverseSquareRoot,
     Schedule,
     ScheduledRate,
+    Stepped,
+    Trapezoid,
     WarmupConstant,
     WarmupCosine,
     WarmupLinear,
+    WarmupStableDecay,
 )
 
 __all__ = [
     'AdamW',
+    'AdaptiveClip',
     'InverseSquareRoot',
+    'Muon',
     'Schedule',
     'ScheduledRate',
+    'Stepped',
+    'Trapezoid',
     'WarmupConstant',
     'WarmupCosine',
     'WarmupLinear',
+    'WarmupStableDecay',
+    'orthogonalize',
     'parameter_groups',
 ]

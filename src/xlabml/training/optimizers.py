@@ -8,20 +8,32 @@ from torch import Tensor, nn
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters: matrices, which decay, and norms, biases and embeddings, which do not.
+    """Split the trainable parameters by how they are moved.
 
-    A matrix shared by an embedding and a head counts as the embedding.
+    `matrices` of the layers, which decay; `heads`, matrices that give scores (some part of their dotted name begins
+    with `head`), which decay too; `others`: norms, biases and embeddings, which do not. A matrix that an embedding and
+    a head share counts as the embedding. Of a matrix that is several stacked ones, `parts` has the rows of each: those
+    that its module names as `stacked_rows`.
     """
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decays = [parameter.ndim >= 2 and id(parameter) not in embeddings for parameter in trainable]
-    matrices = [parameter for parameter, decay in zip(trainable, decays) if decay]
-    others = [parameter for parameter, decay in zip(trainable, decays) if not decay]
-    groups: list[dict[str, Any]] = [
-        {'params': matrices, 'name': 'matrices'},
-        {'params': others, 'name': 'others', 'weight_decay': 0.0},
-    ]
-    return [group for group in groups if group['params']]
+    rows = [(part.weight, getattr(part, 'stacked_rows', None)) for part in module.modules() if hasattr(part, 'weight')]
+    stacked = {id(weight): list(counts) for weight, counts in rows if counts}
+    groups: dict[str, dict[str, Any]] = {
+        'matrices': {'params': [], 'name': 'matrices', 'parts': []},
+        'heads': {'params': [], 'name': 'heads'},
+        'others': {'params': [], 'name': 'others', 'weight_decay': 0.0},
+    }
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or id(parameter) in embeddings:
+            groups['others']['params'].append(parameter)
+        elif any(part.startswith('head') for part in name.split('.')):
+            groups['heads']['params'].append(parameter)
+        else:
+            groups['matrices']['params'].append(parameter)
+            groups['matrices']['parts'].append(stacked.get(id(parameter)))
+    return [group for group in groups.values() if group['params']]
 
 
 class AdamW(torch.optim.AdamW):

@@ -4,12 +4,33 @@ Step s is the update that is about to be made, counted from 0; a run of `total_s
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 DEFAULT_WARMUP_RATIO = 0.05
+DEFAULT_COOLDOWN_RATIO = 0.4
+DEFAULT_PEAK_RATIO = 0.05
+DEFAULT_PERIOD_RATIO = 0.1
+
+
+def _count(total_steps: int | None, name: str, steps: int | None, ratio: float | None) -> int:
+    """A number of steps that is given as such, or as a share of the run."""
+    if steps is not None and ratio is not None:
+        raise ValueError(f'{name}_steps is {steps} and {name}_ratio {ratio}; give one of them')
+    if steps is not None:
+        if steps < 0:
+            raise ValueError(f'{name}_steps is {steps}, it must be 0 or more')
+        return steps
+    assert ratio is not None
+    if not 0 <= ratio <= 1:
+        raise ValueError(f'{name}_ratio is {ratio}, it must lie in 0..1')
+    if total_steps is None:
+        raise ValueError(f'the length of the run is not known: set trainer.max_steps, or {name}_steps')
+    return round(ratio * total_steps)
 
 
 class Schedule:
@@ -24,16 +45,9 @@ class Schedule:
     def __init__(
         self, total_steps: int | None, warmup_steps: int | None = None, warmup_ratio: float | None = None
     ) -> None:
-        if warmup_steps is not None and warmup_ratio is not None:
-            raise ValueError(f'warmup_steps is {warmup_steps} and warmup_ratio {warmup_ratio}; give one of them')
-        if warmup_steps is not None and warmup_steps < 0:
-            raise ValueError(f'warmup_steps is {warmup_steps}, it must be 0 or more')
-        if warmup_ratio is not None and not 0 <= warmup_ratio <= 1:
-            raise ValueError(f'warmup_ratio is {warmup_ratio}, it must lie in 0..1')
-        if warmup_steps is None:
-            if total_steps is None:
-                raise ValueError('the length of the run is not known: set trainer.max_steps, or warmup_steps')
-            warmup_steps = round((DEFAULT_WARMUP_RATIO if warmup_ratio is None else warmup_ratio) * total_steps)
+        if warmup_ratio is None and warmup_steps is None:
+            warmup_ratio = DEFAULT_WARMUP_RATIO
+        warmup_steps = _count(total_steps, 'warmup', warmup_steps, warmup_ratio)
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
 
     def __call__(self, step: int) -> float:
@@ -96,6 +110,128 @@ class WarmupLinear(_Decay):
         return 1 - (1 - self.end_ratio) * self.progress(step)
 
 
+class WarmupStableDecay(_Decay):
+    """Linear warmup, constant, and a cool-down at the end, so that a run can be prolonged from before the cool-down.
+
+    Source: Hu et al. 2024, https://arxiv.org/abs/2404.06395, section 4; the cool-down by one minus the square root is
+    Haegele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
+
+    Args:
+        end_ratio: The factor of the last step, in 0..1.
+        cooldown_steps: How many steps the cool-down takes.
+        cooldown_ratio: The same as a share of total_steps. Neither given is 0.4 of them.
+        cooldown: Its shape, with x going from 0 to 1: `sqrt` is 1 - sqrt(x), `linear` 1 - x, `cosine` half a cosine.
+    """
+
+    def __init__(
+        self,
+        total_steps: int | None,
+        warmup_steps: int | None = None,
+        warmup_ratio: float | None = None,
+        end_ratio: float = 0.0,
+        cooldown_steps: int | None = None,
+        cooldown_ratio: float | None = None,
+        cooldown: Literal['sqrt', 'linear', 'cosine'] = 'linear',
+    ) -> None:
+        super().__init__(total_steps, warmup_steps, warmup_ratio, end_ratio)
+        assert self.total_steps is not None
+        if cooldown not in _SHAPES:
+            raise ValueError(f'cooldown is {cooldown!r}; choose {", ".join(_SHAPES)}')
+        if cooldown_ratio is None and cooldown_steps is None:
+            cooldown_ratio = DEFAULT_COOLDOWN_RATIO
+        self.cooldown, self.cooldown_steps = cooldown, _count(total_steps, 'cooldown', cooldown_steps, cooldown_ratio)
+        if self.warmup_steps + self.cooldown_steps > self.total_steps:
+            raise ValueError(
+                f'a warmup of {self.warmup_steps} steps and a cool-down of {self.cooldown_steps} do not fit into '
+                f'{self.total_steps}; shorten one of them'
+            )
+
+    def after_warmup(self, step: int) -> float:
+        assert self.total_steps is not None
+        n_left = max(0, self.total_steps - 1 - step)
+        x = 1 - min(1.0, n_left / max(1, self.cooldown_steps))
+        return self.end_ratio + (1 - self.end_ratio) * _SHAPES[self.cooldown](x)
+
+
+_SHAPES: dict[str, Callable[[float], float]] = {
+    'sqrt': lambda x: 1 - math.sqrt(x),
+    'linear': lambda x: 1 - x,
+    'cosine': lambda x: (1 + math.cos(math.pi * x)) / 2,
+}
+
+
+class Trapezoid(_Decay):
+    """A line up from start_ratio, a stretch at the peak, and a line down to end_ratio, which the last step reaches.
+
+    Args:
+        end_ratio: The factor of the last step, in 0..1.
+        start_ratio: The factor of step 0, in 0..1; None: as in a linear warmup.
+        peak_steps: How many steps from the end of the warmup the factor stays 1.
+        peak_ratio: The same as a share of total_steps. Neither given is 0.05 of them.
+    """
+
+    def __init__(
+        self,
+        total_steps: int | None,
+        warmup_steps: int | None = None,
+        warmup_ratio: float | None = None,
+        end_ratio: float = 0.0,
+        start_ratio: float | None = None,
+        peak_steps: int | None = None,
+        peak_ratio: float | None = None,
+    ) -> None:
+        super().__init__(total_steps, warmup_steps, warmup_ratio, end_ratio)
+        if start_ratio is not None and not 0 <= start_ratio <= 1:
+            raise ValueError(f'start_ratio is {start_ratio}, it must lie in 0..1')
+        if peak_ratio is None and peak_steps is None:
+            peak_ratio = DEFAULT_PEAK_RATIO
+        self.start_ratio, self.peak_steps = start_ratio, _count(total_steps, 'peak', peak_steps, peak_ratio)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps and self.start_ratio is not None:
+            return self.start_ratio + (1 - self.start_ratio) * step / self.warmup_steps
+        return super().__call__(step)
+
+    def after_warmup(self, step: int) -> float:
+        assert self.total_steps is not None
+        top = self.warmup_steps + self.peak_steps
+        x = (step - top) / max(1, self.total_steps - 1 - top)
+        return 1 - (1 - self.end_ratio) * min(1.0, max(0.0, x))
+
+
+class Stepped(Schedule):
+    """Linear warmup, then a smaller and smaller constant: every period multiplies it.
+
+    Args:
+        end_ratio: The factor never falls below this, in 0..1.
+        decay: What the factor is multiplied by after each period, in 0..1.
+        period_steps: How many steps a period takes, counted from the end of the warmup.
+        period_ratio: The same as a share of total_steps. Neither given is 0.1 of them.
+    """
+
+    def __init__(
+        self,
+        total_steps: int | None,
+        warmup_steps: int | None = None,
+        warmup_ratio: float | None = None,
+        end_ratio: float = 0.0,
+        decay: float = 0.5,
+        period_steps: int | None = None,
+        period_ratio: float | None = None,
+    ) -> None:
+        super().__init__(total_steps, warmup_steps, warmup_ratio)
+        for name, ratio in {'end_ratio': end_ratio, 'decay': decay}.items():
+            if not 0 <= ratio <= 1:
+                raise ValueError(f'{name} is {ratio}, it must lie in 0..1')
+        if period_ratio is None and period_steps is None:
+            period_ratio = DEFAULT_PERIOD_RATIO
+        self.end_ratio, self.decay = end_ratio, decay
+        self.period_steps = max(1, _count(total_steps, 'period', period_steps, period_ratio))
+
+    def after_warmup(self, step: int) -> float:
+        return max(self.end_ratio, self.decay ** ((step - self.warmup_steps) // self.period_steps))
+
+
 class InverseSquareRoot(Schedule):
     """Linear warmup, then the inverse square root of the step.
 
@@ -117,7 +253,7 @@ class ScheduledRate(LRScheduler):
         self.schedule = schedule
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of every parameter group at the step that comes next."""
         factor = self.schedule(self.last_epoch)
         return [base * factor for base in self.base_lrs]

@@ -32,6 +32,7 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_model // n_heads
         self.rule, self.qk_norm = rule, qk_norm
         self.projection = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias=bias)
+        self.projection.stacked_rows = [n * self.d_head for n in (n_heads, n_kv_heads, n_kv_heads)]  # type: ignore[assignment]
         self.output = nn.Linear(d_model, d_model, bias=bias)
 
     def forward(self, hidden: Float[Tensor, 'b n d'], shared: Shared, layer: int = 0) -> Float[Tensor, 'b n d']:
@@ -82,7 +83,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.activation, self.dropout = activation(), dropout
-        self.input = nn.Linear(d_model, d_ff * getattr(self.activation, 'n_parts', 1), bias=bias)
+        n_parts = getattr(self.activation, 'n_parts', 1)
+        self.input = nn.Linear(d_model, d_ff * n_parts, bias=bias)
+        self.input.stacked_rows = [d_ff] * n_parts  # type: ignore[assignment]
         self.output = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, hidden: Float[Tensor, 'b n d']) -> Float[Tensor, 'b n d']:

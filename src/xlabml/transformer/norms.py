@@ -31,8 +31,8 @@ def rms_norm(
     x: Float[Tensor, '... d'], weight: Float[Tensor, ' d'] | None = None, eps: float = 1e-5
 ) -> Float[Tensor, '... d']:
     """x / sqrt(mean(x²) + eps), times weight; the result is float32, or float64 where x is."""
-    if x.device.type == 'cpu' and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _RMSNorm.apply(x, weight, eps)
+    if x.device.type == 'cpu' and not torch.compiler.is_compiling():
+        return _RMSNorm.apply(x, weight, eps) if torch.is_grad_enabled() else _normalise(x, weight, eps)[0]
     wide = _widen(x)
     return F.rms_norm(wide, x.shape[-1:], None if weight is None else weight.to(wide.dtype), eps)
 
@@ -43,11 +43,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
         """Keeps x itself and one factor a vector."""
-        wide = _widen(x)
-        factor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps).rsqrt_()
+        y, factor = _normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, factor)
-        y = wide * factor
-        return y if weight is None else y.mul_(weight)
+        return y
 
     @staticmethod
     def backward(ctx, grad):
@@ -68,6 +66,14 @@ class _RMSNorm(torch.autograd.Function):
             mean = grad.sum(dim=-1, keepdim=True) if scale is None else (grad @ scale)[..., None]
             x_grad = x_grad.add_(mean.mul_(factor).div_(x.size(-1))).to(x.dtype)
         return x_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None
+
+
+def _normalise(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised vectors, and the factor that each was multiplied by."""
+    wide = _widen(x)
+    factor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps).rsqrt_()
+    y = wide * factor
+    return (y if weight is None else y.mul_(weight)), factor
 
 
 def _widen(x: Tensor) -> Tensor:

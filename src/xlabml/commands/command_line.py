@@ -1,0 +1,157 @@
+"""What is typed, before jsonargparse sees it, and settings as plain values, after."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from xlabml import settings
+
+from .errors import UsageError, usage_errors
+from .files import read_settings
+
+RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
+DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
+LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
+"""Arguments of every task that follow from a setting of the data."""
+
+_NOT_FROM_A_FILE = {'default_root_dir', 'folder', 'callbacks', 'plugins', 'profiler', 'logger', 'strategy'}
+"""Settings that belong to the machine, or that may name a class of another library."""
+
+
+def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
+
+    Only plain values are taken of all but the model and the data: no class of another library is named by a file.
+    """
+    model, data = dict(checkpoint['hyper_parameters']), dict(checkpoint.get('datamodule_hyper_parameters', {}))
+    class_path = model.pop('_class_path')
+    data.pop('_class_path', None)
+    seed = data.pop('seed', 42)
+    data.pop('tokenizer_path', None)
+    data.pop('accept_changes', None)  # a change is accepted once
+    found: dict[str, Any] = {
+        'seed_everything': seed,
+        'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},
+        'data': data,
+    }
+    for group in ('trainer', 'checkpoint', 'curves', 'nonfinite', 'progress', 'samples', 'summary'):
+        values = checkpoint.get('config', {}).get(group, {})
+        found[group] = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, str | int | float | bool)
+            and name not in ('default_root_dir', 'logger', 'folder', 'strategy')
+        }
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Settings as dictionaries, lists and plain values."""
+    if isinstance(value, Namespace):
+        return {name: plain(item) for name, item in vars(value).items()}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """The dotted paths of all classes that settings name."""
+    if isinstance(value, dict):
+        if isinstance(path := value.get('class_path'), str):
+            yield path
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from class_paths(item)
+
+
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """Move the files of `-c`, in any of its spellings, right behind the command's name: flags beat them from anywhere.
+
+    Raises:
+        UsageError: A `-c` has no file.
+    """
+    files, others = [], []
+    given = iter(arguments)
+    for argument in given:
+        if argument in ('-c', '--config'):
+            value = next(given, None)
+            if value is None:
+                raise UsageError(f'{argument} needs a file')
+        elif argument.startswith('--config='):
+            value = argument.removeprefix('--config=')
+        elif argument.startswith('-c') and not argument.startswith('--'):
+            value = argument[2:].removeprefix('=')
+        else:
+            others.append(argument)
+            continue
+        files += ['--config', value]
+    where = next((i for i, argument in enumerate(others) if argument in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
+    if where is None:
+        if files and not {'-h', '--help'} & set(others):
+            raise UsageError(f'-c {files[1]} goes with a command: {", ".join((*RUN_COMMANDS, *DATA_COMMANDS))}')
+        return others
+    return [*others[: where + 1], *files, *others[where + 1 :]]
+
+
+def refuse_linked(arguments: Sequence[str]) -> None:
+    """Refuse a setting that follows from another: the link would overwrite it in silence.
+
+    Args:
+        arguments: As `files_first` gives them.
+
+    Raises:
+        UsageError: A flag or a file sets one.
+    """
+    linked = {f'model.{name}': source for name, source in LINKED.items()} | {'data.seed': 'seed_everything'}
+    for flag, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=''):
+        name, has_value, after = flag.removeprefix('--').partition('=')
+        if name.replace('.init_args.', '.') in linked:
+            raise UsageError(f'{name} follows from {linked[name.replace(".init_args.", ".")]}; set that')
+        if flag == '--config':
+            _refuse_linked_in(read_settings(Path(value)), linked, value)
+        elif name in ('model', 'data'):
+            _refuse_linked_in({name: _parse(after if has_value else value)}, linked, f'--{name}')
+
+
+def _parse(text: str) -> Any:
+    """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _refuse_linked_in(content: Any, linked: dict[str, str], where: str) -> None:
+    for group in ('model', 'data'):
+        values = content.get(group) if isinstance(content, dict) else None
+        if isinstance(values, dict):
+            inner = values.get('init_args')
+            for name in {**values, **(inner if isinstance(inner, dict) else {})}:
+                if f'{group}.{name}' in linked:
+                    raise UsageError(f'{group}.{name} in {where} follows from {linked[f"{group}.{name}"]}; set that')
+
+
+def take_imports(arguments: list[str]) -> list[str]:
+    """Import the modules that `--import` names, and return the other arguments."""
+    others, i = [], 0
+    while i < len(arguments):
+        name, _, value = arguments[i].partition('=')
+        if name != '--import':
+            others.append(arguments[i])
+        else:
+            if not value:
+                i += 1
+                if i == len(arguments):
+                    raise UsageError('--import needs the name of a module')
+                value = arguments[i]
+            with usage_errors():
+                settings.trust(value)
+        i += 1
+    return others

@@ -1,0 +1,93 @@
+"""Optimizers, schedules and guards from the command line."""
+
+import itertools
+
+import pytest
+import torch
+import yaml
+from curves import read_curve
+
+from xlabml import checkpoints
+
+
+def test_muon_trains_accumulates_and_goes_on_at_the_rate_that_is_typed_now(xlab, tiny, tmp_path):
+    muon = [
+        '--model.optimizer=xlabml.training.Muon',
+        '--model.optimizer.matrix_lr=0.03',
+        '--model.schedule=WarmupConstant',
+    ]
+    status, printed = xlab('fit', *tiny, *muon, '--data.device_batch_tokens=64', '--trainer.max_steps=4')
+    assert status == 0, printed
+    run = tmp_path / 'logs/version_0'
+    optimizer = yaml.safe_load((run / 'config.yaml').read_text())['model']['init_args']['optimizer']
+    assert optimizer['class_path'] == 'xlabml.training.Muon'
+    assert optimizer['init_args']['matrix_lr'] == 0.03
+    status, printed = xlab(
+        'fit',
+        *tiny,
+        '--trainer.max_steps=6',
+        '--ckpt_path=last',
+        '--model.optimizer=xlabml.training.Muon',
+        '--model.optimizer.matrix_lr=0.01',
+    )
+    assert status == 0, printed
+    rates = read_curve(run, 'learning_rate/matrices')
+    assert (rates[4], rates[6]) == pytest.approx((0.03, 0.01))
+    assert read_curve(run, 'learning_rate/others')[6] == pytest.approx(0.006)
+
+
+def test_another_optimizer_than_the_checkpoints_is_refused(xlab, tiny):
+    xlab('fit', *tiny, '--trainer.max_steps=2', '--model.optimizer=xlabml.training.Muon')
+    status, printed = xlab(
+        'fit', *tiny, '--trainer.max_steps=4', '--ckpt_path=last', '--model.optimizer=xlabml.training.AdamW'
+    )
+    assert status == 1
+    assert 'trained by xlabml.training.Muon' in printed
+
+
+def test_a_schedule_may_have_another_length_than_the_run(xlab, tiny, tmp_path):
+    """512 tokens are 4 steps of 128."""
+    schedule = ['--model.schedule=WarmupLinear', '--model.schedule.warmup_steps=0', '--model.horizon_tokens=512']
+    status, printed = xlab('fit', *tiny, *schedule, '--trainer.max_steps=5')
+    assert status == 0, printed
+    rates = read_curve(tmp_path / 'logs/version_0', 'learning_rate/matrices')
+    assert [rates[step] / rates[1] for step in range(1, 6)] == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
+    status, printed = xlab('fit', *tiny, '--model.horizon_tokens=0')
+    assert status == 2
+    assert 'model.horizon_tokens is 0' in printed
+
+
+def test_clipping_and_guards_are_settings_of_their_own_and_in_the_curves(xlab, tiny, tmp_path):
+    clip = ['--model.clip=AdaptiveClip', '--model.clip.min_steps=2', '--model.clip.window_steps=4']
+    status, printed = xlab('fit', *tiny, *clip, '--trainer.max_steps=4', '--nonfinite.max_in_row=2')
+    assert status == 0, printed
+    run = tmp_path / 'logs/version_0'
+    assert yaml.safe_load((run / 'config.yaml').read_text())['nonfinite']['max_in_row'] == 2
+    norms, limits = read_curve(run, 'gradient_norm'), read_curve(run, 'clip_limit')
+    assert limits == pytest.approx({1: 1.0, 2: 1.0, 3: max(norms[1], norms[2]), 4: max(norms[i] for i in (1, 2, 3))})
+    assert set(read_curve(run, 'skipped_steps').values()) == {0.0}
+    status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--trainer.max_steps=5')
+    assert status == 0, printed
+    assert read_curve(run, 'clip_limit')[5] == pytest.approx(max(norms.values()))
+
+
+def test_averaged_weights_are_those_that_are_saved_and_a_resume_goes_on_with_both(xlab, tiny, tmp_path):
+    """By hand: half the mean so far, half the new weights, after each step."""
+    average = '{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}'
+    run = (*tiny, f'--trainer.callbacks=[{average}]', '--trainer.val_check_interval=99', '--checkpoint.save_last_k=9')
+    run = (*run, '--checkpoint.every_n_steps=1', '--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0')
+    status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--trainer.default_root_dir=whole')
+    assert status == 0, printed
+    saved = [checkpoints.read(path) for path in sorted((tmp_path / 'whole/logs/version_0/checkpoints').glob('*.ckpt'))]
+    assert len(saved) == 5
+    for old, new in itertools.pairwise(saved):
+        for name, mean in new['state_dict'].items():
+            expected = (old['state_dict'][name] + new['current_model_state'][name]) / 2
+            torch.testing.assert_close(mean, expected, msg=lambda text, name=name: f'{name}: {text}')
+    xlab('fit', *run, '--trainer.max_steps=3')
+    status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--ckpt_path=last')
+    assert status == 0, printed
+    resumed = checkpoints.read(checkpoints.find('last', tmp_path))
+    for part in ('state_dict', 'current_model_state'):
+        for name, weight in saved[-1][part].items():
+            torch.testing.assert_close(resumed[part][name], weight, rtol=0, atol=0)

@@ -1,0 +1,183 @@
+"""Clipping and skipping at work in Lightning's own training loop."""
+
+import functools
+import json
+import math
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from xlabml import checkpoints
+from xlabml.batches import IGNORED, Batch
+from xlabml.callbacks import NonFinite
+from xlabml.commands.trainer import Trainer
+from xlabml.models import XLabModel
+from xlabml.training import AdamW, AdaptiveClip, Muon, WarmupConstant
+from xlabml.transformer import Transformer
+
+# These runs have nothing to validate on.
+pytestmark = pytest.mark.filterwarnings('ignore:You defined a `validation_step`')
+
+SMALL = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2)
+CONSTANT = functools.partial(WarmupConstant, warmup_steps=0)
+PLAIN_ADAMW = functools.partial(torch.optim.AdamW, lr=6e-3, betas=(0.9, 0.98), weight_decay=0.05)
+
+
+def _batches(n, b=2):
+    for seed in range(n):
+        ids, targets = torch.randint(0, 20, (2, b, 8), generator=torch.Generator().manual_seed(seed))
+        documents = torch.arange(b) + 10 * seed
+        yield Batch(ids, targets, None, documents, torch.full((b,), 24), targets.numel(), seed)
+
+
+def _fit(model, folder, batches, ckpt_path=None, **options):
+    batches = list(batches)
+    trainer = Trainer(
+        max_steps=len(batches) if ckpt_path is None else 99,
+        accelerator='cpu',
+        precision='32-true',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+    trainer.fit(model, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path)
+    return trainer
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    return XLabModel(20, 8, SMALL, schedule=CONSTANT, **options)
+
+
+class _Poison(L.Callback):
+    """Makes one entry of the gradient of some steps no number."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step in self.steps:
+            next(iter(module.parameters())).grad[0, 0] = math.nan
+
+
+@pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path, optimizer):
+    """Weights and the optimizer's state are those of a run that never saw it."""
+    batches = list(_batches(5))
+    poisoned, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
+    a = _fit(poisoned, tmp_path, batches, callbacks=[_Poison({2})], gradient_clip_val=1.0)
+    b = _fit(clean, tmp_path, [batch for i, batch in enumerate(batches) if i != 2], gradient_clip_val=1.0)
+    assert poisoned.skipped.tolist() == [0, 1]
+    assert clean.skipped.tolist() == [0, 0]
+    for weight, other in zip(poisoned.parameters(), clean.parameters()):
+        torch.testing.assert_close(weight, other, rtol=0, atol=0)
+        states = a.optimizers[0].state[weight], b.optimizers[0].state[other]
+        assert states[0].keys() == states[1].keys()
+        for name in states[0]:
+            torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
+
+
+def test_a_first_step_that_is_skipped_leaves_a_clean_state(tmp_path):
+    model = _model(optimizer=Muon)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    _fit(model, tmp_path, _batches(1), callbacks=[_Poison({0})])
+    for weight, old in zip(model.parameters(), before):
+        torch.testing.assert_close(weight, old, rtol=0, atol=0)
+
+
+def test_a_loss_that_is_not_finite_spoils_all_gradients_whatever_they_are():
+    weight = torch.ones(3, requires_grad=True)
+    XLabModel.spoil_unless_finite(weight.sum() + math.inf).backward()
+    assert weight.grad.isnan().all()
+    weight.grad = None
+    XLabModel.spoil_unless_finite(weight.sum()).backward()
+    assert torch.equal(weight.grad, torch.ones(3))
+
+
+def test_all_ignored_targets_are_no_reason_to_skip(tmp_path):
+    (batch,) = _batches(1)
+    batch = batch._replace(targets=torch.full_like(batch.targets, IGNORED), n_targets=0)
+    model = _model()
+    _fit(model, tmp_path, [batch])
+    assert model.skipped.tolist() == [0, 0]
+
+
+def test_skipped_steps_in_a_row_end_the_run_and_name_their_documents(tmp_path):
+    model = _model()
+    callbacks = [_Poison({1, 3, 4, 5, 6}), NonFinite(max_in_row=3)]
+    with pytest.raises(ValueError, match='3 steps in a row, up to step 6'):
+        _fit(model, tmp_path, _batches(8), callbacks=callbacks)
+    rows = [json.loads(line) for line in (tmp_path / 'nonfinite.jsonl').read_text().splitlines()]
+    assert rows == [{'step': step, 'documents': [10 * (step - 1), 10 * step - 9]} for step in (4, 5, 6)]
+
+
+def test_every_micro_batch_of_a_skipped_step_is_named(tmp_path):
+    callbacks = [_Poison({1}), NonFinite(max_in_row=1)]
+    with pytest.raises(ValueError, match='1 steps in a row, up to step 2'):
+        _fit(_model(), tmp_path, _batches(6), callbacks=callbacks, accumulate_grad_batches=2)
+    rows = [json.loads(line) for line in (tmp_path / 'nonfinite.jsonl').read_text().splitlines()]
+    assert [row['documents'] for row in rows] == [[20, 21], [30, 31]]
+
+
+def test_steps_between_two_looks_are_remembered(tmp_path):
+    callbacks = [_Poison(range(2, 9)), NonFinite(max_in_row=2, every_n_steps=3)]
+    with pytest.raises(ValueError, match='4 steps in a row, up to step 6'):
+        _fit(_model(), tmp_path, _batches(9), callbacks=callbacks)
+    assert len((tmp_path / 'nonfinite.jsonl').read_text().splitlines()) == 4
+
+
+class _Norms(L.Callback):
+    """Keeps each step's norm, limit, and norm after clipping."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        if module.grad_norm is not None:
+            after = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
+            self.seen.append([float(value) for value in (module.grad_norm, module.clip_limit, after)])
+
+
+def test_a_step_is_clipped_to_the_percentile_of_those_before_it(tmp_path):
+    norms = _Norms()
+    model = _model(clip=functools.partial(AdaptiveClip, percentile=50.0, window_steps=8, min_steps=3))
+    _fit(model, tmp_path, _batches(10), callbacks=[norms], gradient_clip_val=0.5)
+    before = [norm for norm, _, _ in norms.seen]
+    for i, (norm, limit, after) in enumerate(norms.seen):
+        window = sorted(before[max(0, i - 8) : i])
+        expected = 0.5 if i < 3 else window[math.ceil(len(window) / 2) - 1]
+        assert limit == pytest.approx(expected)
+        assert after == pytest.approx(min(norm, limit), rel=1e-4)
+
+
+def test_the_window_and_the_count_go_on_after_a_resume(tmp_path):
+    clip = functools.partial(AdaptiveClip, percentile=50.0, window_steps=4, min_steps=2)
+    model = _model(clip=clip)
+    trainer = _fit(model, tmp_path, _batches(5), callbacks=[_Poison({2})])
+    checkpoints.write(trainer._checkpoint_connector.dump_checkpoint(), tmp_path / 'a.ckpt')
+    resumed, seen = _model(clip=clip), []
+
+    class Watch(L.Callback):
+        def on_train_start(self, trainer, module):
+            seen.append((module.clip.norms.tolist(), module.skipped.tolist()))
+
+    _fit(resumed, tmp_path, _batches(1), ckpt_path=tmp_path / 'a.ckpt', callbacks=[Watch()])
+    assert seen == [(model.clip.norms.tolist(), [0, 1])]
+    assert len(model.clip.state_dict()['norms']) == 4
+
+
+def test_a_limit_on_values_and_one_on_norms_do_not_go_together(tmp_path):
+    with pytest.raises(ValueError, match=r'leave out trainer\.gradient_clip_algorithm'):
+        _fit(_model(clip=AdaptiveClip), tmp_path, _batches(1), gradient_clip_val=1.0, gradient_clip_algorithm='value')
+
+
+@pytest.mark.parametrize('arguments', [{'max_in_row': 0}, {'every_n_steps': 0}])
+def test_counts_below_one_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf'nonfinite\.{name} is 0'):
+        NonFinite(**arguments)
