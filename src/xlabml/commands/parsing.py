@@ -1,0 +1,188 @@
+"""From what is typed to checked settings: files and flags, and below them what a checkpoint says of its run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from xlabml import checkpoints, settings
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Summary
+from xlabml.datamodules import XLabDataModule
+from xlabml.models import Task
+
+from . import data as data_commands
+from .command_line import (
+    DATA_COMMANDS,
+    LINKED,
+    RUN_COMMANDS,
+    class_paths,
+    files_first,
+    plain,
+    refuse_linked,
+    saved_settings,
+)
+from .errors import UsageError
+from .parser import Parser
+from .trainer import Trainer, auto_precision
+
+DEFAULTS = Path(__file__).with_name('defaults.yaml')
+
+_LIMITS = ('max_steps', 'max_epochs', 'max_time')
+
+_EPILOGUE = (
+    'xlab COMMAND --help lists the settings of the trainer and the data; --model.help XLabModel those of a model; '
+    '-c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets checkpoints '
+    'name classes of a module of yours, --debug shows where an error comes from.'
+)
+
+
+class ParsingCLI(LightningCLI):
+    """The settings of the command that is typed.
+
+    Args:
+        args: Command-line arguments, or settings as a dictionary.
+        run: Whether to run the subcommand that the arguments name; else there is none, and the objects are built.
+    """
+
+    def __init__(self, args: Sequence[str] | dict[str, Any], run: bool = True) -> None:
+        self._arguments = args
+        self._checkpoint: dict[str, Any] | None = None
+        self._checkpoint_path: Path | None = None
+        options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
+        main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
+        # Each command's parser takes time to build: only that of the command which is typed is needed.
+        typed = next((word for word in args if word in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
+        names = (*RUN_COMMANDS, *DATA_COMMANDS) if typed is None else (typed,)
+        skips = LightningCLI.subcommands()
+        self.subcommands = lambda: {name: skips[name] for name in names if name in skips}  # type: ignore[method-assign]
+        self._data_commands = [name for name in DATA_COMMANDS if name in names]
+        super().__init__(
+            Task,
+            XLabDataModule,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            seed_everything_default=42,
+            parser_kwargs={**main, **{name: dict(options) for name in names}} if run else {**main, **options},
+            parser_class=Parser,
+            subclass_mode_model=True,
+            args=args,  # type: ignore[arg-type]
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            '--seed_everything',
+            type=int,
+            default=self.seed_everything_default,
+            help='What weights, data order and dropout are drawn from.',
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name, callback in (
+            ('checkpoint', Checkpoints),
+            ('curves', Curves),
+            ('nonfinite', NonFinite),
+            ('progress', Progress),
+            ('samples', SampledText),
+            ('summary', Summary),
+        ):
+            parser.add_lightning_class_args(callback, name)
+        parser.link_arguments('seed_everything', 'data.seed')
+        for name, source in LINKED.items():
+            parser.link_arguments(source, f'model.init_args.{name}')
+
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        names = (*RUN_COMMANDS, *DATA_COMMANDS)
+        own = {name: parser_kwargs[name] for name in names if name in parser_kwargs}
+        return {name: value for name, value in parser_kwargs.items() if name not in names}, own
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name in self._data_commands:
+            function = getattr(data_commands, name)
+            description = (function.__doc__ or '').partition('\n')[0]
+            sub = self.init_parser(description=description, **kwargs.get(name, {}))
+            self._add_arguments(sub)
+            flags = {name for name, kind in function.__annotations__.items() if kind is bool}
+            added = sub.add_function_arguments(function, skip={'data', *flags})
+            for flag in flags:
+                sub.add_argument(f'--{flag}', action='store_true', help=data_commands.FLAGS[flag])
+            self._subcommand_method_arguments[name] = [*added, *flags]
+            parser._subcommands_action.add_subcommand(name, sub, help=description)  # type: ignore[union-attr]
+            self._subcommand_parsers[name] = sub
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if isinstance(args, dict):
+            self.config = parser.parse_object(args)
+        else:
+            arguments = files_first(list(args))
+            refuse_linked(arguments)
+            self._arguments = arguments
+            self.config = parser.parse_args(arguments)
+        for path in class_paths(plain(self.config)):
+            settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
+
+    def _parse_ckpt_path(self) -> None:
+        """Let a checkpoint's settings stand below what the user typed, and above the defaults."""
+        name = self.config.get('subcommand')
+        asked = self.config[name].get('ckpt_path') if name in RUN_COMMANDS else None
+        if asked is None:
+            if name in ('validate', 'test', 'predict'):
+                raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, or --ckpt_path last')
+            return
+        typed = self.config[name]
+        try:
+            path = self._find(asked, typed)
+        except FileNotFoundError:
+            if name != 'fit' or asked != 'last':
+                raise
+            typed.ckpt_path = None
+            return
+        checkpoint = checkpoints.read(path)
+        if name == 'fit' and checkpoints.is_export(checkpoint):
+            raise ValueError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
+        saved = saved_settings(checkpoint)
+        if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
+            # A length that is typed is the length: no other one of the saved run cuts it short.
+            saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
+        for class_path in class_paths(saved):
+            try:
+                settings.find_class(class_path)
+            except ValueError as error:
+                raise ValueError(f'{path}: {error}') from error
+        arguments = list(self._arguments)
+        where = arguments.index(name) + 1
+        self.config = self.parser.parse_args([*arguments[:where], '--config', json.dumps(saved), *arguments[where:]])
+        self.config[name].ckpt_path = str(path)
+        asked_task, found_task = self.config[name].model.class_path, saved['model']['class_path']
+        if asked_task != found_task:
+            raise ValueError(f'{path} holds a {found_task}, but model is {asked_task}; a run goes on as the same task')
+        self._checkpoint, self._checkpoint_path = checkpoint, path
+
+    def _find(self, asked: str, config: Namespace) -> Path:
+        folder = config.checkpoint.folder
+        if asked != 'last' or folder is None:
+            return checkpoints.find(asked, Path(config.trainer.default_root_dir), config.model.class_path)
+        if '://' in folder:
+            raise UsageError(f'--ckpt_path last does not look into {folder}; fetch the newest checkpoint and name it')
+        return checkpoints.find_newest(Path(folder))
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, 'seed_everything')
+        if seed < 0:
+            raise UsageError(f'seed_everything is {seed}; it must be 0 or more')
+        super()._set_seed()
+
+    def before_instantiate_classes(self) -> None:
+        """Say which precision was chosen, so that it is saved and a resume keeps it."""
+        config = self._own_config()
+        if config.trainer.precision == 'auto':
+            config.trainer.precision = auto_precision(config.trainer.accelerator)
+
+    def _own_config(self) -> Namespace:
+        return self.config[self.subcommand] if self.subcommand else self.config
