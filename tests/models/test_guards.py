@@ -99,12 +99,43 @@ def test_a_loss_that_is_not_finite_spoils_all_gradients_whatever_they_are():
     assert torch.equal(weight.grad, torch.ones(3))
 
 
-def test_all_ignored_targets_are_no_reason_to_skip(tmp_path):
-    (batch,) = _batches(1)
-    batch = batch._replace(targets=torch.full_like(batch.targets, IGNORED), n_targets=0)
-    model = _model()
-    _fit(model, tmp_path, [batch])
+@pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
+def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer):
+    """No weight decays and no momentum moves; it is no skipped step either, and in no curve."""
+    batches = list(_batches(5))
+    empty = batches[2]._replace(targets=torch.full_like(batches[2].targets, IGNORED), n_targets=0)
+    model, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
+    a = _fit(model, tmp_path, [*batches[:2], empty, *batches[3:]], gradient_clip_val=1.0)
+    b = _fit(clean, tmp_path, [*batches[:2], *batches[3:]], gradient_clip_val=1.0)
     assert model.skipped.tolist() == [0, 0]
+    for weight, other in zip(model.parameters(), clean.parameters()):
+        torch.testing.assert_close(weight, other, rtol=0, atol=0)
+        for name, value in a.optimizers[0].state[weight].items():
+            torch.testing.assert_close(value, b.optimizers[0].state[other][name], rtol=0, atol=0)
+    assert model.train_sums.tolist()[2] == clean.train_sums.tolist()[2] == 4 * 16
+    assert torch.equal(model.train_sums[:3], clean.train_sums[:3])
+
+
+def test_a_micro_batch_of_ignored_targets_leaves_the_step_to_the_others(tmp_path):
+    whole, half = _batches(2)
+    ignored = half._replace(targets=torch.full_like(half.targets, IGNORED), n_targets=16)
+    a, b = _model(), _model()
+    _fit(a, tmp_path, [whole, ignored], accumulate_grad_batches=2)  # twice over
+    _fit(b, tmp_path, [whole, whole])
+    for weight, other in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize(
+    ('name', 'token'), [('ids', 20), ('ids', -1), ('ids', IGNORED), ('targets', 20), ('targets', -7)]
+)
+def test_a_token_that_the_vocabulary_lacks_is_refused_before_the_model_sees_it(tmp_path, name, token):
+    (batch,) = _batches(1)
+    batch.targets[0, 0] = IGNORED
+    tokens = getattr(batch, name).clone()
+    tokens[1, 3] = token
+    with pytest.raises(ValueError, match=rf'token {token} in row 1, position 3 of the {name} .* vocabulary of 20'):
+        _fit(_model(), tmp_path, [batch._replace(**{name: tokens})])
 
 
 def test_skipped_steps_in_a_row_end_the_run_and_name_their_documents(tmp_path):

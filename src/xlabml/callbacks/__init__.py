@@ -1,4 +1,4 @@
-"""What watches a run: checkpoints, curves, progress, sampled text, predictions, interruptions."""
+"""What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions."""
 
 from .checkpointing import Checkpoints
 from .curves import Curves
@@ -6,7 +6,18 @@ from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
+from .spikes import Spikes
 from .stopping import Stopping
 from .summary import Summary
 
-__all__ = ['Checkpoints', 'Curves', 'NonFinite', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']
+__all__ = [
+    'Checkpoints',
+    'Curves',
+    'NonFinite',
+    'Predictions',
+    'Progress',
+    'SampledText',
+    'Spikes',
+    'Stopping',
+    'Summary',
+]

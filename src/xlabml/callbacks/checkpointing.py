@@ -1,18 +1,27 @@
 """When a run is saved, and which checkpoints stay."""
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.distributed.tensor import DTensor
+
+from xlabml import checkpoints
+
+from .spikes import Spikes
+from .stopping import Stopping
 
 
 class Checkpoints(Checkpoint):
     """Save after every validation, every so many steps, when the run ends and when it is interrupted.
 
-    Always at the end of an optimizer step. The best and the newest stay, the others are deleted.
+    Always at the end of an optimizer step. The best, the newest and the pinned stay, the others are deleted. Nothing is
+    saved after a loss spike that ends the run: the newest checkpoint is from before it.
 
     Args:
         folder: Where the files go; None: `checkpoints` in the run's own folder.
@@ -21,6 +30,10 @@ class Checkpoints(Checkpoint):
         save_top_k: How many of the best stay; -1: all.
         save_last_k: How many of the newest stay, at least 1.
         every_n_steps: Save at these steps too; None: after validations only.
+        pin_steps: Save at these steps too, and never delete what is saved there.
+        pin_every_n_steps: The same for every so many steps.
+        restore_best: Whether the best weights are put back when the run ends by itself, and exported to
+            `best.safetensors` beside the checkpoints; `last` stays the newest checkpoint.
     """
 
     def __init__(
@@ -31,6 +44,9 @@ class Checkpoints(Checkpoint):
         save_top_k: int = 1,
         save_last_k: int = 1,
         every_n_steps: int | None = None,
+        pin_steps: list[int] | None = None,
+        pin_every_n_steps: int | None = None,
+        restore_best: bool = False,
     ) -> None:
         if mode not in ('min', 'max'):
             raise ValueError(f"checkpoint.mode is {mode!r}; it must be 'min' or 'max'")
@@ -38,12 +54,25 @@ class Checkpoints(Checkpoint):
             raise ValueError(f'checkpoint.save_top_k is {save_top_k}; it must be -1 (all), 0 or more')
         if save_last_k < 1:
             raise ValueError(f'checkpoint.save_last_k is {save_last_k}; it must be at least 1')
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f'checkpoint.every_n_steps is {every_n_steps}; it must be at least 1')
+        for name, value in (('every_n_steps', every_n_steps), ('pin_every_n_steps', pin_every_n_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f'checkpoint.{name} is {value}; it must be at least 1')
+        for step in pin_steps or []:
+            if step < 1:
+                raise ValueError(f'checkpoint.pin_steps has {step}; steps count from 1')
+        if restore_best and (monitor is None or not save_top_k):
+            raise ValueError('checkpoint.restore_best needs checkpoint.monitor, and checkpoint.save_top_k not to be 0')
+        if restore_best and folder is not None and '://' in folder:
+            raise ValueError(f'checkpoint.restore_best needs a local checkpoint.folder, not {folder}')
         self.folder, self.monitor, self.mode = folder, monitor, mode
         self.save_top_k, self.save_last_k, self.every_n_steps = save_top_k, save_last_k, every_n_steps
+        self.pin_steps, self.pin_every_n_steps = set(pin_steps or []), pin_every_n_steps
+        self.restore_best = restore_best
+        self.exported: str | None = None
+        """The file that the best weights were exported to, when the run ended."""
         self.saved: dict[str, float | None] = {}
         """Paths of the checkpoints that are there, oldest first, and their metric."""
+        self._pinned: set[str] = set()
         self._stopped_early = False
 
     @property
@@ -60,25 +89,36 @@ class Checkpoints(Checkpoint):
         return next(reversed(self.saved), None)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == 'fit' and self.folder is None:
-            self.folder = f'{trainer.strategy.broadcast(trainer.log_dir) or "."}/checkpoints'
+        if stage == 'fit':
+            self.folder = trainer.strategy.broadcast(self.folder or f'{trainer.log_dir or "."}/checkpoints')
 
     def state_dict(self) -> dict[str, Any]:
         names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}
-        return {'saved': names, 'stopped_early': self._stopped_early}
+        pinned = [path.rpartition('/')[2] for path in self.saved if path in self._pinned]
+        return {'saved': names, 'pinned': pinned, 'stopped_early': self._stopped_early}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint['best_checkpoint'] = None if self.best is None else self.best.rpartition('/')[2]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, score in state_dict['saved'].items():
             if self.folder is not None and _exists(path := self._path(name)):
                 self.saved[path] = score
+        self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(name)) in self.saved}
 
     def _path(self, name: str) -> str:
         return f'{str(self.folder).rstrip("/")}/{name}'
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        is_step_end = not trainer.fit_loop._should_accumulate()
-        if self.every_n_steps and is_step_end and trainer.global_step % self.every_n_steps == 0:
+        if trainer.fit_loop._should_accumulate():
+            return
+        is_asked = bool(self.every_n_steps) and trainer.global_step % (self.every_n_steps or 1) == 0
+        if is_asked or self._is_pinned(trainer.global_step):
             self.save(trainer)
+
+    def _is_pinned(self, step: int) -> bool:
+        every = self.pin_every_n_steps
+        return step in self.pin_steps or (every is not None and step % every == 0)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == 'fit' and not trainer.sanity_checking:
@@ -88,11 +128,30 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
+        guards = [item for item in trainer.callbacks if isinstance(item, Stopping | Spikes)]  # type: ignore[attr-defined]
+        best = trainer.strategy.broadcast(self.best)
+        if self.restore_best and best is not None and not any(guard.status for guard in guards):
+            self._restore_best(trainer, pl_module, Path(best))
+
+    def _restore_best(self, trainer: L.Trainer, pl_module: L.LightningModule, best: Path) -> None:
+        if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+            raise ValueError(
+                f'checkpoint.restore_best cannot put weights back that are sharded over devices; {best} has them'
+            )
+        pl_module.load_state_dict(checkpoints.read(best)['state_dict'])
+        if trainer.is_global_zero:
+            output = best.with_name('best.safetensors')
+            written = checkpoints.export(best, output.with_name(f'.best.{os.getpid()}.safetensors'))
+            os.replace(written.path, output)
+            self.exported = str(output)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save where the run stands, under its step and, where it is known there, the metric."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Spikes) and callback.look(trainer):
+                return
         step = trainer.global_step
         score = None
         if self.monitor is not None and trainer.validating:
@@ -113,6 +172,8 @@ class Checkpoints(Checkpoint):
         name = f'step={step:07d}' + (f'-{self.monitor}={value:.4f}' if value is not None else '')
         path = self._path(f'{name}.ckpt')
         self.saved[path] = value
+        if self._is_pinned(step) or old in self._pinned:
+            self._pinned.add(path)
         kept = self._kept()
         dropped = [known for known in self.saved if known not in kept] + ([old] if old and old != path else [])
         self.saved = {known: self.saved[known] for known in self.saved if known in kept}
@@ -124,7 +185,7 @@ class Checkpoints(Checkpoint):
         scored = [path for path, score in self.saved.items() if score is not None]
         scored.sort(key=lambda path: self.saved[path] or 0.0, reverse=self.mode == 'max')
         best = scored if self.save_top_k == -1 else scored[: self.save_top_k]
-        return {*best, *list(self.saved)[-self.save_last_k :]}
+        return {*best, *list(self.saved)[-self.save_last_k :], *self._pinned.intersection(self.saved)}
 
 
 def _exists(path: str) -> bool:

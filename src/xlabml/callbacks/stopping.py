@@ -1,54 +1,90 @@
-"""Ctrl-C and SIGTERM: the run ends at the end of a step, with a checkpoint to go on from."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and the clock: the run ends at the end of a step, with a checkpoint to go on from."""
 
 import signal
 import threading
+import time
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 
-_STEPS_BETWEEN_TALKS = 10
+TIMEOUT = 124
+"""The status of a run that `trainer.max_time` ended, as that of `timeout`."""
+
+_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+_MAX_STEPS_BETWEEN_TALKS = 100
+
+
+class ValidationCut(Exception):  # noqa: N818 - nothing went wrong
+    """Validation is left half done, because the run ends; the trainer's loop catches it."""
 
 
 class Stopping(L.Callback):
-    """Turn the first Ctrl-C, or a SIGTERM, into a clean end of the run at the next step; a second one ends it at once.
+    """End the run in order when a process is asked to stop or the time is over: at one optimizer step on all ranks.
+
+    Ctrl-C, SIGTERM and SIGUSR1 (which Slurm can send before a job's time is over) to any one rank, and
+    `trainer.max_time`. The handler notes the signal and no more; about every every_seconds the ranks take the largest
+    of their signals, clocks and seconds a step. As all of them get the same numbers, they count the same steps until
+    they talk again. A validation is cut short, and its figures are not kept. A second Ctrl-C ends the process at once.
+
+    Args:
+        every_seconds: How long ranks train between talks, about; at least a step, at most 100 steps. One process alone
+            looks at every step, which costs nothing.
 
     Attributes:
         signal: The signal that ended the run; 0: none.
+        is_over: Whether the clock ended it.
     """
 
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
+    def __init__(self, every_seconds: float = 1.0) -> None:
+        if every_seconds < 0:
+            raise ValueError(f'stopping.every_seconds is {every_seconds}; it must be 0 or more')
+        self.every_seconds = every_seconds
+        self.signal, self.is_over = 0, False
+        self._started = self._talked = 0.0
+        self._n_done, self._n_until_talk = 0, 1
+
+    @property
+    def status(self) -> int:
+        """What the process is to exit with: 128 and the signal's number, TIMEOUT, or 0 where neither ended the run."""
+        return 128 + self.signal if self.signal else TIMEOUT if self.is_over else 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = self._talked = time.monotonic()
+        self._n_done, self._n_until_talk = 0, 1
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in _SIGNALS:
+                signal.signal(number, self._note)  # the trainer puts the former handlers back, however the run ends
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal:
+        if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return
+        if not trainer.fit_loop._should_accumulate():
+            self._look(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._look(trainer, pl_module):
+            raise ValidationCut
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Whether the run is to end here; the same on all ranks."""
+        self._n_done += 1
+        if self._n_done < self._n_until_talk:
+            return False
+        now = time.monotonic()
+        told = [float(self.signal), now - self._started, (now - self._talked) / self._n_done]
         if trainer.world_size > 1:
-            # Ranks have to agree, which costs a round trip: not at every step.
-            if trainer.global_step % _STEPS_BETWEEN_TALKS:
-                return
-            told = trainer.strategy.reduce(torch.tensor(self.signal, device=pl_module.device), reduce_op='max')
-            self.signal = int(told)
-        if self.signal:
-            trainer.should_stop = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+            told = trainer.strategy.reduce(torch.tensor(told, device=pl_module.device), reduce_op='max').tolist()
+            pace = max(told[2], 1e-9)
+            self._n_until_talk = max(1, min(_MAX_STEPS_BETWEEN_TALKS, int(self.every_seconds / pace)))
+        self._n_done, self._talked = 0, now
+        max_seconds = getattr(trainer, 'max_seconds', None)
+        self.signal, self.is_over = int(told[0]), max_seconds is not None and told[1] >= max_seconds
+        if not self.status:
+            return False
+        trainer.should_stop = True
+        trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None  # these do not hold it up
+        return True

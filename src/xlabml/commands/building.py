@@ -9,7 +9,7 @@ import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Predictions, Stopping
+from xlabml.callbacks import Checkpoints, Predictions
 from xlabml.datamodules import XLabDataModule
 
 from .command_line import DATA_COMMANDS, plain
@@ -56,7 +56,7 @@ class BuildingCLI(ParsingCLI):
                 config['logger'] = TensorBoardLogger(
                     self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, purge_step=step
                 )
-        own: list[L.Callback] = [Stopping(), Predictions(self.run_folder)]
+        own: list[L.Callback] = [Predictions(self.run_folder)]
         if self.subcommand == 'fit' and self.run_folder is not None:
             own.append(SavedSettings(self._parser('fit').dump(self._own_config(), skip_none=False), self.run_folder))
         callbacks = config['callbacks'] or []

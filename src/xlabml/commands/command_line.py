@@ -18,6 +18,19 @@ DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_st
 LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
 """Arguments of every task that follow from a setting of the data."""
 
+GROUPS = (
+    'trainer',
+    'checkpoint',
+    'curves',
+    'nonfinite',
+    'progress',
+    'samples',
+    'spikes',
+    'stopping',
+    'summary',
+)
+"""Groups of settings that a resumed run takes from its checkpoint, where they are plain values."""
+
 _NOT_FROM_A_FILE = {'default_root_dir', 'folder', 'callbacks', 'plugins', 'profiler', 'logger', 'strategy'}
 """Settings that belong to the machine, or that may name a class of another library."""
 
@@ -38,15 +51,19 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
         'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},
         'data': data,
     }
-    for group in ('trainer', 'checkpoint', 'curves', 'nonfinite', 'progress', 'samples', 'summary'):
+    for group in GROUPS:
         values = checkpoint.get('config', {}).get(group, {})
         found[group] = {
             name: value
             for name, value in values.items()
-            if isinstance(value, str | int | float | bool)
+            if (isinstance(value, str | int | float | bool) or (group == 'checkpoint' and _is_numbers(value)))
             and name not in ('default_root_dir', 'logger', 'folder', 'strategy')
         }
     return found
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
 
 
 def plain(value: Any) -> Any:

@@ -5,17 +5,20 @@ from (parsing.py); parts are then built from the checked settings by `xlabml.set
 (building.py); what each command does with them is here.
 """
 
+import contextlib
 import logging
+import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, Predictions, Stopping
+from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping
 from xlabml.callbacks.progress import describe_figures, find_figures
 
 from . import data as data_commands
@@ -62,9 +65,32 @@ class XLabCLI(BuildingCLI):
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
-        if number := find_callback(trainer, Stopping).signal:
-            self._say('interrupted; the same command with --ckpt_path last goes on')
-            raise SystemExit(128 + number)
+        stopping, spikes = find_callback(trainer, Stopping), find_callback(trainer, Spikes)
+        if spikes.stopped:
+            step = spikes.stopped
+            self._say(
+                f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
+                f"with --ckpt_path last --data.skip='[[{step}, {step}]]' goes on without the rows of that step"
+            )
+        elif stopping.status:
+            why = 'interrupted' if stopping.signal else 'trainer.max_time is over'
+            self._say(f'{why} at step {trainer.global_step}; the same command with --ckpt_path last goes on')
+        if status := spikes.status or stopping.status:
+            self._leave(status)
+
+    def _leave(self, status: int) -> NoReturn:
+        """End this process; one that started others for the other devices lets them end first.
+
+        Lightning kills a parent whose child ends with another status than 0, and this one is to end with its own.
+        """
+        children = getattr(self.trainer.strategy.launcher, 'procs', None) or []
+        for thread in threading.enumerate():
+            if children and thread.name == 'child-process-observer':
+                thread._child_processes = []  # type: ignore[attr-defined]
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=60)
+        raise SystemExit(status)
 
     def _is_finished(self, checkpoint: dict[str, Any]) -> bool:
         config = self._own_config().trainer
@@ -84,6 +110,8 @@ class XLabCLI(BuildingCLI):
             self._say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')
         if newest is not None and newest != best:
             self._say(f'newest checkpoint: {newest}')
+        if saver.exported is not None:
+            self._say(f'its weights are put back, and exported to {saver.exported}')
         if best is None and newest is None:
             self._say('no checkpoint was saved')
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):

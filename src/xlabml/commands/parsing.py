@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Summary
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 
@@ -89,6 +89,8 @@ class ParsingCLI(LightningCLI):
             ('nonfinite', NonFinite),
             ('progress', Progress),
             ('samples', SampledText),
+            ('spikes', Spikes),
+            ('stopping', Stopping),
             ('summary', Summary),
         ):
             parser.add_lightning_class_args(callback, name)

@@ -10,11 +10,15 @@ import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from xlabml import checkpoints
+from xlabml.callbacks import Stopping
+from xlabml.callbacks.stopping import ValidationCut
 
 DEFAULT_STEPS = 1100
 
@@ -27,7 +31,8 @@ class Trainer(L.Trainer):
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
         max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1100.
         max_epochs: Passes over the training data, turned into steps once their number is known.
-        max_time: Wall-clock budget, DD:HH:MM:SS.
+        max_time: Wall-clock budget of this start's training, DD:HH:MM:SS; a resumed run gets it anew. When it is over
+            the run is saved and ends, as after a signal (Stopping).
         val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
@@ -66,13 +71,17 @@ class Trainer(L.Trainer):
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
         if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
             plugins.append(CheckpointIO())
+        callbacks = kwargs.pop('callbacks', None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        if not any(isinstance(callback, Stopping) for callback in callbacks):
+            callbacks.append(Stopping())
         super().__init__(
             *args,
             precision=precision,
             max_steps=max_steps,
             max_epochs=max_epochs if max_epochs is not None else -1,
-            max_time=max_time,
             logger=logger,
+            callbacks=callbacks,
             plugins=plugins,
             # Validation goes by our steps, and epochs are the data's business: Lightning is told so.
             val_check_interval=1,
@@ -80,6 +89,8 @@ class Trainer(L.Trainer):
             **kwargs,
         )
         self.validate_every = val_check_interval
+        self.max_seconds = None if max_time is None else Timer(max_time).time_remaining()
+        self._signal_connector = _Signals(self)
         self.fit_loop.epoch_loop = _StepLoop(self, self.min_steps, self.max_steps)
 
     def is_validation_step(self, step: int) -> bool:
@@ -103,6 +114,26 @@ class _StepLoop(_TrainingEpochLoop):
         if not trainer.enable_validation or self._should_accumulate() or trainer.should_stop:
             return False
         return trainer.is_validation_step(self.global_step)  # type: ignore[attr-defined]
+
+    def on_advance_end(self, data_fetcher: Any) -> None:
+        try:
+            super().on_advance_end(data_fetcher)
+        except ValidationCut:
+            self.trainer.training = True
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Nothing: ranks agree in Stopping, and not at every step."""
+
+
+class _Signals(_SignalConnector):
+    """Registers no handler: Lightning's starts a collective from within, so that a signal to one rank hangs them all.
+
+    Stopping has handlers of its own; what was there before is put back when the run ends.
+    """
+
+    def register_signal_handlers(self) -> None:
+        self.received_sigterm = False
+        self._original_handlers = self._get_current_signal_handlers()
 
 
 class CheckpointIO(TorchCheckpointIO):

@@ -1,7 +1,7 @@
 """Which rows each step, micro-batch and rank gets: a function of (seed, position), with nothing to restore."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xlabml.batches import Batch
 
+from .gaps import Gaps
 from .mixture import Mixture
 from .order import mix, shuffled
 from .rows import Rows
@@ -34,6 +35,7 @@ class TrainBatches(Dataset[Batch]):
         first_step: The step that this run goes on from.
         first_row: How many rows were taken before it (with other batch sizes, perhaps).
         mixture: Which source each row is from; None: each gives what it holds.
+        skipped: Places of the sequence that are left out, as pairs: from the first, up to and without the second.
 
     Raises:
         ValueError: There are no rows, or rows_per_step cannot be dealt to so many ranks.
@@ -50,6 +52,7 @@ class TrainBatches(Dataset[Batch]):
         first_step: int = 0,
         first_row: int = 0,
         mixture: Mixture | None = None,
+        skipped: Sequence[tuple[int, int]] = (),
     ) -> None:
         if not len(rows):
             raise ValueError('there is no row to train on; give the split train more documents')
@@ -60,7 +63,7 @@ class TrainBatches(Dataset[Batch]):
             )
         self.rows, self.rows_per_step, self.rows_per_batch, self.seed = rows, rows_per_step, rows_per_batch, seed
         self.rank, self.world, self.first_step, self.first_row = rank, world, first_step, first_row
-        self.mixture = mixture
+        self.mixture, self._gaps = mixture, Gaps(skipped)
         self.batches_per_step = rows_per_step // (rows_per_batch * world)
         self._block_start, self._block = 0, np.zeros(0, np.int64)
 
@@ -81,10 +84,14 @@ class TrainBatches(Dataset[Batch]):
             raise ValueError(f'step {step} lies before step {self.first_step}, which this run goes on from')
         return self.first_row + (step - self.first_step) * self.rows_per_step
 
+    def places(self, rows: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """Where in the endless sequence the rows of these numbers stand, counted as they are taken."""
+        return self._gaps.places(rows)
+
     def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
         """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
         if not self._block_start <= start <= start + n <= self._block_start + len(self._block):
-            places = np.arange(start, start + max(n, _ORDER_BLOCK))
+            places = self.places(np.arange(start, start + max(n, _ORDER_BLOCK)))
             self._block_start, self._block = start, self._order(places)
         begin = start - self._block_start
         return self._block[begin : begin + n]

@@ -74,6 +74,8 @@ class XLabDataModule(L.LightningDataModule):
         pin_memory: Whether batches are made in memory that a GPU copies from faster.
         accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan or weights changed since,
             at the beginning of the new data. Not saved: each change is accepted once.
+        skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
+            counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it goes on.
         seed: What the order of the data, and the randomness of a step, are drawn from.
     """
 
@@ -97,6 +99,7 @@ class XLabDataModule(L.LightningDataModule):
         num_workers: int = 0,
         pin_memory: bool = False,
         accept_changes: bool = False,
+        skip: list[list[int]] | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class XLabDataModule(L.LightningDataModule):
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
-        self.accept_changes = accept_changes
+        self.accept_changes, self.skip = accept_changes, skip or []
         self.held_out: Sequence[Source] = held_out or []
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
@@ -117,6 +120,7 @@ class XLabDataModule(L.LightningDataModule):
         self._rows: dict[tuple[str, bool], Rows] = {}
         self._mixed: Mixture | None = None
         self._goes_on_from = {'step': 0, 'row': 0}
+        self._skipped: list[list[int]] = []  # first and last step as asked; first place, and the one after the last
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -142,6 +146,9 @@ class XLabDataModule(L.LightningDataModule):
             raise ValueError(f'data.num_workers is {self.num_workers}; it must be 0 or more')
         if self.predict_split not in split_names:
             raise ValueError(f'data.predict_split is {self.predict_split!r}; the splits are {", ".join(split_names)}')
+        for steps in self.skip:
+            if len(steps) != 2 or not 1 <= steps[0] <= steps[1]:
+                raise ValueError(f'data.skip has {steps}; give pairs of a first and a last step, as in [[118, 120]]')
         for name in ('batch_tokens', 'device_batch_tokens'):
             value = getattr(self, name)
             if value is not None and value % self.max_len:
@@ -288,9 +295,11 @@ class XLabDataModule(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
+        self._leave_out()
         step, batches, per_step = self._step(), self._train_batches(), self._accumulation()
         n_steps = max(0, self._max_steps() - step)
-        self._check_source_epochs(batches.row(step + n_steps))
+        n_rows = batches.row(step + n_steps)
+        self._check_source_epochs(int(batches.places(np.array([n_rows]))[0]))
         return loader(batches, step * per_step, n_steps * per_step, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> DataLoader:
@@ -317,7 +326,26 @@ class XLabDataModule(L.LightningDataModule):
             first_step=self._goes_on_from['step'],
             first_row=self._goes_on_from['row'],
             mixture=self._mixture(),
+            skipped=[(start, end) for _, _, start, end in self._skipped],
         )
+
+    def _leave_out(self) -> None:
+        """Turn the steps of data.skip into rows, but for those that were, before a checkpoint that this goes on from.
+
+        Raises:
+            ValueError: Such a step is trained already.
+        """
+        batches, known, step = self._train_batches(), [asked[:2] for asked in self._skipped], self._goes_on_from['step']
+        for first, last in self.skip:
+            if [first, last] in known:
+                continue
+            if first <= step:
+                raise ValueError(
+                    f'data.skip has [{first}, {last}], but the checkpoint has trained {step} steps already; '
+                    f'go on from one of step {first - 1} or before, or leave the pair out'
+                )
+            start, end = batches.places(np.array([batches.row(first - 1), batches.row(last) - 1])).tolist()
+            self._skipped.append([first, last, start, end + 1])
 
     # Several sources
 
@@ -423,6 +451,7 @@ class XLabDataModule(L.LightningDataModule):
             'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
             'step': step,
             'row': row,
+            'skipped': [list(asked) for asked in self._skipped],
             'rows': self.train_rows.fingerprint,
             'data': self._what_is_trained_on(),
         }
@@ -458,6 +487,9 @@ class XLabDataModule(L.LightningDataModule):
                 'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'
             )
         self._goes_on_from = {'step': state_dict['step'], 'row': 0 if changes else state_dict['row']}
+        self._skipped = [list(asked) for asked in state_dict.get('skipped', [])]
+        if changes:
+            self._skipped = [[first, last, 0, 0] for first, last, _, _ in self._skipped]  # they were of the old data
 
     def _changes(self, state_dict: dict[str, Any]) -> list[str]:
         """What the training rows follow from and is not as it was, for people."""

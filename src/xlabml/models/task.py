@@ -33,6 +33,8 @@ class Task(L.LightningModule):
         grad_norm: The norm of the last step's gradient before clipping; None before the first step.
         clip: What limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         clip_limit: The last step's limit, where clip made it.
+        step_is_empty: Whether the step under way asks for no target at all; a subclass sets it. Such a step changes
+            nothing: no weight decays, no state of the optimizer moves.
         skipped: How many steps were skipped because the loss or the gradient was not finite: the last ones in a row,
             and all of them.
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
@@ -48,6 +50,7 @@ class Task(L.LightningModule):
         self.clip: AdaptiveClip | None = None
         self.clip_limit: Tensor | None = None
         self.skipped = torch.zeros(2, dtype=torch.long)
+        self.step_is_empty = False
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
 
@@ -94,6 +97,9 @@ class Task(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip, keep the norm that the gradient had before, and let a step be skipped whose gradient is not finite."""
+        if self.step_is_empty:
+            optimizer.zero_grad(set_to_none=True)
+            return
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

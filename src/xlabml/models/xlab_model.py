@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout
+from xlabml.batches import IGNORED, Batch, Layout, check_ids
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.losses import CrossEntropy, Loss
 from xlabml.training import AdamW, AdaptiveClip, Schedule, WarmupCosine
@@ -75,6 +75,7 @@ class XLabModel(Task):
         self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
         self.metrics = metrics or []
         self.clip = None if clip is None else clip()
+        self.n_vocab = n_vocab
         self.train_sums: Tensor | None = None
         self._eval_sums: Tensor | None = None
         self.n_evaluated = 0
@@ -90,9 +91,16 @@ class XLabModel(Task):
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
         return self.model.new_cache(batch, length)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse token ids that the vocabulary lacks, while they are still in the host's memory."""
+        if isinstance(batch, Batch):
+            check_ids(batch, self.n_vocab)
+        return batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
         torch.manual_seed(batch.seed)
+        self.step_is_empty = not batch.n_targets
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
         counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
         counted = torch.where(counted[0].isfinite(), counted, 0.0)  # a skipped step is in no curve

@@ -1,0 +1,45 @@
+"""Which documents the last steps read, for guards to write down."""
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+
+
+class ReadDocuments:
+    """The documents of the last steps, as the batches hold them: nothing is copied from the device before `write`."""
+
+    def __init__(self) -> None:
+        self._read: deque[tuple[int, Any]] = deque()
+
+    def note(self, step: int, batch: Any, n_steps: int) -> None:
+        """Remember a micro-batch, and forget what is n_steps or more before its step (counted from 1)."""
+        self._read.append((step, getattr(batch, 'documents', None)))
+        while self._read[0][0] <= step - n_steps:
+            self._read.popleft()
+
+    def write(self, trainer: L.Trainer, name: str, steps: Mapping[int, dict[str, Any]], append: bool = False) -> Path:
+        """Write what is said of these steps, a line for each micro-batch, to `name.jsonl` in the run's folder.
+
+        Each rank has a file of its own.
+        """
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        rank = f'-{trainer.global_rank}' if trainer.world_size > 1 else ''
+        path = folder / f'{name}{rank}.jsonl'
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open('a' if append else 'w', encoding='utf-8') as file:
+            for step, documents in self._read:
+                if step in steps:
+                    ids = [] if documents is None else sorted({int(i) for i in documents.tolist()} - {-1})
+                    file.write(json.dumps({'step': step, **steps[step], 'documents': ids}) + '\n')
+        return path
+
+
+def look_interval(every_n_steps: int | None, trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+    """Steps between looks: as asked; else 1 on a CPU, and as the curves' rows where a look waits for a device."""
+    if every_n_steps is not None or pl_module.device.type == 'cpu':
+        return every_n_steps or 1
+    return max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
