@@ -134,7 +134,8 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
     """Turn what a user typed into the path of a checkpoint.
 
     Args:
-        ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one.
+        ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one, or `best`:
+            the best of that run.
         root: The folder that holds `logs`.
         class_path: Look only at runs of this task.
 
@@ -142,7 +143,7 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
         FileNotFoundError: There is none.
         ValueError: A checkpoint that must be looked into cannot be read.
     """
-    if ckpt != 'last':
+    if ckpt not in ('last', 'best'):
         return _require_file(Path(ckpt))
     runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
     for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
@@ -150,7 +151,7 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
             continue
         newest = find_newest(run / 'checkpoints')
         if class_path is None or _read(newest, 'cpu', mmap=True)['hyper_parameters'].get('_class_path') == class_path:
-            return newest
+            return newest if ckpt == 'last' else find_best(newest)
     kind = '' if class_path is None else f' of {class_path}'
     raise FileNotFoundError(
         f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
@@ -168,6 +169,30 @@ def find_newest(folder: Path) -> Path:
     if not files:
         raise FileNotFoundError(f'there is no checkpoint in {folder.absolute()}')
     return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def find_best(newest: Path) -> Path:
+    """The best checkpoint of the run that a newest one is of.
+
+    Raises:
+        FileNotFoundError: It has none, or it is gone.
+    """
+    return _require_file(newest.with_name(best_name(newest)))
+
+
+def best_name(path: Path) -> str:
+    """The name of the file that was the best of its run when a checkpoint was written.
+
+    Raises:
+        FileNotFoundError: There was none.
+    """
+    name = _read(path, 'cpu', mmap=True).get('best_checkpoint')
+    if not isinstance(name, str):
+        raise FileNotFoundError(
+            f'{path} knows of no best checkpoint: none had been validated by then, or checkpoint.monitor was null; '
+            "say 'last' for the newest one"
+        )
+    return Path(name).name
 
 
 def tokenizer_bytes(checkpoint: dict[str, Any]) -> bytes:

@@ -50,7 +50,7 @@ class TextGenerator:
         """Build the model that a training checkpoint or an exported file holds.
 
         Args:
-            ckpt: The file; `last`: the newest of the runs below the current folder.
+            ckpt: The file; `last`, `best`: of the newest of the runs below the current folder.
             device: `cpu`, `cuda`, `cuda:1`, …; `auto`: a GPU if there is one.
             tokenizer: A tokenizer's file, to use instead of the one in the checkpoint.
 

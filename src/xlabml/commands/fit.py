@@ -23,7 +23,7 @@ from xlabml.callbacks.progress import describe_figures, find_figures
 
 from . import data as data_commands
 from .building import BuildingCLI, find_callback
-from .command_line import take_imports
+from .command_line import files_first, take_imports
 from .errors import report_errors
 from .parser import Parser
 from .parsing import DEFAULTS
@@ -57,11 +57,11 @@ class XLabCLI(BuildingCLI):
             assert len(rows)  # an empty split is refused before anything is written
         if self._checkpoint is not None and self._is_finished(self._checkpoint):
             step = self._checkpoint['global_step']
-            self._say(f'{path} has finished its {step:,} steps; a larger trainer.max_steps goes on')
+            self._say(f'{self._checkpoint_name} has finished its {step:,} steps; a larger trainer.max_steps goes on')
             self._say_results()
             return
         if self._checkpoint is not None:
-            self._say(f'going on from {path}')
+            self._say(f'going on from {self._checkpoint_name}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
@@ -178,10 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in given
-    given = [argument for argument in given if argument != '--debug']
+    is_smoke = '--smoke' in given
+    given = [argument for argument in given if argument not in ('--debug', '--smoke')]
 
     def run() -> None:
         quieten()
-        XLabCLI(take_imports(given))
+        if not is_smoke:
+            XLabCLI(take_imports(given))
+            return
+        from .smoke import smoke
+
+        smoke(files_first(take_imports(given)))
 
     return report_errors('xlab', run, debug)

@@ -36,7 +36,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """
     parser = Parser(PROGRAM, description='Let a trained language model continue a text.')
     add = parser.add_argument
-    add('ckpt', metavar='CKPT', help="a checkpoint or an exported file; 'last': of the newest run below this folder")
+    add(
+        'ckpt',
+        metavar='CKPT',
+        help="a checkpoint or an exported file; 'last', 'best': of the newest run below this folder",
+    )
     add('prompt', metavar='PROMPT', help='what the text begins with')
     add('-n', '--runs', type=count(), default=1, help='how many texts to make (default: 1)')
     add('-l', '--limit', type=count(0), default=100, help='tokens to add at the most (default: 100)')

@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description='Write the weights, settings and tokenizer of a checkpoint, and nothing else, as safetensors. '
         'The file opens wherever a checkpoint does, but training cannot go on from it.',
     )
-    task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last': of the newest run below this folder")
+    task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run below this folder")
     task.add_argument('--output', metavar='PATH', help='(default: beside it, named by the hash of what is written)')
     task.set_defaults(run=export_checkpoint)
     for task in tasks.choices.values():

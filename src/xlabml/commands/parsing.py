@@ -1,6 +1,8 @@
 """From what is typed to checked settings: files and flags, and below them what a checkpoint says of its run."""
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from .command_line import (
     saved_settings,
 )
 from .errors import UsageError
+from .finding import Found, find_checkpoint
 from .parser import Parser
 from .trainer import Trainer, auto_precision
 
@@ -36,6 +39,12 @@ _EPILOGUE = (
     'xlab COMMAND --help lists the settings of the trainer and the data; --model.help XLabModel those of a model; '
     '-c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets checkpoints '
     'name classes of a module of yours, --debug shows where an error comes from.'
+)
+_FIT_EPILOGUE = (
+    '--smoke tries these settings on a batch of everything in a folder that goes again. Exit status: 0 the run is '
+    'finished; 1 an error, 2 one in what was typed; 3 a loss spike ended the run (spikes.action=stop); 124 '
+    'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
+    'checkpoint, and the same command with --ckpt_path last goes on.'
 )
 
 
@@ -51,28 +60,31 @@ class ParsingCLI(LightningCLI):
         self._arguments = args
         self._checkpoint: dict[str, Any] | None = None
         self._checkpoint_path: Path | None = None
+        self._checkpoint_name = ''
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
         main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
         # Each command's parser takes time to build: only that of the command which is typed is needed.
         typed = next((word for word in args if word in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
         names = (*RUN_COMMANDS, *DATA_COMMANDS) if typed is None else (typed,)
+        own = {name: {**options, 'epilog': _FIT_EPILOGUE} if name == 'fit' else options for name in names}
         skips = LightningCLI.subcommands()
         self.subcommands = lambda: {name: skips[name] for name in names if name in skips}  # type: ignore[method-assign]
         self._data_commands = [name for name in DATA_COMMANDS if name in names]
-        super().__init__(
-            Task,
-            XLabDataModule,
-            save_config_callback=None,
-            trainer_class=Trainer,
-            seed_everything_default=42,
-            parser_kwargs={**main, **{name: dict(options) for name in names}} if run else {**main, **options},
-            parser_class=Parser,
-            subclass_mode_model=True,
-            args=args,  # type: ignore[arg-type]
-            run=run,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        with contextlib.ExitStack() as self._open:  # what lives as long as the command
+            super().__init__(
+                Task,
+                XLabDataModule,
+                save_config_callback=None,
+                trainer_class=Trainer,
+                seed_everything_default=42,
+                parser_kwargs={**main, **own} if run else {**main, **options},
+                parser_class=Parser,
+                subclass_mode_model=True,
+                args=args,  # type: ignore[arg-type]
+                run=run,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -135,16 +147,17 @@ class ParsingCLI(LightningCLI):
         asked = self.config[name].get('ckpt_path') if name in RUN_COMMANDS else None
         if asked is None:
             if name in ('validate', 'test', 'predict'):
-                raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, or --ckpt_path last')
+                raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, last or best')
             return
         typed = self.config[name]
         try:
-            path = self._find(asked, typed)
+            found = self._find(asked, typed)
         except FileNotFoundError:
             if name != 'fit' or asked != 'last':
                 raise
             typed.ckpt_path = None
             return
+        path = found.path
         checkpoint = checkpoints.read(path)
         if name == 'fit' and checkpoints.is_export(checkpoint):
             raise ValueError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
@@ -160,19 +173,16 @@ class ParsingCLI(LightningCLI):
         arguments = list(self._arguments)
         where = arguments.index(name) + 1
         self.config = self.parser.parse_args([*arguments[:where], '--config', json.dumps(saved), *arguments[where:]])
-        self.config[name].ckpt_path = str(path)
+        self.config[name].ckpt_path = found.name
         asked_task, found_task = self.config[name].model.class_path, saved['model']['class_path']
         if asked_task != found_task:
             raise ValueError(f'{path} holds a {found_task}, but model is {asked_task}; a run goes on as the same task')
-        self._checkpoint, self._checkpoint_path = checkpoint, path
+        self._checkpoint, self._checkpoint_path, self._checkpoint_name = checkpoint, path, found.name
 
-    def _find(self, asked: str, config: Namespace) -> Path:
-        folder = config.checkpoint.folder
-        if asked != 'last' or folder is None:
-            return checkpoints.find(asked, Path(config.trainer.default_root_dir), config.model.class_path)
-        if '://' in folder:
-            raise UsageError(f'--ckpt_path last does not look into {folder}; fetch the newest checkpoint and name it')
-        return checkpoints.find_newest(Path(folder))
+    def _find(self, asked: str, config: Namespace) -> Found:
+        into = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix='xlabml-')))
+        root, class_path = Path(config.trainer.default_root_dir), config.model.class_path
+        return find_checkpoint(asked, root, class_path, config.checkpoint.folder, into)
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, 'seed_everything')

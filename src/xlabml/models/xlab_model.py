@@ -91,8 +91,12 @@ class XLabModel(Task):
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
         return self.model.new_cache(batch, length)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Refuse token ids that the vocabulary lacks, while they are still in the host's memory."""
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Refuse token ids that the vocabulary lacks, while they are still in the host's memory.
+
+        Lightning's hook of this name without the underscore would warn of data modules, which have it too.
+        """
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         if isinstance(batch, Batch):
             check_ids(batch, self.n_vocab)
         return batch

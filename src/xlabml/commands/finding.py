@@ -1,0 +1,75 @@
+"""What `--ckpt_path` means: a file, `last` or `best`; in the newest run, or in the folder that checkpoints go to."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import fsspec
+
+from xlabml import checkpoints
+
+
+class Found(NamedTuple):
+    """A checkpoint.
+
+    Args:
+        name: What to call it: its path, or where on a remote file system it lies.
+        path: A local file that has it.
+    """
+
+    name: str
+    path: Path
+
+
+def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None, into: Path) -> Found:
+    """Turn what was typed into a checkpoint that can be read here.
+
+    Args:
+        asked: A path or a URL, `last` or `best`.
+        root: The folder that holds `logs`.
+        class_path: Look only at runs of this task there.
+        folder: The folder that the checkpoints of this run go to, if not the run's own.
+        into: Where to fetch remote ones to.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: One that must be looked into cannot be read.
+    """
+    if '://' in asked:
+        return _fetch(asked, into)
+    if folder is None or asked not in ('last', 'best'):
+        path = checkpoints.find(asked, root, class_path)
+        return Found(str(path), path)
+    if '://' not in folder:
+        newest = checkpoints.find_newest(Path(folder))
+        path = newest if asked == 'last' else checkpoints.find_best(newest)
+        return Found(str(path), path)
+    found = _fetch(_newest(folder), into)
+    if asked == 'last':
+        return found
+    best = _fetch(f'{folder.rstrip("/")}/{checkpoints.best_name(found.path)}', into)
+    if best.path != found.path:
+        found.path.touch()  # the newest of the two stays the newest
+    return best
+
+
+def _newest(folder: str) -> str:
+    """The checkpoint in a remote folder that was written last."""
+    files, root = fsspec.core.url_to_fs(folder)
+    paths = [path for path in files.ls(root, detail=False) if path.endswith('.ckpt')]
+    if not paths:
+        raise FileNotFoundError(f'there is no checkpoint in {folder}')
+    try:
+        times = {path: files.modified(path).timestamp() for path in paths}
+    except NotImplementedError:  # the step is in the name
+        times = dict.fromkeys(paths, 0.0)
+    newest = max(paths, key=lambda path: (times[path], path))
+    return f'{folder.rstrip("/")}/{newest.rpartition("/")[2]}'
+
+
+def _fetch(url: str, into: Path) -> Found:
+    files, remote = fsspec.core.url_to_fs(url)
+    path = into / url.rpartition('/')[2]
+    if not files.exists(remote):
+        raise FileNotFoundError(f"there is no checkpoint {url}; check the path, or say 'last' for the newest")
+    files.get_file(remote, str(path))
+    return Found(url, path)
