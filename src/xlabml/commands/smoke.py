@@ -17,7 +17,7 @@ import torch
 from jsonargparse import Namespace
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Predictions
+from xlabml.callbacks import Checkpoints, Predictions
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.data import Source
 from xlabml.datamodules import XLabDataModule
@@ -29,14 +29,14 @@ from .errors import UsageError, usage_errors
 from .fit import XLabCLI
 
 _MAX_DOCUMENTS, _MAX_CHARS = 400, 2_000_000  # of each source
-_STEPS = 2, 3  # where the first fit, and the one that goes on, end
+_STEPS = 2, 4  # where the first fit, and the one that goes on, end
 
 
 def smoke(arguments: Sequence[str]) -> None:
     """Train, validate, sample, save, load, go on, test, predict and generate with these settings; leave nothing.
 
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
-    trained on these, and has fewer tokens where they do not suffice), one device, three steps of two micro-batches (on
+    trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
     a CPU of one row each), one batch of each evaluation, and the places that a run writes to.
 
     Args:
@@ -139,7 +139,7 @@ class _SmokeCLI(XLabCLI):
             'logger': True,
             'profiler': None,
             'max_time': None,
-            'val_check_interval': 1,
+            'val_check_interval': _STEPS[0],
             'log_every_n_steps': 1,
             **{f'limit_{name}_batches': 1 for name in ('val', 'test', 'predict')},
         }
@@ -158,14 +158,18 @@ class _SmokeCLI(XLabCLI):
 
 
 class _StopAt(L.Callback):
-    """Ends a run after so many steps, its length, and so its schedule, being those of the real one."""
+    """Ends a run at the validation after so many steps; its length, and so its schedule, are those of the real one."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = n_steps
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step >= self.n_steps:
             trainer.should_stop = True
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Not for good, as early stopping would have: the run is to go on.
+        checkpoint['callbacks'][Checkpoints.__name__]['stopped_early'] = False
 
 
 def _batch_sizes(config: Namespace) -> dict[str, int]:

@@ -1,0 +1,108 @@
+"""Which checkpoints stay: the best, the newest, those that are pinned; and what a full disk leaves behind."""
+
+import errno
+import os
+from unittest import mock
+
+import lightning.pytorch as L
+import pytest
+import torch
+from given_losses import Given, fit
+
+from xlabml import checkpoints
+from xlabml.callbacks import Checkpoints
+
+
+def _steps(folder):
+    return sorted(int(path.name[5:12]) for path in folder.glob('step=*.ckpt'))
+
+
+def _run(folder, module=None, n_steps=10, ckpt_path=None, every=2, **options):
+    saver = Checkpoints(str(folder / 'c'), **options)
+    fit(
+        module or Given(),
+        [1.0] * n_steps,
+        folder,
+        [saver],
+        validate=[2.0, 2.0],
+        val_check_interval=every,
+        ckpt_path=ckpt_path,
+    )
+    return saver
+
+
+class Valley(Given):
+    """The loss of its validations falls, and rises again after step 4."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log('val_loss', (self.weight.detach() - 4.0).abs())
+
+
+def test_best_newest_and_pinned_stay(tmp_path):
+    saver = _run(tmp_path, Valley(), save_top_k=2, save_last_k=2, pin_steps=[1, 6], pin_every_n_steps=5)
+    # The weight is the step; the best two are of steps 4 and 2 (the first of two that are equal).
+    assert _steps(tmp_path / 'c') == [1, 2, 4, 5, 6, 8, 10]
+    assert saver.best.endswith('step=0000004-val_loss=0.0000.ckpt')
+    assert saver.newest.endswith('step=0000010-val_loss=6.0000.ckpt')
+
+
+def test_a_step_pinned_by_an_earlier_start_stays_though_nobody_asks_again(tmp_path):
+    first = _run(tmp_path, n_steps=4, pin_steps=[3], save_top_k=0)
+    assert _steps(tmp_path / 'c') == [3, 4]
+    again = Checkpoints(str(tmp_path / 'c'), save_top_k=0)
+    again.load_state_dict(first.state_dict())
+    assert again._kept() == {again._path('step=0000003.ckpt'), again._path('step=0000004-val_loss=2.0000.ckpt')}
+
+
+def test_a_checkpoint_says_which_is_the_best_of_its_run(tmp_path):
+    run = tmp_path / 'logs/version_3'
+    run.mkdir(parents=True)
+    saver = Checkpoints(str(run / 'checkpoints'))
+    saver.saved = {f'{saver.folder}/step=0000002-val_loss=1.0000.ckpt': 1.0, f'{saver.folder}/step=0000004.ckpt': None}
+    content = {'state_dict': {}, 'hyper_parameters': {'_class_path': 'xlabml.models.XLabModel'}}
+    saver.on_save_checkpoint(mock.MagicMock(spec=L.Trainer), Given(), content)
+    for path in saver.saved:
+        checkpoints.write(content, path)
+    assert checkpoints.find('best', tmp_path).name == 'step=0000002-val_loss=1.0000.ckpt'
+    assert checkpoints.find('last', tmp_path).name == 'step=0000004.ckpt'
+    checkpoints.find('best', tmp_path).unlink()
+    with pytest.raises(FileNotFoundError, match=r'there is no checkpoint .*step=0000002'):
+        checkpoints.find('best', tmp_path)
+    checkpoints.write({**content, 'best_checkpoint': None}, saver.newest)
+    with pytest.raises(FileNotFoundError, match='knows of no best checkpoint'):
+        checkpoints.find('best', tmp_path)
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path, monkeypatch):
+    """The third save fails half-way: the run says why, what was saved before is whole, no part is left."""
+    save, n_saves = torch.save, []
+
+    def full(content, file):
+        n_saves.append(1)
+        if len(n_saves) == 3:
+            file.write(b'half of it')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, file)
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space left on device; see that the disk has room'):
+        _run(tmp_path, Valley(), save_top_k=1, save_last_k=1)
+    assert _steps(tmp_path / 'c') == [4]
+    assert len(list((tmp_path / 'c').iterdir())) == 1
+    (path,) = (tmp_path / 'c').iterdir()
+    assert torch.load(path, weights_only=True)['global_step'] == 4
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'pin_steps': [5, 0]}, r'checkpoint\.pin_steps has 0'),
+        ({'pin_every_n_steps': 0}, r'checkpoint\.pin_every_n_steps is 0'),
+        ({'restore_best': True, 'monitor': None}, r'needs checkpoint\.monitor'),
+        ({'restore_best': True, 'save_top_k': 0}, r'save_top_k not to be 0'),
+        ({'restore_best': True, 'folder': 'memory://a'}, r'local checkpoint\.folder, not memory://a'),
+    ],
+)
+def test_settings_without_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoints(**arguments)

@@ -1,0 +1,195 @@
+"""Spikes, rows left out, the best weights, remote checkpoints and the smoke run, from the command line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from curves import read_curve
+
+from xlabml import checkpoints
+from xlabml.callbacks import Spikes
+
+SAVED = ['--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100', '--trainer.val_check_interval=99']
+
+
+def test_rows_of_skipped_steps_are_left_out_and_stay_out_however_the_run_goes_on(xlab, tiny, tmp_path):
+    """Without steps 3 and 4, step 3 reads what step 5 did, and so on, in a run that is broken off as in a whole one."""
+    flat = [*tiny, *SAVED, '--model.schedule=WarmupConstant', '--trainer.max_steps=8']
+    skip = '--data.skip=[[3, 4]]'
+    assert xlab('fit', *flat, skip, '--trainer.default_root_dir=whole')[0] == 0
+    assert xlab('fit', *flat, '--trainer.max_steps=2', '--trainer.default_root_dir=broken')[0] == 0
+    for n_steps, typed in ((5, [skip]), (6, [skip]), (8, [])):
+        last = ['--trainer.default_root_dir=broken', '--ckpt_path=last', f'--trainer.max_steps={n_steps}']
+        status, printed = xlab('fit', *flat, *last, *typed)
+        assert status == 0, printed
+    whole, broken = (read_curve(tmp_path / name / 'logs/version_0', 'train_loss') for name in ('whole', 'broken'))
+    assert whole == broken
+    saved = checkpoints.read(checkpoints.find('last', tmp_path / 'broken'))['XLabDataModule']
+    assert saved['skipped'] == [[3, 4, 8, 16]]
+    assert saved['row'] == 32
+    status, printed = xlab('fit', *flat, *last, '--trainer.max_steps=12', '--data.skip=[[3, 4], [8, 9]]')
+    assert status == 1
+    assert 'data.skip has [8, 9], but the checkpoint has trained 8 steps already' in printed
+
+
+def test_a_spike_ends_the_run_with_status_3_and_the_run_goes_on_without_its_rows(xlab, tiny, tmp_path, monkeypatch):
+    judge = Spikes._judge
+    monkeypatch.setattr(
+        Spikes, '_judge', lambda self, loss: judge(self, loss + 99 * (len(self.window) == 5 and not self.count))
+    )
+    stop = ['--spikes.action=stop', '--spikes.window_steps=8']
+    status, printed = xlab('fit', *tiny, *SAVED, *stop)
+    assert status == 3, printed
+    assert "--ckpt_path last --data.skip='[[6, 6]]'" in printed
+    run = tmp_path / 'logs/version_0'
+    rows = [json.loads(line) for line in (run / 'spikes.jsonl').read_text().splitlines()]
+    assert [row['step'] for row in rows] == [6]
+    assert checkpoints.read(checkpoints.find('last', tmp_path))['global_step'] == 5
+    monkeypatch.setattr(Spikes, '_judge', judge)
+    status, printed = xlab('fit', *tiny, *SAVED, *stop, '--ckpt_path=last', '--data.skip=[[6, 6]]')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert (saved['global_step'], saved['XLabDataModule']['skipped']) == (12, [[6, 6, 20, 24]])
+
+
+def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):
+    # At this rate the loss is best at the first validation.
+    bad = ['--model.optimizer.lr=0.5', '--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']
+    asked = [*tiny, *bad, '--trainer.val_check_interval=4', '--checkpoint.restore_best=true']
+    status, printed = xlab('fit', *asked)
+    assert status == 0, printed
+    best = checkpoints.find('best', tmp_path)
+    assert f'best checkpoint: {best.relative_to(tmp_path)}' in printed
+    assert 'best.safetensors' in printed
+    exported = checkpoints.read(best.with_name('best.safetensors'))
+    for name, weight in checkpoints.read(best)['state_dict'].items():
+        assert torch.equal(weight, exported['state_dict'][name])
+    lines = set()
+    for ckpt in ('best', best.with_name('best.safetensors')):
+        status, printed = xlab('validate', f'--ckpt_path={ckpt}', '--trainer.precision=32-true')
+        assert status == 0, printed
+        lines.add(next(line for line in printed.splitlines() if line.startswith('val:')))
+    assert len(lines) == 1
+    score = best.stem.partition('=')[2].partition('=')[2]
+    assert score in lines.pop()
+
+
+def test_last_and_best_are_found_in_remote_folders(xlab, tiny, tmp_path):
+    remote = [*tiny, '--checkpoint.folder=memory://bucket/guarded', '--ckpt_path=last']
+    status, printed = xlab('fit', *remote, '--trainer.max_steps=6')
+    assert status == 0, printed
+    status, printed = xlab('fit', *remote)
+    assert status == 0, printed
+    assert 'going on from memory://bucket/guarded/step=0000006' in printed
+    assert list(read_curve(tmp_path / 'logs/version_0', 'train_loss')) == list(range(1, 13))
+    status, printed = xlab('fit', *remote)
+    assert 'memory://bucket/guarded/step=0000012' in printed
+    assert 'has finished its 12 steps' in printed
+    status, printed = xlab('test', *remote[:-1], '--ckpt_path=best')
+    assert status == 0, printed
+    status, printed = xlab('fit', *tiny, '--ckpt_path=memory://bucket/none.ckpt')
+    assert status == 1
+    assert 'there is no checkpoint memory://bucket/none.ckpt' in printed
+
+
+def test_smoke_tries_everything_and_leaves_nothing(xlab, tiny, tmp_path, monkeypatch):
+    home, cache = tmp_path / 'tmp', Path(os.environ['XLABML_CACHE'])
+    home.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(home))
+    before = sorted(cache.rglob('*'))
+    status, printed = xlab('fit', '--smoke', *tiny, '--trainer.max_steps=5000', '--checkpoint.restore_best=true')
+    assert status == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
+    for done in ('4 steps', 'saved and gone on from', 'bits/byte', 'documents scored', 'sampled'):
+        assert done in line
+    assert not list(home.iterdir())
+    assert sorted(tmp_path.iterdir()) == [home]
+    assert sorted(cache.rglob('*')) == before
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'message'),
+    [
+        (['test', '--smoke'], 2, '--smoke goes with fit'),
+        (['fit', '--smoke', '--ckpt_path=last'], 2, 'leave out --ckpt_path'),
+        (['fit', '--smoke', '--data.sources=[{path: nowhere.jsonl}]'], 2, 'smoke (train): there is no file or folder'),
+        (['fit', '--smoke', '--model.trunk.d_modle=3'], 2, "'d_modle' is not accepted"),
+        (['fit', '--data.skip=[[3]]'], 2, 'data.skip has [3]'),
+        (['fit', '--data.skip=[[5, 4]]'], 2, 'data.skip has [5, 4]'),
+    ],
+)
+def test_refuses(xlab, arguments, status, message):
+    got, printed = xlab(*arguments)
+    assert got == status, printed
+    assert message in printed
+
+
+def test_help_says_what_the_statuses_mean(xlab):
+    status, printed = xlab('fit', '--help')
+    assert status == 0
+    printed = ' '.join(printed.split())
+    for words in (
+        '--smoke tries',
+        '3 a loss spike',
+        '124 trainer.max_time was over',
+        '143 Ctrl-C, SIGUSR1 and SIGTERM',
+    ):
+        assert words in printed
+
+
+def _two_ranks(tiny, folder, *arguments):
+    """Two processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, '-c', 'import sys; from xlabml.commands.fit import main; sys.exit(main())', 'fit']
+    command += [*tiny, '--trainer.devices=2', '--trainer.strategy=ddp', '--trainer.num_nodes=1', *arguments]
+    shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2'}
+    shared |= {'GROUP_RANK': '0', 'TORCHELASTIC_RUN_ID': 'none', 'PYTHONUNBUFFERED': '1'}
+    return [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('rank', 'number'), [(0, signal.SIGTERM), (1, signal.SIGUSR1), (1, signal.SIGTERM), (None, 0)])
+def test_a_signal_to_one_rank_or_the_clock_ends_both_with_one_checkpoint(tiny, tmp_path, rank, number):
+    budget = [] if rank is not None else ['--trainer.max_time=00:00:00:05']
+    flat = ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0', '--trainer.val_check_interval=100000']
+    processes = _two_ranks(tiny, tmp_path, *flat, '--trainer.max_steps=1000000', '--checkpoint.pin_steps=[5]', *budget)
+    try:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob('logs/version_0/checkpoints/*.ckpt')):
+            assert time.monotonic() < deadline, 'no step was made'
+            assert all(process.poll() is None for process in processes), [p.communicate()[0] for p in processes]
+            time.sleep(0.05)
+        if rank is not None:
+            processes[rank].send_signal(number)
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    status = 128 + number if rank is not None else 124
+    assert [process.returncode for process in processes] == [status, status], printed
+    assert 'the same command with --ckpt_path last goes on' in printed[0]
+    kept = sorted(path.name for path in (tmp_path / 'logs/version_0/checkpoints').iterdir())
+    assert len(kept) == 2, kept
+    assert kept[0] == 'step=0000005.ckpt'
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert saved['lr_schedulers'][0]['last_epoch'] == saved['global_step'] > 5
