@@ -20,7 +20,7 @@ from xlabml import checkpoints
 from xlabml.callbacks import Stopping
 from xlabml.callbacks.stopping import ValidationCut
 
-DEFAULT_STEPS = 1100
+DEFAULT_STEPS = 1950
 
 
 class Trainer(L.Trainer):
@@ -29,7 +29,7 @@ class Trainer(L.Trainer):
     Args:
         precision: What matrices are multiplied in. `auto` is bf16-mixed where the hardware multiplies bf16 natively
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
-        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1100.
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950.
         max_epochs: Passes over the training data, turned into steps once their number is known.
         max_time: Wall-clock budget of this start's training, DD:HH:MM:SS; a resumed run gets it anew. When it is over
             the run is saved and ends, as after a signal (Stopping).
