@@ -10,9 +10,14 @@ import lightning.pytorch as L
 
 
 class ReadDocuments:
-    """The documents of the last steps, as the batches hold them: nothing is copied from the device before `write`."""
+    """The documents of the last steps, as the batches hold them: nothing is copied from the device before `write`.
+
+    Attributes:
+        folder: Where they are written; None: where the trainer logs.
+    """
 
     def __init__(self) -> None:
+        self.folder: Path | None = None
         self._read: deque[tuple[int, Any]] = deque()
 
     def note(self, step: int, batch: Any, n_steps: int) -> None:
@@ -22,11 +27,11 @@ class ReadDocuments:
             self._read.popleft()
 
     def write(self, trainer: L.Trainer, name: str, steps: Mapping[int, dict[str, Any]], append: bool = False) -> Path:
-        """Write what is said of these steps, a line for each micro-batch, to `name.jsonl` in the run's folder.
+        """Write what is said of these steps, a line for each micro-batch, to `name.jsonl`.
 
         Each rank has a file of its own.
         """
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.log_dir or trainer.default_root_dir)))
         rank = f'-{trainer.global_rank}' if trainer.world_size > 1 else ''
         path = folder / f'{name}{rank}.jsonl'
         folder.mkdir(parents=True, exist_ok=True)

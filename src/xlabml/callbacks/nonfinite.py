@@ -23,13 +23,13 @@ class NonFinite(L.Callback):
             if value is not None and value < 1:
                 raise ValueError(f'nonfinite.{name} is {value}; it must be at least 1')
         self.max_in_row, self.every_n_steps = max_in_row, every_n_steps
-        self._read = ReadDocuments()
+        self.documents = ReadDocuments()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         n_steps = self.max_in_row + look_interval(self.every_n_steps, trainer, pl_module)
-        self._read.note(trainer.global_step + 1, batch, n_steps)
+        self.documents.note(trainer.global_step + 1, batch, n_steps)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         interval = look_interval(self.every_n_steps, trainer, pl_module)
@@ -37,7 +37,7 @@ class NonFinite(L.Callback):
             return
         in_row, last = int(pl_module.skipped[0]), trainer.global_step  # type: ignore[index]
         if in_row >= self.max_in_row:
-            path = self._read.write(trainer, 'nonfinite', {step: {} for step in range(last - in_row + 1, last + 1)})
+            path = self.documents.write(trainer, 'nonfinite', {step: {} for step in range(last - in_row + 1, last + 1)})
             raise ValueError(
                 f'the loss or the gradient was not finite for {in_row} steps in a row, up to step '
                 f'{last}; {path} names the documents that they read. Look at these, or lower the '

@@ -58,7 +58,7 @@ class Spikes(L.Callback):
         self.window: deque[float] = deque(maxlen=window_steps)
         self.count = self.stopped = 0
         self.path: Path | None = None
-        self._read = ReadDocuments()
+        self.documents = ReadDocuments()
         self._losses: list[Tensor] = []  # one a step since the last look, on the device
         self._part: Tensor | None = None  # of the step under way
 
@@ -72,7 +72,7 @@ class Spikes(L.Callback):
     ) -> None:
         if self.action != 'none':
             n_steps = look_interval(self.every_n_steps, trainer, pl_module)
-            self._read.note(trainer.global_step + 1, batch, n_steps)
+            self.documents.note(trainer.global_step + 1, batch, n_steps)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         if self.action == 'none':
@@ -115,7 +115,7 @@ class Spikes(L.Callback):
 
     def _tell(self, trainer: L.Trainer, found: dict[int, dict[str, float]]) -> None:
         self.count += len(found)
-        self.path = self._read.write(trainer, 'spikes', found, append=True)
+        self.path = self.documents.write(trainer, 'spikes', found, append=True)
         if trainer.is_global_zero:
             for step, figures in found.items():
                 print(
