@@ -8,6 +8,7 @@ from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .mixture import Mixture, check_weights
 from .order import mix, permute, shuffled
+from .pieces import CutAtColumn, CutAtPattern, InPieces, JoinColumns
 from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
@@ -24,9 +25,13 @@ __all__ = [
     'Chunk',
     'Concat',
     'Corpus',
+    'CutAtColumn',
+    'CutAtPattern',
     'Document',
     'EvalBatches',
+    'InPieces',
     'Invalid',
+    'JoinColumns',
     'Location',
     'Mixture',
     'Overlap',

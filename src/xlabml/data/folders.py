@@ -125,6 +125,34 @@ def build_folder(
         ) from error
 
 
+def remove_older(folders: Path, n: int, keep: Path) -> None:
+    """Delete all but so many of the folders in a folder: those that were made or touched last, and one to keep."""
+    if folders.exists():
+        others = [path for path in folders.iterdir() if path.is_dir() and path != keep]
+        others.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in others[: max(0, len(others) + 1 - n)]:
+            remove(path)
+
+
+def size(path: Path) -> int:
+    """How many bytes a file, or all in a folder, takes; what vanishes meanwhile takes none."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        return sum(size(Path(item)) for item in os.scandir(path))
+    except FileNotFoundError:
+        return 0
+
+
+def show_bytes(n_bytes: int | float) -> str:
+    """A number of bytes for people."""
+    for unit in ('bytes', 'kB', 'MB', 'GB'):
+        if n_bytes < 1000:
+            return f'{n_bytes:.3g} {unit}'
+        n_bytes /= 1000
+    return f'{n_bytes:.3g} TB'
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether the system says that there is no room for a file."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
