@@ -18,6 +18,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     caps = get('max_source_epochs')
     if caps is not None and len(caps) != n_sources:
         raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')
+    if get('stream') is not None:
+        for name in ('weights', 'max_source_epochs'):
+            if get(name) is not None:
+                raise ValueError(
+                    f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
+                    'it out, or data.stream'
+                )
     for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')

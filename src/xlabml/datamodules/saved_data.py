@@ -26,11 +26,11 @@ def _changed_sources(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if len(then['sources']) != len(now['sources']):
         before, after = (', '.join(name for name, _ in data['sources']) for data in (then, now))
         return [f'data.sources was {before}, is {after}']
-    changes = []
+    changes, unit = [], now.get('unit', 'documents')
     for old, new, n_old, n_new in zip(then['sources'], now['sources'], then['n_documents'], now['n_documents']):
         if old[1] != new[1]:
             what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'
-            changes.append(f'{what} ({n_old:,} documents then, {n_new:,} now)')
+            changes.append(f'{what} ({n_old:,} {unit} then, {n_new:,} now)')
     return changes
 
 

@@ -17,10 +17,11 @@ from xlabml.data import (
     Plan,
     Rows,
     Source,
+    Stream,
+    StreamBatches,
     TokenStore,
     TrainBatches,
     WikipediaLeads,
-    check_held_out,
     loader,
 )
 from xlabml.tokenizer import Tokenizer
@@ -28,8 +29,9 @@ from xlabml.tokenizer import Tokenizer
 from .arguments import check_arguments
 from .run_length import StepSize, set_run_length
 from .saved_data import check_changes
+from .streamed import StreamedTexts, StreamedTraining
 from .texts import Texts
-from .training_rows import START, TrainingRows
+from .training_rows import TrainingRows
 
 _ENDLESS = 1 << 48
 """Steps of a run that only a clock ends."""
@@ -64,6 +66,9 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
         pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
+            into a bounded cache while training goes on, and dropped again. None: all sources are tokenized first.
+            Exact copies are then dropped within a window only, and documents of held_out are left out.
         accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan or weights changed since,
             at the beginning of the new data. Not saved: each change is accepted once.
         seed: What the order of the data, and the randomness of a step, are drawn from.
@@ -88,6 +93,7 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        stream: Stream | None = None,
         accept_changes: bool = False,
         seed: int = 42,
     ) -> None:
@@ -99,22 +105,21 @@ class XLabDataModule(L.LightningDataModule):
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
-        self.accept_changes = accept_changes
+        self.accept_changes, self.stream = accept_changes, stream
         self.held_out: Sequence[Source] = held_out or []
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         check_arguments(vars(self))
-        self._texts = Texts(
-            self.sources,
-            self.splits,
-            drop_duplicates,
-            tokenizer_path,
-            n_vocab,
-            coverage,
-            plan(max_len),
-            n_processes,
-        )
-        self._training = TrainingRows(self._texts, weights, max_source_epochs, max_len, self.seed)
-        self._goes_on_from: dict[str, int] = START
+        rows = plan(max_len)
+        texts = (self.sources, self.splits, drop_duplicates, tokenizer_path, n_vocab, coverage, rows, n_processes)
+        self._texts: Texts
+        self._training: TrainingRows | StreamedTraining
+        if stream is None:
+            self._texts = Texts(*texts)
+            self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
+        else:
+            self._texts = streamed = StreamedTexts(stream, *texts)
+            self._training = StreamedTraining(streamed, rows, self.held_out, seed)
+        self._goes_on_from = dict(self._training.start)
 
     # What there is
 
@@ -139,7 +144,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
-        return self.corpus.name(document)
+        return self._training.name(document)
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.
@@ -174,9 +179,7 @@ class XLabDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
-            for source in self.held_out:
-                check_held_out(self.corpus, source)
-            self._training.check_size()
+            self._training.check()
             trainer = self.trainer
             assert trainer is not None
             max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
@@ -201,12 +204,12 @@ class XLabDataModule(L.LightningDataModule):
         batches = EvalBatches(self.rows(split), self._step_size().rows_per_batch, self._rank(), self._world())
         return loader(batches, 0, len(batches), self.num_workers, self.pin_memory)
 
-    def _train_batches(self) -> TrainBatches:
+    def _train_batches(self) -> TrainBatches | StreamBatches:
         return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
         """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
-        return self._training.shares(self._train_batches(), step, end)
+        return self._training.shares(self._step_size(), self._goes_on_from, step, end)
 
     # The run's arithmetic
 
@@ -221,7 +224,7 @@ class XLabDataModule(L.LightningDataModule):
 
     def _max_steps(self) -> int:
         if self.trainer is None:
-            return self.n_steps(1)
+            return self.n_steps(1) if self.stream is None else _ENDLESS
         return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
 
     def _step_size(self) -> StepSize:
@@ -258,9 +261,9 @@ class XLabDataModule(L.LightningDataModule):
             'data.drop_duplicates': self.drop_duplicates,
             'data.max_len': self.max_len,
             'data.plan': self.plan(self.max_len).settings(),
-            'data.weights': self.weights,
+            **self._training.settings(),
         }
-        return {'rows': self.train_rows.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
+        return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
@@ -273,8 +276,9 @@ class XLabDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
         is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
-        place = {} if is_new else {name: state_dict[name] for name in START}
-        self._goes_on_from = {**START, **place, 'step': state_dict['step']}
+        start = self._training.start
+        place = start if is_new else {name: state_dict[name] for name in start}
+        self._goes_on_from = {**place, 'step': state_dict['step']}
 
     def use_tokenizer(self, data: bytes) -> None:
         """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
