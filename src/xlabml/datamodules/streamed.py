@@ -67,6 +67,8 @@ class StreamedTexts(Texts):
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
             report.say(self._announce())
+            with self.cache.locked():
+                self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more
             stores = [self.cache.open(shard, fixed) for shard in fixed]
             self._check_window(stores, report.say)
         copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
@@ -106,10 +108,11 @@ class StreamedTexts(Texts):
         room = cache.max_bytes - there - most  # a file lies here as it came, while it is tokenized
         fit = int(room // each)
         if fit < min(n, len(sizes)):
+            less = f'set that to {fit}, or' if fit > 0 else 'set'
             raise ValueError(
-                f'data.stream.cache_gb is {self.stream.cache_gb:g}: beside the {len(stores)} shards of evaluation it '
-                f'holds about {max(0, fit)} shards, but data.stream.window_shards is {n}; set that to {max(1, fit)} or '
-                f'less, or cache_gb to {(there + most + 2 * n * each) / 1e9:.3g}, so that the next window fits too'
+                f'data.stream.cache_gb is {self.stream.cache_gb:g}: beside what is evaluated on it holds about '
+                f'{max(0, fit)} shards, but data.stream.window_shards is {n}; {less} cache_gb to '
+                f'{(there + most + 2 * n * each) / 1e9:.3g}, so that the next window fits too'
             )
         if fit < min(2 * n, len(sizes)):
             say(
