@@ -5,6 +5,8 @@ from typing import Any
 
 from xlabml.data import check_ratios, check_weights, split_names
 
+_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
+
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it."""
@@ -19,8 +21,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     if caps is not None and len(caps) != n_sources:
         raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')
     if get('stream') is not None:
-        for name in ('weights', 'max_source_epochs'):
-            if get(name) is not None:
+        for name in _NOT_STREAMED:
+            if arguments.get(name):
                 raise ValueError(
                     f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
                     'it out, or data.stream'

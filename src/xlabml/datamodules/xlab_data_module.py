@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as L
-import torch
 from torch.utils.data import DataLoader
 
-from xlabml import checkpoints, settings
+from xlabml import settings
 from xlabml.data import (
     Corpus,
     EvalBatches,
@@ -27,8 +24,8 @@ from xlabml.data import (
 from xlabml.tokenizer import Tokenizer
 
 from .arguments import check_arguments
-from .run_length import StepSize, set_run_length
-from .saved_data import check_changes
+from .run_length import set_run_length
+from .saved_data import SavedData
 from .streamed import StreamedTexts, StreamedTraining
 from .texts import Texts
 from .training_rows import TrainingRows
@@ -39,7 +36,7 @@ _ENDLESS = 1 << 48
 DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
 
 
-class XLabDataModule(L.LightningDataModule):
+class XLabDataModule(SavedData):
     """Text from anywhere, as batches of rows whose order depends on nothing but a seed and a count.
 
     Building one opens no source; `prepare_data` fills the cache (tokenizer, token stores), `setup` opens it.
@@ -216,19 +213,10 @@ class XLabDataModule(L.LightningDataModule):
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _step(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
     def _max_steps(self) -> int:
         if self.trainer is None:
             return self.n_steps(1) if self.stream is None else _ENDLESS
         return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
-
-    def _step_size(self) -> StepSize:
-        return StepSize(self.max_len, self.batch_tokens, self.device_batch_tokens, self._world())
 
     def _accumulation(self) -> int:
         return self._step_size().accumulation
@@ -243,69 +231,3 @@ class XLabDataModule(L.LightningDataModule):
         if max_epochs is not None and max_epochs >= 0:
             limits.append(self.n_steps(max_epochs))
         return min(limits, default=-1)
-
-    # What a checkpoint holds
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
-        return {
-            'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
-            **self._training.place(self._step_size(), self._goes_on_from, self._step()),
-            **self._what_is_trained_on(),
-        }
-
-    def _what_is_trained_on(self) -> dict[str, Any]:
-        """Plain values that the sequence of training rows follows from, beside the seed."""
-        saved = {
-            'data.splits': self.splits,
-            'data.drop_duplicates': self.drop_duplicates,
-            'data.max_len': self.max_len,
-            'data.plan': self.plan(self.max_len).settings(),
-            **self._training.settings(),
-        }
-        return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
-
-        Raises:
-            ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
-                changed is named.
-        """
-        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
-        if self.trainer is None or self.trainer.state.fn != 'fit':
-            return
-        is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
-        start = self._training.start
-        place = start if is_new else {name: state_dict[name] for name in start}
-        self._goes_on_from = {**place, 'step': state_dict['step']}
-
-    def use_tokenizer(self, data: bytes) -> None:
-        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
-
-        Raises:
-            ValueError: data.tokenizer_path is the file of another one.
-        """
-        self._texts.use_tokenizer(data)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
-    ) -> 'XLabDataModule':
-        """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
-
-        Args:
-            checkpoint_path: Either kind of file.
-            map_location: Where its tensors come to.
-            overrides: Constructor arguments to use instead of the saved ones.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint of ours.
-        """
-        checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
-        values.pop('_class_path', None)
-        data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
-        data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
-        return data
