@@ -1,10 +1,14 @@
 """Shards over http in a bounded cache, windows of them in a keyed order, and a place that is found again."""
 
+import gzip
 import json
 import random
 from itertools import chain
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from served import served
@@ -166,6 +170,47 @@ def test_the_cache_keeps_its_bound_and_drops_what_was_used_first(build, server, 
         cache.open(5, keep=range(5))
     assert cache.n_bytes <= cache.max_bytes
     assert not list((cache.folder / 'shards').glob('*.new'))
+
+
+def test_what_a_killed_process_leaves_is_cleared_away(build, server):
+    cache = build().cache
+    cache.open(0, ())
+    shards = cache.folder / 'shards'
+    for name in ('000003.new', '000001.dropped'):
+        (shards / name).mkdir()
+        (shards / name / 'tokens.bin').write_bytes(bytes(99))
+    (cache.folder / 'fetched').mkdir()
+    (cache.folder / 'fetched' / 'part-3.jsonl.partial').write_bytes(bytes(99))
+    cache.open(3, ())
+    assert sorted(path.name for path in shards.iterdir()) == ['000000', '000003']
+    assert not (cache.folder / 'fetched').exists()
+
+
+def test_a_folder_that_goes_is_never_half_there_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / 'store').mkdir()
+    (tmp_path / 'store' / 'x').write_text('')
+    monkeypatch.setattr(folders, 'remove', lambda _: None)  # killed before anything was deleted
+    folders.drop(tmp_path / 'store')
+    assert [path.name for path in tmp_path.iterdir()] == ['store.dropped']
+    monkeypatch.undo()
+    folders.drop(tmp_path / 'store.dropped')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('ending', ['parquet', 'jsonl.gz'])
+def test_other_file_systems_and_kinds_of_files_work_too(build, shard_texts, ending):
+    files = fsspec.filesystem('memory')
+    folder = f'/xlabml-{ending}'
+    for i, some in enumerate(shard_texts[:3]):
+        with files.open(f'{folder}/{i}.{ending}', 'wb') as file:
+            if ending == 'parquet':
+                parquet.write_table(pa.table({'text': some}), file)
+            else:
+                file.write(gzip.compress(''.join(json.dumps({'text': text}) + '\n' for text in some).encode()))
+    source = RemoteFiles(f'memory:/{folder}/*.{ending}')
+    assert [part.n_bytes for part in source.parts()] == [4 * files.size(f'{folder}/{i}.{ending}') for i in range(3)]
+    found = build(source=source).cache.open(1, ())
+    assert found.n_bytes.tolist() == [len(text.encode()) for text in shard_texts[1]]
 
 
 def test_each_pass_goes_through_every_shard_once_in_an_order_of_its_own(build):
@@ -337,6 +382,9 @@ def test_documents_of_a_stream_have_numbers_and_names_of_their_own(build, tokeni
             start, end = batch.layout.starts[segment : segment + 2].tolist()
             ids = batch.targets.flatten()[start:end].tolist()
             assert tokenizer.decode([id for id in ids if id > 3]) in text
+    number = int(batch.documents[0])
+    folders.remove(stream.cache.path((number >> 32) - 1))
+    assert stream.name(number).endswith(f'.jsonl, valid document {number % 2**32}')
 
 
 def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):

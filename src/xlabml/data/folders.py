@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 
 MANIFEST = 'manifest.json'
+_DROPPED = '.dropped'
 
 
 def short_hash(value: Any) -> str:
@@ -125,13 +126,22 @@ def build_folder(
         ) from error
 
 
+def drop(folder: Path) -> None:
+    """Delete a folder that was whole, so that one who is killed meanwhile leaves no half of it under its name."""
+    going = folder if folder.suffix == _DROPPED else folder.with_name(folder.name + _DROPPED)
+    if going != folder:
+        remove(going)
+        folder.rename(going)
+    remove(going)
+
+
 def remove_older(folders: Path, n: int, keep: Path) -> None:
     """Delete all but so many of the folders in a folder: those that were made or touched last, and one to keep."""
     if folders.exists():
         others = [path for path in folders.iterdir() if path.is_dir() and path != keep]
         others.sort(key=lambda path: path.stat().st_mtime_ns)
         for path in others[: max(0, len(others) + 1 - n)]:
-            remove(path)
+            drop(path)
 
 
 def size(path: Path) -> int:

@@ -133,8 +133,8 @@ class ShardCache:
     def _build(self, shard: int, path: Path, keep: Collection[int], check: Callable[[], None]) -> None:
         source, part = self.shards[shard]
         fetched, partial = self.folder / 'fetched', path.with_name(f'{path.name}.new')
-        folders.remove(fetched)  # of a process that was killed
-        folders.remove(partial)
+        for stale in (fetched, *path.parent.glob('*.*')):  # of a process that was killed
+            folders.remove(stale)
         self.make_room(int(self._ratio * (part.n_bytes or 0)), keep, shard)
         before = most = self.n_bytes
         looked = time.monotonic()
@@ -175,7 +175,7 @@ class ShardCache:
             if path.name.partition('.')[0] in keep_names:
                 continue
             there -= folders.size(path)
-            folders.remove(path)
+            folders.drop(path)
             if there + n_bytes <= self.max_bytes:
                 return start - there
         raise NoRoom(

@@ -166,7 +166,10 @@ class StreamedRows:
     def name(self, document: int) -> str:
         """A document's name for people, by the number that `global_numbers` gives."""
         shard, number = (document >> _DOCUMENT_BITS) - 1, document & (1 << _DOCUMENT_BITS) - 1
-        return f'{self.cache.name(shard)}:{int(self.cache.open(shard, {*self.fixed_shards}).rows[number])}'
+        path = self.cache.path(shard)
+        if not (path / folders.MANIFEST).exists():
+            return f'{self.cache.name(shard)}, valid document {number}'
+        return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
 
     def _lay_out(self, window: int) -> Rows | None:
         cache, shards = self.cache, self.shards(window)

@@ -53,6 +53,9 @@ class StreamedTexts(Texts):
         parts = [(source, part) for source in self.sources for part in source.parts()]
         return [Shard(source, part) for source, part in parts[: self.stream.eval_shards]]
 
+    def _tokenizer_source(self) -> list[Any]:
+        return [*super()._tokenizer_source(), self.stream.eval_shards]
+
     def train_tokenizer(self) -> Path:
         self._tokenizer = None
         self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,10 +65,13 @@ class Texts:
             return self._saved_path
         if self._given_path is not None:
             return self._given_path
-        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        what = [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
-        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
         return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+
+    def _tokenizer_source(self) -> list[Any]:
+        """Plain values that a tokenizer which is trained here follows from."""
+        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
+        return [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
 
     @property
     def tokenizer(self) -> Tokenizer:
