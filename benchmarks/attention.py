@@ -6,6 +6,7 @@ kernel for all rows at once with a mask of which tokens are in one document.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from alternate import alternate, seconds
 from torch import Tensor
 
-from xlabml.transformer.attention import Rule, Shared
+from xlabml.transformer.attention import Documents, Rule
 from xlabml.transformer.documents import mix_documents
 
 ROW = 512
@@ -32,8 +33,10 @@ def draw_lengths(n_tokens: int, n_documents: int) -> list[int]:
 
 def ours(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """t h c -> t h c."""
-    shared = Shared(None, None, [(length, True) for length in lengths], None, None, None, {})
-    return mix_documents(q.float(), k.float(), v.float(), Rule(), shared).to(q.dtype)
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    segment = torch.repeat_interleave(starts.diff())[None]
+    documents = Documents(starts, max(lengths), None, segment, [(length, True) for length in lengths])
+    return mix_documents(q.float(), k.float(), v.float(), Rule(), documents, {}).to(q.dtype)
 
 
 def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
