@@ -108,7 +108,8 @@ def make_block_mask(
 
     rows, n = shape
     n_rows = None if segment is None else rows  # None: all see the same
-    return create_block_mask(lambda b, h, i, j: sees(b, h, i, j), n_rows, None, n, n, device=device)
+    make = _compile(create_block_mask)  # as it is, it would hold the whole n x n mask
+    return make(lambda b, h, i, j: sees(b, h, i, j), n_rows, None, n, n, device=device)
 
 
 def compute(

@@ -125,9 +125,7 @@ class Transformer(nn.Module):
         self.causal, self.d_model, self.max_len = causal, d_model, max_len
         self.n_layers, self.n_heads, self.n_kv_heads, self.d_head = n_layers, n_heads, n_kv_heads, d_model // n_heads
         self.scale = math.sqrt(d_model) if scale_embedding else 1.0
-        self.dropout = dropout if pos_drop else 0.0
-
-        self.attention = attention
+        self.dropout, self.attention = dropout if pos_drop else 0.0, attention
 
         self.embedding = nn.Embedding(n_vocab, d_model)
         self.positions = positions(d_model, n_heads, max_len)
