@@ -8,7 +8,7 @@ from .progress import Progress
 from .samples import SampledText
 from .spikes import Spikes
 from .stopping import Stopping
-from .summary import Summary
+from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
@@ -20,4 +20,5 @@ __all__ = [
     'Spikes',
     'Stopping',
     'Summary',
+    'attention_lines',
 ]

@@ -18,13 +18,13 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping
+from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping, attention_lines
 from xlabml.callbacks.progress import describe_figures, find_figures
 
 from . import data as data_commands
 from .building import BuildingCLI, find_callback
 from .command_line import files_first, take_imports
-from .errors import report_errors
+from .errors import report_errors, usage_errors
 from .parser import Parser
 from .parsing import DEFAULTS
 
@@ -52,6 +52,8 @@ class XLabCLI(BuildingCLI):
     def run_fit(self) -> None:
         """Train, or go on, or say that there is nothing left to do."""
         trainer, data, path = self.trainer, self.datamodule, self._checkpoint_path
+        with usage_errors():
+            attention = attention_lines(trainer, self.model)
         data.prepare_data()
         for rows in (data.train_rows, data.rows('val')):
             assert len(rows)  # an empty split is refused before anything is written
@@ -63,6 +65,8 @@ class XLabCLI(BuildingCLI):
         if self._checkpoint is not None:
             self._say(f'going on from {self._checkpoint_name}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
+        for line in attention:
+            self._say(line)
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
         stopping, spikes = find_callback(trainer, Stopping), find_callback(trainer, Spikes)

@@ -130,6 +130,7 @@ class _SmokeCLI(XLabCLI):
             'max_source_epochs': None,
             'n_processes': 1,
             **_batch_sizes(config),
+            **{name: None for name in ('stream', 'first_batch_tokens', 'first_len') if name in config.data},
         }
         config.model.init_args.n_vocab = data['n_vocab']
         trainer = {
