@@ -62,7 +62,12 @@ def test_a_spike_ends_the_run_with_status_3_and_the_run_goes_on_without_its_rows
 
 def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):
     # At this rate the loss is best at the first validation.
-    bad = ['--model.optimizer.lr=0.5', '--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']
+    bad = [
+        '--model.optimizer=xlabml.training.AdamW',
+        '--model.optimizer.lr=0.5',
+        '--model.schedule=WarmupConstant',
+        '--model.schedule.warmup_steps=0',
+    ]
     asked = [*tiny, *bad, '--trainer.val_check_interval=4', '--checkpoint.restore_best=true']
     status, printed = xlab('fit', *asked)
     assert status == 0, printed
