@@ -12,6 +12,7 @@ import numpy as np
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .files import Span
 from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
@@ -218,4 +219,11 @@ def _column_json(document: Document, source: Source, part: Part) -> bytes:
 
 
 def _name(document: Document, source: Source, part: Part) -> str:
-    return f'{source}, row {document.row}' + (f' of the part {part.where}' if part.where else '')
+    """A document's place for people: its row in the source, or from where a part begins."""
+    first = part.where[0] if part.where else None
+    if isinstance(first, Span):
+        if len(part.where) == 1 and not first.start:
+            return f'{first.path}, row {document.row}'
+        unit = 'row group' if '.parquet' in Path(first.path).suffixes else 'byte'
+        return f'{source}, row {document.row} from {first.path}, {unit} {first.start} on'
+    return f'{source}, row {document.row}' + (f' of its part {", ".join(map(str, part.where))}' if part.where else '')

@@ -129,6 +129,14 @@ class StreamedTexts(Texts):
         paths = [self.cache.path(shard) for shard in range(len(self.cache.shards))]
         return [TokenStore.open(path) for path in paths if path.exists()]
 
+    def rows(self, split: str, counted_once: bool = True) -> Rows:
+        try:
+            self.corpus.documents(split)
+        except ValueError as error:
+            n = self.stream.eval_shards
+            raise ValueError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
+        return super().rows(split, counted_once)
+
     def describe(self) -> dict[str, Any]:
         known = [[str(source), folders.short_hash(source.fingerprint())] for source in self.sources]
         return {'sources': known, 'n_documents': [len(source.parts()) for source in self.sources], 'unit': 'shards'}
