@@ -1,6 +1,5 @@
 """Commands run by several processes, each told its rank as torchrun tells it; loopback is all the network there is."""
 
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -13,21 +12,28 @@ from pathlib import Path
 import lightning.pytorch as L
 from torch.distributed.tensor import DTensor
 
+from xlabml.callbacks import Checkpoints
+from xlabml.commands import fit
+from xlabml.commands.command_line import RUN_COMMANDS
+
 SECONDS = 240
 """A rank that takes longer is killed, and the test fails."""
 
 
 class WeightHash(L.Callback):
-    """Writes a hash of all weights into `weights-RANK.json`, with what this rank's part of them measures."""
+    """Writes what a rank has at the end of training into `rank-N.json`."""
 
     def on_train_end(self, trainer, pl_module):
-        digest, n_own = hashlib.sha256(), 0
+        digest, n_own, n_all = hashlib.sha256(), 0, 0
         for parameter in pl_module.parameters():
-            n_own += (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
-            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            digest.update(whole.detach().numpy().tobytes())
-        found = {'hash': digest.hexdigest(), 'own': n_own}
-        Path(f'weights-{trainer.global_rank}.json').write_text(json.dumps(found))
+            is_cut = isinstance(parameter, DTensor)
+            whole = (parameter.full_tensor() if is_cut else parameter).detach()
+            n_own += (parameter.to_local() if is_cut else parameter).numel()
+            n_all += whole.numel()
+            digest.update(whole.numpy().tobytes())
+        saver = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+        found = {'weights': digest.hexdigest(), 'n_own': n_own, 'n_all': n_all, 'folder': saver.folder}
+        Path(f'rank-{trainer.global_rank}.json').write_text(json.dumps(found))
 
 
 HASHED = '--trainer.callbacks=[{class_path: ranks.WeightHash}]'
@@ -36,10 +42,10 @@ HASHED = '--trainer.callbacks=[{class_path: ranks.WeightHash}]'
 def run(world, folder, function, *arguments):
     """Run function(*arguments) in so many processes, in a folder: their exit statuses, and what each printed."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['xlabml.commands.fit', 'torch.distributed.fsdp'])
+    context.set_forkserver_preload(['xlabml.commands.fit', 'ranks', 'torch.distributed.fsdp'])
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    environment = {**os.environ, 'XLABML_CACHE': str(folder.parent / 'cache')}
     processes = [
         context.Process(target=_be_rank, args=(rank, world, port, folder, environment, function, arguments))
         for rank in range(world)
@@ -59,8 +65,12 @@ def run(world, folder, function, *arguments):
 
 
 def xlab(world, folder, *arguments):
-    """Run an `xlab` command line on so many ranks; None is one process that knows of no others."""
-    return run(world, folder, functools.partial(_xlab, world), *arguments)
+    """Run an `xlab` command line on so many ranks: the exit statuses, and what each printed.
+
+    The others look into the folder only after rank 0 has made its own in there: the order that is hardest to get right.
+    """
+    given = [*arguments, '--trainer.devices', world] if arguments[0] in RUN_COMMANDS else arguments
+    return run(world, folder, _xlab, *map(str, given))
 
 
 def free_port():
@@ -69,10 +79,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def _xlab(world, *arguments):
-    from xlabml.commands import fit
+def report(folder, world):
+    """What each rank had at the end of training."""
+    return [json.loads((folder / f'rank-{rank}.json').read_text()) for rank in range(world)]
 
-    return fit.main([str(argument) for argument in arguments])
+
+def _xlab(*arguments):
+    while os.environ.get('RANK', '0') != '0' and arguments[0] == 'fit' and not list(Path().glob('logs/version_*')):
+        time.sleep(0.01)
+    return fit.main(list(arguments))
 
 
 def _be_rank(rank, world, port, folder, environment, function, arguments):

@@ -1,5 +1,6 @@
 """Text that the model makes at each validation, so that a run can be read."""
 
+import contextlib
 from typing import Any
 
 import lightning.pytorch as L
@@ -46,18 +47,20 @@ class SampledText(L.Callback):
             return
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
-        ids = inference.sample(
-            _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
-            torch.tensor(prompt, device=pl_module.device),
-            self.n_tokens,
-            block_size=pl_module.hparams['max_len'],
-            eos_class=tokenizer[tokenizer.eos_token],
-            exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
+        with trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext():
+            ids = inference.sample(
+                _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
+                torch.tensor(prompt, device=pl_module.device),
+                self.n_tokens,
+                block_size=pl_module.hparams['max_len'],
+                eos_class=tokenizer[tokenizer.eos_token],
+                exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                generator=torch.Generator().manual_seed(self.seed),
+            )
         if not trainer.is_global_zero:
             return
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])

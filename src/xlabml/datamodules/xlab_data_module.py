@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import lightning.pytorch as L
 import numpy as np
 import torch
@@ -238,8 +239,7 @@ class XLabDataModule(L.LightningDataModule):
         """
         if self._corpus is not None:
             return
-        if not self.tokenizer_path.exists():
-            self.train_tokenizer()
+        self._ensure_tokenizer()
         folder = checkpoints.cache_folder() / 'stores'
         for source in self.sources:
             if not store_folder(folder, source, self.tokenizer).exists():
@@ -258,6 +258,16 @@ class XLabDataModule(L.LightningDataModule):
             ]
             copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splits, copies)
+
+    def _ensure_tokenizer(self) -> None:
+        path = self.tokenizer_path
+        if path.exists():
+            return
+        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            if not path.exists():
+                self.train_tokenizer()
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
