@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 
 from xlabml.callbacks import Checkpoints
 from xlabml.commands import fit
-from xlabml.commands.command_line import RUN_COMMANDS
 
 SECONDS = 240
 """A rank that takes longer is killed, and the test fails."""
@@ -69,8 +68,7 @@ def xlab(world, folder, *arguments):
 
     The others look into the folder only after rank 0 has made its own in there: the order that is hardest to get right.
     """
-    given = [*arguments, '--trainer.devices', world] if arguments[0] in RUN_COMMANDS else arguments
-    return run(world, folder, _xlab, *map(str, given))
+    return run(world, folder, _xlab, *map(str, arguments))
 
 
 def free_port():

@@ -16,7 +16,12 @@ from xlabml.datamodules import XLabDataModule, xlab_data_module
 
 CONF = Path(__file__).parents[2] / 'conf/extra'
 DDP = ['-c', CONF / 'ddp.yaml']
-MORE = ['--trainer.gradient_clip_val=1.0', '--checkpoint.save_last_k=2', ranks.HASHED]
+MORE = [
+    '--model.optimizer=xlabml.training.AdamW',
+    '--trainer.gradient_clip_val=1.0',
+    '--checkpoint.save_last_k=2',
+    ranks.HASHED,
+]
 
 
 @pytest.fixture(scope='module')

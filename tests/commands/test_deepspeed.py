@@ -19,7 +19,7 @@ def told(xlab, tiny, tmp_path):
         path = tmp_path / 'ds.json'
         path.write_text(config if isinstance(config, str) else json.dumps(config))
         strategy = f'--trainer.strategy={{class_path: xlabml.strategies.DeepSpeed, init_args: {{config: {path}}}}}'
-        status, printed = xlab('fit', *tiny, strategy, *flags)
+        status, printed = xlab('fit', *tiny, '--model.optimizer=xlabml.training.AdamW', strategy, *flags)
         assert status == 2
         assert not (tmp_path / 'logs').exists()
         return printed

@@ -9,7 +9,7 @@ import pytest
 import ranks
 
 XLAB = str(Path(__file__).parents[2] / 'xlab.py')
-FIT = ['fit', '--trainer.strategy=ddp', '--trainer.devices=2', ranks.HASHED]
+FIT = ['fit', '--trainer.strategy=ddp', ranks.HASHED]
 
 
 def start(folder, command, **environment):
@@ -43,7 +43,8 @@ def torchrun(folder, arguments):
 
 
 def lightning(folder, arguments):
-    return [start(folder, [XLAB, *arguments], MASTER_ADDR='127.0.0.1', MASTER_PORT=str(ranks.free_port()))]
+    two = ['--trainer.devices=2']
+    return [start(folder, [XLAB, *arguments, *two], MASTER_ADDR='127.0.0.1', MASTER_PORT=str(ranks.free_port()))]
 
 
 def srun(folder, arguments):
@@ -60,7 +61,8 @@ def srun(folder, arguments):
         'MASTER_PORT': str(ranks.free_port()),
     }
     return [
-        start(folder, [XLAB, *arguments], **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in range(2)
+        start(folder, [XLAB, *arguments, '--trainer.devices=2'], **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+        for rank in range(2)
     ]
 
 

@@ -11,7 +11,10 @@ from curves import read_curve
 from xlabml import checkpoints
 
 SHARDED = ['-c', Path(__file__).parents[2] / 'conf/extra/fsdp.yaml']
-MORE = ['--trainer.gradient_clip_val=0.5', '--checkpoint.save_last_k=2', '--model.tied=true', ranks.HASHED]
+MORE = [
+    *('--model.optimizer=xlabml.training.AdamW', '--model.tied=true', '--trainer.gradient_clip_val=0.5'),
+    *('--checkpoint.save_last_k=2', ranks.HASHED),
+]
 MUON = [
     *('--model.optimizer=xlabml.training.Muon', '--model.optimizer.split=true', '--model.optimizer.ns_dtype=float32'),
     *('--model.tied=false', '--model.head_bias=true', '--model.trunk.bias=true', '--model.trunk.d_ff=33'),
@@ -86,6 +89,12 @@ def test_a_sharded_model_evaluates_and_is_exported(runs, tiny, tmp_path):
             found.append(next(line for line in said.splitlines() if line.startswith(command)))
     assert found[0] == found[2]
     assert found[1].partition(' (')[2] == found[3].partition(' (')[2] != ''
+
+
+def test_a_number_of_devices_that_was_not_started_is_refused(tiny, tmp_path):
+    statuses, printed = ranks.xlab(2, tmp_path / 'run', 'fit', *tiny, *SHARDED, '--trainer.devices=1')
+    assert statuses == [1, 1]
+    assert all('does not match the world size (2)' in said for said in printed)
 
 
 @pytest.mark.slow

@@ -42,6 +42,8 @@ class Sharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """All ranks are data-parallel: Lightning's default would give those of one machine the same rows."""
+        assert self.cluster_environment is not None
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         self._data_parallel_size = self.world_size
         super().setup_environment()
 
