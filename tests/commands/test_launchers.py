@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import ranks
 
+from xlabml.commands import trainer
+
 XLAB = str(Path(__file__).parents[2] / 'xlab.py')
 FIT = ['fit', '--trainer.strategy=ddp', ranks.HASHED]
 
@@ -75,3 +77,18 @@ def test_two_processes_find_each_other_and_leave_one_run(tiny, tmp_path, launch)
     assert first == second
     for start in ('precision ', 'step 12:', 'best checkpoint:', 'curves:'):
         assert sum(line.startswith(start) for line in said.splitlines()) == 1, start
+
+
+@pytest.mark.parametrize(
+    ('given', 'found'),
+    [
+        (('auto', 1), {'devices': 2, 'num_nodes': 3}),
+        ((1, 1), {'num_nodes': 3}),
+        (('auto', 2), {'devices': 2}),
+    ],
+)
+def test_devices_and_machines_follow_torchrun_where_they_are_left_open(monkeypatch, given, found):
+    assert trainer._started_by_torchrun(*given) == {}
+    for name, value in {'TORCHELASTIC_RUN_ID': 'x', 'WORLD_SIZE': '6', 'LOCAL_WORLD_SIZE': '2'}.items():
+        monkeypatch.setenv(name, value)
+    assert trainer._started_by_torchrun(*given) == found
