@@ -39,6 +39,7 @@ from xlabml.callbacks import (
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
+from xlabml.strategies import check_strategy
 
 from . import data as data_commands
 from .command_line import (
@@ -234,6 +235,8 @@ class XLabCLI(LightningCLI):
         config = self._own_config()
         if config.trainer.precision == 'auto':
             config.trainer.precision = auto_precision(config.trainer.accelerator)
+        with usage_errors():
+            check_strategy(plain(config))
 
     # Objects
 

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
@@ -65,15 +67,15 @@ class StreamedTexts(Texts):
     def prepare(self) -> None:
         if self._corpus is not None:
             return
-        if not self.tokenizer_path.exists():
-            self.train_tokenizer()
+        self.ensure_tokenizer()
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
-            report.say(self._announce())
+            say = rank_zero_only(report.say)
+            say(self._announce())
             with self.cache.locked():
                 self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more
             stores = [self.cache.open(shard, fixed) for shard in fixed]
-            self._check_window(stores, report.say)
+            self._check_window(stores, say)
         copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splits, copies)
 

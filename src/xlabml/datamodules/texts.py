@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
@@ -90,6 +92,17 @@ class Texts:
             self._tokenizer = tokenizer
         return self._tokenizer
 
+    def ensure_tokenizer(self) -> None:
+        """Train the tokenizer where it is not there yet; of several processes one does, and the others wait."""
+        path = self.tokenizer_path
+        if path.exists():
+            return
+        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            if not path.exists():
+                self.train_tokenizer()
+
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
 
@@ -124,8 +137,7 @@ class Texts:
         """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits."""
         if self._corpus is not None:
             return
-        if not self.tokenizer_path.exists():
-            self.train_tokenizer()
+        self.ensure_tokenizer()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
             if not folder.exists():
