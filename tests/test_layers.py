@@ -25,6 +25,8 @@ MAY_IMPORT = {
     'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints'},
     'inference': {'transformer', 'batches'},
     'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints'},
+    'telemetry': {'transformer', 'batches'},
+    'reports': {'telemetry'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
 }

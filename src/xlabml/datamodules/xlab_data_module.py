@@ -322,8 +322,8 @@ class XLabDataModule(L.LightningDataModule):
     # Several sources
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
-        if self.weights is None:
+        """What share of the targets of the steps from step to end - 1 each source gives; {} where there is one."""
+        if len(self.sources) == 1:
             return {}
         counts = self._train_batches().source_targets(max(step, self._goes_on_from['step']), end)
         return {f'{source}': count / sum(counts) for source, count in zip(self.sources, counts)}
