@@ -32,7 +32,7 @@ def draw_loss(runs: Sequence[Run]) -> Figure | None:
     figures = [name for name in ('loss', 'bits_per_byte') if _has(runs, f'train_{name}') or _has(runs, f'val_{name}')]
     if not figures:
         return None
-    figure, panels = make_panels(len(figures), 1, 9, 3.6)
+    figure, panels = make_panels(len(figures), 1, 9.0, 3.6)
     for panel, name in zip(panels, figures):
         ends = []
         for i, run in enumerate(runs):
@@ -62,7 +62,7 @@ def draw_learning_rate(runs: Sequence[Run]) -> Figure | None:
     has_norm = _has(runs, 'gradient_norm')
     if not groups and not has_norm:
         return None
-    figure, panels = make_panels(bool(groups) + has_norm, 1, 9, 3.0)
+    figure, panels = make_panels(bool(groups) + has_norm, 1, 9.0, 3.0)
     dashes = ('-', '--', ':', '-.')
     styles = []
     if groups:
@@ -108,7 +108,7 @@ def draw_speed(runs: Sequence[Run]) -> Figure | None:
     shown = [name for name in named if _has(runs, name)]
     if not shown:
         return None
-    figure, panels = make_panels(len(shown), 1, 9, 2.3)
+    figure, panels = make_panels(len(shown), 1, 9.0, 2.3)
     for panel, name in zip(panels, shown):
         for i, run in enumerate(runs):
             steps, values = column(run.training, name)
@@ -130,7 +130,7 @@ def draw_step_time(runs: Sequence[Run]) -> Figure | None:
     timed = [(i, run) for i, run in enumerate(runs) if column(run.training, 'time/step_seconds')[0]]
     if not timed:
         return None
-    figure, panels = make_panels(len(timed), 1, 9, 2.6 if len(timed) > 1 else 3.6)
+    figure, panels = make_panels(len(timed), 1, 9.0, 2.6 if len(timed) > 1 else 3.6)
     for panel, (i, run) in zip(panels, timed):
         steps, total = column(run.training, 'time/step_seconds')
         parts = {name: column(run.training, f'time/{name}_seconds') for name in colours.PARTS}
@@ -153,7 +153,7 @@ def draw_shares(runs: Sequence[Run]) -> Figure | None:
     mixed = [(i, run) for i, run in enumerate(runs) if any(column(run.training, name)[0] for name in sources)]
     if not mixed:
         return None
-    figure, panels = make_panels(len(mixed), 1, 9, 2.6 if len(mixed) > 1 else 3.2)
+    figure, panels = make_panels(len(mixed), 1, 9.0, 2.6 if len(mixed) > 1 else 3.2)
     names = _ends([name.partition('/')[2] for name in sources])
     for panel, (i, run) in zip(panels, mixed):
         rows = [row for row in run.training if any(name in row for name in sources)]
