@@ -2,12 +2,16 @@
 
 import json
 import math
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from curves import read_curve
 
 from xlabml.callbacks import Curves
+from xlabml.commands import manage
 from xlabml.data import TrainBatches
 from xlabml.models import Task, XLabModel
 from xlabml.telemetry import records
@@ -220,6 +224,40 @@ def test_steps_that_were_skipped_are_rows_without_a_loss(xlab, tiny, tmp_path, m
     assert [row['skipped_steps'] for row in written] == [0, 1, 2]
     assert written[2]['gradient_norm'] is None
     json.dumps(written, allow_nan=False)
+
+
+def test_a_real_run_is_described(xlab, tiny, tmp_path, capfd):
+    xlab('fit', *tiny, '--trainer.max_steps=6')
+    xlab('test', '--ckpt_path', 'last')
+    capfd.readouterr()
+    assert manage.main(['describe', 'last']) == 0
+    printed = capfd.readouterr().out
+    for name in ('model  ', 'parameters  ', 'optimizer  ', 'data  ', 'val, best  ', 'test, by xlab test  ', 'MFU  '):
+        assert f'\n  {name}' in printed
+    assert 'finished, 6 steps of 6' in printed
+    drawn = {path.stem for path in (tmp_path / 'logs/version_0/describe').glob('*.png')}
+    assert drawn == {'loss', 'learning_rate', 'speed', 'step_time', 'spectra'}
+
+
+@pytest.mark.slow
+def test_two_ranks_write_one_row_with_the_work_of_both(tiny, tmp_path):
+    written = {}
+    for n_ranks in (1, 2):
+        folder = tmp_path / str(n_ranks)
+        folder.mkdir()
+        ranks = ['--trainer.strategy=ddp', f'--trainer.devices={n_ranks}', '--trainer.log_every_n_steps=3']
+        command = [sys.executable, str(Path(__file__).parents[2] / 'xlab.py'), 'fit', *tiny, *ranks]
+        done = subprocess.run(
+            [*command, '--trainer.max_steps=6'], cwd=folder, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        written[n_ranks] = rows(folder / 'logs/version_0')
+    for one, two in zip(*written.values()):
+        for name in ('step', 'tokens', 'train_loss', 'gradient_norm', 'clipped_ratio', 'spectra/key/top'):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+        flops = [n * row['tflops_per_second'] / row['tokens_per_second'] for n, row in ((1, one), (2, two))]
+        assert flops[0] == pytest.approx(flops[1])
+    assert len(written[1]) == len(written[2]) == 2
 
 
 def test_shares_are_written_without_weights_too(xlab, tiny, texts, tmp_path):

@@ -119,3 +119,25 @@ def test_counting_a_step_never_waits_for_the_device():
         one.count_batch(batch)
         one.count_step(norm, limit)
     assert one.n_steps == 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_row_has_its_memory_and_only_the_row_waits():
+    device = torch.device('cuda')
+    trunk = Transformer(50, 32, d_model=16, n_layers=1, n_heads=4).to(device)
+    one = Meter(trunk, device, 0.5, 1, lambda tensor: tensor, lambda tensor: tensor)
+    ids = torch.zeros(2, 4, dtype=torch.long, device=device)
+    starts = torch.tensor([0, 4, 8], dtype=torch.int32, device=device)
+    batch = Batch(ids, ids, Layout(starts, 4, None), starts[:2].long(), starts[:2].long(), 8, 0)
+    norm = torch.ones((), device=device)
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        torch.cuda.set_sync_debug_mode('error')
+        one.count_batch(batch)
+        one.count_step(norm, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    row = one.row(8.0, 1.0)
+    assert row['memory/peak_mib'] >= row['memory/now_mib'] > 0
+    assert row['clipped_ratio'] == 1
+    assert row['tflops_per_second'] > 0
