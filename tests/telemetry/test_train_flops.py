@@ -18,7 +18,7 @@ def model(**options):
 
 
 def total(flops, n_targets):
-    return flops.total(flops.take(torch.device('cpu')).tolist(), n_targets)
+    return flops.total(flops.take(torch.device('cpu')).double().tolist(), float(n_targets))
 
 
 @pytest.mark.parametrize('options', [{}, {'n_kv_heads': 2}, {'activation': GeGLU, 'd_ff': 24}])

@@ -76,7 +76,8 @@ def _what(run: Run, start: dict[str, Any]) -> dict[str, str]:
             f'{data.get("max_len"):,} tokens, {data.get("batch_tokens"):,} a step, vocabulary {data.get("n_vocab"):,}'
         )
     if 'precision' in start:
-        threads = f', {start["threads"]} threads' if start.get('threads') else ''
+        n_threads = start.get('threads')
+        threads = f', {n_threads} thread{"s" * (n_threads > 1)}' if n_threads else ''
         found['precision'] = start['precision']
         found['devices'] = f'{start.get("devices", 1)} × {start.get("device")}{threads}'
     elif trainer:
@@ -158,21 +159,15 @@ def _last(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
 def _elapsed(run: Run) -> float | None:
     """From each start to the last line before the next, summed: the time between a kill and a resume is none."""
     lines = [*run.events, *run.training, *run.evaluations]
-    moments = sorted(
-        (datetime.fromisoformat(line['time']), line.get('event') == 'start') for line in lines if 'time' in line
-    )
-    if not moments:
-        return None
-    return sum(
-        (after - before).total_seconds()
-        for (before, _), (after, is_start) in itertools.pairwise(moments)
-        if not is_start
-    )
+    timed = [line for line in lines if 'time' in line]
+    moments = sorted((datetime.fromisoformat(line['time']), line.get('event') == 'start') for line in timed)
+    gaps = [(after - before, is_start) for (before, _), (after, is_start) in itertools.pairwise(moments)]
+    return sum((gap.total_seconds() for gap, is_start in gaps if not is_start), 0.0) if moments else None
 
 
 def _duration(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
-    return f'{hours:,} h {rest // 60:02} min {rest % 60:02} s' if hours else f'{rest // 60} min {rest % 60:02} s'
+    return f'{hours:,} h {rest // 60:02} min' if hours else f'{rest // 60} min {rest % 60:02} s'
 
 
 def _arguments(part: Any) -> dict[str, Any]:
