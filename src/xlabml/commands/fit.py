@@ -291,6 +291,7 @@ class XLabCLI(LightningCLI):
         saver = find_callback(trainer, Checkpoints)
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
+        find_callback(trainer, Curves).folder = self.run_folder
         return trainer
 
     def _claim_run_folder(self, logs: Path) -> Path:

@@ -205,7 +205,7 @@ class XLabDataModule(SavedData):
         return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
+        """What share of the targets of the steps from step to end - 1 each source gives; {} of one, or of a stream."""
         return self._training.shares(self._step_size(), self._goes_on_from, step, end)
 
     # The run's arithmetic
