@@ -176,7 +176,7 @@ def test_too_little_disk_is_refused_before_the_start(folder, tokenizer, tmp_path
     prepare_store(Location(str(folder)), tokenizer, tmp_path / 'a', say=said.append)
     assert 'of text; takes about' in said[0]
     assert said[1].endswith('left out of 428 documents: 3 empty, 2 not a string (validate_data names them)')
-    monkeypatch.setattr('xlabml.data.store_build.encode_part', lambda *_: pytest.fail('it has begun'))
+    monkeypatch.setattr('xlabml.data.store_parts.encode_part', lambda *_: pytest.fail('it has begun'))
     monkeypatch.setattr('shutil.disk_usage', lambda _: type('Usage', (), {'free': 10_000}))
     with pytest.raises(ValueError, match=r'takes about .* kB of disk, half of it for good, but only 10 kB are free'):
         prepare_store(Location(str(folder)), tokenizer, tmp_path / 'b')

@@ -12,11 +12,12 @@ from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
 from .rows import Rows
+from .shared_parts import SharedJob
 from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
-from .store import TokenStore, prepare_store, store_folder
-from .store_build import Report
+from .store import TokenStore, plan_store, prepare_store, store_folder
+from .store_build import Engine, Report
 from .store_parts import encode_part
 from .validation import Invalid, validate, write_invalid
 
@@ -25,6 +26,7 @@ __all__ = [
     'Concat',
     'Corpus',
     'Document',
+    'Engine',
     'EvalBatches',
     'Invalid',
     'Location',
@@ -37,6 +39,7 @@ __all__ = [
     'Positions',
     'Report',
     'Rows',
+    'SharedJob',
     'Source',
     'StandardLibrary',
     'TerminalProgress',
@@ -56,6 +59,7 @@ __all__ = [
     'open_copies',
     'open_plan',
     'permute',
+    'plan_store',
     'prepare_store',
     'shuffled',
     'split_names',

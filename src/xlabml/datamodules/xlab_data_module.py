@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from xlabml import checkpoints, settings
 from xlabml.data import (
     Corpus,
+    Engine,
     EvalBatches,
     Location,
     Mixture,
@@ -231,10 +232,13 @@ class XLabDataModule(L.LightningDataModule):
 
     # What Lightning calls
 
-    def prepare_data(self) -> None:
+    def prepare_data(self, engine: Engine | None = None) -> None:
         """Train the tokenizer and build the token stores, where they are not there yet.
 
         Whoever comes second waits at a lock file. Safe to call again: it opens what is ready.
+
+        Args:
+            engine: What tokenizes; None: data.n_processes processes of this machine.
         """
         if self._corpus is not None:
             return
@@ -253,6 +257,7 @@ class XLabDataModule(L.LightningDataModule):
                     report=report,
                     say=report.say,
                     n_processes=self.n_processes,
+                    engine=engine,
                 )
                 for source in self.sources
             ]
