@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from xlabml.data import (
     SharedJob,
+    check_picture,
     compute_statistics,
+    describe_near_duplicates,
     format_statistics,
     plan_store,
+    plot_histogram,
     split_names,
     validate,
     write_invalid,
@@ -73,6 +76,12 @@ def prepare_data(
         )
     if data.drop_duplicates:
         print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
+    _print_near_duplicates(data)
+
+
+def _print_near_duplicates(data: XLabDataModule) -> None:
+    if data.near_pairs is not None:
+        print('\n'.join(describe_near_duplicates(data.corpus, data.near_pairs)))
 
 
 def _cluster(engine: str, given: dict[str, Any]) -> Any:
@@ -174,6 +183,9 @@ def validate_data(
     for store in data.stores() if map_rows is None else data.corpus.stores:
         store.verify()
         print(f'store: {store.folder} is as it was written ({len(store):,} documents)')
+    if data.near_duplicates is not None:
+        data.prepare_data()
+        _print_near_duplicates(data)
     for row in map_rows or []:
         print_row(data, map_split, row)
 
@@ -196,20 +208,36 @@ def numbered(path: Path, i: int) -> Path:
     return path if i == 0 else path.with_stem(f'{path.stem}-{i + 1}')
 
 
-def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int = 10_000) -> None:
+def compute_stats(
+    data: XLabDataModule, split: str = 'train', sample_size: int = 10_000, n_examples: int = 3, plot: str | None = None
+) -> None:
     """Say what a split holds: lengths, tokens, how full its rows are.
 
     Args:
         split: One of train, val, test, predict.
         sample_size: How many documents to look into, drawn at random.
+        n_examples: How many of them to print the beginnings of.
+        plot: A picture of the lengths to write (.png, .svg, .pdf; extra `plots`); nothing may be there.
     """
     if split not in split_names:
         raise UsageError(f'--split is {split!r}; the splits are {", ".join(split_names)}')
     if sample_size < 1:
         raise UsageError(f'--sample_size is {sample_size}; it must be at least 1')
+    if n_examples < 0:
+        raise UsageError(f'--n_examples is {n_examples}; it must be 0 or more')
+    if plot is not None:
+        with usage_errors():
+            check_picture(Path(plot))
     data.prepare_data()
-    figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split).plan, sample_size, data.seed)
+    plan = data.rows(split).plan
+    figures = compute_statistics(data.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
     print(format_statistics(figures))
+    _print_near_duplicates(data)
     for source in data.sources:
         if source.credit:
             print(f'{source}: {source.credit}')
+    if plot is not None:
+        _, lengths = data.corpus.token_spans(data.corpus.documents(split))
+        title = f'{split}: {", ".join(map(str, data.sources))} ({len(lengths):,} texts, {lengths.sum():,} tokens)'
+        plot_histogram(lengths, data.max_len, title, Path(plot))
+        print(f'picture: {plot}')

@@ -4,9 +4,12 @@ from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
 from .held_out import Overlap, check_held_out, find_overlap
+from .histograms import check_picture, plot_histogram
 from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .mixture import Mixture, check_weights
+from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates
+from .near_reports import check_near_duplicates, describe_near_duplicates, shared_between_splits
 from .order import mix, permute, shuffled
 from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
@@ -31,6 +34,8 @@ __all__ = [
     'Invalid',
     'Location',
     'Mixture',
+    'NearDuplicates',
+    'NearPairs',
     'Overlap',
     'Pack',
     'Part',
@@ -47,9 +52,12 @@ __all__ = [
     'TrainBatches',
     'WikipediaLeads',
     'check_held_out',
+    'check_near_duplicates',
+    'check_picture',
     'check_ratios',
     'check_weights',
     'compute_statistics',
+    'describe_near_duplicates',
     'encode_part',
     'find_overlap',
     'format_statistics',
@@ -57,10 +65,13 @@ __all__ = [
     'mark_copies',
     'mix',
     'open_copies',
+    'open_near_duplicates',
     'open_plan',
     'permute',
     'plan_store',
+    'plot_histogram',
     'prepare_store',
+    'shared_between_splits',
     'shuffled',
     'split_names',
     'splits_of',

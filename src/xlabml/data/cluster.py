@@ -145,6 +145,7 @@ class Ray(Cluster):
 
     def run(self, shared: SharedJob, job: Job) -> str:
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # or it reports to its makers
+        os.environ.setdefault('RAY_worker_niceness', '0')  # or all else that runs here goes first
         import ray
 
         shared.write(job)

@@ -19,6 +19,8 @@ from xlabml.data import (
     EvalBatches,
     Location,
     Mixture,
+    NearDuplicates,
+    NearPairs,
     Pack,
     Plan,
     Rows,
@@ -28,10 +30,12 @@ from xlabml.data import (
     TrainBatches,
     WikipediaLeads,
     check_held_out,
+    check_near_duplicates,
     check_ratios,
     check_weights,
     loader,
     open_copies,
+    open_near_duplicates,
     open_plan,
     prepare_store,
     split_names,
@@ -59,6 +63,7 @@ class XLabDataModule(L.LightningDataModule):
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
+        near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
             them is in the train split.
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
@@ -85,6 +90,7 @@ class XLabDataModule(L.LightningDataModule):
         max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
         drop_duplicates: bool = True,
+        near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
         tokenizer_path: str | None = None,
         n_vocab: int = 4096,
@@ -110,11 +116,13 @@ class XLabDataModule(L.LightningDataModule):
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
         self.accept_changes = accept_changes
         self.held_out: Sequence[Source] = held_out or []
+        self.near_duplicates = near_duplicates
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         self.given_tokenizer_path = None if tokenizer_path is None else Path(tokenizer_path)
         self._saved_tokenizer_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
+        self.near_pairs: NearPairs | None = None
         self._rows: dict[tuple[str, bool], Rows] = {}
         self._mixed: Mixture | None = None
         self._goes_on_from = {'step': 0, 'row': 0}
@@ -262,7 +270,13 @@ class XLabDataModule(L.LightningDataModule):
                 for source in self.sources
             ]
             copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
-        self._corpus = Corpus(stores, self.splits, copies)
+            near = self.near_duplicates
+            if near is not None:
+                self.near_pairs = open_near_duplicates(
+                    stores, near, copies, folder.with_name('near_duplicates'), report
+                )
+        dropped = self.near_pairs if near is not None and near.action == 'drop' else None
+        self._corpus = Corpus(stores, self.splits, copies, dropped)
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
@@ -281,8 +295,13 @@ class XLabDataModule(L.LightningDataModule):
         if stage == 'fit':
             for source in self.held_out:
                 check_held_out(self.corpus, source)
+            self._check_near_duplicates()
             self._check_size()
             self._set_run_length()
+
+    def _check_near_duplicates(self) -> None:
+        if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
+            check_near_duplicates(self.corpus, self.near_pairs)
 
     def _check_size(self) -> None:
         n_used = self.train_rows.plan.n_used
@@ -443,6 +462,7 @@ class XLabDataModule(L.LightningDataModule):
                 'data.max_len': self.max_len,
                 'data.plan': self.plan(self.max_len).settings(),
                 'data.weights': self.weights,
+                'data.near_duplicates': None if self.corpus.near is None else vars(self.near_duplicates),
             },
         }
 
