@@ -28,10 +28,11 @@ class ArrayFile:
     Args:
         path: The file; it is made.
         dtype: Of the numbers in it.
+        sync: Whether it is on the disk, not on its way there, once it is closed.
     """
 
-    def __init__(self, path: Path, dtype: Any) -> None:
-        self.path, self.dtype = path, np.dtype(dtype)
+    def __init__(self, path: Path, dtype: Any, sync: bool = True) -> None:
+        self.path, self.dtype, self.sync = path, np.dtype(dtype), sync
         self._file: BinaryIO = path.open('wb')
         self._hash, self._n_bytes = hashlib.sha256(), 0
 
@@ -45,7 +46,8 @@ class ArrayFile:
     def close(self) -> dict[str, Any]:
         """Finish the file, and describe it for the manifest."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self.sync:
+            os.fsync(self._file.fileno())
         self._file.close()
         modified = self.path.stat().st_mtime_ns
         return {'dtype': self.dtype.str, 'bytes': self._n_bytes, 'modified': modified, 'sha256': self._hash.hexdigest()}
@@ -60,10 +62,11 @@ class ArrayFiles:
     Args:
         folder: Where they go.
         dtypes: Of each, by name.
+        sync: Whether they are on the disk once they are closed.
     """
 
-    def __init__(self, folder: Path, dtypes: Mapping[str, Any]) -> None:
-        self._files = {name: ArrayFile(folder / f'{name}.bin', dtype) for name, dtype in dtypes.items()}
+    def __init__(self, folder: Path, dtypes: Mapping[str, Any], sync: bool = True) -> None:
+        self._files = {name: ArrayFile(folder / f'{name}.bin', dtype, sync) for name, dtype in dtypes.items()}
 
     def append(self, **values: np.ndarray | bytes) -> None:
         for name, value in values.items():

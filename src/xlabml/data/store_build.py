@@ -1,6 +1,7 @@
 """A store from its parts: tokenized side by side, then put one after the other, so that the result is the same whoever
 tokenized them."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def build_store(
 
     Raises:
         ValueError: The source is broken, changed meanwhile, or has no valid document; or the disk has too little room.
-        ChildProcessError: What was tokenizing was killed.
+        ChildProcessError: What was tokenizing was killed, or a part is not as it was written; there is a way on.
     """
     job = plan_job(source, tokenizer, columns, identity, folder)
     parts, stats = job.parts, job.begun['files']
@@ -158,10 +159,17 @@ def _merge(job: Job) -> dict[str, Any]:
             manifest = folders.read_manifest(part, FORMAT)
             shifts = {'offsets': sums['n_tokens'], 'column_offsets': sums['n_column_bytes'], 'rows': sums['n_rows']}
             for name in manifest['files']:
-                values = folders.map_array(part, name, manifest)
+                values, content = folders.map_array(part, name, manifest), hashlib.sha256()
                 for start in range(0, len(values), _COPIED_VALUES):
                     some = values[start : start + _COPIED_VALUES]
+                    content.update(some)
                     files.append(**{name: some + shifts[name] if name in shifts else some})
+                if content.hexdigest() != manifest['files'][name]['sha256']:
+                    folders.remove(part)
+                    raise ChildProcessError(
+                        f'part {index} of {job.source} is not as it was written (the machine went down meanwhile, '
+                        'perhaps); the same command tokenizes it again'
+                    )
             merge_invalid(invalid, manifest['invalid'], sums['n_rows'])
             sums = {name: value + manifest[name] for name, value in sums.items()}
         written = files.close()

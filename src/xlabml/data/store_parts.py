@@ -129,7 +129,7 @@ def _encode(
     dtypes = array_types(tokenizer)
     counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes'), 0)
     invalid: dict[str, dict[str, Any]] = {}
-    with folders.ArrayFiles(folder, dtypes) as files:
+    with folders.ArrayFiles(folder, dtypes, sync=False) as files:  # compared with their hashes as they are merged
         for documents, raw in batches(source.read(part, columns), counts, invalid):
             encoded = tokenizer.encode([str(document.text) for document in documents], n_threads)
             lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
