@@ -224,7 +224,7 @@ def _json_lines(path: Path, columns: list[str], start: int = 0, end: int | None 
             raise ValueError(f'{path}:{number + _count_lines(path, first)}: {problem}')
 
 
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _parse(text: str) -> Any:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,7 +84,11 @@ class ArrayFiles:
 
 
 def build_folder(
-    folder: Path, build: Callable[[Path], dict[str, Any]], is_ready: Callable[[], bool], resumable: bool = False
+    folder: Path,
+    build: Callable[[Path], dict[str, Any]],
+    is_ready: Callable[[], bool],
+    resumable: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Have a folder built, unless it is ready; whoever comes second waits and then finds it ready.
 
@@ -94,6 +98,7 @@ def build_folder(
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
         resumable: Whether build goes on with what an interrupted one left in its folder. It is kept then, but not
             after a ValueError: what was wrong has to change first.
+        say: Told that another process is at it, and is waited for.
 
     Raises:
         ValueError: The disk filled up. Nothing half-written is left behind.
@@ -101,7 +106,7 @@ def build_folder(
     partial = folder.with_name(f'{folder.name}.partial')
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(f'{folder.name}.lock')):
+        with _locked(folder, say):
             if is_ready():
                 return
             if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
@@ -126,6 +131,22 @@ def build_folder(
             f'the disk is full ({error.strerror}): {folder} could not be written, and nothing of it is left; free some '
             'space, or set XLABML_CACHE to a folder on a larger disk'
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Be the only one who builds a folder."""
+    lock = filelock.FileLock(folder.with_name(f'{folder.name}.lock'))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if say is not None:
+            say(f'waiting for another process, which is preparing {folder}')
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -18,8 +18,9 @@ _SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test'
 class Location(Source):
     """A dataset of a Hugging Face hub, or local files: parquet, jsonl, json, csv, tsv, txt (a document a file).
 
-    Text files may be compressed (.gz, .xz, .zst). A local folder may have the layout of a hub's: `name` is then a
-    folder in it, and `split` what the files' names begin with.
+    Text files may be compressed (.gz, .xz, .zst). Parquet and plain jsonl files are read in parts, side by side; csv,
+    tsv, json and compressed files each as a whole, so that a large corpus of these is best kept in many. A local folder
+    may have the layout of a hub's: `name` is then a folder in it, and `split` what the files' names begin with.
 
     Args:
         path: A file, a folder, a pattern (`data/*.parquet`), or a hub's id (`wikimedia/wikipedia`).

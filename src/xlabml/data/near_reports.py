@@ -44,9 +44,10 @@ def check_near_duplicates(corpus: Corpus, pairs: NearPairs) -> None:
     later, earlier = corpus.splits(pairs.later), corpus.splits(pairs.earlier)
     train = split_names.index('train')
     apart = np.flatnonzero((later != earlier) & (later >= 0) & (earlier >= 0) & ((later == train) | (earlier == train)))
+    named, more = _name(corpus, pairs, apart), ' …' if sum(shared.values()) > 5 else ''
     counts = ', '.join(f'{n:,} documents of {split}' for split, n in shared.items())
     raise ValueError(
-        f'{counts} have near-duplicates in the train split: {"; ".join(_name(corpus, pairs, apart))} …; drop them with '
+        f'{counts} have near-duplicates in the train split: {"; ".join(named)}{more}; drop them with '
         '--data.near_duplicates.action drop, or accept them with report'
     )
 

@@ -141,7 +141,7 @@ def prepare_store(
         return manifest
 
     if not is_ready():
-        folders.build_folder(folder, build, is_ready, resumable=True)
+        folders.build_folder(folder, build, is_ready, resumable=True, say=say)
     return TokenStore.open(folder)
 
 

@@ -162,7 +162,7 @@ def _merge(job: Job) -> dict[str, Any]:
                 values, content = folders.map_array(part, name, manifest), hashlib.sha256()
                 for start in range(0, len(values), _COPIED_VALUES):
                     some = values[start : start + _COPIED_VALUES]
-                    content.update(some)
+                    content.update(some.data)
                     files.append(**{name: some + shifts[name] if name in shifts else some})
                 if content.hexdigest() != manifest['files'][name]['sha256']:
                     folders.remove(part)
