@@ -130,6 +130,7 @@ def test_slurm_makes_the_same_files(source, slurm, tokenizer, tmp_path, capfd):
     assert 'Slurm job 77: 2 tasks, logs in' in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_job_that_is_queued_is_waited_for(source, slurm, tokenizer, tmp_path):
     """The command was interrupted while the job ran: it is not submitted twice."""
     engine = cluster.Slurm(str(tmp_path / 'shared'), n_tasks=2, partition='cpu', env_command='true')
@@ -147,6 +148,7 @@ def test_a_job_that_is_queued_is_waited_for(source, slurm, tokenizer, tmp_path):
     assert digests(store) == digests(prepare_store(source, tokenizer, tmp_path / 'local'))
 
 
+@pytest.mark.slow
 def test_what_breaks_a_task_is_said_where_it_was_asked_for(source, slurm, tokenizer, tmp_path):
     path = source.files()[0]
     lines = path.read_text().splitlines()
