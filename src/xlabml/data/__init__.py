@@ -1,5 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
+from . import folders
 from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
@@ -11,10 +12,13 @@ from .mixture import Mixture, check_weights
 from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates
 from .near_reports import check_near_duplicates, describe_near_duplicates, shared_between_splits
 from .order import mix, permute, shuffled
+from .pieces import CutAtColumn, CutAtPattern, InPieces, JoinColumns
 from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
+from .remote import RemoteFiles
 from .rows import Rows
+from .shards import NoRoom, Shard, ShardCache
 from .shared_parts import SharedJob
 from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
@@ -22,31 +26,44 @@ from .statistics import compute_statistics, format_statistics
 from .store import TokenStore, plan_store, prepare_store, store_folder
 from .store_build import Engine, Report
 from .store_parts import encode_part
+from .stream import Stream, StreamedRows
+from .stream_batches import StreamBatches, join_batches
 from .validation import Invalid, validate, write_invalid
 
 __all__ = [
     'Chunk',
     'Concat',
     'Corpus',
+    'CutAtColumn',
+    'CutAtPattern',
     'Document',
     'Engine',
     'EvalBatches',
+    'InPieces',
     'Invalid',
+    'JoinColumns',
     'Location',
     'Mixture',
     'NearDuplicates',
     'NearPairs',
+    'NoRoom',
     'Overlap',
     'Pack',
     'Part',
     'Plan',
     'PlanRows',
     'Positions',
+    'RemoteFiles',
     'Report',
     'Rows',
+    'Shard',
+    'ShardCache',
     'SharedJob',
     'Source',
     'StandardLibrary',
+    'Stream',
+    'StreamBatches',
+    'StreamedRows',
     'TerminalProgress',
     'TokenStore',
     'TrainBatches',
@@ -60,7 +77,9 @@ __all__ = [
     'describe_near_duplicates',
     'encode_part',
     'find_overlap',
+    'folders',
     'format_statistics',
+    'join_batches',
     'loader',
     'mark_copies',
     'mix',
