@@ -90,6 +90,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
+            # Each rank has looked for a free folder by itself; that of rank 0 is the one which is there.
             self.folder = trainer.strategy.broadcast(self.folder or f'{trainer.log_dir or "."}/checkpoints')
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, NonFinite, Predictions, Spikes
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
 from xlabml.datamodules import XLabDataModule
 
 from .command_line import DATA_COMMANDS, plain
@@ -73,6 +73,7 @@ class BuildingCLI(ParsingCLI):
         saver = find_callback(trainer, Checkpoints)
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
+        find_callback(trainer, Curves).folder = self.run_folder
         find_callback(trainer, NonFinite).documents.folder = self.run_folder
         find_callback(trainer, Spikes).documents.folder = self.run_folder
         return trainer

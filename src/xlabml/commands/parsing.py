@@ -14,19 +14,19 @@ from xlabml import checkpoints, settings
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
+from xlabml.strategies import check_strategy
 
 from . import data as data_commands
 from .command_line import (
     DATA_COMMANDS,
     LINKED,
     RUN_COMMANDS,
-    class_paths,
     files_first,
     plain,
     refuse_linked,
     saved_settings,
 )
-from .errors import UsageError
+from .errors import UsageError, usage_errors
 from .finding import Found, find_checkpoint
 from .parser import Parser
 from .trainer import Trainer, auto_precision
@@ -138,7 +138,7 @@ class ParsingCLI(LightningCLI):
             refuse_linked(arguments)
             self._arguments = arguments
             self.config = parser.parse_args(arguments)
-        for path in class_paths(plain(self.config)):
+        for path in settings.class_paths(plain(self.config)):
             settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
 
     def _parse_ckpt_path(self) -> None:
@@ -165,7 +165,7 @@ class ParsingCLI(LightningCLI):
         if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
             # A length that is typed is the length: no other one of the saved run cuts it short.
             saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
-        for class_path in class_paths(saved):
+        for class_path in settings.class_paths(saved):
             try:
                 settings.find_class(class_path)
             except ValueError as error:
@@ -195,6 +195,8 @@ class ParsingCLI(LightningCLI):
         config = self._own_config()
         if config.trainer.precision == 'auto':
             config.trainer.precision = auto_precision(config.trainer.accelerator)
+        with usage_errors():
+            check_strategy(plain(config))
 
     def _own_config(self) -> Namespace:
         return self.config[self.subcommand] if self.subcommand else self.config
