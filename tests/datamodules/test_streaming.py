@@ -8,7 +8,7 @@ import pytest
 import torch
 from served import served
 
-from xlabml.data import Location, RemoteFiles, Stream, folders
+from xlabml.data import Location, NearDuplicates, RemoteFiles, Stream, folders
 from xlabml.datamodules import XLabDataModule
 from xlabml.tokenizer import train_tokenizer
 
@@ -139,6 +139,7 @@ def test_a_cache_of_one_window_says_that_training_will_wait(build, capsys):
     [
         ({'weights': [1.0]}, r'data\.weights is set, but a stream gives what its sources hold'),
         ({'max_source_epochs': [1.0]}, r'data\.max_source_epochs is set, but a stream'),
+        ({'near_duplicates': NearDuplicates()}, r'data\.near_duplicates is set, but a stream'),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused(build, settings, message):

@@ -87,7 +87,7 @@ class StreamBatches(Dataset[Batch]):
     def place(self, step: int) -> dict[str, int]:
         """Where a step begins: the record from which another run goes on, free of rank, worker and micro-batch."""
         window, row = self.first_window, self.row(step)
-        while row > (n := self.stream.n_rows(window)):
+        while row and row > (n := self.stream.n_rows(window)):
             window, row = window + 1, row - n
         return {'step': step, 'window': window, 'row': row}
 
