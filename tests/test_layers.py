@@ -26,6 +26,8 @@ MAY_IMPORT = {
     'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies'},
     'inference': {'transformer', 'batches'},
     'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints'},
+    'telemetry': {'transformer', 'batches'},
+    'reports': {'telemetry'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
 }

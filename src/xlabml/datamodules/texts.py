@@ -11,12 +11,17 @@ import filelock
 from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
+    Engine,
+    NearDuplicates,
+    NearPairs,
     Plan,
     Rows,
     Source,
     TerminalProgress,
     TokenStore,
+    check_near_duplicates,
     open_copies,
+    open_near_duplicates,
     open_plan,
     prepare_store,
     store_folder,
@@ -37,6 +42,7 @@ class Texts:
         coverage: Share of the characters that a tokenizer which is trained here knows as such.
         plan: How documents become rows.
         n_processes: Processes that tokenize.
+        near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
     """
 
     def __init__(
@@ -49,9 +55,12 @@ class Texts:
         coverage: float,
         plan: Plan,
         n_processes: int | None,
+        near_duplicates: NearDuplicates | None = None,
     ) -> None:
         self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
+        self.near_duplicates = near_duplicates
+        self.near_pairs: NearPairs | None = None
         self._given_path = None if tokenizer_path is None else Path(tokenizer_path)
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
@@ -133,8 +142,12 @@ class Texts:
 
     # Stores and rows
 
-    def prepare(self) -> None:
-        """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits."""
+    def prepare(self, engine: Engine | None = None) -> None:
+        """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits.
+
+        Args:
+            engine: What tokenizes; None: processes of this machine.
+        """
         if self._corpus is not None:
             return
         self.ensure_tokenizer()
@@ -145,12 +158,28 @@ class Texts:
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
-                    source, self.tokenizer, folder, report=report, say=report.say, n_processes=self.n_processes
+                    source,
+                    self.tokenizer,
+                    folder,
+                    report=report,
+                    say=report.say,
+                    n_processes=self.n_processes,
+                    engine=engine,
                 )
                 for source, folder in zip(self.sources, folders)
             ]
             copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
-        self._corpus = Corpus(stores, self.splits, copies)
+            near = self.near_duplicates
+            if near is not None:
+                found = checkpoints.cache_folder() / 'near_duplicates'
+                self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
+        dropped = self.near_pairs if near is not None and near.action == 'drop' else None
+        self._corpus = Corpus(stores, self.splits, copies, dropped)
+
+    def check_near_duplicates(self) -> None:
+        """Raise ValueError if the train split has near-duplicates of another split, where they are to be refused."""
+        if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
+            check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
         return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer)
