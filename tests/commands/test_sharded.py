@@ -93,7 +93,7 @@ def test_a_sharded_model_evaluates_and_is_exported(runs, tiny, tmp_path):
 
 def test_a_number_of_devices_that_was_not_started_is_refused(tiny, tmp_path):
     statuses, printed = ranks.xlab(2, tmp_path / 'run', 'fit', *tiny, *SHARDED, '--trainer.devices=1')
-    assert statuses == [1, 1]
+    assert statuses == [2, 2]
     assert all('does not match the world size (2)' in said for said in printed)
 
 

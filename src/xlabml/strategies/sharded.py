@@ -42,10 +42,14 @@ class Sharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """All ranks are data-parallel: Lightning's default would give those of one machine the same rows."""
-        assert self.cluster_environment is not None
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         self._data_parallel_size = self.world_size
         super().setup_environment()
+
+    def set_world_ranks(self) -> None:
+        """Refuse numbers of devices and machines other than those that processes were started for."""
+        if self.cluster_environment is not None:
+            self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        super().set_world_ranks()
 
     def setup(self, trainer: L.Trainer) -> None:
         """Evaluate without inference mode, in which gathered weights would be of no use to the next training step."""
