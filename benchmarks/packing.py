@@ -8,10 +8,10 @@ as `--fill` asks. Attention never looks at padding in either; all else is comput
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,27 +110,16 @@ def main() -> None:
             runs = {plan: Training(made, data.n_vocab, rows_per_step) for plan, made in rows.items()}
             for run in runs.values():
                 run.seconds_per_token(options.warmup)
-            found: dict[str, list[float]] = {plan: [] for plan in runs}
-            medians = alternate(
-                {
-                    plan: lambda plan=plan, run=run: (
-                        found[plan].append(run.seconds_per_token(options.steps)) or found[plan][-1]
-                    )
-                    for plan, run in runs.items()
-                },
-                options.rounds,
-            )
+            measures = {plan: partial(run.seconds_per_token, options.steps) for plan, run in runs.items()}
+            medians = alternate(measures, options.rounds)
             for plan, taken in medians.items():
                 made = rows[plan].plan
                 print(
                     f'{name:16}{plan:8}{len(made):8,}{made.fill_ratio:9.1%}{made.n_used:12,}{made.n_padded:12,}'
                     f'{made.n_cut:10,}{1 / taken:18,.0f}'
                 )
-            ratios = [padded / packed for padded, packed in zip(found['Chunk'], found['Pack'])]
-            print(
-                f'{name}: packed rows give {medians["Chunk"] / medians["Pack"]:.3f} times the useful tokens/s of padded '
-                f'windows (round by round {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f})'
-            )
+            ratio = medians['Chunk'] / medians['Pack']
+            print(f'{name}: packed rows give {ratio:.3f} times the useful tokens/s of padded windows')
 
 
 if __name__ == '__main__':

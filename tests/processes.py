@@ -11,7 +11,7 @@ DEADLINE_SECONDS = 600
 
 
 def start(folder, *arguments):
-    """`xlab fit` in a folder; what it prints goes into the folder's `printed`, since a pipe would wait for its workers."""
+    """`xlab fit` in a folder; what it prints goes into the file `printed` there: a pipe would wait for its workers."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / 'printed').open('ab') as printed:
         return subprocess.Popen(

@@ -9,6 +9,7 @@ from processes import finish, kill_again_and_again, start, wait_for_step
 
 from xlabml import checkpoints
 from xlabml.datamodules import XLabDataModule
+from xlabml.models import XLabModel
 
 DROPOUT = ['--model.trunk.dropout=0.2', '--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100']
 
@@ -63,6 +64,43 @@ def test_a_run_goes_on_with_another_accumulation(xlab, tiny, tmp_path):
     )
     assert status == 0, printed
     assert _losses(run) == pytest.approx(_losses(tmp_path / 'whole/logs/version_0'), rel=1e-4)
+
+
+def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monkeypatch):
+    arguments = [*tiny, '--checkpoint.every_n_steps=1']
+    xlab('fit', *arguments, '--trainer.default_root_dir=whole')
+    start = XLabModel.on_validation_epoch_start
+
+    def die(model):
+        if model.trainer.global_step == 6:
+            raise RuntimeError('killed')
+        start(model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(XLabModel, 'on_validation_epoch_start', die)
+        xlab('fit', *arguments, '--trainer.default_root_dir=broken')
+    assert checkpoints.find('last', tmp_path / 'broken').name.startswith('step=0000005')
+    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=broken', '--ckpt_path=last')
+    assert status == 0, printed
+    for name in ('train_loss', 'val_loss'):
+        broken, whole = (read_curve(tmp_path / run / 'logs/version_0', name) for run in ('broken', 'whole'))
+        assert broken == whole, name
+
+
+def test_a_run_goes_on_in_the_middle_of_a_warm_up(xlab, tiny, tmp_path):
+    sizes = ['--data.first_batch_tokens=32', '--data.batch_warmup_steps=8', '--data.first_len=8']
+    arguments = [*tiny, *DROPOUT, *sizes, '--data.len_warmup_steps=10']
+    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=whole')
+    assert status == 0, printed
+    xlab('fit', *arguments, '--trainer.default_root_dir=broken')
+    run = tmp_path / 'broken/logs/version_0'
+    _cut(run, 5)
+    status, printed = xlab('fit', '--trainer.default_root_dir=broken', '--ckpt_path=last', '--trainer.accelerator=cpu')
+    assert status == 0, printed
+    for name in ('train_loss', 'val_loss', 'learning_rate/matrices'):
+        assert read_curve(run, name) == read_curve(tmp_path / 'whole/logs/version_0', name), name
+    saved = checkpoints.read(checkpoints.find('last', tmp_path / 'broken'))
+    assert saved['XLabDataModule']['row'] == 4 * 1 + 4 * 2 + 4 * 4
 
 
 def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, tmp_path):

@@ -19,12 +19,14 @@ from .store import TokenStore, prepare_store, store_folder
 from .store_build import Report
 from .store_parts import encode_part
 from .validation import Invalid, validate, write_invalid
+from .warmup import Doubling, count_doublings
 
 __all__ = [
     'Chunk',
     'Concat',
     'Corpus',
     'Document',
+    'Doubling',
     'EvalBatches',
     'Invalid',
     'Location',
@@ -47,6 +49,7 @@ __all__ = [
     'check_ratios',
     'check_weights',
     'compute_statistics',
+    'count_doublings',
     'encode_part',
     'find_overlap',
     'format_statistics',

@@ -79,7 +79,7 @@ class TrainingRows:
         """The micro-batches of a rank, from the place that a run goes on from."""
         return TrainBatches(
             self.rows,
-            rows_per_step=size.rows,
+            rows_per_step=size.rows_per_step,
             rows_per_batch=size.rows_per_batch,
             rank=rank,
             world=size.world,
@@ -87,6 +87,7 @@ class TrainingRows:
             first_step=start['step'],
             first_row=start['row'],
             mixture=self._mixture,
+            longest=size.longest,
         )
 
     def shares(self, batches: TrainBatches, step: int, end: int) -> dict[str, float]:
@@ -98,4 +99,4 @@ class TrainingRows:
 
     def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
         """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
-        return {'step': step, 'row': start['row'] + (step - start['step']) * size.rows}
+        return {'step': step, 'row': start['row'] + size.rows_between(start['step'], step)}
