@@ -76,7 +76,8 @@ class Checkpoints(Checkpoint):
         return f'{str(self.folder).rstrip("/")}/{name}'
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if fetcher is not None and loop._should_check_val_fx(fetcher):
             return  # saved after it: whoever goes on from a checkpoint before it would not make up for it
         is_step_end = not trainer.fit_loop._should_accumulate()
         if self.every_n_steps and is_step_end and trainer.global_step % self.every_n_steps == 0:
