@@ -7,6 +7,16 @@ from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
 from .stopping import Stopping
-from .summary import Summary
+from .summary import Summary, attention_lines
 
-__all__ = ['Checkpoints', 'Curves', 'NonFinite', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']
+__all__ = [
+    'Checkpoints',
+    'Curves',
+    'NonFinite',
+    'Predictions',
+    'Progress',
+    'SampledText',
+    'Stopping',
+    'Summary',
+    'attention_lines',
+]

@@ -25,17 +25,27 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Progress, SampledText, Stopping, Summary
+from xlabml.callbacks import (
+    Checkpoints,
+    Curves,
+    NonFinite,
+    Predictions,
+    Progress,
+    SampledText,
+    Stopping,
+    Summary,
+    attention_lines,
+)
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
+from xlabml.strategies import check_strategy
 
 from . import data as data_commands
 from .command_line import (
     DATA_COMMANDS,
     LINKED,
     RUN_COMMANDS,
-    class_paths,
     files_first,
     plain,
     refuse_linked,
@@ -165,7 +175,7 @@ class XLabCLI(LightningCLI):
             refuse_linked(arguments)
             self._arguments = arguments
             self.config = parser.parse_args(arguments)
-        for path in class_paths(plain(self.config)):
+        for path in settings.class_paths(plain(self.config)):
             settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
 
     def _parse_ckpt_path(self) -> None:
@@ -191,7 +201,7 @@ class XLabCLI(LightningCLI):
         if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
             # A length that is typed is the length: no other one of the saved run cuts it short.
             saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
-        for class_path in class_paths(saved):
+        for class_path in settings.class_paths(saved):
             try:
                 settings.find_class(class_path)
             except ValueError as error:
@@ -224,6 +234,8 @@ class XLabCLI(LightningCLI):
         config = self._own_config()
         if config.trainer.precision == 'auto':
             config.trainer.precision = auto_precision(config.trainer.accelerator)
+        with usage_errors():
+            check_strategy(plain(config))
 
     # Objects
 
@@ -278,6 +290,7 @@ class XLabCLI(LightningCLI):
         saver = find_callback(trainer, Checkpoints)
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
+        find_callback(trainer, Curves).folder = self.run_folder
         return trainer
 
     def _claim_run_folder(self, logs: Path) -> Path:
@@ -328,6 +341,8 @@ class XLabCLI(LightningCLI):
     def run_fit(self) -> None:
         """Train, or go on, or say that there is nothing left to do."""
         trainer, data, path = self.trainer, self.datamodule, self._checkpoint_path
+        with usage_errors():
+            attention = attention_lines(trainer, self.model)
         data.prepare_data()
         for rows in (data.train_rows, data.rows('val')):
             assert len(rows)  # an empty split is refused before anything is written
@@ -339,6 +354,8 @@ class XLabCLI(LightningCLI):
         if self._checkpoint is not None:
             self._say(f'going on from {path}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
+        for line in attention:
+            self._say(line)
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
         if number := find_callback(trainer, Stopping).signal:

@@ -1,5 +1,6 @@
 """What a source is: it knows how to be read and how to be recognised; building one opens nothing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +13,14 @@ class Document(NamedTuple):
         row: Its number in the source, from 0.
         text: Should be a string; whether it is one, and has any text, is decided later.
         columns: The other columns that were asked for.
+        cuts: The characters at which the second and later of its pieces begin, which are tokenized apart; what is not
+            a list of rising offsets inside the text is refused later.
     """
 
     row: int
     text: object
     columns: dict[str, object]
+    cuts: object = ()
 
 
 class Part(NamedTuple):
@@ -31,7 +35,7 @@ class Part(NamedTuple):
     n_bytes: int | None = None
 
 
-class Source:
+class Source(ABC):
     """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are.
 
     A large source says in which parts it can be read: they are tokenized side by side, and a preparation that was
@@ -41,21 +45,24 @@ class Source:
     credit = ''
     """Whose texts these are and under which licence, for people to read; empty: not known."""
 
+    in_pieces = False
+    """Whether its documents have pieces that are tokenized apart."""
+
+    @abstractmethod
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
 
         Raises:
             ValueError: The source is absent or broken, or has no such column; the message says where.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define documents()')
 
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that change when the documents do.
 
         Raises:
             ValueError: The source is absent.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define fingerprint()')
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         """What `documents` gives, one part after the other; the same parts every time.

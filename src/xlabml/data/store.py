@@ -16,10 +16,11 @@ from jaxtyping import Int64, UInt64
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .processes import Processes
 from .recorded import same_content, stat_files
 from .sources import Source
-from .store_build import Report, build_store
-from .store_parts import FORMAT
+from .store_build import Engine, Report, build_store, plan_job
+from .store_parts import FORMAT, Job
 
 
 class TokenStore:
@@ -27,7 +28,8 @@ class TokenStore:
 
     Arrays, all mapped: `tokens` (every document's ids, back to back), `offsets` (document i is
     tokens[offsets[i]:offsets[i + 1]]), `n_bytes` (of raw UTF-8 text), `hashes` (of the content), `rows` (in the
-    source). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text.
+    source). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text,
+    `pieces(i)` where its pieces are.
 
     Args:
         folder: Where it is.
@@ -48,6 +50,10 @@ class TokenStore:
         self.hashes = hashes.reshape(-1, 2)
         self._columns, self._column_offsets = (
             folders.map_array(folder, name, manifest) for name in ('columns', 'column_offsets')
+        )
+        self._piece_ends, self._piece_offsets = (
+            folders.map_array(folder, name, manifest) if name in manifest['files'] else None
+            for name in ('piece_ends', 'piece_offsets')
         )
 
     @classmethod
@@ -87,6 +93,17 @@ class TokenStore:
         start, end = self._column_offsets[document : document + 2]
         return json.loads(self._columns[start:end].tobytes())
 
+    def pieces(self, document: int) -> Int64[np.ndarray, 'pieces 2']:
+        """Where each of a document's pieces begins and ends, in tokens from the document's first: back to back. One of
+        all, where the source has none.
+        """
+        first, end = self.offsets[document : document + 2]
+        if self._piece_ends is None or self._piece_offsets is None:
+            return np.array([[0, end - first]], np.int64)
+        some = slice(*self._piece_offsets[document : document + 2])
+        ends = self._piece_ends[some] - first
+        return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+
 
 def store_folder(cache: Path, source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()) -> Path:
     """Where the store of a source lies among others: a name made of what it holds."""
@@ -101,6 +118,7 @@ def prepare_store(
     report: Report | None = None,
     say: Callable[[str], None] | None = None,
     n_processes: int | None = None,
+    engine: Engine | None = None,
 ) -> TokenStore:
     """Open the store of a source; build it where it is not there, or is of other documents or another tokenizer.
 
@@ -113,6 +131,7 @@ def prepare_store(
         report: Told how far it is.
         say: Told what is about to be done and how much disk it takes, and what was left out.
         n_processes: Processes that tokenize; the store is the same for any number. None: one a core.
+        engine: What tokenizes the parts instead, on other machines perhaps; the store is the same.
 
     Raises:
         ValueError: The source is broken or has no valid document, a column cannot be kept, the disk is full or about
@@ -129,15 +148,26 @@ def prepare_store(
 
     def build(partial: Path) -> dict[str, Any]:
         tell, speak = report or _be_silent, say or _be_silent
-        manifest = build_store(source, tokenizer, columns, identity, partial, n_processes, tell, speak)
+        manifest = build_store(
+            source, tokenizer, columns, identity, partial, engine or Processes(n_processes), tell, speak
+        )
         if manifest['invalid']:
             counts = ', '.join(f'{item["count"]:,} {reason}' for reason, item in manifest['invalid'].items())
             speak(f'{source}: left out of {manifest["n_rows"]:,} documents: {counts} (validate_data names them)')
         return manifest
 
     if not is_ready():
-        folders.build_folder(folder, build, is_ready, resumable=True)
+        folders.build_folder(folder, build, is_ready, resumable=True, say=say)
     return TokenStore.open(folder)
+
+
+def plan_store(source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()) -> Job:
+    """What `prepare_store` would have done for a store that is not there; its folder is of no meaning.
+
+    Raises:
+        ValueError: The source is absent or broken.
+    """
+    return plan_job(source, tokenizer, columns, _identity(source, tokenizer, columns), Path())
 
 
 def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@ read."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,66 @@ import numpy as np
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .files import Span
+from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
 from .validation import utf8
 
 FORMAT = 2
+COUNTS = ('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes', 'n_pieces')
+_ENDS = {'offsets', 'column_offsets', 'piece_offsets'}
 _BATCH_BYTES = 1 << 20
 _MAX_NAMED_ROWS = 10
 
 
-def array_types(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The arrays of a store, and of a part of it."""
+def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
+    """The arrays of a store, and of a part of it; with two more where documents have pieces: `piece_ends`, counted in
+    tokens, and `piece_offsets`, how many pieces end with each document."""
     return {
         'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
         **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
         'hashes': np.uint64,
         'columns': np.uint8,
+        **(dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64) if in_pieces else {}),
     }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source to be tokenized, part by part.
+
+    Args:
+        source: The source.
+        tokenizer: The tokenizer.
+        columns: What to keep beside the texts.
+        folder: Where the parts go, each into a folder of its own.
+        parts: All of them.
+        begun: Plain values that the parts' content follows from.
+    """
+
+    source: Source
+    tokenizer: Tokenizer
+    columns: list[str]
+    folder: Path
+    parts: list[Part]
+    begun: dict[str, Any]
+
+    def part_folder(self, index: int) -> Path:
+        """Where a part is, or shall be."""
+        return self.folder / 'parts' / f'{index:05d}'
+
+    def missing(self) -> list[int]:
+        """The parts that are not there, or not whole."""
+        return [index for index in range(len(self.parts)) if read_part(self.part_folder(index)) is None]
+
+    def encode(self, index: int, advance: Callable[[int], None], n_threads: int) -> None:
+        """Tokenize a part, unless it is there."""
+        part, folder = self.parts[index], self.part_folder(index)
+        if read_part(folder) is None:
+            encode_part(self.source, part, self.tokenizer, self.columns, folder, advance, n_threads)
+        else:
+            advance(part.n_bytes or 0)
 
 
 def encode_part(
@@ -70,6 +114,25 @@ def encode_part(
     return manifest
 
 
+def finish_part(folder: Path, source: Source, tokenizer: Tokenizer) -> None:
+    """Make a part that is whole into a store of its own, in place.
+
+    Raises:
+        ValueError: It has no document.
+    """
+    manifest = folders.read_manifest(folder, FORMAT)
+    if not manifest['n_documents']:
+        raise ValueError(f'{source} has no document with text; check its column, or leave it out')
+    for name in _ENDS & {*manifest['files']}:
+        ends = np.array(folders.map_array(folder, name, manifest))
+        with folders.ArrayFiles(folder, {name: np.int64}) as files:
+            files.append(**{name: np.concatenate([np.zeros(1, np.int64), ends])})
+            manifest['files'] |= files.close()
+    identity = {'format': FORMAT, 'source': source.fingerprint(), 'tokenizer': tokenizer.hash, 'columns': []}
+    about = {'identity': identity, 'source': str(source), 'source_files': [], 'columns': [], 'n_vocab': len(tokenizer)}
+    folders.write_manifest(folder, {**manifest, **about})
+
+
 def read_part(folder: Path) -> dict[str, Any] | None:
     """The manifest of a part that is whole; None where it is not."""
     try:
@@ -88,14 +151,16 @@ def _encode(
     n_threads: int | None,
 ) -> dict[str, Any]:
     piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
-    dtypes = array_types(tokenizer)
-    counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes'), 0)
+    dtypes = array_types(tokenizer, source.in_pieces)
+    counts = dict.fromkeys(COUNTS, 0)
     invalid: dict[str, dict[str, Any]] = {}
-    with folders.ArrayFiles(folder, dtypes) as files:
+    with folders.ArrayFiles(folder, dtypes, sync=False) as files:  # compared with their hashes as they are merged
         for documents, raw in batches(source.read(part, columns), counts, invalid):
-            encoded = tokenizer.encode([str(document.text) for document in documents], n_threads)
-            lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-            ends = np.cumsum(lengths)
+            texts = piece_texts(documents, source, part)
+            encoded = tokenizer.encode(list(chain.from_iterable(texts)), n_threads)
+            piece_ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+            n_pieces = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+            ends = piece_ends[n_pieces - 1]
             ids = np.fromiter(chain.from_iterable(encoded), dtypes['tokens'], int(ends[-1]))
             sizes = np.fromiter(map(len, raw), np.int64, len(raw))
             said = np.diff(np.cumsum(piece_bytes[ids])[ends - 1], prepend=0)
@@ -107,6 +172,10 @@ def _encode(
                 hashes=hash_words(b''.join(map(content_hash, raw))),
                 rows=np.fromiter((document.row for document in documents), np.int64, len(documents)),
             )
+            if source.in_pieces:
+                piece_offsets = counts['n_pieces'] + n_pieces
+                files.append(piece_ends=counts['n_tokens'] + piece_ends, piece_offsets=piece_offsets)
+                counts['n_pieces'] += len(encoded)
             if columns:
                 values = [_column_json(document, source, part) for document in documents]
                 sums = np.cumsum([len(value) for value in values])
@@ -149,6 +218,22 @@ def batches(
         yield valid, raw
 
 
+def piece_texts(documents: Sequence[Document], source: Source, part: Part) -> list[list[str]]:
+    """The texts of each document's pieces; of all its text, where the source has none.
+
+    Raises:
+        ValueError: A document's cuts are not inside its text, or do not rise; or its source does not say that it cuts.
+    """
+    if source.in_pieces:
+        return [split_text(document, _name(document, source, part)) for document in documents]
+    for document in documents:
+        if document.cuts:
+            raise ValueError(
+                f'{_name(document, source, part)}: it has cuts, but {type(source).__name__}.in_pieces is False'
+            )
+    return [[str(document.text)] for document in documents]
+
+
 def merge_invalid(invalid: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], first_row: int) -> None:
     """Add what a later part, whose rows begin at first_row, left out."""
     for reason, found in other.items():
@@ -165,8 +250,18 @@ def _column_json(document: Document, source: Source, part: Part) -> bytes:
     try:
         return json.dumps(document.columns, ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
     except TypeError as error:
-        where = f'row {document.row}' + (f' of the part {part.where}' if part.where else '')
         raise ValueError(
-            f'{source}, {where}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
+            f'{_name(document, source, part)}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
             'make it text or numbers'
         ) from None
+
+
+def _name(document: Document, source: Source, part: Part) -> str:
+    """A document's place for people: its row in the source, or from where a part begins."""
+    first = part.where[0] if part.where else None
+    if isinstance(first, Span):
+        if len(part.where) == 1 and not first.start:
+            return f'{first.path}, row {document.row}'
+        unit = 'row group' if '.parquet' in Path(first.path).suffixes else 'byte'
+        return f'{source}, row {document.row} from {first.path}, {unit} {first.start} on'
+    return f'{source}, row {document.row}' + (f' of its part {", ".join(map(str, part.where))}' if part.where else '')

@@ -5,6 +5,8 @@ from typing import Any
 
 from xlabml.data import check_ratios, check_weights, count_doublings, split_names
 
+_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
+
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it."""
@@ -18,6 +20,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     caps = get('max_source_epochs')
     if caps is not None and len(caps) != n_sources:
         raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')
+    if get('stream') is not None:
+        for name in _NOT_STREAMED:
+            if arguments.get(name):
+                raise ValueError(
+                    f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
+                    'it out, or data.stream'
+                )
     counts = ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'first_batch_tokens', 'first_len')
     for name in (*counts, 'n_processes'):
         if get(name) is not None and get(name) < 1:

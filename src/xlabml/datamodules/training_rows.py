@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from xlabml.data import Mixture, Rows, TrainBatches
+from xlabml.data import Mixture, Rows, Source, TrainBatches, check_held_out
 
 from .run_length import StepSize
 from .texts import Texts
-
-START = {'step': 0, 'row': 0}
-"""Where a run begins."""
 
 
 class TrainingRows:
@@ -21,20 +19,25 @@ class TrainingRows:
         texts: Where the rows come from.
         weights: What share of the training tokens each source gives; None: what it holds.
         max_source_epochs: How often each source may be gone through; None: any number of times.
+        held_out: Sources none of whose documents may be trained on.
         max_len: Slots in a row.
         seed: What the order is drawn from.
     """
+
+    start: Mapping[str, int] = {'step': 0, 'row': 0}
+    """Where a run begins."""
 
     def __init__(
         self,
         texts: Texts,
         weights: Sequence[float] | None,
         max_source_epochs: Sequence[float] | None,
+        held_out: Sequence[Source],
         max_len: int,
         seed: int,
     ) -> None:
         self.texts, self.weights, self.max_source_epochs = texts, weights, max_source_epochs
-        self.max_len, self.seed = max_len, seed
+        self.held_out, self.max_len, self.seed = held_out, max_len, seed
 
     @property
     def rows(self) -> Rows:
@@ -52,8 +55,19 @@ class TrainingRows:
         plan = self.rows.plan
         return None if self.weights is None else Mixture(plan.source_rows, plan.source_counted, self.weights)
 
-    def check_size(self) -> None:
-        """Raise ValueError if there is less text than fills one row."""
+    @property
+    def fingerprint(self) -> str:
+        """A short name for the rows of one data epoch."""
+        return self.rows.fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the sequence follows from, by the names that the user knows."""
+        return {'data.weights': self.weights}
+
+    def check(self) -> None:
+        """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
+        for source in self.held_out:
+            check_held_out(self.texts.corpus, source)
         n_used = self.rows.plan.n_used
         if n_used < self.max_len:
             raise ValueError(
@@ -90,13 +104,17 @@ class TrainingRows:
             longest=size.longest,
         )
 
-    def shares(self, batches: TrainBatches, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
-        if self.weights is None:
+    def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
+        """What share of the targets of the steps from step to end - 1 each source gives; {} where there is one."""
+        if len(self.texts.sources) == 1:
             return {}
-        counts = batches.source_targets(max(step, batches.first_step), end)
+        counts = self.batches(size, 0, start).source_targets(max(step, start['step']), end)
         return {f'{source}': count / sum(counts) for source, count in zip(self.texts.sources, counts)}
 
     def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
         """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
         return {'step': step, 'row': start['row'] + size.rows_between(start['step'], step)}
+
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that a training batch gives."""
+        return self.texts.corpus.name(document)

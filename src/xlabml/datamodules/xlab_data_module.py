@@ -3,34 +3,36 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as L
-import torch
 from torch.utils.data import DataLoader
 
-from xlabml import checkpoints, settings
+from xlabml import settings
 from xlabml.data import (
     Corpus,
+    Engine,
     EvalBatches,
     Location,
+    NearDuplicates,
+    NearPairs,
     Pack,
     Plan,
     Rows,
     Source,
+    Stream,
+    StreamBatches,
     TokenStore,
     TrainBatches,
     WikipediaLeads,
-    check_held_out,
     loader,
 )
 from xlabml.tokenizer import Tokenizer
 
 from .arguments import check_arguments
-from .run_length import StepSize, set_run_length
-from .saved_data import check_changes
+from .run_length import set_run_length
+from .saved_data import SavedData
+from .streamed import StreamedTexts, StreamedTraining
 from .texts import Texts
-from .training_rows import START, TrainingRows
+from .training_rows import TrainingRows
 
 _ENDLESS = 1 << 48
 """Steps of a run that only a clock ends."""
@@ -38,7 +40,7 @@ _ENDLESS = 1 << 48
 DEFAULT_SPLITS = {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
 
 
-class XLabDataModule(L.LightningDataModule):
+class XLabDataModule(SavedData):
     """Text from anywhere, as batches of rows whose order depends on nothing but a seed and a count.
 
     Building one opens no source; `prepare_data` fills the cache (tokenizer, token stores), `setup` opens it.
@@ -51,6 +53,7 @@ class XLabDataModule(L.LightningDataModule):
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
+        near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
             them is in the train split.
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
@@ -71,6 +74,9 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
         pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
+            into a bounded cache while training goes on, and dropped again. None: all sources are tokenized first.
+            Exact copies are then dropped within a window only, and documents of held_out are left out.
         accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan or weights changed since,
             at the beginning of the new data. Not saved: each change is accepted once.
         seed: What the order of the data, and the randomness of a step, are drawn from.
@@ -83,6 +89,7 @@ class XLabDataModule(L.LightningDataModule):
         max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
         drop_duplicates: bool = True,
+        near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
         tokenizer_path: str | None = None,
         n_vocab: int = 8192,
@@ -99,6 +106,7 @@ class XLabDataModule(L.LightningDataModule):
         n_processes: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        stream: Stream | None = None,
         accept_changes: bool = False,
         seed: int = 42,
     ) -> None:
@@ -112,22 +120,22 @@ class XLabDataModule(L.LightningDataModule):
         self.first_batch_tokens, self.batch_warmup_steps = first_batch_tokens, batch_warmup_steps
         self.first_len, self.len_warmup_steps = first_len, len_warmup_steps
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
-        self.accept_changes = accept_changes
+        self.accept_changes, self.stream = accept_changes, stream
         self.held_out: Sequence[Source] = held_out or []
+        self.near_duplicates = near_duplicates
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         check_arguments(vars(self))
-        self._texts = Texts(
-            self.sources,
-            self.splits,
-            drop_duplicates,
-            tokenizer_path,
-            n_vocab,
-            coverage,
-            plan(max_len),
-            n_processes,
-        )
-        self._training = TrainingRows(self._texts, weights, max_source_epochs, max_len, self.seed)
-        self._goes_on_from: dict[str, int] = START
+        rows = plan(max_len)
+        texts = (self.sources, self.splits, drop_duplicates, tokenizer_path, n_vocab, coverage, rows, n_processes)
+        self._texts: Texts
+        self._training: TrainingRows | StreamedTraining
+        if stream is None:
+            self._texts = Texts(*texts, near_duplicates)
+            self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
+        else:
+            self._texts = streamed = StreamedTexts(stream, *texts)
+            self._training = StreamedTraining(streamed, rows, self.held_out, seed)
+        self._goes_on_from = dict(self._training.start)
 
     # What there is
 
@@ -150,9 +158,14 @@ class XLabDataModule(L.LightningDataModule):
         """The token stores that are there already, of those that `prepare_data` makes."""
         return self._texts.stores()
 
+    @property
+    def near_pairs(self) -> NearPairs | None:
+        """The near-duplicates that `prepare_data` found; None where it did not look for them."""
+        return self._texts.near_pairs
+
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
-        return self.corpus.name(document)
+        return self._training.name(document)
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.
@@ -169,12 +182,15 @@ class XLabDataModule(L.LightningDataModule):
 
     # What Lightning calls
 
-    def prepare_data(self) -> None:
+    def prepare_data(self, engine: Engine | None = None) -> None:
         """Train the tokenizer and build the token stores, where they are not there yet.
 
         Whoever comes second waits at a lock file. Safe to call again: it opens what is ready.
+
+        Args:
+            engine: What tokenizes; None: data.n_processes processes of this machine.
         """
-        self._texts.prepare()
+        self._texts.prepare(engine)
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
@@ -187,9 +203,8 @@ class XLabDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
-            for source in self.held_out:
-                check_held_out(self.corpus, source)
-            self._training.check_size()
+            self._texts.check_near_duplicates()
+            self._training.check()
             trainer = self.trainer
             assert trainer is not None
             max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
@@ -214,40 +229,22 @@ class XLabDataModule(L.LightningDataModule):
         batches = EvalBatches(self.rows(split), self._step_size().rows_per_batch, self._rank(), self._world())
         return loader(batches, 0, len(batches), self.num_workers, self.pin_memory)
 
-    def _train_batches(self) -> TrainBatches:
+    def _train_batches(self) -> TrainBatches | StreamBatches:
         return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
-        return self._training.shares(self._train_batches(), step, end)
+        """What share of the targets of the steps from step to end - 1 each source gives; {} of one, or of a stream."""
+        return self._training.shares(self._step_size(), self._goes_on_from, step, end)
 
     # The run's arithmetic
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _step(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
     def _max_steps(self) -> int:
         if self.trainer is None:
-            return self.n_steps(1)
+            return self.n_steps(1) if self.stream is None else _ENDLESS
         return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
-
-    def _step_size(self) -> StepSize:
-        return StepSize(
-            self.max_len,
-            self.batch_tokens,
-            self.device_batch_tokens,
-            self._world(),
-            self.first_batch_tokens,
-            self.batch_warmup_steps,
-            self.first_len,
-            self.len_warmup_steps,
-        )
 
     def _accumulation(self) -> int:
         return self._step_size().accumulation
@@ -266,68 +263,3 @@ class XLabDataModule(L.LightningDataModule):
         if max_epochs is not None and max_epochs >= 0:
             limits.append(self.n_steps(max_epochs))
         return min(limits, default=-1)
-
-    # What a checkpoint holds
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
-        return {
-            'tokenizer': torch.frombuffer(bytearray(self.tokenizer.data), dtype=torch.uint8),
-            **self._training.place(self._step_size(), self._goes_on_from, self._step()),
-            **self._what_is_trained_on(),
-        }
-
-    def _what_is_trained_on(self) -> dict[str, Any]:
-        """Plain values that the sequence of training rows follows from, beside the seed."""
-        saved = {
-            'data.splits': self.splits,
-            'data.drop_duplicates': self.drop_duplicates,
-            'data.max_len': self.max_len,
-            'data.plan': self.plan(self.max_len).settings(),
-            'data.weights': self.weights,
-        }
-        return {'rows': self.train_rows.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
-
-        Raises:
-            ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
-                changed is named.
-        """
-        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
-        if self.trainer is None or self.trainer.state.fn != 'fit':
-            return
-        is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
-        place = {} if is_new else {name: state_dict[name] for name in START}
-        self._goes_on_from = {**START, **place, 'step': state_dict['step']}
-
-    def use_tokenizer(self, data: bytes) -> None:
-        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
-
-        Raises:
-            ValueError: data.tokenizer_path is the file of another one.
-        """
-        self._texts.use_tokenizer(data)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
-    ) -> 'XLabDataModule':
-        """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
-
-        Args:
-            checkpoint_path: Either kind of file.
-            map_location: Where its tensors come to.
-            overrides: Constructor arguments to use instead of the saved ones.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint of ours.
-        """
-        checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
-        values.pop('_class_path', None)
-        data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
-        data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
-        return data
