@@ -1,14 +1,15 @@
-import os
+import json
+import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from curves import read_curve
+from processes import finish, kill_again_and_again, start, wait_for_step
 
 from xlabml import checkpoints
+from xlabml.datamodules import XLabDataModule
+from xlabml.models import XLabModel
 
 DROPOUT = ['--model.trunk.dropout=0.2', '--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100']
 
@@ -63,6 +64,43 @@ def test_a_run_goes_on_with_another_accumulation(xlab, tiny, tmp_path):
     )
     assert status == 0, printed
     assert _losses(run) == pytest.approx(_losses(tmp_path / 'whole/logs/version_0'), rel=1e-4)
+
+
+def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monkeypatch):
+    arguments = [*tiny, '--checkpoint.every_n_steps=1']
+    xlab('fit', *arguments, '--trainer.default_root_dir=whole')
+    start = XLabModel.on_validation_epoch_start
+
+    def die(model):
+        if model.trainer.global_step == 6:
+            raise RuntimeError('killed')
+        start(model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(XLabModel, 'on_validation_epoch_start', die)
+        xlab('fit', *arguments, '--trainer.default_root_dir=broken')
+    assert checkpoints.find('last', tmp_path / 'broken').name.startswith('step=0000005')
+    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=broken', '--ckpt_path=last')
+    assert status == 0, printed
+    for name in ('train_loss', 'val_loss'):
+        broken, whole = (read_curve(tmp_path / run / 'logs/version_0', name) for run in ('broken', 'whole'))
+        assert broken == whole, name
+
+
+def test_a_run_goes_on_in_the_middle_of_a_warm_up(xlab, tiny, tmp_path):
+    sizes = ['--data.first_batch_tokens=32', '--data.batch_warmup_steps=8', '--data.first_len=8']
+    arguments = [*tiny, *DROPOUT, *sizes, '--data.len_warmup_steps=10']
+    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=whole')
+    assert status == 0, printed
+    xlab('fit', *arguments, '--trainer.default_root_dir=broken')
+    run = tmp_path / 'broken/logs/version_0'
+    _cut(run, 5)
+    status, printed = xlab('fit', '--trainer.default_root_dir=broken', '--ckpt_path=last', '--trainer.accelerator=cpu')
+    assert status == 0, printed
+    for name in ('train_loss', 'val_loss', 'learning_rate/matrices'):
+        assert read_curve(run, name) == read_curve(tmp_path / 'whole/logs/version_0', name), name
+    saved = checkpoints.read(checkpoints.find('last', tmp_path / 'broken'))
+    assert saved['XLabDataModule']['row'] == 4 * 1 + 4 * 2 + 4 * 4
 
 
 def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, tmp_path):
@@ -198,34 +236,13 @@ def test_an_exported_file_evaluates_but_does_not_go_on(xlab, tiny, tmp_path):
     assert 'without optimizer state' in printed
 
 
-def _start(tiny, folder, *arguments):
-    environment = {**os.environ, 'XLABML_CACHE': os.environ['XLABML_CACHE'], 'PYTHONUNBUFFERED': '1'}
-    command = [sys.executable, '-c', 'import sys; from xlabml.commands.fit import main; sys.exit(main())', 'fit']
-    return subprocess.Popen(
-        [*command, *tiny, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def _wait_for_checkpoint(process, folder, n=1):
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob('logs/version_0/checkpoints/*.ckpt'))) < n:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(tiny, tmp_path, number, status):
-    process = _start(tiny, tmp_path, '--trainer.max_steps=100000', '--checkpoint.every_n_steps=5')
-    _wait_for_checkpoint(process, tmp_path)
+    process = start(tmp_path, *tiny, '--trainer.max_steps=100000', '--checkpoint.every_n_steps=5')
+    wait_for_step(process, tmp_path, 1)
     process.send_signal(number)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == status, printed
+    assert process.wait(timeout=60) == status
+    printed = (tmp_path / 'printed').read_text()
     assert 'Traceback' not in printed
     assert '--ckpt_path last goes on' in printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
@@ -234,17 +251,45 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(tiny, tmp_path, num
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(xlab, tiny, tmp_path):
     arguments = [*tiny, *DROPOUT, '--trainer.max_steps=40', '--trainer.val_check_interval=20']
-    folder = tmp_path / 'killed'
-    folder.mkdir()
-    for n in (3, 12, 25):
-        process = _start(arguments, folder, '--ckpt_path=last', f'--data.num_workers={n % 2}')
-        _wait_for_checkpoint(process, folder, n)
-        process.kill()
-        process.communicate()
-    process = _start(arguments, folder, '--ckpt_path=last')
-    printed = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, printed
+    killed_at = kill_again_and_again(tmp_path / 'killed', arguments, 3, 30, random.Random(0))
+    assert len(killed_at) == 3
     status, said = xlab('fit', *arguments, '--trainer.default_root_dir=whole')
     assert status == 0, said
     for name in ('train_loss', 'val_loss'):
-        assert read_curve(folder / 'logs/version_0', name) == read_curve(tmp_path / 'whole/logs/version_0', name), name
+        killed, whole = (read_curve(tmp_path / run / 'logs/version_0', name) for run in ('killed', 'whole'))
+        assert killed == whole, name
+
+
+SOURCES = '--data.sources=[{path: a.jsonl}, {path: b.jsonl}]'
+MODES = {
+    'chunked': (13, ['--data.plan=Chunk', SOURCES]),
+    'packed': (13, ['--data.plan=Pack', SOURCES]),
+    'mixed': (12, ['--data.plan=Pack', SOURCES, '--data.weights=[3, 1]']),
+    'accumulating': (12, ['--data.plan=Pack', SOURCES, '--data.device_batch_tokens=32']),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', MODES)
+def test_fifty_kills_leave_no_trace(tiny, tmp_path, texts, mode, monkeypatch):
+    n_kills, settings = MODES[mode]
+    for run in ('killed', 'whole'):
+        (tmp_path / run).mkdir()
+        for name, some in (('a', texts[:150]), ('b', texts[150:])):
+            lines = ''.join(json.dumps({'text': text}) + '\n' for text in some)
+            (tmp_path / run / f'{name}.jsonl').write_text(lines)
+    length = ['--trainer.max_steps=150', '--trainer.val_check_interval=50', '--checkpoint.every_n_steps=2']
+    arguments = [*tiny, *settings, '--model.trunk.dropout=0.2', *length]
+    killed_at = kill_again_and_again(tmp_path / 'killed', arguments, n_kills, 120, random.Random(mode))
+    print(f'{mode}: {len(killed_at)} kills, at steps {killed_at}')
+    assert len(killed_at) == n_kills
+    assert killed_at == sorted(killed_at)
+    finish(start(tmp_path / 'whole', *arguments), tmp_path / 'whole')
+    for name in ('train_loss', 'train_accuracy', 'gradient_norm', 'val_loss'):
+        killed, whole = (read_curve(tmp_path / run / 'logs/version_0', name) for run in ('killed', 'whole'))
+        assert killed == whole, name
+    assert list(read_curve(tmp_path / 'whole/logs/version_0', 'train_loss')) == list(range(1, 151))
+    saved = checkpoints.read(checkpoints.find('last', tmp_path / 'killed'))
+    monkeypatch.chdir(tmp_path / 'killed')
+    data = XLabDataModule.load_from_checkpoint(checkpoints.find('last', tmp_path / 'killed'))
+    assert saved['XLabDataModule']['row'] == 600 > len(data.train_rows)  # a data epoch ended on the way

@@ -1,7 +1,11 @@
 """The order is a bijection that looks random, and differs from seed to seed and epoch to epoch."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xlabml.data import mix, permute
 
@@ -35,6 +39,50 @@ def test_the_order_looks_random():
     assert abs(n_runs - n / 2) < 4 * np.sqrt(n) / 2
     n_rises = np.count_nonzero(np.diff(order) > 0)
     assert abs(n_rises - n / 2) < 4 * np.sqrt(n / 12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 5_000), seed=st.integers(0, 2**62), epoch=st.integers(0, 2**40))
+def test_any_order_is_a_bijection_and_a_slice_of_it_is_a_slice(n, seed, epoch):
+    order = permute(np.arange(n), n, seed, epoch)
+    assert np.array_equal(np.sort(order), np.arange(n))
+    some = np.arange(n // 3, n // 2 + 1).clip(max=n - 1)
+    assert np.array_equal(permute(some, n, seed, epoch), order[some])
+
+
+@pytest.mark.parametrize('n', [1_000, 4_096, 10_007])
+def test_correlations_and_runs_of_many_orders_are_spread_as_chance_spreads_them(n):
+    correlations, runs, rises = [], [], []
+    for seed in range(40):
+        order = permute(np.arange(n), n, seed, 0) / n
+        correlations += [np.corrcoef(order[:-lag], order[lag:])[0, 1] * np.sqrt(n - lag) for lag in (1, 2, 7, 64)]
+        runs.append((np.count_nonzero(np.diff(order >= 0.5)) - n / 2) / (np.sqrt(n) / 2))
+        rises.append((np.count_nonzero(np.diff(order) > 0) - n / 2) / np.sqrt(n / 12))
+    for scores in (correlations, runs, rises):  # all near a standard normal
+        assert abs(np.mean(scores)) < 4 / np.sqrt(len(scores))
+        assert 0.7 < np.std(scores) < 1.3
+        assert np.abs(scores).max() < 5
+
+
+def test_places_and_numbers_have_nothing_to_do_with_one_another():
+    n, n_cells = 16_000, 16
+    for seed in range(5):
+        order = permute(np.arange(n), n, seed, 0)
+        table = np.bincount(np.arange(n) * n_cells // n * n_cells + order * n_cells // n, minlength=n_cells**2)
+        expected = n / n_cells**2
+        chi2, degrees = float(((table - expected) ** 2 / expected).sum()), (n_cells - 1) ** 2
+        assert abs(chi2 - degrees) < 5 * np.sqrt(2 * degrees)
+
+
+def test_neighbouring_seeds_agree_on_as_few_places_as_any_two():
+    n = 1_009
+    orders = [permute(np.arange(n), n, seed, 0) for seed in range(60)]
+    agreements = [np.count_nonzero(first == second) for first, second in itertools.pairwise(orders)]
+    assert abs(np.mean(agreements) - 1) < 4 / np.sqrt(len(agreements))  # as of a Poisson variable of mean 1
+    assert max(agreements) < 9
+    correlations = [np.corrcoef(first, second)[0, 1] * np.sqrt(n) for first, second in itertools.pairwise(orders)]
+    assert abs(np.mean(correlations)) < 4 / np.sqrt(len(correlations))
+    assert 0.6 < np.std(correlations) < 1.4
 
 
 def test_all_orders_of_few_things_come_up():

@@ -5,8 +5,11 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xlabml.data import Chunk, Concat, Corpus, Pack, open_plan
+from xlabml.datamodules import XLabDataModule
 
 from_0 = np.arange
 
@@ -130,6 +133,37 @@ def test_packing_fills_rows(length, at_least):
     assert Pack(length).build(lengths, from_0(9_000)).fill_ratio > at_least
 
 
+@settings(max_examples=6, deadline=None)
+@given(
+    draw=st.sampled_from(['exponential', 'uniform', 'lognormal']),
+    mean=st.integers(40, 170),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_from_1000_rows_on_rows_are_99_percent_full_where_lengths_are_spread(draw, mean, seed):
+    rng = np.random.default_rng(seed)
+    n = 1_100 * 512 // mean
+    spread = {
+        'exponential': rng.exponential(mean, n),
+        'uniform': rng.uniform(1, 2 * mean, n),
+        'lognormal': rng.lognormal(np.log(mean) - 0.5, 1.0, n),
+    }
+    rows = Pack(512, max_documents=512).build(spread[draw].clip(1).astype(np.int64), from_0(n))
+    assert len(rows) >= 1_000
+    assert rows.fill_ratio >= 0.99
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60), length=st.integers(1, 40), most=st.integers(2, 6))
+def test_a_row_is_only_begun_where_no_other_has_room(lengths, length, most):
+    rows = Pack(length, most).build(np.array(lengths), from_0(len(lengths)))
+    pieces = np.split(rows.lengths, rows.row_starts[1:-1])
+    assert sum(map(sum, pieces)) == sum(lengths) + len(lengths)
+    for i, row in enumerate(pieces):
+        for later in pieces[i + 1 :]:
+            has_fewer = len(row) < most - 1
+            assert not (has_fewer and row[row >= later.max()].sum() + later.max() <= length)
+
+
 def test_a_block_of_documents_is_laid_out_on_its_own(monkeypatch):
     lengths = some_lengths(300)
     monkeypatch.setattr('xlabml.data.plans._BLOCK_DOCUMENTS', 100)
@@ -226,6 +260,15 @@ def test_an_edited_plan_is_refused_by_name(corpus, tmp_path):
     (rows.folder / 'begins.bin').write_bytes(b'short')
     with pytest.raises(ValueError, match=r'begins\.bin has 5 bytes'):
         open_plan(Pack(32), corpus, 'val', True, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_embedded_corpus_is_packed_to_99_percent():
+    data = XLabDataModule()
+    data.prepare_data()
+    rows = data.train_rows
+    assert len(rows) >= 1_000
+    assert rows.plan.fill_ratio >= 0.99
 
 
 @pytest.mark.slow

@@ -83,6 +83,27 @@ def test_a_layout_has_one_shape_and_tells_padding_from_text(corpus, tokenizer, t
             assert start in layout.starts  # no segment crosses a row's end
 
 
+@pytest.mark.parametrize('plan', PLANS, ids=lambda plan: str(plan.settings()))
+def test_every_slot_of_a_batch_leads_back_to_its_document(two_stores, tokenizer, tmp_path, plan):
+    rows = Rows(two_stores, open_plan(plan, two_stores, 'val', False, tmp_path), tokenizer)
+    documents = two_stores.documents('val').tolist()
+    streams = {i: [SOS, *two_stores.tokens(i).tolist(), EOS] for i in documents}
+    seen = set()
+    for row in range(len(rows)):
+        batch = rows.batch(np.array([row]), n_targets=1)
+        ids, targets = batch.ids[0].tolist(), batch.targets[0].tolist()
+        for position in range(plan.length):
+            found = rows.plan.locate(row, position)
+            if found is None:
+                assert (ids[position], targets[position]) == (PAD, IGNORED)
+                continue
+            document, offset = found
+            expected = streams[document][offset], streams[document][offset + 1]
+            assert (ids[position], targets[position]) == expected
+            seen.add(found)
+    assert seen == {(i, offset) for i in documents for offset in range(len(streams[i]) - 1)}
+
+
 def test_a_packed_row_by_hand(corpus, tokenizer):
     first, second = 4, 9
     tokens = [corpus.tokens(document).tolist() for document in (first, second)]

@@ -113,6 +113,9 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.fit_loop._should_accumulate():
             return
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if fetcher is not None and loop._should_check_val_fx(fetcher):
+            return  # saved after it: whoever goes on from a checkpoint before it would not make up for it
         is_asked = bool(self.every_n_steps) and trainer.global_step % (self.every_n_steps or 1) == 0
         if is_asked or self._is_pinned(trainer.global_step):
             self.save(trainer)

@@ -29,6 +29,7 @@ from .store_parts import encode_part
 from .stream import Stream, StreamedRows
 from .stream_batches import StreamBatches, join_batches
 from .validation import Invalid, validate, write_invalid
+from .warmup import Doubling, count_doublings
 
 __all__ = [
     'Chunk',
@@ -37,6 +38,7 @@ __all__ = [
     'CutAtColumn',
     'CutAtPattern',
     'Document',
+    'Doubling',
     'Engine',
     'EvalBatches',
     'InPieces',
@@ -74,6 +76,7 @@ __all__ = [
     'check_ratios',
     'check_weights',
     'compute_statistics',
+    'count_doublings',
     'describe_near_duplicates',
     'encode_part',
     'find_overlap',

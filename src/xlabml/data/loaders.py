@@ -14,6 +14,7 @@ from .gaps import Gaps
 from .mixture import Mixture
 from .order import mix, shuffled
 from .rows import Rows
+from .warmup import Doubling
 
 _ORDER_BLOCK = 4096
 
@@ -23,12 +24,12 @@ class TrainBatches(Dataset[Batch]):
 
     The rows of all data epochs, each permuted anew, are one endless sequence; or a mixture's is. Step s takes the next
     rows_per_step of them; its micro-batch m on rank r takes rows_per_batch of those, from
-    (m * world + r) * rows_per_batch on.
+    (m * world + r) * rows_per_batch on. Where steps begin smaller, every micro-batch does, and there are as many.
 
     Args:
         rows: The rows of the train split.
-        rows_per_step: Over all ranks and micro-batches.
-        rows_per_batch: In one micro-batch of one rank.
+        rows_per_step: Over all ranks and micro-batches; or what it is at each step.
+        rows_per_batch: In one micro-batch of one rank, of a whole step.
         seed: What the order, and the seeds of the batches, are drawn from.
         rank: This rank.
         world: How many ranks there are.
@@ -36,6 +37,7 @@ class TrainBatches(Dataset[Batch]):
         first_row: How many rows were taken before it (with other batch sizes, perhaps).
         mixture: Which source each row is from; None: each gives what it holds.
         skipped: Places of the sequence that are left out, as pairs: from the first, up to and without the second.
+        longest: How many slots a segment has at most, at each step; None: as many as a row.
 
     Raises:
         ValueError: There are no rows, or rows_per_step cannot be dealt to so many ranks.
@@ -44,7 +46,7 @@ class TrainBatches(Dataset[Batch]):
     def __init__(
         self,
         rows: Rows,
-        rows_per_step: int,
+        rows_per_step: int | Doubling,
         rows_per_batch: int,
         seed: int,
         rank: int = 0,
@@ -53,22 +55,33 @@ class TrainBatches(Dataset[Batch]):
         first_row: int = 0,
         mixture: Mixture | None = None,
         skipped: Sequence[tuple[int, int]] = (),
+        longest: Doubling | None = None,
     ) -> None:
         if not len(rows):
             raise ValueError('there is no row to train on; give the split train more documents')
-        check_dealing(rows_per_step, rows_per_batch, world)
-        self.rows, self.rows_per_step, self.rows_per_batch, self.seed = rows, rows_per_step, rows_per_batch, seed
+        n_rows = rows_per_step if isinstance(rows_per_step, int) else rows_per_step.full
+        check_dealing(n_rows, rows_per_batch, world)
+        self.rows, self.seed, self.mixture, self.longest = rows, seed, mixture, longest
         self.rank, self.world, self.first_step, self.first_row = rank, world, first_step, first_row
-        self.mixture, self._gaps = mixture, Gaps(skipped)
-        self.batches_per_step = rows_per_step // (rows_per_batch * world)
+        self._gaps = Gaps(skipped)
+        self.rows_per_step = Doubling(n_rows, n_rows) if isinstance(rows_per_step, int) else rows_per_step
+        self.batches_per_step = n_rows // (rows_per_batch * world)
+        if self.rows_per_step.start % (self.batches_per_step * world):
+            raise ValueError(
+                f'{self.rows_per_step.start} rows in the first step cannot be dealt to {world} ranks in '
+                f'{self.batches_per_step} batches each; make it a multiple of {self.batches_per_step * world}'
+            )
         self._block_start, self._block = 0, np.zeros(0, np.int64)
 
     def __getitem__(self, index: int) -> Batch:
         step, micro_batch = divmod(index, self.batches_per_step)
-        numbers = self._take(self.row(step), self.rows_per_step)
-        start = (micro_batch * self.world + self.rank) * self.rows_per_batch
+        n_rows = self.rows_per_step(step)
+        numbers = self._take(self.row(step), n_rows)
+        n_here = n_rows // (self.batches_per_step * self.world)
+        start = (micro_batch * self.world + self.rank) * n_here
         seed = mix(self.seed, step, micro_batch, self.rank)
-        return self.rows.batch(numbers[start : start + self.rows_per_batch], self.rows.count(numbers), seed)
+        longest = None if self.longest is None else self.longest(step)
+        return self.rows.batch(numbers[start : start + n_here], self.rows.count(numbers), seed, longest)
 
     def row(self, step: int) -> int:
         """How many rows are taken before a step.
@@ -78,7 +91,7 @@ class TrainBatches(Dataset[Batch]):
         """
         if step < self.first_step:
             raise ValueError(f'step {step} lies before step {self.first_step}, which this run goes on from')
-        return self.first_row + (step - self.first_step) * self.rows_per_step
+        return self.first_row + self.rows_per_step.before(step) - self.rows_per_step.before(self.first_step)
 
     def places(self, rows: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """Where in the endless sequence the rows of these numbers stand, counted as they are taken."""

@@ -52,7 +52,9 @@ class Rows:
         """How many targets count in these rows; no token is looked at."""
         return self.plan.count(row_numbers)
 
-    def batch(self, row_numbers: Int64[np.ndarray, ' b'], n_targets: int, seed: int = 0) -> Batch:
+    def batch(
+        self, row_numbers: Int64[np.ndarray, ' b'], n_targets: int, seed: int = 0, longest: int | None = None
+    ) -> Batch:
         """Some rows as a batch, with b * max_documents segments: the pieces of a row, its padding, the next row …, and
         empty ones at the end.
 
@@ -60,6 +62,8 @@ class Rows:
             row_numbers: Which rows; -1 is one that is all padding.
             n_targets: How many targets the whole optimizer step counts.
             seed: What the step's randomness is drawn from.
+            longest: Pieces of more slots are cut into segments of so many, padding too, with b * length // longest
+                segments more; a later one begins with the target before it, as a later piece does. None: none is cut.
         """
         plan, n = self.plan, self.plan.length
         n_rows, n_segments = len(row_numbers), len(row_numbers) * plan.max_documents
@@ -76,32 +80,29 @@ class Rows:
         padding = (np.cumsum(n_pieces) + n_paddings_before)[free > 0]
         segment_lengths = np.zeros(n_segments, np.int64)
         segment_lengths[segment], segment_lengths[padding] = lengths, free[free > 0]
-        starts = np.zeros(n_segments + 1, np.int32)
-        starts[1:] = np.cumsum(segment_lengths)
-        is_text = np.zeros(n_segments, np.bool_)
-        is_text[segment] = True
         documents = np.full(n_segments, -1, np.int64)
         documents[segment] = plan.documents[pieces]
+        slots = ranges((np.cumsum(segment_lengths) - segment_lengths)[segment], lengths)
+        if longest is not None and longest < n:
+            segment_lengths, documents = _cut(segment_lengths, documents, longest, n_segments + n_rows * n // longest)
+        starts = np.zeros(len(documents) + 1, np.int32)
+        starts[1:] = np.cumsum(segment_lengths)
 
         inputs, targets = self._read(plan.documents[pieces], plan.begins[pieces], lengths)
         counted = ranges(np.zeros_like(lengths), lengths) >= np.repeat(plan.first_counted[pieces], lengths)
-        ends = np.cumsum(lengths)
-        said = np.concatenate([[0], np.cumsum(self._piece_bytes[targets] * counted)])
-        n_bytes = np.zeros(n_segments, np.int64)
-        n_bytes[segment] = said[ends] - said[ends - lengths]
-
-        slots = ranges(starts[segment].astype(np.int64), lengths)
         ids = np.full(n_rows * n, self._pad, np.int64)
         ids[slots] = inputs
         asked = np.full(n_rows * n, IGNORED, np.int64)
         asked[slots] = np.where(counted, targets, IGNORED)
-        layout = Layout(torch.from_numpy(starts), n, torch.from_numpy(is_text))
+        said = np.zeros(n_rows * n + 1, np.int64)
+        said[slots + 1] = self._piece_bytes[targets] * counted
+        layout = Layout(torch.from_numpy(starts), min(n, longest or n), torch.from_numpy(documents >= 0))
         return Batch(
             torch.from_numpy(ids).view(n_rows, n),
             torch.from_numpy(asked).view(n_rows, n),
             layout,
             torch.from_numpy(documents),
-            torch.from_numpy(n_bytes),
+            torch.from_numpy(np.diff(np.cumsum(said)[starts])),
             n_targets,
             seed,
         )
@@ -123,3 +124,15 @@ class Rows:
         before = self.corpus.tokens_at(starts + np.maximum(begins - 1, 0))
         inputs[np.cumsum(lengths) - lengths] = np.where(begins == 0, self._sos, before)
         return inputs, targets
+
+
+def _cut(
+    lengths: Int64[np.ndarray, ' s'], documents: Int64[np.ndarray, ' s'], longest: int, n_segments: int
+) -> tuple[Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t']]:
+    """Cut segments into such of no more than so many slots, filled up with empty ones to so many of them."""
+    n_parts = -(-lengths // longest)
+    whole = np.repeat(np.arange(len(lengths)), n_parts)
+    cut_lengths, cut_documents = np.zeros(n_segments, np.int64), np.full(n_segments, -1, np.int64)
+    cut_lengths[: len(whole)] = np.minimum(longest, lengths[whole] - ranges(np.zeros_like(n_parts), n_parts) * longest)
+    cut_documents[: len(whole)] = documents[whole]
+    return cut_lengths, cut_documents

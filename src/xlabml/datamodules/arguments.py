@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from xlabml.data import check_ratios, check_weights, split_names
+from xlabml.data import check_ratios, check_weights, count_doublings, split_names
 
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
 
@@ -27,7 +27,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
                     f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
                     'it out, or data.stream'
                 )
-    for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
+    counts = ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'first_batch_tokens', 'first_len')
+    for name in (*counts, 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
     if not 0 < get('coverage') <= 1:
@@ -42,11 +43,34 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         if len(steps) != 2 or not 1 <= steps[0] <= steps[1]:
             raise ValueError(f'data.skip has {steps}; give pairs of a first and a last step, as in [[118, 120]]')
     max_len = get('max_len')
-    for name in ('batch_tokens', 'device_batch_tokens'):
+    for name in ('batch_tokens', 'device_batch_tokens', 'first_batch_tokens'):
         value = get(name)
         if value is not None and value % max_len:
             raise ValueError(
                 f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
                 f'the nearest is {max(1, round(value / max_len)) * max_len}'
             )
+    for name, whole, steps in (
+        ('first_batch_tokens', 'batch_tokens', 'batch_warmup_steps'),
+        ('first_len', 'max_len', 'len_warmup_steps'),
+    ):
+        _check_warmup(name, get(name), whole, get(whole), steps, get(steps))
     get('plan')(max_len)  # its own arguments are checked as it is built
+
+
+def _check_warmup(name: str, start: int | None, whole: str, full: int, steps_name: str, steps: int) -> None:
+    if start is None:
+        if steps:
+            raise ValueError(f'data.{steps_name} is {steps}, but nothing says what to begin with; set data.{name}')
+        return
+    n_doublings = count_doublings(start, full)
+    if n_doublings is None:
+        raise ValueError(
+            f'data.{name} is {start}, which does not become data.{whole}, {full}, by doubling; '
+            f'make it {full} over a power of two, such as {full // 2}'
+        )
+    if steps < max(1, n_doublings):
+        raise ValueError(
+            f'data.{steps_name} is {steps}; from data.{name} {start} to data.{whole} {full} are {n_doublings} '
+            f'doublings, which need {max(1, n_doublings)} steps or more'
+        )

@@ -26,6 +26,10 @@ class SavedData(L.LightningDataModule):
     max_len: int
     batch_tokens: int
     device_batch_tokens: int | None
+    first_batch_tokens: int | None
+    batch_warmup_steps: int
+    first_len: int | None
+    len_warmup_steps: int
     plan: Callable[[int], Plan]
     accept_changes: bool
     _texts: Texts
@@ -39,7 +43,16 @@ class SavedData(L.LightningDataModule):
         return self.trainer.global_step if self.trainer else 0
 
     def _step_size(self) -> StepSize:
-        return StepSize(self.max_len, self.batch_tokens, self.device_batch_tokens, self._world())
+        return StepSize(
+            self.max_len,
+            self.batch_tokens,
+            self.device_batch_tokens,
+            self._world(),
+            self.first_batch_tokens,
+            self.batch_warmup_steps,
+            self.first_len,
+            self.len_warmup_steps,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""

@@ -94,7 +94,7 @@ class TrainingRows:
         """The micro-batches of a rank, from the place that a run goes on from."""
         return TrainBatches(
             self.rows,
-            rows_per_step=size.rows,
+            rows_per_step=size.rows_per_step,
             rows_per_batch=size.rows_per_batch,
             rank=rank,
             world=size.world,
@@ -103,6 +103,7 @@ class TrainingRows:
             first_row=start['row'],
             mixture=self._mixture,
             skipped=[(first, end) for _, _, first, end in start['skipped']],
+            longest=size.longest,
         )
 
     def leave_out(self, asked: Sequence[list[int]], size: StepSize, start: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class TrainingRows:
 
     def place(self, size: StepSize, start: Mapping[str, Any], step: int) -> dict[str, Any]:
         """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
-        row = start['row'] + (step - start['step']) * size.rows
+        row = start['row'] + size.rows_between(start['step'], step)
         return {'step': step, 'row': row, 'skipped': start['skipped']}
 
     def name(self, document: int) -> str:

@@ -1,5 +1,6 @@
 """The data module: sources in, batches out, in an order that depends on nothing but a seed and a count."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -64,6 +65,12 @@ class XLabDataModule(SavedData):
         plan: How documents become rows; it gets the length.
         batch_tokens: Slots that one optimizer step sees, over all devices.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
+        first_batch_tokens: Slots that the first steps see; doubled in equal stages, until a step sees batch_tokens.
+            Micro-batches are smaller then, not fewer. None: batch_tokens.
+        batch_warmup_steps: How many steps see less than batch_tokens.
+        first_len: In the first steps, documents' parts of more slots are cut into such of so many, which do not see one
+            another: the rows are the same. Doubled in equal stages, until nothing is cut. None: max_len.
+        len_warmup_steps: How many steps cut them.
         predict_split: The split that `predict` scores.
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
@@ -94,6 +101,10 @@ class XLabDataModule(SavedData):
         plan: Callable[[int], Plan] = Pack,
         batch_tokens: int = 1024,
         device_batch_tokens: int | None = None,
+        first_batch_tokens: int | None = None,
+        batch_warmup_steps: int = 0,
+        first_len: int | None = None,
+        len_warmup_steps: int = 0,
         predict_split: str = 'test',
         n_processes: int | None = None,
         num_workers: int = 0,
@@ -110,6 +121,8 @@ class XLabDataModule(SavedData):
         self.weights, self.max_source_epochs = weights, max_source_epochs
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
+        self.first_batch_tokens, self.batch_warmup_steps = first_batch_tokens, batch_warmup_steps
+        self.first_len, self.len_warmup_steps = first_len, len_warmup_steps
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
         self.accept_changes, self.stream, self.skip = accept_changes, stream, skip or []
         self.held_out: Sequence[Source] = held_out or []
@@ -248,6 +261,10 @@ class XLabDataModule(SavedData):
     def n_steps(self, n_epochs: int) -> int:
         """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
         return self._step_size().steps(n_epochs * self._training.n_epoch_rows)
+
+    def steps_of_tokens(self, n_tokens: int) -> int:
+        """How many optimizer steps see so many slots, those of the warm-up being smaller."""
+        return self._step_size().steps(math.ceil(n_tokens / self.max_len))
 
     def run_steps(self, max_steps: int, max_epochs: int | None) -> int:
         """The length of a run in optimizer steps: whichever of steps and passes comes first; -1 is no end."""

@@ -93,13 +93,13 @@ class Task(L.LightningModule):
         """The schedule's length in steps; None where the run's is not known and no other is set."""
         if self.horizon_tokens is None:
             return self.trainer.max_steps if self.trainer.max_steps >= 0 else None
-        step_tokens = getattr(self.trainer.datamodule, 'batch_tokens', None)  # type: ignore[attr-defined]
-        if step_tokens is None:
+        find_steps = getattr(self.trainer.datamodule, 'steps_of_tokens', None)  # type: ignore[attr-defined]
+        if find_steps is None:
             raise ValueError(
                 f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
                 'train on an XLabDataModule, which knows data.batch_tokens, or leave it out'
             )
-        return math.ceil(self.horizon_tokens / step_tokens)
+        return find_steps(self.horizon_tokens)
 
     def configure_gradient_clipping(
         self,
