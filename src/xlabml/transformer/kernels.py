@@ -6,7 +6,7 @@ is finite: a padded segment is a document of its own.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -69,16 +69,15 @@ def mix_flex(
     """By FlexAttention; arguments as in mix_varlen, and `made` holds the block masks of `make_block_mask`."""
     cap, slopes = rule.score_cap, rule.slopes
 
+    @no_type_check  # torch looks into it, and at how many arguments it has
     def bend(score, row, head, query, key):
         if cap is not None:
             score = cap * torch.tanh(score / cap)
         return score if slopes is None else score - slopes[head] * (query - key).abs()
 
-    # torch counts the arguments in a function's code, and those of a checked function stand elsewhere: hence lambdas.
-    bent = None if cap is None and slopes is None else lambda s, b, h, i, j: bend(s, b, h, i, j)
     mixed = _flex()(
         *(x.transpose(1, 2) for x in (q, k, v)),  # b h n c
-        score_mod=bent,
+        score_mod=None if cap is None and slopes is None else bend,
         block_mask=made['block mask', rule.window],
         enable_gqa=q.size(2) != k.size(2),
     )
@@ -100,6 +99,7 @@ def make_block_mask(
 
     causal, window = rule.causal, rule.window
 
+    @no_type_check  # as in mix_flex
     def sees(row, head, query, key):
         visible = query >= (key if causal else 0)
         if window is not None:
@@ -109,7 +109,7 @@ def make_block_mask(
     rows, n = shape
     n_rows = None if segment is None else rows  # None: all see the same
     make = _compile(create_block_mask)  # as it is, it would hold the whole n x n mask
-    return make(lambda b, h, i, j: sees(b, h, i, j), n_rows, None, n, n, device=device)
+    return make(sees, n_rows, None, n, n, device=device)
 
 
 def compute(
