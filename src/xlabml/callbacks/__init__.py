@@ -1,7 +1,9 @@
-"""What watches a run: checkpoints, curves, progress, sampled text, predictions, interruptions."""
+"""What watches a run: checkpoints, curves, progress, sampled text, predictions, interruptions, compiling."""
 
 from .checkpointing import Checkpoints
+from .compiling import Compiling
 from .curves import Curves
+from .garbage import Garbage
 from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
@@ -9,4 +11,15 @@ from .samples import SampledText
 from .stopping import Stopping
 from .summary import Summary
 
-__all__ = ['Checkpoints', 'Curves', 'NonFinite', 'Predictions', 'Progress', 'SampledText', 'Stopping', 'Summary']
+__all__ = [
+    'Checkpoints',
+    'Compiling',
+    'Curves',
+    'Garbage',
+    'NonFinite',
+    'Predictions',
+    'Progress',
+    'SampledText',
+    'Stopping',
+    'Summary',
+]

@@ -7,6 +7,8 @@ import torch
 
 from xlabml import inference
 
+from .compiling import eagerly
+
 
 class SampledText(L.Callback):
     """Sample a continuation at every validation, and hand it to the loggers that take text.
@@ -41,18 +43,19 @@ class SampledText(L.Callback):
             return
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
-        ids = inference.sample(
-            pl_module.model,  # type: ignore[arg-type]
-            torch.tensor(prompt, device=pl_module.device),
-            self.n_tokens,
-            block_size=pl_module.hparams['max_len'],
-            eos_class=tokenizer[tokenizer.eos_token],
-            exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        with eagerly(pl_module.model):  # type: ignore[arg-type]  # its text grows by a token at a time
+            ids = inference.sample(
+                pl_module.model,  # type: ignore[arg-type]
+                torch.tensor(prompt, device=pl_module.device),
+                self.n_tokens,
+                block_size=pl_module.hparams['max_len'],
+                eos_class=tokenizer[tokenizer.eos_token],
+                exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                generator=torch.Generator().manual_seed(self.seed),
+            )
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, 'experiment', None)

@@ -15,6 +15,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 
 from xlabml import checkpoints
+from xlabml.callbacks import Compiling, Garbage
 
 DEFAULT_STEPS = 1100
 
@@ -31,6 +32,9 @@ class Trainer(L.Trainer):
         val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
+        compile: Whether the model is compiled (torch.compile, in place, for batches of one shape); takes a while at the
+            start, needs a C++ compiler, and its recompiles are counted and warned about.
+        freeze_garbage: Whether Python's garbage is collected at validations only, not at any step.
         plugins: As Lightning's; one for checkpoints that writes beside and renames is added.
     """
 
@@ -43,6 +47,8 @@ class Trainer(L.Trainer):
         max_time: str | timedelta | dict[str, int] | None = None,
         val_check_interval: int | float = 0.1,
         logger: Logger | Iterable[Logger] | bool = True,
+        compile: bool = False,
+        freeze_garbage: bool = True,
         plugins: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -66,6 +72,7 @@ class Trainer(L.Trainer):
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
         if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
             plugins.append(CheckpointIO())
+        own = [*([Compiling()] if compile else []), *([Garbage()] if freeze_garbage else [])]
         super().__init__(
             *args,
             precision=precision,
@@ -79,6 +86,7 @@ class Trainer(L.Trainer):
             check_val_every_n_epoch=None,
             **kwargs,
         )
+        self.callbacks[:0] = own  # type: ignore[attr-defined]  # checkpoints stay last
         self.validate_every = val_check_interval
         self.fit_loop.epoch_loop = _StepLoop(self, self.min_steps, self.max_steps)
 
@@ -96,7 +104,13 @@ class Trainer(L.Trainer):
 
 
 class _StepLoop(_TrainingEpochLoop):
-    """Validates by optimizer steps: the same ones whatever the accumulation, and after a resume too."""
+    """Validates by optimizer steps: the same ones whatever the accumulation, and after a resume too.
+
+    Nothing in a step waits for the device.
+    """
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Lightning's ranks tell each other of signals at every step, and wait for it; `Stopping` does that for us."""
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         trainer = self.trainer
