@@ -164,7 +164,7 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
         ),
         (['fit', '--seed_everything=-5'], 2, 'seed_everything is -5'),
         (['fit', '--data.seed=4'], 2, 'data.seed follows from seed_everything'),
-        (['fit', '--model.optimizer.lr=-1'], 2, 'model.optimizer: Invalid learning rate'),
+        (['fit', '--model.optimizer.adamw_lr=-1'], 2, 'model.optimizer: adamw_lr is -1.0'),
         (['fit', '--model.schedule.end_ratio=7'], 2, 'model.schedule: end_ratio is 7'),
         (['fit', '--samples.top_p=7'], 2, 'top_p'),
         (['fit', '--trainer.gradient_clip_val=-1'], 2, 'trainer.gradient_clip_val is -1'),

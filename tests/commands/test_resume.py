@@ -43,7 +43,7 @@ def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, tiny, tmp_path, step
         'val_loss',
         'val_bits_per_byte',
         'gradient_norm',
-        'learning_rate/matrices',
+        'learning_rate/others',
     ):
         assert read_curve(run, name) == read_curve(whole, name), name
     a, b = (checkpoints.read(checkpoints.find('last', tmp_path / name)) for name in ('whole', 'broken'))
@@ -76,19 +76,21 @@ def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, tmp_path):
 
 def test_what_is_typed_beats_what_was_saved_in_effect(xlab, tiny, tmp_path):
     flat = ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']
-    xlab('fit', *tiny, *flat, '--model.optimizer.lr=0.001')
-    status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--model.optimizer.lr=0.0005', '--trainer.max_steps=14')
+    xlab('fit', *tiny, *flat, '--model.optimizer.adamw_lr=0.001')
+    status, printed = xlab(
+        'fit', *tiny, '--ckpt_path=last', '--model.optimizer.adamw_lr=0.0005', '--trainer.max_steps=14'
+    )
     assert status == 0, printed
-    rates = read_curve(tmp_path / 'logs/version_0', 'learning_rate/matrices')
+    rates = read_curve(tmp_path / 'logs/version_0', 'learning_rate/others')
     assert [rates[step] for step in (12, 13, 14)] == pytest.approx([0.001, 0.0005, 0.0005])
 
 
 def test_what_was_saved_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
-    xlab('fit', *tiny, '--model.optimizer.lr=0.001', '--seed_everything=7')
+    xlab('fit', *tiny, '--model.optimizer.adamw_lr=0.001', '--seed_everything=7')
     status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=13', '--trainer.accelerator=cpu')
     assert status == 0, printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
-    assert saved['hyper_parameters']['optimizer']['init_args']['lr'] == 0.001
+    assert saved['hyper_parameters']['optimizer']['init_args']['adamw_lr'] == 0.001
     assert saved['datamodule_hyper_parameters']['seed'] == 7
     assert saved['global_step'] == 13
 

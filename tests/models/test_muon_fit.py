@@ -44,7 +44,7 @@ def _halves(batches):
 
 def _model(tied=True, **options):
     torch.manual_seed(0)
-    optimizer = functools.partial(Muon, lr=0.01, matrix_lr=0.05, ns_dtype='float32', **options)
+    optimizer = functools.partial(Muon, adamw_lr=0.01, matrix_lr=0.05, ns_dtype='float32', **options)
     return XLabModel(
         20, 8, SMALL, tied=tied, optimizer=optimizer, schedule=functools.partial(WarmupLinear, warmup_steps=2)
     )

@@ -104,7 +104,7 @@ def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
     trained = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         torch.manual_seed(0)
-        model = XLabModel(20, 8, SMALL, schedule=functools.partial(WarmupConstant, warmup_steps=0))
+        model = XLabModel(20, 8, SMALL, optimizer=AdamW, schedule=functools.partial(WarmupConstant, warmup_steps=0))
         _fit(model, tmp_path, batches * 4, accumulate_grad_batches=accumulate)
         trained.append(model.state_dict())
     for name, weight in trained[0].items():

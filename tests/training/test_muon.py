@@ -65,7 +65,7 @@ def test_in_float32_matrices_step_as_torch_does_but_for_its_rounding(monkeypatch
     """With torch's own cast to bfloat16 taken away, the two agree to float32."""
     monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.clone)
     ours, expected = _parameters(), _parameters()
-    ours = _train([Muon(ours, matrix_lr=0.1, ns_dtype='float32')], ours, n_steps=10)
+    ours = _train([Muon(ours, matrix_lr=0.1, ns_dtype='float32', weight_decay=0.05)], ours, n_steps=10)
     expected = _train([torch.optim.Muon(expected, lr=0.1, weight_decay=0.05)], expected, n_steps=10)
     for a, b in zip(ours, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -74,7 +74,7 @@ def test_in_float32_matrices_step_as_torch_does_but_for_its_rounding(monkeypatch
 def test_other_groups_step_as_adamw():
     ours, expected = _parameters([(4,), (5, 3)]), _parameters([(4,), (5, 3)])
     groups = [{'params': ours, 'name': 'others', 'weight_decay': 0.1}]
-    ours = _train([Muon(groups, lr=0.1)], ours)
+    ours = _train([Muon(groups, adamw_lr=0.1)], ours)
     theirs = torch.optim.AdamW(expected, lr=0.1, betas=(0.9, 0.98), weight_decay=0.1, fused=False, foreach=False)
     for a, b in zip(ours, _train([theirs], expected)):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -146,7 +146,7 @@ def _steps(net, optimizer, rate, n_steps):
 
 
 def test_a_run_goes_on_from_a_saved_state_bit_for_bit(tmp_path):
-    make = functools.partial(Muon, lr=0.05, matrix_lr=0.1)
+    make = functools.partial(Muon, adamw_lr=0.05, matrix_lr=0.1)
 
     def start(net):
         optimizer = make(parameter_groups(net))
@@ -176,7 +176,7 @@ def test_a_run_goes_on_from_a_saved_state_bit_for_bit(tmp_path):
 
 
 def test_each_kind_has_its_own_rate_and_the_schedule_moves_both():
-    optimizer = Muon(parameter_groups(_Net()), lr=0.01, matrix_lr=0.2)
+    optimizer = Muon(parameter_groups(_Net()), adamw_lr=0.01, matrix_lr=0.2)
     rate = ScheduledRate(optimizer, WarmupCosine(100, warmup_steps=1))
     rates = {group['name']: group['lr'] for group in optimizer.param_groups}
     assert rates == {'matrices': 0.1, 'heads': 0.005, 'others': 0.005}
@@ -213,7 +213,7 @@ def test_a_vector_among_matrices_is_refused():
 @pytest.mark.parametrize(
     'arguments',
     [
-        {'lr': -1.0},
+        {'adamw_lr': -1.0},
         {'matrix_lr': -1.0},
         {'momentum': 1.0},
         {'betas': (0.9, 1.0)},

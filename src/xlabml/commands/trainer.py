@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISIO
 from xlabml import checkpoints
 from xlabml.callbacks import Compiling, Garbage
 
-DEFAULT_STEPS = 1100
+DEFAULT_STEPS = 1950
 
 
 class Trainer(L.Trainer):
@@ -26,7 +26,7 @@ class Trainer(L.Trainer):
     Args:
         precision: What matrices are multiplied in. `auto` is bf16-mixed where the hardware multiplies bf16 natively
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
-        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1100.
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950.
         max_epochs: Passes over the training data, turned into steps once their number is known.
         max_time: Wall-clock budget, DD:HH:MM:SS.
         val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in

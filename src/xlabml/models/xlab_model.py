@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from xlabml.batches import IGNORED, Batch, Layout
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.losses import CrossEntropy, Loss
-from xlabml.training import AdamW, AdaptiveClip, Schedule, WarmupCosine
+from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Cache, Transformer, language_model
 
 from .task import Task
@@ -64,8 +64,8 @@ class XLabModel(Task):
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,
-        optimizer: Callable[[Iterable], Optimizer] = AdamW,
-        schedule: Callable[[int | None], Schedule] = WarmupCosine,
+        optimizer: Callable[[Iterable], Optimizer] = Muon,
+        schedule: Callable[[int | None], Schedule] = WarmupLinear,
         horizon_tokens: int | None = None,
         clip: Callable[[], AdaptiveClip] | None = None,
         metrics: list[TokenMetric] | None = None,

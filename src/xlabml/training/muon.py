@@ -50,10 +50,10 @@ class Muon(Optimizer):
 
     Args:
         params: Parameter groups, or matrices.
-        lr: AdamW's learning rate at the schedule's peak.
         betas: Decay rates of AdamW's two moments.
         eps: Added to the root of AdamW's second moment.
         weight_decay: Share of a weight that a step takes off, times its group's learning rate.
+        adamw_lr: Learning rate of all else at the schedule's peak.
         matrix_lr: Learning rate of the matrices at the schedule's peak.
         momentum: Share of the old that a step keeps in the running mean of the gradients.
         nesterov: Look ahead: mix the gradient into the running mean once more before it is used.
@@ -70,10 +70,10 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 6e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
-        weight_decay: float = 0.05,
+        weight_decay: float = 0.1,
+        adamw_lr: float = 0.015,
         matrix_lr: float = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -82,7 +82,12 @@ class Muon(Optimizer):
         split: bool = False,
         ns_dtype: Literal['auto', 'bfloat16', 'float32'] = 'auto',
     ) -> None:
-        for name, value in {'lr': lr, 'matrix_lr': matrix_lr, 'eps': eps, 'weight_decay': weight_decay}.items():
+        for name, value in {
+            'adamw_lr': adamw_lr,
+            'matrix_lr': matrix_lr,
+            'eps': eps,
+            'weight_decay': weight_decay,
+        }.items():
             if not value >= 0:
                 raise ValueError(f'{name} is {value}; give 0 or more')
         for name, value in {'betas[0]': betas[0], 'betas[1]': betas[1], 'momentum': momentum}.items():
@@ -96,11 +101,11 @@ class Muon(Optimizer):
         ):
             if chosen not in choices:
                 raise ValueError(f'{name} is {chosen!r}; choose {", ".join(choices)}')
-        self._rates = {True: matrix_lr, False: lr}
+        self._rates = {True: matrix_lr, False: adamw_lr}
         super().__init__(
             params,
             {
-                'lr': lr,
+                'lr': adamw_lr,
                 'betas': tuple(betas),
                 'eps': eps,
                 'weight_decay': weight_decay,

@@ -55,7 +55,7 @@ class AdamW(torch.optim.AdamW):
         lr: float = 6e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
-        weight_decay: float = 0.05,
+        weight_decay: float = 0.1,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
