@@ -30,6 +30,7 @@ from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
 
+from . import autotune
 from . import data as data_commands
 from .command_line import (
     DATA_COMMANDS,
@@ -54,7 +55,8 @@ _Callback = TypeVar('_Callback', bound=L.Callback)
 _EPILOGUE = (
     'xlab COMMAND --help lists the settings of the trainer and the data; --model.help XLabModel those of a model; '
     '-c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets checkpoints '
-    'name classes of a module of yours, --debug shows where an error comes from.'
+    'name classes of a module of yours, --debug shows where an error comes from; '
+    'with fit, --autotune measures which data.device_batch_tokens is the fastest, and uses and saves it.'
 )
 
 
@@ -87,6 +89,9 @@ class XLabCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | dict[str, Any], run: bool = True) -> None:
+        self._autotunes = '--autotune' in args
+        if not isinstance(args, dict):
+            args = [argument for argument in args if argument != '--autotune']
         self._arguments = args
         self._checkpoint: dict[str, Any] | None = None
         self._checkpoint_path: Path | None = None
@@ -224,6 +229,19 @@ class XLabCLI(LightningCLI):
         config = self._own_config()
         if config.trainer.precision == 'auto':
             config.trainer.precision = auto_precision(config.trainer.accelerator)
+        if self._autotunes:
+            self._autotune(config)
+
+    def _autotune(self, config: Namespace) -> None:
+        """Choose data.device_batch_tokens, as if it had been typed. A run that goes on keeps what it was begun with."""
+        if self.subcommand != 'fit':
+            raise UsageError(f'--autotune goes with fit, not with {self.subcommand}')
+        if self._checkpoint is not None:
+            self._say(f'going on with data.device_batch_tokens={config.data.device_batch_tokens}: nothing is tuned')
+            return
+        with usage_errors():
+            config.data.device_batch_tokens = autotune.tune(plain(config))
+        self._set_seed()  # the run draws what it would without
 
     # Objects
 
