@@ -2,10 +2,12 @@
 
 Rows of 512 tokens that whole documents fill; heads of 64. `ours` is what a packed row goes through (bf16 is widened to
 float32 and back, as the layer does), `loop` is torch's fused kernel for one document after another, `dense` the same
-kernel for all rows at once with a mask of which tokens are in one document.
+kernel for all rows at once with a mask of which tokens are in one document. With --device cuda, every backend instead.
 """
 
 import argparse
+import itertools
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -13,8 +15,10 @@ import torch.nn.functional as F
 from alternate import alternate, seconds
 from torch import Tensor
 
-from xlabml.transformer.attention import Rule, Shared
+from xlabml.transformer.attention import Documents, Rule
+from xlabml.transformer.backends import Ask, objection, take
 from xlabml.transformer.documents import mix_documents
+from xlabml.transformer.kernels import compute, make_block_mask
 
 ROW = 512
 D_HEAD = 64
@@ -32,8 +36,10 @@ def draw_lengths(n_tokens: int, n_documents: int) -> list[int]:
 
 def ours(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """t h c -> t h c."""
-    shared = Shared(None, None, [(length, True) for length in lengths], None, None, None, {})
-    return mix_documents(q.float(), k.float(), v.float(), Rule(), shared).to(q.dtype)
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    segment = torch.repeat_interleave(starts.diff())[None]
+    documents = Documents(starts, max(lengths), None, segment, [(length, True) for length in lengths])
+    return mix_documents(q.float(), k.float(), v.float(), Rule(), documents, {}).to(q.dtype)
 
 
 def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
@@ -75,15 +81,45 @@ def measure(
     )
 
 
+def measure_backends(n_tokens: int, n_documents: int, n_heads: int, n_rounds: int) -> None:
+    """Print each backend's milliseconds on a CUDA device in bf16, forward and backward, or why it cannot."""
+    parts = [torch.randn(n_tokens // ROW, ROW, n_heads, D_HEAD) for _ in range(3)]
+    q, k, v = (part.to('cuda', torch.bfloat16).requires_grad_() for part in parts)
+    starts = torch.tensor([0, *draw_lengths(n_tokens, n_documents)]).cumsum(0).int().cuda()
+    segment = torch.repeat_interleave(starts.diff()).view(-1, ROW)
+    documents, grad = Documents(starts, ROW, None, segment, None), torch.randn_like(q)
+    ask = Ask(True, False, False, False, False, False, D_HEAD, True, False, True, 'cuda', q.dtype)
+
+    def run(name: str) -> None:
+        made = {('block mask', None): make_block_mask(q.shape[:2], q.device, Rule(), segment)} if name == 'flex' else {}
+        mixed = compute(take(name, *ask), q, k, v, Rule(), documents, made)
+        torch.autograd.grad(mixed, (q, k, v), grad)
+        torch.cuda.synchronize()
+
+    # FlashAttention-3 and -4 stand in for -2 from then on, and so come last.
+    for name in ('plain', 'sdpa', 'flex', 'flash_attn', 'varlen', 'flash3', 'flash4'):
+        if reason := objection(name, ask):
+            print(f'{name:>12}  {reason}')
+            continue
+        run(name)  # warms up
+        taken = statistics.median(seconds(lambda name=name: run(name)) for _ in range(n_rounds))
+        print(f'{name:>12}{1000 * taken:10.2f} ms, {n_tokens} tokens in {n_documents} documents')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--tokens', type=int, default=8192, help=f'a multiple of {ROW}')
     parser.add_argument('--heads', type=int, default=4)
     parser.add_argument('--documents', type=int, nargs='+', default=[16, 50, 256, 1024])
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='cuda: all backends side by side')
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
     parser.add_argument('--same_lengths', action='store_true', help='draw lengths once, not anew each time as data is')
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.device == 'cuda':
+        for n_documents in options.documents:
+            measure_backends(options.tokens, n_documents, options.heads, options.rounds)
+        return
     print(f'{"documents":>9}{"type":>10}' + ''.join(f'{way.__name__:>10}' for way in (ours, loop, dense)))
     for n_documents in options.documents:
         for dtype in (torch.float32, torch.bfloat16):

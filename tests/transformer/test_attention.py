@@ -1,12 +1,13 @@
 """Every way to compute attention gives what the definition gives."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from xlabml.transformer import ALiBi, Rotary, attend
-from xlabml.transformer.attention import Rule, Shared, make_masks, mix
+from xlabml.transformer.attention import Documents, Rule, make_masks, mix
 from xlabml.transformer.documents import mix_documents
 from xlabml.transformer.positions import rotate
 
@@ -17,8 +18,8 @@ RULES = {
     'bidirectional window': Rule(causal=False, window=3),
     'alibi': Rule(slopes=torch.tensor([0.5, 0.25, 0.125, 0.1])),
     'bidirectional alibi': Rule(causal=False, slopes=torch.tensor([0.5, 0.25, 0.125, 0.1])),
-    'cap': Rule(score_cap=1.5, is_plain=True),
-    'all': Rule(window=4, slopes=torch.tensor([0.5, 0.25, 0.125, 0.1]), score_cap=1.5, is_plain=True),
+    'cap': Rule(score_cap=1.5),
+    'all': Rule(window=4, slopes=torch.tensor([0.5, 0.25, 0.125, 0.1]), score_cap=1.5),
 }
 
 
@@ -27,6 +28,18 @@ def make_heads(n, m=None, batch=2, n_kv_heads=4, seed=0):
     q = torch.randn(batch, 4, n, 8, generator=generator)
     k, v = torch.randn(2, batch, n_kv_heads, m or n, 8, generator=generator) * 2
     return [x.requires_grad_() for x in (q, k, v)]
+
+
+def is_plain(rule):
+    return rule.score_cap is not None
+
+
+def make_documents(lengths, texts, is_read=True):
+    """Those of one row."""
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    segment = torch.repeat_interleave(starts.diff())[None]
+    segments = list(zip(lengths, texts)) if is_read else None
+    return Documents(starts, max(lengths), torch.tensor(texts), segment, segments)
 
 
 def defined(q, k, v, rule, position):
@@ -66,7 +79,7 @@ def test_masks_by_hand():
 def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention._BLOCK', 4)
     parts = make_heads(n, n_kv_heads=n_kv_heads)
-    assert_same(mix(*parts, rule), defined(*parts, rule, torch.arange(n)[None]), parts)
+    assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(n)[None]), parts)
 
 
 @pytest.mark.parametrize('rule', [rule for rule in RULES.values() if rule.causal], ids=str)
@@ -74,9 +87,9 @@ def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
 def test_queries_behind_a_cache_equal_the_definition(rule, n, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention._BLOCK', 4)
     parts = make_heads(n, 9, n_kv_heads=2)
-    assert_same(mix(*parts, rule), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts)
+    assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts)
     position = torch.tensor([[3], [8 - n + 1]]) + torch.arange(n)
-    assert_same(mix(*parts, rule, position), defined(*parts, rule, position), parts)
+    assert_same(mix(*parts, rule, position, is_plain=is_plain(rule)), defined(*parts, rule, position), parts)
 
 
 @pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
@@ -86,13 +99,13 @@ def test_documents_equal_the_definition_one_by_one(rule, n_kv_heads, longest, mo
     monkeypatch.setattr('xlabml.transformer.documents._LONGEST', longest)
     lengths, texts = [3, 1, 7, 0, 4, 5, 0], [True, True, True, True, False, True, True]
     parts = [x[0].transpose(0, 1).detach().requires_grad_() for x in make_heads(20, batch=1, n_kv_heads=n_kv_heads)]
-    shared = Shared(None, rule.slopes, list(zip(lengths, texts)), None, None, None, {})
+    documents = make_documents(lengths, texts)
     expected = [
         defined(*(x.transpose(0, 1)[None] for x in part), rule, torch.arange(length)[None])[0].transpose(0, 1) * is_text
         for length, is_text, *part in zip(lengths, texts, *(x.split(lengths) for x in parts))
         if length
     ]
-    assert_same(mix_documents(*parts, rule, shared), torch.cat(expected), parts)
+    assert_same(mix_documents(*parts, rule, documents, {}, is_plain(rule)), torch.cat(expected), parts)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_alone():

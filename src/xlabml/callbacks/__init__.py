@@ -9,7 +9,7 @@ from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
 from .stopping import Stopping
-from .summary import Summary
+from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
@@ -22,4 +22,5 @@ __all__ = [
     'SampledText',
     'Stopping',
     'Summary',
+    'attention_lines',
 ]

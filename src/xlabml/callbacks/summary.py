@@ -1,9 +1,12 @@
 """What the model is made of, at the start of a run."""
 
 import lightning.pytorch as L
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+
+from xlabml.transformer import Transformer
 
 
 class Summary(L.Callback):
@@ -21,6 +24,20 @@ class Summary(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.max_depth and trainer.is_global_zero:
             Console().print(summary_table(pl_module, self.max_depth))
+
+
+def attention_lines(trainer: L.Trainer, module: nn.Module) -> list[str]:
+    """For each trunk in a module, a line that says how training computes attention on packed rows, and why so.
+
+    Raises:
+        ValueError: The way that was asked for cannot do so here.
+    """
+    device = trainer.strategy.root_device.type
+    with trainer.precision_plugin.forward_context():
+        is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if is_cast else torch.get_default_dtype()
+    trunks = [part for part in module.modules() if isinstance(part, Transformer)]
+    return [trunk.describe_attention(device, dtype) for trunk in trunks]
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:

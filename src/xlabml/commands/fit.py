@@ -25,7 +25,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Progress, SampledText, Stopping, Summary
+from xlabml.callbacks import (
+    Checkpoints,
+    Curves,
+    NonFinite,
+    Predictions,
+    Progress,
+    SampledText,
+    Stopping,
+    Summary,
+    attention_lines,
+)
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
@@ -346,6 +356,8 @@ class XLabCLI(LightningCLI):
     def run_fit(self) -> None:
         """Train, or go on, or say that there is nothing left to do."""
         trainer, data, path = self.trainer, self.datamodule, self._checkpoint_path
+        with usage_errors():
+            attention = attention_lines(trainer, self.model)
         data.prepare_data()
         for rows in (data.train_rows, data.rows('val')):
             assert len(rows)  # an empty split is refused before anything is written
@@ -357,6 +369,8 @@ class XLabCLI(LightningCLI):
         if self._checkpoint is not None:
             self._say(f'going on from {path}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
+        for line in attention:
+            self._say(line)
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
         if number := find_callback(trainer, Stopping).signal:

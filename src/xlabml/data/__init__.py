@@ -1,5 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
+from . import folders
 from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
@@ -8,37 +9,53 @@ from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .mixture import Mixture, check_weights
 from .order import mix, permute, shuffled
+from .pieces import CutAtColumn, CutAtPattern, InPieces, JoinColumns
 from .plan_rows import PlanRows
 from .plans import Chunk, Concat, Pack, Plan, open_plan
 from .progress import TerminalProgress
+from .remote import RemoteFiles
 from .rows import Rows
+from .shards import NoRoom, Shard, ShardCache
 from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
 from .store import TokenStore, prepare_store, store_folder
 from .store_build import Report
 from .store_parts import encode_part
+from .stream import Stream, StreamedRows
+from .stream_batches import StreamBatches, join_batches
 from .validation import Invalid, validate, write_invalid
 
 __all__ = [
     'Chunk',
     'Concat',
     'Corpus',
+    'CutAtColumn',
+    'CutAtPattern',
     'Document',
     'EvalBatches',
+    'InPieces',
     'Invalid',
+    'JoinColumns',
     'Location',
     'Mixture',
+    'NoRoom',
     'Overlap',
     'Pack',
     'Part',
     'Plan',
     'PlanRows',
     'Positions',
+    'RemoteFiles',
     'Report',
     'Rows',
+    'Shard',
+    'ShardCache',
     'Source',
     'StandardLibrary',
+    'Stream',
+    'StreamBatches',
+    'StreamedRows',
     'TerminalProgress',
     'TokenStore',
     'TrainBatches',
@@ -49,7 +66,9 @@ __all__ = [
     'compute_statistics',
     'encode_part',
     'find_overlap',
+    'folders',
     'format_statistics',
+    'join_batches',
     'loader',
     'mark_copies',
     'mix',

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -111,6 +112,16 @@ class Corpus:
         """A document's ids, mapped."""
         store, number = self.locate(document)
         return store.tokens[store.offsets[number] : store.offsets[number + 1]]
+
+    def columns(self, document: int) -> dict[str, Any]:
+        """What stood beside a document's text: the columns that its store was asked to keep."""
+        store, number = self.locate(document)
+        return store.columns(number)
+
+    def pieces(self, document: int) -> Int64[np.ndarray, 'pieces 2']:
+        """Where each of a document's pieces begins and ends among its tokens; one of all, where there are none."""
+        store, number = self.locate(document)
+        return store.pieces(number)
 
     def token_spans(
         self, documents: Int64[np.ndarray, ' documents']

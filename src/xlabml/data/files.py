@@ -16,10 +16,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
-_PACKED = ('.gz', '.xz', '.zst')
+PACKED = ('.gz', '.xz', '.zst')
 _BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile)
 _TEXT_COLUMNS = ['text', 'path']
-_UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
+UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
 
 
 class Span(NamedTuple):
@@ -50,8 +50,8 @@ def spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
     size = path.stat().st_size
     if _kind(path) == '.parquet':
         return _parquet_spans(path, column, n_bytes)
-    if path.suffix in _PACKED:
-        return [(Span(str(path)), size * _UNPACKED_RATIO)]
+    if path.suffix in PACKED:
+        return [(Span(str(path)), size * UNPACKED_RATIO)]
     if _kind(path) not in ('.jsonl', '.ndjson') or size <= n_bytes:
         return [(Span(str(path)), size)]
     starts = range(0, size, n_bytes)
@@ -77,7 +77,7 @@ def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
     reader = _READERS.get(_kind(path))
     if reader is None:
         raise ValueError(
-            f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(_PACKED)})'
+            f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(PACKED)})'
         )
     try:
         if span.end is None:
@@ -121,7 +121,7 @@ def _broken(path: Path, error: Exception) -> ValueError:
 
 def _kind(path: Path) -> str:
     suffixes = path.suffixes[-2:]
-    if suffixes and suffixes[-1] in _PACKED:
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ''
 

@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 
 MANIFEST = 'manifest.json'
+_DROPPED = '.dropped'
 
 
 def short_hash(value: Any) -> str:
@@ -123,6 +124,43 @@ def build_folder(
             f'the disk is full ({error.strerror}): {folder} could not be written, and nothing of it is left; free some '
             'space, or set XLABML_CACHE to a folder on a larger disk'
         ) from error
+
+
+def drop(folder: Path) -> None:
+    """Delete a folder that was whole, so that one who is killed meanwhile leaves no half of it under its name."""
+    going = folder if folder.suffix == _DROPPED else folder.with_name(folder.name + _DROPPED)
+    if going != folder:
+        remove(going)
+        folder.rename(going)
+    remove(going)
+
+
+def remove_older(folders: Path, n: int, keep: Path) -> None:
+    """Delete all but so many of the folders in a folder: those that were made or touched last, and one to keep."""
+    if folders.exists():
+        others = [path for path in folders.iterdir() if path.is_dir() and path != keep]
+        others.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in others[: max(0, len(others) + 1 - n)]:
+            drop(path)
+
+
+def size(path: Path) -> int:
+    """How many bytes a file, or all in a folder, takes; what vanishes meanwhile takes none."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        return sum(size(Path(item)) for item in os.scandir(path))
+    except FileNotFoundError:
+        return 0
+
+
+def show_bytes(n_bytes: int | float) -> str:
+    """A number of bytes for people."""
+    for unit in ('bytes', 'kB', 'MB', 'GB'):
+        if n_bytes < 1000:
+            return f'{n_bytes:.3g} {unit}'
+        n_bytes /= 1000
+    return f'{n_bytes:.3g} TB'
 
 
 def is_disk_full(error: BaseException) -> bool:

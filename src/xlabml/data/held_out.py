@@ -35,7 +35,7 @@ def find_overlap(corpus: Corpus, source: Source) -> Overlap:
     """
     n_found = 0
     pairs: list[tuple[int, str]] = []
-    for rows, hashes in _hashes(source):
+    for rows, hashes in read_hashes(source):
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         words, rows = hashes[order], rows[order]
         for first, there in _train_hashes(corpus):
@@ -62,7 +62,7 @@ def check_held_out(corpus: Corpus, source: Source) -> None:
         )
 
 
-def _hashes(source: Source) -> Iterator[tuple[Int64[np.ndarray, ' n'], UInt64[np.ndarray, 'n 2']]]:
+def read_hashes(source: Source) -> Iterator[tuple[Int64[np.ndarray, ' n'], UInt64[np.ndarray, 'n 2']]]:
     """Rows and content hashes of the valid documents of a source, some at a time."""
     documents = source.documents()
     while some := list(islice(documents, _BATCH_DOCUMENTS)):

@@ -53,11 +53,7 @@ class TrainBatches(Dataset[Batch]):
     ) -> None:
         if not len(rows):
             raise ValueError('there is no row to train on; give the split train more documents')
-        if min(rows_per_step, rows_per_batch) < 1 or rows_per_step % (rows_per_batch * world):
-            raise ValueError(
-                f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
-                f'make it a multiple of {rows_per_batch * world}'
-            )
+        check_dealing(rows_per_step, rows_per_batch, world)
         self.rows, self.rows_per_step, self.rows_per_batch, self.seed = rows, rows_per_step, rows_per_batch, seed
         self.rank, self.world, self.first_step, self.first_row = rank, world, first_step, first_row
         self.mixture = mixture
@@ -102,6 +98,15 @@ class TrainBatches(Dataset[Batch]):
         source = np.searchsorted(plan.source_rows, numbers, 'right') - 1
         n_sources = len(plan.source_rows) - 1
         return [int(counts[source == i].sum()) for i in range(n_sources)]
+
+
+def check_dealing(rows_per_step: int, rows_per_batch: int, world: int) -> None:
+    """Raise ValueError unless the rows of a step can be dealt to so many ranks in batches of so many."""
+    if min(rows_per_step, rows_per_batch) < 1 or rows_per_step % (rows_per_batch * world):
+        raise ValueError(
+            f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
+            f'make it a multiple of {rows_per_batch * world}'
+        )
 
 
 class EvalBatches(Dataset[Batch]):

@@ -105,6 +105,10 @@ class Location(Source):
         if path.is_file():
             self._refuse_hub_settings('a file')
             return [path]
+        if '://' in self.path:
+            raise ValueError(
+                f'{self.path} is a URL; write {{class_path: RemoteFiles, init_args: {{path: {self.path}}}}} for it'
+            )
         if any(letter in self.path for letter in '*?['):
             self._refuse_hub_settings('a pattern')
             files = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if Path(found).is_file())

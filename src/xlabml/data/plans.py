@@ -7,7 +7,7 @@ piece is a stretch of that stream; a later piece of a document begins with the t
 
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,6 +18,18 @@ from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, open_rows
 from .store_build import Report
 
 _BLOCK_DOCUMENTS = 1 << 14
+
+
+class Streams(NamedTuple):
+    """A block of documents of one source.
+
+    Args:
+        documents: Their numbers.
+        slots: What each takes: its tokens, and one for the end of text.
+    """
+
+    documents: Int64[np.ndarray, ' documents']
+    slots: Int64[np.ndarray, ' documents']
 
 
 class Plan:
@@ -52,25 +64,17 @@ class Plan:
             counted_once: Whether each target counts in one row only; where windows overlap, the later has it as
                 context. Otherwise it counts in each.
         """
-        blocks = [
-            self.block(
-                lengths[start : start + _BLOCK_DOCUMENTS], documents[start : start + _BLOCK_DOCUMENTS], counted_once
-            )
-            for start in range(0, len(documents), _BLOCK_DOCUMENTS)
-        ]
+        starts = range(0, len(documents), _BLOCK_DOCUMENTS)
+        some = [slice(start, start + _BLOCK_DOCUMENTS) for start in starts]
+        blocks = [self.block(Streams(documents[here], lengths[here] + 1), counted_once) for here in some]
         pieces = Pieces(*map(np.concatenate, zip(*blocks))) if blocks else Pieces(*np.zeros((5, 0), np.int64))
         arrays = {name: np.concatenate([[0], array]) for name, array in pieces.row_ends(0, 0).items()}
         arrays |= {name: getattr(pieces, name) for name in PIECE_ARRAYS}
         fingerprint = folders.short_hash([self.length, [array.tolist() for array in arrays.values()]])
         return PlanRows(arrays, self.length, self.max_documents, fingerprint)
 
-    def block(
-        self,
-        lengths: Int64[np.ndarray, ' documents'],
-        documents: Int64[np.ndarray, ' documents'],
-        counted_once: bool,
-    ) -> Pieces:
-        """Lay out a block of documents of one source, on its own: memory never grows with the corpus."""
+    def block(self, streams: Streams, counted_once: bool) -> Pieces:
+        """Lay out a block of documents, on its own: memory never grows with the corpus."""
         raise NotImplementedError(f'{type(self).__name__} must define block()')
 
 
@@ -90,14 +94,9 @@ class Pack(Plan):
         _check_max_documents(max_documents)
         self.max_documents = max_documents
 
-    def block(
-        self,
-        lengths: Int64[np.ndarray, ' documents'],
-        documents: Int64[np.ndarray, ' documents'],
-        counted_once: bool,
-    ) -> Pieces:
-        n_whole, tails = np.divmod(lengths + 1, self.length)
-        whole_documents = np.repeat(documents, n_whole)
+    def block(self, streams: Streams, counted_once: bool) -> Pieces:
+        n_whole, tails = np.divmod(streams.slots, self.length)
+        whole_documents = np.repeat(streams.documents, n_whole)
         whole_begins = self.length * ranges(np.zeros_like(n_whole), n_whole)
         left = np.flatnonzero(tails)
         left = left[np.argsort(-tails[left], kind='stable')]
@@ -106,7 +105,7 @@ class Pack(Plan):
         left = left[by_row]
         return Pieces(
             np.concatenate([np.ones(len(whole_begins), np.int64), np.bincount(rows).astype(np.int64)]),
-            np.concatenate([whole_documents, documents[left]]),
+            np.concatenate([whole_documents, streams.documents[left]]),
             np.concatenate([whole_begins, n_whole[left] * self.length]),
             np.concatenate([np.full(len(whole_begins), self.length), tails[left]]),
             np.zeros(len(whole_begins) + len(left), np.int64),
@@ -129,13 +128,8 @@ class Concat(Plan):
         _check_max_documents(max_documents)
         self.max_documents = max_documents
 
-    def block(
-        self,
-        lengths: Int64[np.ndarray, ' documents'],
-        documents: Int64[np.ndarray, ' documents'],
-        counted_once: bool,
-    ) -> Pieces:
-        ends = np.cumsum(lengths + 1)  # of the streams, laid end to end
+    def block(self, streams: Streams, counted_once: bool) -> Pieces:
+        ends = np.cumsum(streams.slots)  # laid end to end
         cuts = np.array(_row_ends(ends.tolist(), self.length, self.max_documents - 1), np.int64)
         pieces = np.unique(np.concatenate([ends, cuts]))  # where they end
         begins = np.concatenate([[0], pieces[:-1]])
@@ -143,8 +137,8 @@ class Concat(Plan):
         n_before = np.searchsorted(pieces, cuts, 'right')  # pieces up to the end of each row
         return Pieces(
             np.diff(n_before, prepend=0),
-            documents[number],
-            begins - (ends - lengths - 1)[number],
+            streams.documents[number],
+            begins - (ends - streams.slots)[number],
             pieces - begins,
             np.zeros(len(pieces), np.int64),
         )
@@ -166,23 +160,16 @@ class Chunk(Plan):
             raise ValueError(f'stride_tokens is {stride_tokens}; set it to 1 to {length}, the length of a row')
         self.stride_tokens = length if stride_tokens is None else stride_tokens
 
-    def block(
-        self,
-        lengths: Int64[np.ndarray, ' documents'],
-        documents: Int64[np.ndarray, ' documents'],
-        counted_once: bool,
-    ) -> Pieces:
-        slots = lengths + 1
-        n_windows = (
-            1 - np.minimum(0, self.length - slots) // self.stride_tokens
-        )  # the last is the first to reach the end
+    def block(self, streams: Streams, counted_once: bool) -> Pieces:
+        # The last window is the first to reach the end.
+        n_windows = 1 - np.minimum(0, self.length - streams.slots) // self.stride_tokens
         begins = self.stride_tokens * ranges(np.zeros_like(n_windows), n_windows)
         overlap = self.length - self.stride_tokens if counted_once else 0
         return Pieces(
             np.ones(len(begins), np.int64),
-            np.repeat(documents, n_windows),
+            np.repeat(streams.documents, n_windows),
             begins,
-            np.minimum(self.length, np.repeat(slots, n_windows) - begins),
+            np.minimum(self.length, np.repeat(streams.slots, n_windows) - begins),
             np.where(begins > 0, overlap, 0),
         )
 
@@ -223,7 +210,7 @@ def open_plan(
                 for start in range(0, len(of_store), _BLOCK_DOCUMENTS):
                     some = of_store[start : start + _BLOCK_DOCUMENTS]
                     _, lengths = corpus.token_spans(some)
-                    pieces = plan.block(lengths, some, counted_once)
+                    pieces = plan.block(Streams(some, lengths + 1), counted_once)
                     ends = pieces.row_ends(n_pieces, n_counted)
                     files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
                     n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])

@@ -12,11 +12,14 @@ class Document(NamedTuple):
         row: Its number in the source, from 0.
         text: Should be a string; whether it is one, and has any text, is decided later.
         columns: The other columns that were asked for.
+        cuts: The characters at which the second and later of its pieces begin, which are tokenized apart; what is not
+            a list of rising offsets inside the text is refused later.
     """
 
     row: int
     text: object
     columns: dict[str, object]
+    cuts: object = ()
 
 
 class Part(NamedTuple):
@@ -40,6 +43,9 @@ class Source:
 
     credit = ''
     """Whose texts these are and under which licence, for people to read; empty: not known."""
+
+    in_pieces = False
+    """Whether its documents have pieces that are tokenized apart."""
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.

@@ -27,7 +27,8 @@ class TokenStore:
 
     Arrays, all mapped: `tokens` (every document's ids, back to back), `offsets` (document i is
     tokens[offsets[i]:offsets[i + 1]]), `n_bytes` (of raw UTF-8 text), `hashes` (of the content), `rows` (in the
-    source). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text.
+    source). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text,
+    `pieces(i)` where its pieces are.
 
     Args:
         folder: Where it is.
@@ -48,6 +49,10 @@ class TokenStore:
         self.hashes = hashes.reshape(-1, 2)
         self._columns, self._column_offsets = (
             folders.map_array(folder, name, manifest) for name in ('columns', 'column_offsets')
+        )
+        self._piece_ends, self._piece_offsets = (
+            folders.map_array(folder, name, manifest) if name in manifest['files'] else None
+            for name in ('piece_ends', 'piece_offsets')
         )
 
     @classmethod
@@ -86,6 +91,17 @@ class TokenStore:
             return {}
         start, end = self._column_offsets[document : document + 2]
         return json.loads(self._columns[start:end].tobytes())
+
+    def pieces(self, document: int) -> Int64[np.ndarray, 'pieces 2']:
+        """Where each of a document's pieces begins and ends, in tokens from the document's first: back to back. One of
+        all, where the source has none.
+        """
+        first, end = self.offsets[document : document + 2]
+        if self._piece_ends is None or self._piece_offsets is None:
+            return np.array([[0, end - first]], np.int64)
+        some = slice(*self._piece_offsets[document : document + 2])
+        ends = self._piece_ends[some] - first
+        return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
 
 
 def store_folder(cache: Path, source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()) -> Path:

@@ -23,7 +23,7 @@ from xlabml.tokenizer import Tokenizer
 from . import folders
 from .recorded import hash_file, stat_files
 from .sources import Part, Source
-from .store_parts import FORMAT, array_types, batches, encode_part, merge_invalid, read_part
+from .store_parts import COUNTS, FORMAT, array_types, batches, encode_part, merge_invalid, piece_texts, read_part
 
 Report = Callable[[str, int, int | None], None]
 """Told now and then how far a preparation is: (what is done, bytes of text so far, bytes in all or None)."""
@@ -131,20 +131,18 @@ def _check_room(
 def _disk_ratio(source: Source, part: Part, tokenizer: Tokenizer, columns: Sequence[str]) -> float:
     """Bytes in the store for one of text, from the first documents; 0 where there are none."""
     for documents, raw in batches(islice(source.read(part, columns), _SAMPLE_DOCUMENTS), {'n_rows': 0}, {}):
-        n_tokens = sum(map(len, tokenizer.encode([str(document.text) for document in documents])))
-        types = {name: np.dtype(dtype).itemsize for name, dtype in array_types(tokenizer).items()}
+        texts = [text for texts in piece_texts(documents, source, part) for text in texts]
+        n_tokens = sum(map(len, tokenizer.encode(texts)))
+        types = {name: np.dtype(dtype).itemsize for name, dtype in array_types(tokenizer, True).items()}
         fixed = types['offsets'] + types['n_bytes'] + types['rows'] + 2 * types['hashes']
         kept = sum(types['column_offsets'] + len(repr(document.columns)) for document in documents) if columns else 0
+        if source.in_pieces:
+            kept += len(texts) * types['piece_ends'] + len(documents) * types['piece_offsets']
         return (n_tokens * types['tokens'] + len(documents) * fixed + kept) / sum(map(len, raw))
     return 0.0
 
 
-def _size(n_bytes: int | float) -> str:
-    for unit in ('bytes', 'kB', 'MB', 'GB'):
-        if n_bytes < 1000:
-            return f'{n_bytes:.3g} {unit}'
-        n_bytes /= 1000
-    return f'{n_bytes:.3g} TB'
+_size = folders.show_bytes
 
 
 # The parts
@@ -239,14 +237,20 @@ def _encode_in_worker(index: int, part: Part) -> None:
 
 def _merge(source: Source, tokenizer: Tokenizer, folder: Path, n_parts: int) -> dict[str, Any]:
     """Put the parts one after the other, and return what the manifest says of them."""
-    sums = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes'), 0)
+    sums = dict.fromkeys(COUNTS, 0)
     invalid: dict[str, dict[str, Any]] = {}
-    with folders.ArrayFiles(folder, array_types(tokenizer)) as files:
-        files.append(offsets=np.zeros(1, np.int64), column_offsets=np.zeros(1, np.int64))
+    types, begin = array_types(tokenizer, source.in_pieces), np.zeros(1, np.int64)
+    with folders.ArrayFiles(folder, types) as files:
+        files.append(**{name: begin for name in ('offsets', 'column_offsets', 'piece_offsets') if name in types})
         for index in range(n_parts):
             part = _part_folder(folder, index)
             manifest = folders.read_manifest(part, FORMAT)
-            shifts = {'offsets': sums['n_tokens'], 'column_offsets': sums['n_column_bytes'], 'rows': sums['n_rows']}
+            shifts = {
+                **dict.fromkeys(('offsets', 'piece_ends'), sums['n_tokens']),
+                'column_offsets': sums['n_column_bytes'],
+                'piece_offsets': sums['n_pieces'],
+                'rows': sums['n_rows'],
+            }
             for name in manifest['files']:
                 values = folders.map_array(part, name, manifest)
                 for start in range(0, len(values), _COPIED_VALUES):

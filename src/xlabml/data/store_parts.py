@@ -12,22 +12,27 @@ import numpy as np
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
 from .validation import utf8
 
 FORMAT = 2
+COUNTS = ('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes', 'n_pieces')
+_ENDS = {'offsets', 'column_offsets', 'piece_offsets'}
 _BATCH_BYTES = 1 << 20
 _MAX_NAMED_ROWS = 10
 
 
-def array_types(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The arrays of a store, and of a part of it."""
+def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
+    """The arrays of a store, and of a part of it; with two more where documents have pieces: `piece_ends`, counted in
+    tokens, and `piece_offsets`, how many pieces end with each document."""
     return {
         'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
         **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
         'hashes': np.uint64,
         'columns': np.uint8,
+        **(dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64) if in_pieces else {}),
     }
 
 
@@ -70,6 +75,25 @@ def encode_part(
     return manifest
 
 
+def finish_part(folder: Path, source: Source, tokenizer: Tokenizer) -> None:
+    """Make a part that is whole into a store of its own, in place.
+
+    Raises:
+        ValueError: It has no document.
+    """
+    manifest = folders.read_manifest(folder, FORMAT)
+    if not manifest['n_documents']:
+        raise ValueError(f'{source} has no document with text; check its column, or leave it out')
+    for name in _ENDS & {*manifest['files']}:
+        ends = np.array(folders.map_array(folder, name, manifest))
+        with folders.ArrayFiles(folder, {name: np.int64}) as files:
+            files.append(**{name: np.concatenate([np.zeros(1, np.int64), ends])})
+            manifest['files'] |= files.close()
+    identity = {'format': FORMAT, 'source': source.fingerprint(), 'tokenizer': tokenizer.hash, 'columns': []}
+    about = {'identity': identity, 'source': str(source), 'source_files': [], 'columns': [], 'n_vocab': len(tokenizer)}
+    folders.write_manifest(folder, {**manifest, **about})
+
+
 def read_part(folder: Path) -> dict[str, Any] | None:
     """The manifest of a part that is whole; None where it is not."""
     try:
@@ -88,14 +112,16 @@ def _encode(
     n_threads: int | None,
 ) -> dict[str, Any]:
     piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
-    dtypes = array_types(tokenizer)
-    counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes'), 0)
+    dtypes = array_types(tokenizer, source.in_pieces)
+    counts = dict.fromkeys(COUNTS, 0)
     invalid: dict[str, dict[str, Any]] = {}
     with folders.ArrayFiles(folder, dtypes) as files:
         for documents, raw in batches(source.read(part, columns), counts, invalid):
-            encoded = tokenizer.encode([str(document.text) for document in documents], n_threads)
-            lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-            ends = np.cumsum(lengths)
+            texts = piece_texts(documents, source, part)
+            encoded = tokenizer.encode(list(chain.from_iterable(texts)), n_threads)
+            piece_ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+            n_pieces = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+            ends = piece_ends[n_pieces - 1]
             ids = np.fromiter(chain.from_iterable(encoded), dtypes['tokens'], int(ends[-1]))
             sizes = np.fromiter(map(len, raw), np.int64, len(raw))
             said = np.diff(np.cumsum(piece_bytes[ids])[ends - 1], prepend=0)
@@ -107,6 +133,10 @@ def _encode(
                 hashes=hash_words(b''.join(map(content_hash, raw))),
                 rows=np.fromiter((document.row for document in documents), np.int64, len(documents)),
             )
+            if source.in_pieces:
+                piece_offsets = counts['n_pieces'] + n_pieces
+                files.append(piece_ends=counts['n_tokens'] + piece_ends, piece_offsets=piece_offsets)
+                counts['n_pieces'] += len(encoded)
             if columns:
                 values = [_column_json(document, source, part) for document in documents]
                 sums = np.cumsum([len(value) for value in values])
@@ -149,6 +179,22 @@ def batches(
         yield valid, raw
 
 
+def piece_texts(documents: Sequence[Document], source: Source, part: Part) -> list[list[str]]:
+    """The texts of each document's pieces; of all its text, where the source has none.
+
+    Raises:
+        ValueError: A document's cuts are not inside its text, or do not rise; or its source does not say that it cuts.
+    """
+    if source.in_pieces:
+        return [split_text(document, _name(document, source, part)) for document in documents]
+    for document in documents:
+        if document.cuts:
+            raise ValueError(
+                f'{_name(document, source, part)}: it has cuts, but {type(source).__name__}.in_pieces is False'
+            )
+    return [[str(document.text)] for document in documents]
+
+
 def merge_invalid(invalid: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], first_row: int) -> None:
     """Add what a later part, whose rows begin at first_row, left out."""
     for reason, found in other.items():
@@ -165,8 +211,11 @@ def _column_json(document: Document, source: Source, part: Part) -> bytes:
     try:
         return json.dumps(document.columns, ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
     except TypeError as error:
-        where = f'row {document.row}' + (f' of the part {part.where}' if part.where else '')
         raise ValueError(
-            f'{source}, {where}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
+            f'{_name(document, source, part)}: one of {", ".join(document.columns)} holds what JSON cannot: {error}; '
             'make it text or numbers'
         ) from None
+
+
+def _name(document: Document, source: Source, part: Part) -> str:
+    return f'{source}, row {document.row}' + (f' of the part {part.where}' if part.where else '')

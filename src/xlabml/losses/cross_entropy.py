@@ -99,10 +99,11 @@ class CrossEntropy(Loss):
         wants_grad = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in (hidden, weight, bias)
         )
-        sums = _ChunkedCrossEntropy.apply(
-            hidden, weight, bias, targets, logit_cap, self.label_smoothing, self.z_loss, wants_grad
-        )
-        return LossSums(*sums)
+        options = logit_cap, self.label_smoothing, self.z_loss, wants_grad
+        if not torch.compiler.is_compiling():
+            return LossSums(*_ChunkedCrossEntropy.apply(hidden, weight, bias, targets, *options))
+        objective, nats, hits, count, *_ = _chunked_op(hidden, weight, bias, targets, *options, _dtype(hidden))
+        return LossSums(objective, nats.detach(), hits, count)
 
     def nats(
         self,
@@ -124,70 +125,85 @@ class CrossEntropy(Loss):
         return torch.cat([chunk_nats(*chunk) for chunk in chunks])
 
 
+def _dtype(hidden: Tensor) -> torch.dtype:
+    """What logits are multiplied out in."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _sum_chunks(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logit_cap: float | None,
+    label_smoothing: float, z_loss: float, wants_grad: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """The four sums, and the gradients of hidden, weight and bias where they are wanted."""
+    device = hidden.device.type
+    n_vocab, n_rows = weight.size(0), _CHUNK_ROWS
+    hidden_grad = torch.empty_like(hidden, dtype=dtype) if wants_grad else None
+    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+    bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_grad and bias is not None else None
+    objective, nats = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
+    hits = targets.new_zeros(())
+    # Memory for one chunk, used again and again: fresh memory costs a third of the whole time on a CPU.
+    product = weight.new_empty(min(n_rows, targets.numel()), n_vocab, dtype=dtype)
+    scores = product if dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
+    with torch.autocast(device, enabled=False):
+        head = weight.to(dtype)
+        for start in range(0, targets.numel(), n_rows):
+            rows = slice(start, start + n_rows)
+            kept = targets[rows] != IGNORED
+            target = targets[rows].where(kept, 0)[:, None]
+            x = hidden[rows].to(dtype)
+            step, logits = product[: x.size(0)], scores[: x.size(0)]
+            torch.mm(x, head.T, out=step)
+            if step is not logits:
+                logits.copy_(step)
+            if bias is not None:
+                logits += bias
+            slope = None
+            if logit_cap is not None:
+                slope = 1 - logits.div_(logit_cap).tanh_().square()
+                logits *= logit_cap
+            highest = logits.amax(dim=-1, keepdim=True)
+            wanted = logits.gather(1, target)
+            mean = logits.mean(dim=-1, keepdim=True) if label_smoothing else 0.0
+            share = torch.softmax(logits, dim=-1, out=logits)
+            # The largest share is 1 / sum(exp(logits - highest)), at least 1 / v: its log is always exact.
+            log_total = highest - share.amax(dim=-1, keepdim=True).log()
+            row_nats = log_total - wanted
+            row_objective = row_nats + label_smoothing * (wanted - mean) + z_loss * log_total.square()
+            nats += row_nats[:, 0].where(kept, 0).sum()
+            objective += row_objective[:, 0].where(kept, 0).sum()
+            hits += ((wanted >= highest)[:, 0] & kept).sum()
+            if hidden_grad is None or weight_grad is None:
+                continue
+            if z_loss:
+                share *= 1 + 2 * z_loss * log_total
+            if label_smoothing:
+                share -= label_smoothing / n_vocab
+            share.scatter_add_(1, target, share.new_full((), label_smoothing - 1).expand_as(target))
+            if slope is not None:
+                share *= slope
+            if bias_grad is not None:
+                bias_grad += kept.float() @ share
+            if step is not logits:
+                step.copy_(share)
+            # An ignored row is cut out on the narrow side of both products, which is cheaper than in the logits.
+            torch.mm(step, head, out=hidden_grad[rows]).mul_(kept[:, None])
+            weight_grad += step.T @ (x * kept[:, None])
+    return objective, nats, hits, (targets != IGNORED).sum(), hidden_grad, weight_grad, bias_grad
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """The gradient is made in the forward pass, where the logits are; backward only scales it."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad):
         """Returns the four sums."""
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        n_vocab, n_rows = weight.size(0), _CHUNK_ROWS
-        hidden_grad = torch.empty_like(hidden, dtype=dtype) if wants_grad else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
-        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_grad and bias is not None else None
-        objective, nats = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
-        hits = targets.new_zeros(())
-        # Memory for one chunk, used again and again: fresh memory costs a third of the whole time on a CPU.
-        product = weight.new_empty(min(n_rows, targets.numel()), n_vocab, dtype=dtype)
-        scores = product if dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
-        with torch.autocast(device, enabled=False):
-            head = weight.to(dtype)
-            for start in range(0, targets.numel(), n_rows):
-                rows = slice(start, start + n_rows)
-                kept = targets[rows] != IGNORED
-                target = targets[rows].where(kept, 0)[:, None]
-                x = hidden[rows].to(dtype)
-                step, logits = product[: x.size(0)], scores[: x.size(0)]
-                torch.mm(x, head.T, out=step)
-                if step is not logits:
-                    logits.copy_(step)
-                if bias is not None:
-                    logits += bias
-                slope = None
-                if logit_cap is not None:
-                    slope = 1 - logits.div_(logit_cap).tanh_().square()
-                    logits *= logit_cap
-                highest = logits.amax(dim=-1, keepdim=True)
-                wanted = logits.gather(1, target)
-                mean = logits.mean(dim=-1, keepdim=True) if label_smoothing else 0.0
-                share = torch.softmax(logits, dim=-1, out=logits)
-                # The largest share is 1 / sum(exp(logits - highest)), at least 1 / v: its log is always exact.
-                log_total = highest - share.amax(dim=-1, keepdim=True).log()
-                row_nats = log_total - wanted
-                row_objective = row_nats + label_smoothing * (wanted - mean) + z_loss * log_total.square()
-                nats += row_nats[:, 0].where(kept, 0).sum()
-                objective += row_objective[:, 0].where(kept, 0).sum()
-                hits += ((wanted >= highest)[:, 0] & kept).sum()
-                if hidden_grad is None or weight_grad is None:
-                    continue
-                if z_loss:
-                    share *= 1 + 2 * z_loss * log_total
-                if label_smoothing:
-                    share -= label_smoothing / n_vocab
-                share.scatter_add_(1, target, share.new_full((), label_smoothing - 1).expand_as(target))
-                if slope is not None:
-                    share *= slope
-                if bias_grad is not None:
-                    bias_grad += kept.float() @ share
-                if step is not logits:
-                    step.copy_(share)
-                # An ignored row is cut out on the narrow side of both products, which is cheaper than in the logits.
-                torch.mm(step, head, out=hidden_grad[rows]).mul_(kept[:, None])
-                weight_grad += step.T @ (x * kept[:, None])
-        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        objective, nats, hits, count, *grads = _sum_chunks(
+            hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, _dtype(hidden)
+        )
+        ctx.save_for_backward(*grads)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
-        count = (targets != IGNORED).sum()
         ctx.mark_non_differentiable(nats, hits, count)
         return objective, nats, hits, count
 
@@ -201,3 +217,44 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)
         ]
         return *grads, None, None, None, None, None
+
+
+@torch.library.custom_op('xlabml::chunked_cross_entropy', mutates_args=())
+def _chunked_op(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logit_cap: float | None,
+    label_smoothing: float, z_loss: float, wants_grad: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`_sum_chunks` as one operator that a compiler does not look into; empty where there is no gradient."""
+    *sums, hidden_grad, weight_grad, bias_grad = _sum_chunks(
+        hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, dtype
+    )
+    grads = [hidden.new_empty(0) if grad is None else grad for grad in (hidden_grad, weight_grad, bias_grad)]
+    return *sums, *grads  # type: ignore[return-value]
+
+
+@_chunked_op.register_fake
+def _(hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, dtype):
+    sums = [hidden.new_empty((), dtype=torch.float32) for _ in range(2)]
+    counts = [targets.new_empty((), dtype=torch.long) for _ in range(2)]
+    kinds = (hidden, dtype), (weight, torch.float32), (bias, torch.float32)
+    grads = [
+        torch.empty(x.shape, dtype=kind, device=x.device) if wants_grad and x is not None else hidden.new_empty(0)
+        for x, kind in kinds
+    ]
+    return *sums, *counts, *grads
+
+
+def _keep_grads(ctx, inputs, output):
+    ctx.save_for_backward(*output[4:])
+    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:3]]
+
+
+def _scale_grads(ctx, grad, *_):
+    grads = [
+        (part * grad).to(dtype) if needed and dtype is not None else None
+        for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)
+    ]
+    return *grads, None, None, None, None, None, None
+
+
+_chunked_op.register_autograd(_scale_grads, setup_context=_keep_grads)

@@ -4,7 +4,7 @@ What a query sees follows from positions alone: the same document, not later (ca
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,6 @@ class Rule(NamedTuple):
         slopes: For each head, what a score loses by each token of distance; None: nothing.
         score_cap: Scores are bent into -score_cap..score_cap by a tanh; None: left as they are.
         dropout: The ratio of probabilities that are dropped.
-        is_plain: Compute it as `attend` defines it.
     """
 
     causal: bool = True
@@ -34,7 +33,25 @@ class Rule(NamedTuple):
     slopes: Float[Tensor, ' h'] | None = None
     score_cap: float | None = None
     dropout: float = 0.0
-    is_plain: bool = False
+
+
+class Documents(NamedTuple):
+    """Where documents begin in packed rows, as the layers need it.
+
+    Args:
+        starts: As in Layout, in int32.
+        max_length: No segment is longer, in tokens: known without asking the device.
+        is_text: As in Layout.
+        segment: Of each token.
+        segments: Length of each segment, and whether it is text; None where reading it would wait for a device, or
+            would be part of what is compiled.
+    """
+
+    starts: Int[Tensor, ' s+1']
+    max_length: int
+    is_text: Bool[Tensor, ' s'] | None
+    segment: Int[Tensor, 'b n']
+    segments: list[tuple[int, bool]] | None
 
 
 class Shared(NamedTuple):
@@ -43,20 +60,22 @@ class Shared(NamedTuple):
     Args:
         angles: Cosine and sine that turn queries and keys; None: they are not turned.
         slopes: As in Rule.
-        segments: Length of each segment of a layout, and whether it is text; None: every row is one document.
+        backends: The name of each layer's way to compute attention: see backends.py.
+        documents: Of packed rows; None: every row is one document.
         cache: Where keys and values are kept; None: nowhere.
         position: Position of each token, where rows of the cache differ in length; None: after all keys.
         segment: With a cache and a layout, the segment of each token, and its position in it.
-        biases: What `mix_documents` adds to the scores, by window: made by the first layer that needs it.
+        made: What one layer makes and others with the same window need: biases, block masks.
     """
 
     angles: tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']] | None
     slopes: Float[Tensor, ' h'] | None
-    segments: list[tuple[int, bool]] | None
+    backends: list[str]
+    documents: Documents | None
     cache: Cache | None
     position: Int[Tensor, 'b n'] | None
     segment: tuple[Int[Tensor, ' t'], Int[Tensor, ' t']] | None
-    biases: dict[int | None, Tensor]
+    made: dict[Any, Any]
 
 
 def attend(
@@ -109,39 +128,54 @@ def mix(
     v: Float[Tensor, 'b g m c'],
     rule: Rule,
     position: Int[Tensor, 'b n'] | None = None,
+    documents: Documents | None = None,
+    is_plain: bool = False,
 ) -> Float[Tensor, 'b h n c']:
-    """Attention in which each row is one document, by torch's fused kernel where it can.
+    """Attention by torch's fused kernel where it can, else with a mask for a block of queries at a time.
+
+    Nothing here asks the device for a number, or depends on one: shapes follow from the arguments' shapes.
 
     Args:
         position: Of the queries, where key j is at position j; None: the queries are the last of the keys.
+        documents: Of packed rows, in which n = m: a query sees its own segment only, padding as well; None: each row
+            is one document.
+        is_plain: Compute it as `attend` defines it.
     """
+    assert is_plain or rule.score_cap is None  # backends.py sees to it
     n, m = q.size(2), k.size(2)
     if position is None and n == 1 and rule.causal and rule.window is not None:
         k, v = k[:, :, -rule.window :], v[:, :, -rule.window :]
         m = k.size(2)
     sees_all = position is None and (rule.window is None or m <= rule.window) and (not rule.causal or n in (1, m))
-    if sees_all and rule.slopes is None and not rule.is_plain:
+    if sees_all and documents is None and rule.slopes is None and not is_plain:
         return F.scaled_dot_product_attention(
             q, k, v, dropout_p=rule.dropout, is_causal=rule.causal and n > 1, enable_gqa=q.size(1) != k.size(1)
         )
+    reach = [limit for limit in (rule.window, documents and documents.max_length) if limit is not None]
+    gqa = q.size(1) != k.size(1)
+    if gqa and q.device.type == 'cuda' and not is_plain:  # no fused kernel there takes groups and a mask
+        k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
+        gqa = False
     mixed = []
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         low, high = 0, m
         if position is None:
             place = torch.arange(m - n + start, m - n + stop, device=q.device)[None]
-            if rule.window is not None:
-                low, high = max(0, m - n + start - rule.window + 1), min(m, m - n + stop + rule.window - 1)
+            if reach:
+                low, high = max(0, m - n + start - min(reach) + 1), min(m, m - n + stop + min(reach) - 1)
             if rule.causal:
                 high = m - n + stop
         else:
             place = position[:, start:stop]
         visible, bias = make_masks(place, torch.arange(low, high, device=q.device), rule)
+        if documents is not None:
+            segment = documents.segment
+            visible = visible & (segment[:, None, start:stop, None] == segment[:, None, None, low:high])
         part = q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high]
-        if rule.is_plain:
+        if is_plain:
             mixed.append(attend(*part, visible, bias, rule.score_cap, rule.dropout))
         else:
             mask = visible if bias is None else bias.masked_fill(~visible, -math.inf).to(q.dtype)
-            gqa = q.size(1) != k.size(1)
             mixed.append(F.scaled_dot_product_attention(*part, attn_mask=mask, dropout_p=rule.dropout, enable_gqa=gqa))
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)

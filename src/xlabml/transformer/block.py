@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import Rule, Shared, mix
-from .documents import mix_documents
+from .kernels import KERNELS, compute
 from .norms import rms_norm
 from .positions import rotate
 
@@ -41,30 +41,27 @@ class Attention(nn.Module):
         Args:
             layer: Which of the cache's layers is this one's.
         """
-        h, g, cache = self.n_heads, self.n_kv_heads, shared.cache
+        h, g, cache, documents = self.n_heads, self.n_kv_heads, shared.cache, shared.documents
+        backend = shared.backends[layer]
         qk, v = self.projection(hidden).unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)
-        is_packed = shared.segments is not None
-        # Documents are multiplied out in float32 on a CPU: see documents.py.
-        narrow = v.dtype
-        dtype = torch.promote_types(narrow, torch.float32) if is_packed and v.device.type == 'cpu' else narrow
+        narrow = dtype = v.dtype
+        if documents is not None and backend not in KERNELS and v.device.type == 'cpu':
+            dtype = torch.promote_types(narrow, torch.float32)  # see documents.py
         if self.qk_norm:
             qk = rms_norm(qk)
         if shared.angles is not None:
             qk = rotate(qk, *shared.angles)
         (q, k), v = qk.to(dtype).split((h, g), dim=2), v.to(dtype)  # b n h c
         rule = self.rule._replace(slopes=shared.slopes, dropout=self.rule.dropout if self.training else 0.0)
-        if is_packed:
-            q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # t h c
+        if cache is None or documents is not None:
             if cache is not None and shared.segment is not None:
-                cache.fill(layer, *shared.segment, k, v)
-            mixed = mix_documents(q, k, v, rule, shared).view(*hidden.shape[:2], -1)
+                cache.fill(layer, *shared.segment, k.flatten(0, 1), v.flatten(0, 1))
+            mixed = compute(backend, q, k, v, rule, documents, shared.made)
         else:
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # b h n c
-            if cache is not None:
-                k, v = cache.append(layer, k, v)
-                q = q.to(k.dtype)
-            mixed = mix(q, k, v, rule, shared.position).transpose(1, 2).flatten(2)
-        return self.output(mixed.to(narrow))
+            k, v = cache.append(layer, k.transpose(1, 2), v.transpose(1, 2))
+            q = q.transpose(1, 2).to(k.dtype)  # b h n c
+            mixed = mix(q, k, v, rule, shared.position, is_plain=backend == 'plain').transpose(1, 2)
+        return self.output(mixed.reshape(hidden.shape).to(narrow))
 
 
 class FeedForward(nn.Module):

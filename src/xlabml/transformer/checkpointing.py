@@ -14,6 +14,9 @@ from .block import Block
 _PRODUCTS = ('aten::mm', 'aten::addmm', 'aten::bmm')
 """Kept by `selective`. Not baddbmm: scores of attention, larger than all else, are made by it."""
 
+_ATTENTION = ('attention', 'attn', 'attend')
+"""In the names of torch's, flash-attn's and our own kernels."""
+
 
 def run_block(
     block: Block, hidden: Float[Tensor, 'b n d'], shared: Shared, layer: int, checkpointing: str
@@ -37,5 +40,5 @@ def run_block(
 def _choose(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keep what is dear to compute: products of matrices, and attention, whoever's kernel it is."""
     name = op.name().partition('.')[0] if hasattr(op, 'name') else str(op)
-    is_dear = name in _PRODUCTS or 'attention' in name or 'attn' in name
+    is_dear = name in _PRODUCTS or any(word in name for word in _ATTENTION)
     return CheckpointPolicy.MUST_SAVE if is_dear else CheckpointPolicy.PREFER_RECOMPUTE

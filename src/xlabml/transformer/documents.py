@@ -1,45 +1,98 @@
-"""Attention inside the documents of a packed row, one document after another: memory grows with the row's length only.
+"""Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
-On a CPU, documents of a few hundred tokens are multiplied out in float32. Measured on two cores with AMX, 2,048 tokens
-in 25 documents of ever new lengths, 3 heads of 64, forward and backward, in ms: this 8, torch's fused kernel called in
-the same loop 9, documents of like length padded to one batch 12; in bf16 57, 65 and 17, since oneDNN compiles a kernel
-for each new length.
+Documents of a few hundred tokens are multiplied out in float32. Measured on two cores with AMX, 2,048 tokens in 25
+documents of ever new lengths, 3 heads of 64, forward and backward, in ms: this 8, torch's fused kernel called in the
+same loop 9, documents of like length padded to one batch 12; in bf16 57, 65 and 17, since oneDNN compiles a kernel for
+each new length.
+
+Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
 
+import itertools
 import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import Rule, Shared, make_masks, mix
+from .attention import Documents, Rule, make_masks, mix
 
 _LONGEST = 1024
 """Longer documents go to the fused kernel, which keeps no n x n probabilities for the gradient."""
 
+_Segments = list[tuple[int, bool]]
+
+
+def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slots: int) -> _Segments:
+    """Length of each segment of a layout, and whether it is text. Where it lives on a device, this waits for it.
+
+    Raises:
+        ValueError: The layout does not fit n_slots tokens, or a segment is longer than max_length.
+    """
+    ends = starts.tolist()
+    lengths = [end - start for start, end in itertools.pairwise(ends)]
+    if ends[0] != 0 or ends[-1] != n_slots or min(lengths, default=-1) < 0:
+        raise ValueError(
+            f'layout.starts goes from {ends[0]} to {ends[-1]}, but must rise from 0 to the {n_slots} slots of ids'
+        )
+    if max(lengths) > max_length:
+        raise ValueError(f'a segment has {max(lengths)} tokens, but layout.max_length is {max_length}')
+    return list(zip(lengths, [True] * len(lengths) if is_text is None else is_text.tolist()))
+
 
 def mix_documents(
-    q: Float[Tensor, 't h c'], k: Float[Tensor, 't g c'], v: Float[Tensor, 't g c'], rule: Rule, shared: Shared
+    q: Float[Tensor, 't h c'],
+    k: Float[Tensor, 't g c'],
+    v: Float[Tensor, 't g c'],
+    rule: Rule,
+    documents: Documents,
+    made: dict,
+    is_plain: bool = False,
 ) -> Float[Tensor, 't h c']:
-    """Attention in which each segment of the layout is one document; zeros where a segment is padding."""
-    segments = shared.segments
-    assert segments is not None
-    longest = max((length for length, is_text in segments if is_text), default=0)
-    if q.device.type == 'cpu' and longest <= _LONGEST and not (rule.is_plain or rule.dropout):
-        n_shared = q.size(1) // k.size(1)
-        if n_shared > 1:
-            k, v = k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1)
-        if rule.window not in shared.biases:
-            shared.biases[rule.window] = _make_bias(longest, rule, q)
-        return _Documents.apply(q, k, v, segments, shared.biases[rule.window])
+    """Attention in which each segment is one document; zeros where a segment is padding.
+
+    Args:
+        made: As in Shared.
+        is_plain: Compute it as `attend` defines it.
+    """
+    segments = documents.segments
+    if segments is None:
+        return _mix_unread(q, k, v, rule, documents, is_plain)
+    longest = _longest(segments)
+    if longest <= _LONGEST and not (is_plain or rule.dropout):
+        k, v = _ungroup(q, k, v)
+        if ('bias', rule.window) not in made:
+            made['bias', rule.window] = _make_bias(longest, rule, q)
+        return _Documents.apply(q, k, v, segments, made['bias', rule.window])
     lengths = [length for length, _ in segments]
     mixed = []
     # Transposed before they are split, so that the gradient is put together by one cat.
     rows = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v))  # 1 h n c
     for (length, is_text), queries, keys, values in zip(segments, *rows):
         if length:
-            mixed.append(mix(queries, keys, values, rule) if is_text else torch.zeros_like(queries))
+            part = mix(queries, keys, values, rule, is_plain=is_plain) if is_text else torch.zeros_like(queries)
+            mixed.append(part)
     return torch.cat([part[0].transpose(0, 1) for part in mixed])
+
+
+def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Documents, is_plain: bool) -> Tensor:
+    """The same where the layout is not read: on a device, or while compiling."""
+    if q.device.type == 'cpu' and not (is_plain or rule.dropout):
+        k, v = _ungroup(q, k, v)
+        return _attend_documents(
+            q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
+        )
+    q, k, v = (x.unflatten(0, documents.segment.shape).transpose(1, 2) for x in (q, k, v))  # b h n c
+    return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1)
+
+
+def _ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    n_shared = q.size(1) // k.size(1)
+    return (k, v) if n_shared == 1 else (k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1))
+
+
+def _longest(segments: _Segments) -> int:
+    return max((length for length, is_text in segments if is_text), default=0)
 
 
 def _make_bias(longest: int, rule: Rule, like: Tensor) -> Float[Tensor, '#h n n']:
@@ -50,45 +103,135 @@ def _make_bias(longest: int, rule: Rule, like: Tensor) -> Float[Tensor, '#h n n'
     return bias.masked_fill(~visible, -math.inf)[0]
 
 
+def _share(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """The probabilities of one document: h n c, h n c, #h n n -> h n n."""
+    length = q.size(1)
+    corner = bias[:, :length, :length]
+    return torch.baddbmm(corner, q, k.mT, alpha=1 / math.sqrt(q.size(-1))).softmax(dim=-1)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, shares: list[Tensor] | None) -> Tensor:
+    """Mixed values; each document's probabilities are put into shares."""
+    is_whole = all(is_text for _, is_text in segments)
+    mixed, start = torch.empty_like(q) if is_whole else torch.zeros_like(q), 0
+    with torch.autocast('cpu', enabled=False):
+        for length, is_text in segments:
+            rows = slice(start, start := start + length)
+            if length and is_text:
+                queries, keys, values = (x[rows].transpose(0, 1) for x in (q, k, v))  # h n c
+                share = _share(queries, keys, bias)
+                mixed[rows] = torch.bmm(share, values).transpose(0, 1)
+                if shares is not None:
+                    shares.append(share)
+    return mixed
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, shares: list[Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+
+    Args:
+        shares: What forward kept; None: the probabilities are made once more.
+    """
+    is_whole = all(is_text for _, is_text in segments)
+    q_grad, k_grad, v_grad = (torch.empty_like(x) if is_whole else torch.zeros_like(x) for x in (q, k, v))
+    scale, start, kept = 1 / math.sqrt(q.size(-1)), 0, iter(shares or [])
+    with torch.autocast('cpu', enabled=False):
+        for length, is_text in segments:
+            rows = slice(start, start := start + length)
+            if length and is_text:
+                queries, keys, values, out = (x[rows].transpose(0, 1) for x in (q, k, v, grad))
+                share = _share(queries, keys, bias) if shares is None else next(kept)
+                v_grad[rows] = torch.bmm(share.mT, out).transpose(0, 1)
+                score_grad = torch._softmax_backward_data(torch.bmm(out, values.mT), share, -1, share.dtype)
+                score_grad *= scale
+                q_grad[rows] = torch.bmm(score_grad, keys).transpose(0, 1)
+                k_grad[rows] = torch.bmm(score_grad.mT, queries).transpose(0, 1)
+    return q_grad, k_grad, v_grad
+
+
 class _Documents(torch.autograd.Function):
     """Written out, because autograd would copy each document's slices and gradients once more."""
 
     @staticmethod
     def forward(ctx, q, k, v, segments, bias):
         """Keeps each document's probabilities."""
-        is_whole = all(is_text for _, is_text in segments)
-        mixed = torch.empty_like(q) if is_whole else torch.zeros_like(q)
-        scale, start, shares = 1 / math.sqrt(q.size(-1)), 0, []
-        with torch.autocast('cpu', enabled=False):
-            for length, is_text in segments:
-                rows = slice(start, start := start + length)
-                if length and is_text:
-                    queries, keys, values = (x[rows].transpose(0, 1) for x in (q, k, v))  # h n c
-                    corner = bias[:, :length, :length]
-                    share = torch.baddbmm(corner, queries, keys.mT, alpha=scale).softmax(dim=-1)
-                    mixed[rows] = torch.bmm(share, values).transpose(0, 1)
-                    shares.append(share)
+        shares: list[Tensor] = []
+        mixed = _forward(q, k, v, segments, bias, shares)
         ctx.save_for_backward(q, k, v, *shares)
-        ctx.segments, ctx.is_whole = segments, is_whole
+        ctx.segments, ctx.bias = segments, bias
         return mixed
 
     @staticmethod
     def backward(ctx, grad):
-        """With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO."""
+        """As `_backward` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
         q, k, v, *shares = ctx.saved_tensors
-        q_grad, k_grad, v_grad = (torch.empty_like(x) if ctx.is_whole else torch.zeros_like(x) for x in (q, k, v))
-        scale, start, remaining = 1 / math.sqrt(q.size(-1)), 0, iter(shares)
-        with torch.autocast('cpu', enabled=False):
-            for length, is_text in ctx.segments:
-                rows = slice(start, start := start + length)
-                if length and is_text:
-                    share = next(remaining)
-                    queries, keys, values, out = (x[rows].transpose(0, 1) for x in (q, k, v, grad))
-                    v_grad[rows] = torch.bmm(share.mT, out).transpose(0, 1)
-                    score_grad = torch._softmax_backward_data(torch.bmm(out, values.mT), share, -1, share.dtype)
-                    score_grad *= scale
-                    q_grad[rows] = torch.bmm(score_grad, keys).transpose(0, 1)
-                    k_grad[rows] = torch.bmm(score_grad.mT, queries).transpose(0, 1)
-        return q_grad, k_grad, v_grad, None, None
+        return *_backward(grad, q, k, v, ctx.segments, ctx.bias, shares), None, None
+
+
+def _read(
+    q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
+    slopes: Tensor | None,
+) -> tuple[_Segments, Tensor, list[slice]]:  # fmt: skip
+    """What an operator works with: segments, biases, and which heads at a time (one, where documents are long)."""
+    segments = read_segments(starts, is_text, max_length, q.size(0))
+    longest, n_heads = _longest(segments), q.size(1)
+    step = n_heads if longest <= _LONGEST else 1
+    bias = _make_bias(longest, Rule(causal, window, slopes), q).expand(n_heads, -1, -1)
+    return segments, bias, [slice(head, head + step) for head in range(0, n_heads, step)]
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@torch.library.custom_op('xlabml::attend_documents', mutates_args=())
+def _attend_documents(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
+    window: int | None, slopes: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
+    segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    parts = [_forward(q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], None) for heads in groups]
+    return _join(parts)
+
+
+@_attend_documents.register_fake
+def _(q, k, v, starts, is_text, max_length, causal, window, slopes):
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+@torch.library.custom_op('xlabml::attend_documents_backward', mutates_args=())
+def _attend_documents_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int,
+    causal: bool, window: int | None, slopes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    parts = [
+        _backward(grad[:, heads], q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], None)
+        for heads in groups
+    ]
+    q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
+    return q_grad, k_grad, v_grad
+
+
+@_attend_documents_backward.register_fake
+def _(grad, q, k, v, starts, is_text, max_length, causal, window, slopes):
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _keep(ctx, inputs, output):
+    q, k, v, starts, is_text, ctx.max_length, ctx.causal, ctx.window, slopes = inputs
+    ctx.save_for_backward(q, k, v, starts, is_text, slopes)
+
+
+def _go_back(ctx, grad):
+    *parts, slopes = ctx.saved_tensors
+    grads = _attend_documents_backward(grad, *parts, ctx.max_length, ctx.causal, ctx.window, slopes)
+    return *grads, None, None, None, None, None, None
+
+
+_attend_documents.register_autograd(_go_back, setup_context=_keep)

@@ -1,9 +1,8 @@
 """The trunk: ids -> hidden states, as a decoder or an encoder."""
 
-import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +11,15 @@ from torch import Tensor, nn
 
 from xlabml.batches import Layout
 
+from . import backends
 from .activations import ReLU2
-from .attention import Rule, Shared
+from .attention import Documents, Rule, Shared
 from .block import Attention, Block, FeedForward
 from .cache import Cache
 from .checkpointing import run_block
+from .documents import read_segments
 from .init import Initializer, Normal
+from .kernels import make_block_mask
 from .norms import RMSNorm
 from .positions import Positions, Rotary
 
@@ -48,7 +50,9 @@ class Transformer(nn.Module):
         checkpointing: What is not kept for the gradient but computed once more: none; full, all inside the layers;
             selective, all but the products of matrices and attention. Always to the same result.
         attention: How attention is computed, always to the same result: plain, as it is defined; sdpa, by torch's fused
-            kernels; auto, whatever is fastest here.
+            kernels; varlen, flash_attn, by FlashAttention-2 of torch or of the package flash-attn; flash3, flash4, by
+            what torch can put in its place; flex, by torch's FlexAttention; auto, by the fastest that can. One that
+            cannot is refused. Passes with a cache take sdpa, or plain.
         scale_embedding: Multiply embeddings by sqrt(d_model).
         init: Makes what sets the weights at the start.
         dropout: The ratio that is dropped in training, at the places that the switches name.
@@ -80,7 +84,7 @@ class Transformer(nn.Module):
         qk_norm: bool = True,
         bias: bool = False,
         score_cap: float | None = None,
-        attention: Literal['auto', 'plain', 'sdpa'] = 'auto',
+        attention: backends.Name = 'auto',
         checkpointing: Literal['none', 'full', 'selective'] = 'none',
         scale_embedding: bool = True,
         init: Callable[[], Initializer] = Normal,
@@ -115,13 +119,6 @@ class Transformer(nn.Module):
                 _check_sizes(window=one)
         if score_cap is not None and not score_cap > 0:
             raise ValueError(f'trunk.score_cap is {score_cap}; give a positive number, or null for none')
-        if attention not in ('auto', 'plain', 'sdpa'):
-            raise ValueError(f'trunk.attention is {attention!r}; choose auto, plain or sdpa')
-        if attention == 'sdpa' and score_cap is not None:
-            raise ValueError(
-                f'trunk.attention sdpa cannot cap scores, but trunk.score_cap is {score_cap}; set trunk.attention to '
-                'auto or plain, or trunk.score_cap to null'
-            )
         if checkpointing not in ('none', 'full', 'selective'):
             raise ValueError(f'trunk.checkpointing is {checkpointing!r}; choose none, full or selective')
         if not 0 <= dropout < 1:
@@ -133,21 +130,16 @@ class Transformer(nn.Module):
             )
         self.checkpointing = checkpointing
         self.causal, self.d_model, self.max_len = causal, d_model, max_len
-        self.n_layers, self.n_kv_heads, self.d_head = n_layers, n_kv_heads, d_model // n_heads
+        self.n_layers, self.n_heads, self.n_kv_heads, self.d_head = n_layers, n_heads, n_kv_heads, d_model // n_heads
         self.scale = math.sqrt(d_model) if scale_embedding else 1.0
-        self.dropout = dropout if pos_drop else 0.0
+        self.dropout, self.attention = dropout if pos_drop else 0.0, attention
 
         self.embedding = nn.Embedding(n_vocab, d_model)
         self.positions = positions(d_model, n_heads, max_len)
         self.blocks = nn.ModuleList()
         for one in windows:
-            rule = Rule(
-                causal=causal,
-                window=one,
-                score_cap=score_cap,
-                dropout=dropout if attn_drop else 0.0,
-                is_plain=attention == 'plain' or score_cap is not None,
-            )
+            rule = Rule(causal, one, score_cap=score_cap, dropout=dropout if attn_drop else 0.0)
+            backends.check(attention, self._ask(rule, is_training=True))
             self.blocks.append(
                 Block(
                     Attention(d_model, n_heads, n_kv_heads, rule, qk_norm, bias),
@@ -172,8 +164,11 @@ class Transformer(nn.Module):
             cache: Without a layout, the tokens go on behind what each row of it holds. With one, it is empty, ids are
                 one packed row, and segment i becomes its row i. No gradient flows through a pass with a cache.
 
+        A layout that lives on a device is not read by the host, and so not checked.
+
         Raises:
-            ValueError: The layout or the cache does not fit the ids, or the trunk is not causal and has no cache.
+            ValueError: The layout or the cache does not fit the ids, the trunk is not causal and has no cache, or the
+                way to compute attention that was asked for cannot do so here.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
             return self._read(ids, layout, cache)
@@ -192,7 +187,9 @@ class Transformer(nn.Module):
             if layout is None:
                 cache.advance(ids.size(1))
             else:
-                cache.begin(layout, is_even=len({length for length, _ in shared.segments or []}) == 1)
+                assert shared.documents is not None
+                segments = shared.documents.segments or []
+                cache.begin(layout, is_even=len({length for length, _ in segments}) == 1)
         return self.norm(hidden)
 
     def new_cache(self, batch: int, length: int) -> Cache:
@@ -215,20 +212,22 @@ class Transformer(nn.Module):
         """The position of each token, and what the layers share."""
         (b, n), device = ids.shape, ids.device
         place = torch.arange(n, device=device)[None]
-        segments, ragged, segment = None, None, None
+        documents, ragged, segment = None, None, None
         if cache is not None:
             self._check_causal()
         if layout is not None:
-            segments = _read_layout(layout, b * n)
-            longest = layout.max_length
-            lengths = layout.starts.diff()
-            index = torch.repeat_interleave(lengths, output_size=b * n)
-            flat = torch.arange(b * n, device=device) - layout.starts[index]
+            starts, is_text, longest = layout.starts.int(), layout.is_text, layout.max_length
+            is_read = device.type == 'cpu' and not torch.compiler.is_compiling()
+            segments = read_segments(starts, is_text, longest, b * n) if is_read or cache is not None else None
+            index = torch.repeat_interleave(starts.diff(), output_size=b * n)
+            flat = torch.arange(b * n, device=device) - starts[index]
             position = flat.view(b, n)
+            documents = Documents(starts, longest, is_text, index.view(b, n), segments)
             if cache is not None:
-                if cache.longest or cache.batch != len(segments):
+                n_segments = starts.numel() - 1
+                if cache.longest or cache.batch != n_segments:
                     raise ValueError(
-                        f'a packed row of {len(segments)} segments needs an empty cache of as many rows; this one has '
+                        f'a packed row of {n_segments} segments needs an empty cache of as many rows; this one has '
                         f'{cache.batch} rows, the longest of {cache.longest} tokens'
                     )
                 cache.check_room(longest)
@@ -247,25 +246,74 @@ class Transformer(nn.Module):
                 f'a document of {longest} tokens needs more positions than the {self.positions.limit} that '
                 f'{type(self.positions).__name__} has; cut it, or build the model with a larger max_len'
             )
+        taken, made = self._take_backends(documents, cache, (b, n), device)
         angles, slopes = self.positions.angles(position), self.positions.slopes
-        return position, Shared(angles, slopes, segments, cache, ragged, segment, {})
+        return position, Shared(angles, slopes, taken, documents, cache, ragged, segment, made)
+
+    def _take_backends(
+        self, documents: Documents | None, cache: Cache | None, shape: tuple[int, int], device: torch.device
+    ) -> tuple[list[str], dict]:
+        """The name of each layer's, and what the layers can share of it."""
+        dtype, names, made = self.embedding.weight.dtype, [], {}
+        can_cast = dtype == torch.float32 and torch.amp.is_autocast_available(device.type)
+        if can_cast and torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        for block in self.blocks:
+            rule = block.attention.rule  # type: ignore[union-attr]
+            ask = self._ask(
+                rule,  # type: ignore[arg-type]
+                self.training,
+                documents=documents is not None,
+                cache=cache is not None,
+                gradient=torch.is_grad_enabled(),
+                device=device.type,
+                dtype=dtype,
+            )
+            names.append(backends.take(self.attention, *ask))
+            key = 'block mask', rule.window  # type: ignore[union-attr]
+            if names[-1] == 'flex' and key not in made:
+                made[key] = make_block_mask(shape, device, rule, documents and documents.segment)
+        return names, made
+
+    def describe_attention(
+        self, device: str, dtype: torch.dtype, documents: bool = True, is_training: bool = True
+    ) -> str:
+        """A line that says how attention is computed in passes without a cache, and why so.
+
+        Args:
+            device: The type of the device.
+            dtype: What queries, keys and values are held in.
+            documents: Whether rows are packed.
+            is_training: Whether parts are dropped and a gradient is wanted.
+
+        Raises:
+            ValueError: The way that was asked for cannot do so there.
+        """
+        known = {'documents': documents, 'gradient': is_training, 'device': device, 'dtype': dtype}
+        rules = [block.attention.rule for block in self.blocks]  # type: ignore[union-attr]
+        choices = [backends.choose(self.attention, self._ask(rule, is_training, **known)) for rule in rules]  # type: ignore[arg-type]
+        counts = {choice: choices.count(choice) for choice in choices}
+        return 'attention: ' + ', '.join(
+            f'{name} ({reason})' + (f' in {n_layers} of {len(rules)} layers' if len(counts) > 1 else '')
+            for (name, reason), n_layers in counts.items()
+        )
+
+    def _ask(self, rule: Rule, is_training: bool, **known: Any) -> backends.Ask:
+        """What a layer asks of a pass, with what is known of the pass."""
+        return backends.Ask(
+            causal=rule.causal,
+            window=rule.window is not None,
+            slopes=self.positions.slopes is not None,
+            score_cap=rule.score_cap is not None,
+            grouped=self.n_kv_heads != self.n_heads,
+            dropout=bool(rule.dropout) and is_training,
+            d_head=self.d_head,
+            **known,
+        )
 
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
-
-
-def _read_layout(layout: Layout, n_slots: int) -> list[tuple[int, bool]]:
-    """Length of each segment, and whether it is text. Where the layout lives on a device, this waits for it."""
-    starts = layout.starts.tolist()
-    lengths = [end - start for start, end in itertools.pairwise(starts)]
-    if starts[0] != 0 or starts[-1] != n_slots or min(lengths, default=-1) < 0:
-        raise ValueError(
-            f'layout.starts goes from {starts[0]} to {starts[-1]}, but must rise from 0 to the {n_slots} slots of ids'
-        )
-    if max(lengths) > layout.max_length:
-        raise ValueError(f'a segment has {max(lengths)} tokens, but layout.max_length is {layout.max_length}')
-    return list(zip(lengths, [True] * len(lengths) if layout.is_text is None else layout.is_text.tolist()))
 
 
 def _check_sizes(**sizes: int) -> None:

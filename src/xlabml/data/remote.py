@@ -1,0 +1,165 @@
+"""Texts in files that lie elsewhere: behind http, in a cloud's bucket, on a hub; one file is brought here at a time."""
+
+import fnmatch
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from .files import PACKED, UNPACKED_RATIO, Span, file_columns, is_readable, read_span
+from .sources import Document, Part, Source, check_columns
+
+Advance = Callable[[int], None]
+"""Told how many bytes came since it was last told; what it raises ends the work."""
+
+_ATTEMPTS = 6
+_FIRST_WAIT_SECONDS = 1.0
+_SIZED_FILES = 16
+
+
+class RemoteFiles(Source):
+    """The files behind a URL that fsspec knows: parquet, jsonl, json, csv, tsv, txt, as in `Location`; a part each.
+
+    Args:
+        path: A file, a folder or a pattern: `https://host/texts/*.jsonl.zst`, `s3://bucket/texts`,
+            `hf://datasets/owner/name/data/train-*.parquet`. Other protocols than http and hf need their own package,
+            s3fs for example; the error says which.
+        column: Where the text is. A txt file has the columns text and path.
+        storage_options: What fsspec's file system of that protocol takes, `{anon: true}` for example. It is written
+            into checkpoints: leave keys and passwords to the environment.
+    """
+
+    def __init__(self, path: str, column: str = 'text', storage_options: dict[str, Any] | None = None) -> None:
+        self.path, self.column, self.storage_options = path, column, storage_options
+        if '://' not in path:
+            raise ValueError(f'{path} is no URL; a local file, folder or pattern is a Location')
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))  # the listing too: every process goes by the same one
+
+    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
+        documents = (document for part in self.parts(columns) for document in self.read(part, columns))
+        for row, document in enumerate(documents):
+            yield document._replace(row=row)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {'class': 'RemoteFiles', 'column': self.column, 'files': [[url, size] for url, size, _ in self._listing]}
+
+    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
+        """A part for each file; where nobody says how large one is, it is taken to be as large as the first ones."""
+        return [Part((url,), n_bytes) for url, _, n_bytes in self._listing]
+
+    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
+        with tempfile.TemporaryDirectory(prefix='xlabml-') as folder:
+            yield from self.read_fetched(self.fetch(part, Path(folder)), columns)
+
+    def read_fetched(self, file: Path, columns: Sequence[str] = ()) -> Iterator[Document]:
+        """The documents of a file that `fetch` brought."""
+        wanted, there = list(dict.fromkeys([self.column, *columns])), file_columns(file)
+        if not there:
+            raise ValueError(f'source {self}: {file.name} is empty; mend it there, or leave it out of the path')
+        check_columns(wanted, there, f'source {self}, file {file.name},')
+        for row, values in enumerate(read_span(Span(str(file)), wanted)):
+            yield Document(row, values[self.column], {name: values[name] for name in columns})
+
+    def fetch(self, part: Part, folder: Path, advance: Advance | None = None) -> Path:
+        """Bring a part's file into a folder, whole or not at all.
+
+        A connection that breaks is tried again, six times, after 1, 2, 4, 8 and 16 seconds.
+
+        Raises:
+            ValueError: The file is not there, or cannot be had.
+        """
+        (url,) = part.where
+        target = folder / PurePosixPath(url).name.partition('?')[0]
+        partial = target.with_name(f'{target.name}.partial')
+        folder.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+            try:
+                files, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
+                files.get_file(path, str(partial), callback=_Callback(advance))
+                size = files.info(path).get('size')
+                if size is not None and partial.stat().st_size != size:
+                    raise ConnectionError(f'{partial.stat().st_size} of {size} bytes came')
+            except FileNotFoundError as error:
+                raise ValueError(
+                    f'source {self}: {url} was listed but is not there any more; restore it, or start a new run '
+                    'without it'
+                ) from error
+            except (ValueError, TypeError, ImportError):
+                raise
+            except Exception as error:  # each file system has kinds of its own
+                partial.unlink(missing_ok=True)
+                if attempt == _ATTEMPTS - 1:
+                    raise ValueError(
+                        f'source {self}: {url} could not be fetched in {_ATTEMPTS} attempts '
+                        f'({type(error).__name__}: {error}); check the network, then go on with --ckpt_path last'
+                    ) from error
+            else:
+                return partial.rename(target)
+        raise AssertionError('the last attempt returns or raises')
+
+    @cached_property
+    def _listing(self) -> list[tuple[str, int | None, int | None]]:
+        """URL, size and about how many bytes of text of each file, by name."""
+        try:
+            files, root = fsspec.core.url_to_fs(self.path, **(self.storage_options or {}))
+            found = self._find(files, root)
+            names = sorted(name for name in found if is_readable(Path(PurePosixPath(name).name.partition('?')[0])))
+            sizes = {name: found[name] for name in names}
+            for name in names[:_SIZED_FILES]:
+                if sizes[name] is None:
+                    sizes[name] = files.info(name).get('size')
+            urls = {name: str(files.unstrip_protocol(name)) for name in names}
+        except ImportError as error:
+            raise ValueError(f'source {self}: {error}') from error
+        except Exception as error:
+            raise ValueError(
+                f'source {self} cannot be listed ({type(error).__name__}: {error}); check the URL and the network'
+            ) from error
+        if not names:
+            raise ValueError(f'source {self}: there are no parquet, jsonl, json, csv, tsv or txt files; check the URL')
+        known = [size for size in sizes.values() if size is not None]
+        typical = sum(known) // len(known) if known else None
+        listing = []
+        for name in names:
+            size = typical if sizes[name] is None else sizes[name]
+            unpacked = UNPACKED_RATIO if name.endswith((*PACKED, '.parquet')) else 1
+            listing.append((urls[name], sizes[name], None if size is None else size * unpacked))
+        return listing
+
+    def _find(self, files: Any, root: str) -> dict[str, int | None]:
+        """Files by name, with their sizes where the listing says them."""
+        folder, _, name = root.rstrip('/').rpartition('/')
+        if any(letter in name for letter in '*?[') and not any(letter in folder for letter in '*?['):
+            entries = files.ls(folder, detail=True)
+            entries = [entry for entry in entries if fnmatch.fnmatch(PurePosixPath(entry['name']).name, name)]
+        elif any(letter in root for letter in '*?['):
+            entries = list(files.glob(root, detail=True).values())
+        elif is_readable(Path(name)):
+            entries = [files.info(root)]
+        else:
+            entries = files.ls(root, detail=True)
+        return {entry['name']: entry.get('size') for entry in entries if entry.get('type') != 'directory'}
+
+
+class _Callback(fsspec.Callback):
+    """Passes on how many bytes came."""
+
+    def __init__(self, advance: Advance | None) -> None:
+        super().__init__()
+        self._advance, self._n_told = advance, 0
+
+    def call(self, *args: Any, **kwargs: Any) -> None:
+        if self._advance is not None and self.value > self._n_told:
+            self._advance(self.value - self._n_told)
+            self._n_told = self.value

@@ -1,0 +1,49 @@
+"""The data module's arguments, checked before anything is opened."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xlabml.data import check_ratios, check_weights, split_names
+
+_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it."""
+    get = arguments.__getitem__
+    n_sources = len(get('sources'))
+    if not n_sources:
+        raise ValueError('data.sources is empty; name at least one source')
+    check_ratios(get('splits'))
+    if get('weights') is not None:
+        check_weights(get('weights'), n_sources)
+    caps = get('max_source_epochs')
+    if caps is not None and len(caps) != n_sources:
+        raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')
+    if get('stream') is not None:
+        for name in _NOT_STREAMED:
+            if arguments.get(name):
+                raise ValueError(
+                    f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
+                    'it out, or data.stream'
+                )
+    for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
+        if get(name) is not None and get(name) < 1:
+            raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
+    if not 0 < get('coverage') <= 1:
+        raise ValueError(f'data.coverage is {get("coverage")}; it is a share, above 0 and at most 1')
+    if get('seed') < 0:
+        raise ValueError(f'seed_everything is {get("seed")}; it must be 0 or more')
+    if get('num_workers') < 0:
+        raise ValueError(f'data.num_workers is {get("num_workers")}; it must be 0 or more')
+    if get('predict_split') not in split_names:
+        raise ValueError(f'data.predict_split is {get("predict_split")!r}; the splits are {", ".join(split_names)}')
+    max_len = get('max_len')
+    for name in ('batch_tokens', 'device_batch_tokens'):
+        value = get(name)
+        if value is not None and value % max_len:
+            raise ValueError(
+                f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
+                f'the nearest is {max(1, round(value / max_len)) * max_len}'
+            )
+    get('plan')(max_len)  # its own arguments are checked as it is built

@@ -1,0 +1,71 @@
+"""The arithmetic of a run: what a step sees, how it is dealt to devices and micro-batches, and how long a run is."""
+
+import math
+from typing import Any, NamedTuple
+
+
+class StepSize(NamedTuple):
+    """What one optimizer step sees, and what of it one device holds at a time.
+
+    Args:
+        max_len: Slots in a row.
+        batch_tokens: Slots that one step sees, over all devices: a multiple of max_len.
+        device_batch_tokens: Slots that one device holds at a time, a multiple of max_len; None: its whole share.
+        world: How many devices there are.
+    """
+
+    max_len: int
+    batch_tokens: int
+    device_batch_tokens: int | None
+    world: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of one step, over all devices."""
+        return self.batch_tokens // self.max_len
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of one micro-batch of one device."""
+        slots = self.batch_tokens // self.world if self.device_batch_tokens is None else self.device_batch_tokens
+        return max(1, slots // self.max_len)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one step on one device.
+
+        Raises:
+            ValueError: The rows of a step cannot be dealt out evenly.
+        """
+        per_round = self.rows_per_batch * self.world
+        if self.rows % per_round:
+            raise ValueError(
+                f'data.batch_tokens is {self.batch_tokens}, {self.rows} rows of {self.max_len}, which cannot be dealt '
+                f'to {self.world} device(s) in batches of {self.rows_per_batch} rows; make it a multiple of '
+                f'{per_round * self.max_len}, or set data.device_batch_tokens to a divisor'
+            )
+        return self.rows // per_round
+
+    def steps(self, n_rows: int) -> int:
+        """How many steps so many rows take, the last one begun and finished."""
+        return math.ceil(n_rows / self.rows)
+
+
+def set_run_length(trainer: Any, accumulation: int, max_steps: int) -> None:
+    """Tell Lightning's trainer its micro-batches a step and its steps; data epochs are the order's business.
+
+    Raises:
+        ValueError: The trainer's own settings say something else.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
+            'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
+        )
+    for name, neutral in (('limit_train_batches', (None, 1.0)), ('overfit_batches', (0, 0.0))):
+        value = getattr(trainer, name)
+        if value not in neutral and not trainer.fast_dev_run:
+            raise ValueError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
+    trainer.accumulate_grad_batches = accumulation
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
+    trainer.fit_loop.max_epochs = -1  # one fit is one epoch of Lightning's

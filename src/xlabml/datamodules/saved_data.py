@@ -1,0 +1,157 @@
+"""What a checkpoint knows of the data that it was trained on, and how that differs from the data at hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as L
+import torch
+
+from xlabml import checkpoints, settings
+from xlabml.data import Plan
+
+from .run_length import StepSize
+from .streamed import StreamedTraining
+from .texts import Texts
+from .training_rows import TrainingRows
+
+_Data = TypeVar('_Data', bound='SavedData')
+
+
+class SavedData(L.LightningDataModule):
+    """A data module seen from a checkpoint: what it holds of it, and how it is built and put in its place from one."""
+
+    splits: dict[str, float]
+    drop_duplicates: bool
+    max_len: int
+    batch_tokens: int
+    device_batch_tokens: int | None
+    plan: Callable[[int], Plan]
+    accept_changes: bool
+    _texts: Texts
+    _training: TrainingRows | StreamedTraining
+    _goes_on_from: dict[str, int]
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _step_size(self) -> StepSize:
+        return StepSize(self.max_len, self.batch_tokens, self.device_batch_tokens, self._world())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
+        return {
+            'tokenizer': torch.frombuffer(bytearray(self._texts.tokenizer.data), dtype=torch.uint8),
+            **self._training.place(self._step_size(), self._goes_on_from, self._step()),
+            **self._what_is_trained_on(),
+        }
+
+    def _what_is_trained_on(self) -> dict[str, Any]:
+        """Plain values that the sequence of training rows follows from, beside the seed."""
+        saved = {
+            'data.splits': self.splits,
+            'data.drop_duplicates': self.drop_duplicates,
+            'data.max_len': self.max_len,
+            'data.plan': self.plan(self.max_len).settings(),
+            **self._training.settings(),
+        }
+        return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.
+
+        Raises:
+            ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
+                changed is named.
+        """
+        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
+        if self.trainer is None or self.trainer.state.fn != 'fit':
+            return
+        is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
+        start = self._training.start
+        place = start if is_new else {name: state_dict[name] for name in start}
+        self._goes_on_from = {**place, 'step': state_dict['step']}
+
+    def use_tokenizer(self, data: bytes) -> None:
+        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
+
+        Raises:
+            ValueError: data.tokenizer_path is the file of another one.
+        """
+        self._texts.use_tokenizer(data)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls: type[_Data], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+    ) -> _Data:
+        """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
+
+        Args:
+            checkpoint_path: Either kind of file.
+            map_location: Where its tensors come to.
+            overrides: Constructor arguments to use instead of the saved ones.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint of ours.
+        """
+        checkpoint = checkpoints.read(checkpoint_path, map_location)
+        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
+        values.pop('_class_path', None)
+        data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
+        data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+        return data
+
+
+def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the training rows follow from and is not as it was, for people; empty where all of it is.
+
+    Args:
+        then: Plain values, as `XLabDataModule.state_dict` writes them: `data` (sources with their fingerprints, how
+            many documents each has, settings) and `rows`, a fingerprint of what follows from them.
+        now: The same, of today.
+    """
+    changes = _changed_settings(then['data']['settings'], now['data']['settings'])
+    changes += _changed_sources(then['data'], now['data'])
+    if not changes and then['rows'] != now['rows']:
+        changes.append('this version of xlabml lays the rows out in another way')
+    return changes
+
+
+def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f'{name} was {value}, is {now.get(name)}' for name, value in then.items() if value != now.get(name)]
+
+
+def _changed_sources(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    if len(then['sources']) != len(now['sources']):
+        before, after = (', '.join(name for name, _ in data['sources']) for data in (then, now))
+        return [f'data.sources was {before}, is {after}']
+    changes, unit = [], now.get('unit', 'documents')
+    for old, new, n_old, n_new in zip(then['sources'], now['sources'], then['n_documents'], now['n_documents']):
+        if old[1] != new[1]:
+            what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'
+            changes.append(f'{what} ({n_old:,} {unit} then, {n_new:,} now)')
+    return changes
+
+
+def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bool:
+    """Whether the data changed since.
+
+    Args:
+        then: What the checkpoint says.
+        now: What is true today.
+        accept: Whether a change is allowed.
+
+    Raises:
+        ValueError: It did, and that is not allowed; what changed is named.
+    """
+    changes = find_changes(then, now)
+    if changes and not accept:
+        raise ValueError(
+            f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
+            'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'
+        )
+    return bool(changes)

@@ -1,0 +1,213 @@
+"""A data module's texts and training rows where the corpus is streamed: a bounded cache in place of stores."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from xlabml import checkpoints
+from xlabml.data import (
+    Corpus,
+    Plan,
+    Rows,
+    Shard,
+    ShardCache,
+    Source,
+    Stream,
+    StreamBatches,
+    StreamedRows,
+    TerminalProgress,
+    TokenStore,
+    folders,
+    open_copies,
+    train_texts,
+)
+from xlabml.tokenizer import train_tokenizer
+
+from .run_length import StepSize
+from .texts import Texts
+
+
+class StreamedTexts(Texts):
+    """The texts of the shards that always stay: what is evaluated on, and what a tokenizer is trained on.
+
+    Args:
+        stream: How the corpus is streamed.
+        others: What `Texts` takes.
+    """
+
+    def __init__(self, stream: Stream, *others: Any) -> None:
+        super().__init__(*others)
+        self.stream = stream
+
+    @cached_property
+    def cache(self) -> ShardCache:
+        """The shards, and those of them that are here."""
+        what = [[source.fingerprint() for source in self.sources], self.tokenizer.hash]
+        folder = checkpoints.cache_folder() / 'stream' / folders.short_hash(what)
+        max_bytes = int(self.stream.cache_gb * 1e9)
+        return ShardCache(self.sources, self.tokenizer, folder, max_bytes, self.n_processes)
+
+    def _fixed(self) -> list[Shard]:
+        parts = [(source, part) for source in self.sources for part in source.parts()]
+        return [Shard(source, part) for source, part in parts[: self.stream.eval_shards]]
+
+    def _tokenizer_source(self) -> list[Any]:
+        return [*super()._tokenizer_source(), self.stream.eval_shards]
+
+    def train_tokenizer(self) -> Path:
+        self._tokenizer = None
+        self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(train_texts(self._fixed(), self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
+        return self.tokenizer_path
+
+    def prepare(self) -> None:
+        if self._corpus is not None:
+            return
+        if not self.tokenizer_path.exists():
+            self.train_tokenizer()
+        fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
+        with TerminalProgress() as report:
+            report.say(self._announce())
+            with self.cache.locked():
+                self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more
+            stores = [self.cache.open(shard, fixed) for shard in fixed]
+            self._check_window(stores, report.say)
+        copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
+        self._corpus = Corpus(stores, self.splits, copies)
+
+    def _announce(self) -> str:
+        """What will happen, for people.
+
+        Raises:
+            ValueError: The disk has less room than the cache may take.
+        """
+        cache = self.cache
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        free, more = shutil.disk_usage(cache.folder).free, cache.max_bytes - cache.n_bytes
+        if more > free:
+            raise ValueError(
+                f'data.stream.cache_gb is {self.stream.cache_gb:g}, but only {folders.show_bytes(free)} are free at '
+                f'{cache.folder}; set it to {(free + cache.n_bytes) / 1e9:.3g} or less, or XLABML_CACHE to a folder on '
+                'a larger disk'
+            )
+        text = cache.text_bytes(range(len(cache.shards)))
+        size = '' if text is None else f', about {folders.show_bytes(text)} of text'
+        return (
+            f'streaming {len(cache.shards):,} shards{size}, {self.stream.window_shards} at a time; takes at most '
+            f'{folders.show_bytes(cache.max_bytes)} of disk at {cache.folder}, {folders.show_bytes(free)} are free'
+        )
+
+    def _check_window(self, stores: Sequence[TokenStore], say: Any) -> None:
+        """Raise ValueError if a window will not fit the cache, judged by the shards that stay."""
+        cache, n = self.cache, self.stream.window_shards
+        text = cache.text_bytes(range(len(stores)))
+        sizes = [part.n_bytes for _, part in cache.shards if part.n_bytes]
+        if not text or len(sizes) < len(cache.shards):
+            return
+        there = sum(folders.size(store.folder) for store in stores)
+        each, most = max(sizes) * there / text, max(sizes)
+        room = cache.max_bytes - there - most  # a file lies here as it came, while it is tokenized
+        fit = int(room // each)
+        if fit < min(n, len(sizes)):
+            less = f'set that to {fit}, or' if fit > 0 else 'set'
+            raise ValueError(
+                f'data.stream.cache_gb is {self.stream.cache_gb:g}: beside what is evaluated on it holds about '
+                f'{max(0, fit)} shards, but data.stream.window_shards is {n}; {less} cache_gb to '
+                f'{(there + most + 2 * n * each) / 1e9:.3g}, so that the next window fits too'
+            )
+        if fit < min(2 * n, len(sizes)):
+            say(
+                f'data.stream.cache_gb holds a window but not the next one beside it, so that training will wait at '
+                f'its end; about {(there + most + 2 * n * each) / 1e9:.3g} would do'
+            )
+
+    def stores(self) -> list[TokenStore]:
+        if not self.tokenizer_path.exists():
+            return []
+        paths = [self.cache.path(shard) for shard in range(len(self.cache.shards))]
+        return [TokenStore.open(path) for path in paths if path.exists()]
+
+    def describe(self) -> dict[str, Any]:
+        known = [[str(source), folders.short_hash(source.fingerprint())] for source in self.sources]
+        return {'sources': known, 'n_documents': [len(source.parts()) for source in self.sources], 'unit': 'shards'}
+
+
+class StreamedTraining:
+    """The train split of a streamed corpus as an endless sequence of rows: what `TrainingRows` is for stores.
+
+    Args:
+        texts: The corpus.
+        plan: How documents become rows.
+        held_out: Sources whose documents are left out.
+        seed: What the order is drawn from.
+    """
+
+    start: Mapping[str, int] = {'step': 0, 'window': 0, 'row': 0}
+    """Where a run begins."""
+
+    def __init__(self, texts: StreamedTexts, plan: Plan, held_out: Sequence[Source], seed: int) -> None:
+        self.texts, self.plan, self.held_out, self.seed = texts, plan, held_out, seed
+
+    @cached_property
+    def stream(self) -> StreamedRows:
+        """The windows."""
+        texts = self.texts
+        ratios, drops = texts.splits, texts.drop_duplicates
+        return StreamedRows(texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed)
+
+    @property
+    def rows(self) -> Rows:
+        """Those of the shards that stay: all that can be looked at before a run."""
+        return self.texts.rows('train', counted_once=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for all that the sequence follows from."""
+        return self.stream.fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the sequence follows from, by the names that the user knows."""
+        stream = self.texts.stream
+        return {'data.stream.window_shards': stream.window_shards, 'seed_everything': self.seed}
+
+    @property
+    def n_epoch_rows(self) -> int:
+        """Nobody knows before all shards were read: raises ValueError."""
+        raise ValueError(
+            'the length of a streamed corpus is not known before all of it was read; set trainer.max_steps in place of '
+            'trainer.max_epochs'
+        )
+
+    def check(self) -> None:
+        """What can be wrong is found when a window is laid out."""
+
+    def check_epochs(self, n_rows: int) -> None:
+        """A stream has no caps: data.max_source_epochs is refused with it."""
+
+    def batches(self, size: StepSize, rank: int, start: Mapping[str, int]) -> StreamBatches:
+        """The micro-batches of a rank, from the place that a run goes on from."""
+        return StreamBatches(
+            self.stream,
+            rows_per_step=size.rows,
+            rows_per_batch=size.rows_per_batch,
+            rank=rank,
+            world=size.world,
+            seed=self.seed,
+            first_step=start['step'],
+            first_window=start['window'],
+            first_row=start['row'],
+        )
+
+    def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
+        """Nothing: a stream has no weights."""
+        return {}
+
+    def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
+        """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
+        return self.batches(size._replace(world=1, device_batch_tokens=None), 0, start).place(step)
+
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that a batch gives."""
+        return self.stream.name(document) if self.stream.is_global(document) else self.texts.corpus.name(document)

@@ -1,0 +1,182 @@
+"""The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xlabml import checkpoints
+from xlabml.data import (
+    Corpus,
+    Plan,
+    Rows,
+    Source,
+    TerminalProgress,
+    TokenStore,
+    open_copies,
+    open_plan,
+    prepare_store,
+    store_folder,
+    train_texts,
+)
+from xlabml.tokenizer import Tokenizer, train_tokenizer
+
+
+class Texts:
+    """The texts of some sources as rows of tokens; building it opens nothing.
+
+    Args:
+        sources: Where the texts come from.
+        splits: The share of each split.
+        drop_duplicates: Whether exact copies of earlier documents are in no split.
+        tokenizer_path: The tokenizer that was asked for; None: one in the cache.
+        n_vocab: How many tokens it has.
+        coverage: Share of the characters that a tokenizer which is trained here knows as such.
+        plan: How documents become rows.
+        n_processes: Processes that tokenize.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        splits: Mapping[str, float],
+        drop_duplicates: bool,
+        tokenizer_path: str | None,
+        n_vocab: int,
+        coverage: float,
+        plan: Plan,
+        n_processes: int | None,
+    ) -> None:
+        self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
+        self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
+        self._given_path = None if tokenizer_path is None else Path(tokenizer_path)
+        self._saved_path: Path | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._corpus: Corpus | None = None
+        self._rows: dict[tuple[str, bool], Rows] = {}
+
+    # The tokenizer
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer's file: the checkpoint's, the one that was asked for, or the one in the cache."""
+        if self._saved_path is not None:
+            return self._saved_path
+        if self._given_path is not None:
+            return self._given_path
+        name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
+        return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+
+    def _tokenizer_source(self) -> list[Any]:
+        """Plain values that a tokenizer which is trained here follows from."""
+        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
+        return [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; it has to be there.
+
+        Raises:
+            ValueError: It has not data.n_vocab tokens.
+        """
+        if self._tokenizer is None:
+            tokenizer = Tokenizer.load(self.tokenizer_path)
+            if len(tokenizer) != self.n_vocab:
+                raise ValueError(
+                    f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens, but data.n_vocab is {self.n_vocab}; '
+                    f'set data.n_vocab to {len(tokenizer)}, or train a tokenizer of {self.n_vocab}'
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    def train_tokenizer(self) -> Path:
+        """Train a tokenizer on the train split; it must not be there yet.
+
+        Returns:
+            Its path.
+        """
+        self._tokenizer = None
+        self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(train_texts(self.sources, self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
+        return self.tokenizer_path
+
+    def use_tokenizer(self, data: bytes) -> None:
+        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
+
+        Raises:
+            ValueError: data.tokenizer_path is the file of another one.
+        """
+        given = self._given_path
+        if given is not None and given.exists() and given.read_bytes() != data:
+            raise ValueError(
+                f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
+                'one, or leave it out: the checkpoint has it inside'
+            )
+        path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
+        if self._tokenizer is not None and self._tokenizer.data != data:
+            raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
+        self._saved_path = path
+
+    # Stores and rows
+
+    def prepare(self) -> None:
+        """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits."""
+        if self._corpus is not None:
+            return
+        if not self.tokenizer_path.exists():
+            self.train_tokenizer()
+        folders = [self._store_folder(source) for source in self.sources]
+        for source, folder in zip(self.sources, folders):
+            if not folder.exists():
+                source.parts()  # what is wrong with the last source is said before the first is tokenized
+        with TerminalProgress() as report:
+            stores = [
+                prepare_store(
+                    source, self.tokenizer, folder, report=report, say=report.say, n_processes=self.n_processes
+                )
+                for source, folder in zip(self.sources, folders)
+            ]
+            copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
+        self._corpus = Corpus(stores, self.splits, copies)
+
+    def _store_folder(self, source: Source) -> Path:
+        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The documents of all sources."""
+        self.prepare()
+        assert self._corpus is not None
+        return self._corpus
+
+    def stores(self) -> list[TokenStore]:
+        """The token stores that are there already.
+
+        Raises:
+            ValueError: One of them is not as it was written.
+        """
+        if not self.tokenizer_path.exists():
+            return []
+        folders = [self._store_folder(source) for source in self.sources]
+        return [TokenStore.open(folder) for folder in folders if folder.exists()]
+
+    def rows(self, split: str, counted_once: bool = True) -> Rows:
+        """The rows of a split.
+
+        Args:
+            counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
+        """
+        key = split, counted_once
+        if key not in self._rows:
+            folder = checkpoints.cache_folder() / 'plans'
+            plan = open_plan(self.plan, self.corpus, split, counted_once=counted_once, folder=folder)
+            self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
+        return self._rows[key]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that say which documents there are."""
+        return {
+            'sources': [[str(source), store.fingerprint] for source, store in zip(self.sources, self.corpus.stores)],
+            'n_documents': [len(store) for store in self.corpus.stores],
+        }

@@ -1,0 +1,119 @@
+"""The rows that a run is given: all there are, epoch after epoch, or a mixture of sources by weight."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from xlabml.data import Mixture, Rows, Source, TrainBatches, check_held_out
+
+from .run_length import StepSize
+from .texts import Texts
+
+
+class TrainingRows:
+    """The train split of texts that lie in stores, as an endless sequence of rows.
+
+    Args:
+        texts: Where the rows come from.
+        weights: What share of the training tokens each source gives; None: what it holds.
+        max_source_epochs: How often each source may be gone through; None: any number of times.
+        held_out: Sources none of whose documents may be trained on.
+        max_len: Slots in a row.
+        seed: What the order is drawn from.
+    """
+
+    start: Mapping[str, int] = {'step': 0, 'row': 0}
+    """Where a run begins."""
+
+    def __init__(
+        self,
+        texts: Texts,
+        weights: Sequence[float] | None,
+        max_source_epochs: Sequence[float] | None,
+        held_out: Sequence[Source],
+        max_len: int,
+        seed: int,
+    ) -> None:
+        self.texts, self.weights, self.max_source_epochs = texts, weights, max_source_epochs
+        self.held_out, self.max_len, self.seed = held_out, max_len, seed
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of one data epoch."""
+        return self.texts.rows('train', counted_once=False)
+
+    @property
+    def n_epoch_rows(self) -> int:
+        """How many rows one data epoch has: those of all sources that are used."""
+        counts = np.diff(self.rows.plan.source_rows).tolist()
+        return sum(n for i, n in enumerate(counts) if self.weights is None or self.weights[i])
+
+    @cached_property
+    def _mixture(self) -> Mixture | None:
+        plan = self.rows.plan
+        return None if self.weights is None else Mixture(plan.source_rows, plan.source_counted, self.weights)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for the rows of one data epoch."""
+        return self.rows.fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the sequence follows from, by the names that the user knows."""
+        return {'data.weights': self.weights}
+
+    def check(self) -> None:
+        """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
+        for source in self.held_out:
+            check_held_out(self.texts.corpus, source)
+        n_used = self.rows.plan.n_used
+        if n_used < self.max_len:
+            raise ValueError(
+                f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {self.max_len}; '
+                f'give it more text, or set data.max_len to {n_used} or less'
+            )
+
+    def check_epochs(self, n_rows: int) -> None:
+        """Raise ValueError if a run of so many rows goes through a source more often than it may."""
+        if self.max_source_epochs is None:
+            return
+        sources, mixture = self.texts.sources, self._mixture
+        epochs = [n_rows / len(self.rows)] * len(sources) if mixture is None else mixture.epochs(n_rows)
+        for source, asked, cap in zip(sources, epochs, self.max_source_epochs):
+            if asked > cap + 1e-9:
+                raise ValueError(
+                    f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
+                    f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
+                    'data.weights, or allow more'
+                )
+
+    def batches(self, size: StepSize, rank: int, start: Mapping[str, int]) -> TrainBatches:
+        """The micro-batches of a rank, from the place that a run goes on from."""
+        return TrainBatches(
+            self.rows,
+            rows_per_step=size.rows,
+            rows_per_batch=size.rows_per_batch,
+            rank=rank,
+            world=size.world,
+            seed=self.seed,
+            first_step=start['step'],
+            first_row=start['row'],
+            mixture=self._mixture,
+        )
+
+    def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
+        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
+        if self.weights is None:
+            return {}
+        counts = self.batches(size, 0, start).source_targets(max(step, start['step']), end)
+        return {f'{source}': count / sum(counts) for source, count in zip(self.texts.sources, counts)}
+
+    def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
+        """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
+        return {'step': step, 'row': start['row'] + (step - start['step']) * size.rows}
+
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that a training batch gives."""
+        return self.texts.corpus.name(document)

@@ -1,0 +1,194 @@
+"""A streamed corpus through the data module: resume, ranks, workers and refusals as with stores."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from served import served
+
+from xlabml.data import Location, RemoteFiles, Stream, folders
+from xlabml.datamodules import XLabDataModule
+from xlabml.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    folder, draw = tmp_path_factory.mktemp('shards'), random.Random(0)
+    texts = [f'{i}: ' + ' '.join(draw.choices(['one', 'two', 'three'], k=draw.randrange(1, 40))) for i in range(240)]
+    for i in range(6):
+        some = texts[i * 40 : (i + 1) * 40]
+        (folder / f'{i}.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in some))
+    train_tokenizer(texts, folder / 'tiny.model', 300)
+    with served(folder) as server:
+        server.tokenizer = str(folder / 'tiny.model')
+        yield server
+
+
+@pytest.fixture
+def build(shards):
+    made = []
+
+    def build(stream=None, rank=0, world=1, step=0, max_steps=30, **settings):
+        sources = settings.pop('sources', None) or [RemoteFiles(f'{shards.url}/*.jsonl')]
+        stream = stream or Stream(cache_gb=0.1, window_shards=2)
+        settings = {'tokenizer_path': shards.tokenizer, 'n_vocab': 300, 'max_len': 16, 'batch_tokens': 128} | settings
+        data = XLabDataModule(sources, stream=stream, n_processes=1, **settings)
+        data.trainer = SimpleNamespace(
+            global_rank=rank,
+            world_size=world,
+            global_step=step,
+            max_steps=max_steps,
+            max_epochs=-1,
+            state=SimpleNamespace(fn='fit'),
+        )
+        data.prepare_data()
+        made.append(data)
+        return data
+
+    yield build
+    for data in made:
+        data._training.stream.close()
+
+
+def read(data, end):
+    """What the loader gives up to a step: ids, targets, documents, count and seed of each batch."""
+    first, found = data.trainer.global_step, []
+    iterator = iter(data.train_dataloader())
+    for _ in range(first * data._accumulation(), end * data._accumulation()):
+        batch = next(iterator)
+        found.append(
+            [batch.ids.tolist(), batch.targets.tolist(), batch.documents.tolist(), batch.n_targets, batch.seed]
+        )
+    del iterator
+    data.trainer.global_step = end
+    return found
+
+
+def test_a_run_that_stops_in_a_window_goes_on_bit_for_bit_with_other_workers(build):
+    whole = build()
+    unbroken = read(whole, 30)
+    assert whole.state_dict()['window'] > 1
+    found, state, step = [], None, 0
+    for workers, end in ((0, 7), (2, 8), (1, 19), (0, 30)):
+        data = build(step=step, num_workers=workers)
+        if state is not None:
+            data.load_state_dict(json_and_back(state))
+        found += read(data, end)
+        state, step = data.state_dict(), end
+    assert found == unbroken
+    assert {name: state[name] for name in ('step', 'window', 'row')} == {
+        name: whole.state_dict()[name] for name in ('step', 'window', 'row')
+    }
+
+
+def json_and_back(state):
+    """The state as a checkpoint holds it: plain values and a tensor."""
+    plain = {name: value for name, value in state.items() if name != 'tokenizer'}
+    return {**json.loads(json.dumps(plain)), 'tokenizer': state['tokenizer']}
+
+
+def test_ranks_are_given_the_same_steps(build):
+    one = read(build(), 12)
+    many = [read(build(rank=rank, world=2, device_batch_tokens=32), 12) for rank in range(2)]
+    for step in range(12):
+        some = [many[rank][2 * step + micro] for micro in range(2) for rank in range(2)]
+        assert [row for batch in some for row in batch[0]] == one[step][0]
+        assert {batch[3] for batch in some} == {one[step][3]}
+
+
+def test_nothing_of_val_or_test_is_trained_on(build):
+    data = build(stream=Stream(cache_gb=0.1, window_shards=3, eval_shards=2))
+    evaluated = {
+        data.tokenizer.decode(data.corpus.tokens(int(document)).tolist())
+        for split in ('val', 'test')
+        for document in data.rows(split).plan.documents
+    }
+    assert evaluated
+    trained = set()
+    for window in range(4):
+        rows = data._training.stream.rows(window)
+        trained |= {data.tokenizer.decode(rows.corpus.tokens(int(n)).tolist()) for n in rows.plan.documents}
+    assert len(trained) > 150
+    assert not trained & evaluated
+    assert sum(1 for batch in data.val_dataloader() for n in batch.documents if n >= 0) > 0
+    name = data.document_id(int(data.rows('val').plan.documents[0]))
+    assert name.endswith('.jsonl:' + name.rpartition(':')[2])
+
+
+def test_disk_use_is_said_before_the_start_and_too_little_is_refused(build, capsys, monkeypatch):
+    build()
+    assert 'streaming 6 shards, about ' in (said := capsys.readouterr().err)
+    assert ', 2 at a time; takes at most 100 MB of disk at ' in said
+    with pytest.raises(ValueError, match=r'holds about \d shards, but data\.stream\.window_shards is 5; set that to'):
+        build(Stream(cache_gb=3e-5, window_shards=5))
+    with pytest.raises(ValueError, match=r'data\.stream\.cache_gb is 1e\+09, but only .* are free .*; set it to'):
+        build(Stream(cache_gb=1e9))
+
+
+def test_a_cache_of_one_window_says_that_training_will_wait(build, capsys):
+    free = build()
+    shard = max(folders.size(store.folder) for store in free.stores())
+    build(Stream(cache_gb=(4.6 * shard + 12000) / 1e9, window_shards=3))
+    assert 'holds a window but not the next one beside it' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'weights': [1.0]}, r'data\.weights is set, but a stream gives what its sources hold'),
+        ({'max_source_epochs': [1.0]}, r'data\.max_source_epochs is set, but a stream'),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(build, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(**settings)
+
+
+def test_a_length_in_epochs_is_refused(build):
+    with pytest.raises(ValueError, match=r'not known before all of it was read; set trainer\.max_steps'):
+        build().run_steps(-1, 3)
+    assert build().run_steps(7, -1) == 7
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'stream': Stream(cache_gb=0.1, window_shards=3)}, r'data\.stream\.window_shards was 2, is 3'),
+        ({'seed': 5}, 'seed_everything was 42, is 5'),
+        ({'max_len': 32}, r'data\.max_len was 16, is 32'),
+        ({'sources': ['some']}, r'the texts of .*became|became .* \(6 shards then, 3 now\)'),
+    ],
+)
+def test_what_changed_since_the_checkpoint_is_refused_by_name(build, shards, settings, message):
+    first = build()
+    read(first, 5)
+    state = first.state_dict()
+    if 'sources' in settings:
+        settings = {'sources': [RemoteFiles(f'{shards.url}/[0-2].jsonl')]}
+    with pytest.raises(ValueError, match=message):
+        build(step=5, **settings).load_state_dict(state)
+    accepted = build(step=5, accept_changes=True, **settings)
+    accepted.load_state_dict(state)
+    assert accepted.state_dict()['row'] == 0
+    assert len(read(accepted, 6)) == 1
+    kept = build(Stream(cache_gb=0.2, window_shards=2, eval_shards=2), step=5)
+    kept.load_state_dict(state)  # the cache's size, and what is evaluated on, may change
+    assert torch.equal(kept.state_dict()['tokenizer'], state['tokenizer'])
+
+
+def test_a_tokenizer_is_trained_on_the_shards_that_stay(build, shards):
+    shards.asked.clear()
+    data = build(tokenizer_path=None, stream=Stream(cache_gb=0.1, window_shards=2, eval_shards=2))
+    assert len(data.tokenizer) == 300
+    assert {*shards.asked} == {'0.jsonl', '1.jsonl'}
+
+
+def test_local_files_are_streamed_too(build, tmp_path, monkeypatch, shards):
+    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
+    texts = [{'text': f'document {i} says one two three ' * (i % 4 + 1)} for i in range(200)]
+    (tmp_path / 'x.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in texts))
+    data = build(sources=[Location(str(tmp_path / 'x.jsonl'))])
+    assert len(data._texts.cache.shards) > 5
+    assert len(read(data, 20)) == 20
