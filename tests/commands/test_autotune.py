@@ -63,6 +63,15 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
         autotune.tune({'data': {'device_batch_tokens': None, 'batch_tokens': 64, 'max_len': 32}})
 
 
+def test_a_signal_while_it_measures_is_no_good_end(xlab, tiny, monkeypatch):
+    def fit(self, *_, **__):
+        raise SystemExit  # as Lightning does at SIGTERM
+
+    monkeypatch.setattr(autotune.Trainer, 'fit', fit)
+    status, _ = xlab('fit', '--autotune', *tiny)
+    assert status == 143
+
+
 @pytest.mark.parametrize(
     ('batch_tokens', 'expected'),
     [(32, [32]), (256, [32, 64, 128, 256]), (192, [32, 64, 192]), (2**13, [2**i for i in range(8, 14)])],

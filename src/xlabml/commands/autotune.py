@@ -1,6 +1,7 @@
 """`xlab fit --autotune`: how many tokens a device had best hold at a time, measured with the run's own settings."""
 
 import gc
+import signal
 import time
 from typing import Any
 
@@ -110,7 +111,11 @@ def measure(config: dict[str, Any], size: int) -> float:
         )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(model, datamodule=data)
+    try:
+        trainer.fit(model, datamodule=data)
+    except SystemExit as error:
+        # Lightning's answer to SIGTERM is an exit without a status, which would look like a run that has ended well.
+        raise SystemExit(error.code or 128 + signal.SIGTERM) from error
     return min(stopwatch.taken)
 
 

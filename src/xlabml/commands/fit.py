@@ -122,7 +122,7 @@ class XLabCLI(LightningCLI):
             parser_kwargs={**main, **{name: dict(options) for name in names}} if run else {**main, **options},
             parser_class=Parser,
             subclass_mode_model=True,
-            args=args,  # type: ignore[arg-type]
+            args=args,
             run=run,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

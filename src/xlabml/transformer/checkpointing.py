@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from .attention import Shared
-from .block import Block
 
 _PRODUCTS = ('aten::mm', 'aten::addmm', 'aten::bmm')
 """Kept by `selective`. Not baddbmm: scores of attention, larger than all else, are made by it."""
@@ -19,7 +18,7 @@ _ATTENTION = ('attention', 'attn', 'attend')
 
 
 def run_block(
-    block: Block, hidden: Float[Tensor, 'b n d'], shared: Shared, layer: int, checkpointing: str
+    block: nn.Module, hidden: Float[Tensor, 'b n d'], shared: Shared, layer: int, checkpointing: str
 ) -> Float[Tensor, 'b n d']:
     """What the layer gives; dropout draws the same again when it is computed once more.
 
@@ -27,6 +26,7 @@ def run_block(
     https://arxiv.org/abs/2205.05198, section 5.
 
     Args:
+        block: A Block.
         checkpointing: none, full or selective; without a gradient nothing is kept anyway.
     """
     if checkpointing == 'none' or not torch.is_grad_enabled():
