@@ -22,9 +22,12 @@ MAY_IMPORT = {
     'transformer': {'losses', 'batches'},
     'data': {'tokenizer', 'batches'},
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints'},
-    'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints'},
+    'strategies': set(),
+    'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies'},
     'inference': {'transformer', 'batches'},
     'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints'},
+    'telemetry': {'transformer', 'batches'},
+    'reports': {'telemetry'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
 }
@@ -53,7 +56,7 @@ def test_every_room_is_in_the_table():
 def test_a_room_imports_no_other_than_the_table_allows(room):
     rooms, libraries = imported_rooms(room)
     assert rooms <= MAY_IMPORT[room] | ({'settings'} if room not in ('batches', 'checkpoints') else set())
-    if room not in ('datamodules', 'models', 'callbacks', 'commands'):
+    if room not in ('datamodules', 'strategies', 'models', 'callbacks', 'commands'):
         assert 'lightning' not in libraries
 
 

@@ -11,7 +11,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _TRUSTED = {'xlabml', 'torch.nn', 'torch.optim'}
@@ -138,6 +138,17 @@ def find_class(path: str) -> type:
     if not inspect.isclass(found) or not any(f'{found.__module__}.'.startswith(f'{root}.') for root in _TRUSTED):
         raise ValueError(f'there is no class {path}; was it made by a later version, or is its module not imported?')
     return found
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """The dotted paths of all classes that settings name."""
+    if isinstance(value, dict):
+        if isinstance(path := value.get('class_path'), str):
+            yield path
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from class_paths(item)
 
 
 def build(settings: Any, kind: Any = Any) -> Any:

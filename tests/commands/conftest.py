@@ -32,7 +32,7 @@ def corpus(tmp_path_factory, texts):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def tiny(corpus):
     """The flags of a tiny run on the corpus."""
     return [

@@ -1,6 +1,9 @@
 """The subcommands that prepare data and look at it."""
 
+import json
+import random
 import re
+import sys
 
 import pytest
 
@@ -51,3 +54,98 @@ def test_compute_stats_says_what_each_plan_pads_and_cuts(xlab, tiny):
         cut[plan] = int(re.search(r'([\d,]+) tokens cut off', printed).group(1).replace(',', ''))
         assert (used + padded) % 32 == 0
     assert cut['Pack'] == cut['Chunk'] < cut['Concat']
+
+
+@pytest.fixture
+def near(tmp_path, corpus):
+    """The flags of a source with near-duplicates in every split."""
+    draw = random.Random(0)
+    words = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
+    texts = []
+    for _ in range(40):
+        text = draw.choices(words, k=60)
+        texts += [' '.join([*text, str(i)]) for i in range(5)]
+    path = tmp_path / 'near.jsonl'
+    path.write_text('\n'.join(json.dumps({'text': text}) for text in texts))
+    return [f'--data.sources=[{{path: {path}}}]', f'--data.tokenizer_path={corpus}/tiny.model', '--data.n_vocab=320']
+
+
+def test_near_duplicates_are_reported_dropped_or_refused(xlab, tiny, near):
+    pytest.importorskip('rensa')
+    reported = '--data.near_duplicates={threshold: 0.8}'
+    status, printed = xlab('compute_stats', *near, reported)
+    assert status == 0, printed
+    assert '160 of 200 documents are near-duplicates of earlier ones\n' in printed
+    assert len(re.findall(r'^  \d+ \(\w+\) is nearly \d+ \(\w+\), \d+% alike$', printed, re.MULTILINE)) == 5
+    shared = int(re.search(r'(\d+) documents of test have a near-duplicate in train', printed).group(1))
+    assert shared > 0
+    status, printed = xlab('fit', *tiny, *near, '--data.near_duplicates={action: refuse}')
+    assert status == 1
+    assert ' documents of test have near-duplicates in the train split: ' in printed
+    assert '--data.near_duplicates.action drop' in printed
+    status, printed = xlab('prepare_data', *near, '--data.near_duplicates={action: drop}')
+    assert status == 0, printed
+    assert '160 of 200 documents are near-duplicates of earlier ones and are dropped' in printed
+    assert 'in train\n' not in printed
+    _, printed = xlab('compute_stats', *near, '--data.near_duplicates={action: drop}')
+    assert int(re.search(r'train: (\d+) texts', printed).group(1)) < 60
+
+
+def test_compute_stats_draws_a_picture_once(xlab, tiny, tmp_path):
+    status, printed = xlab('compute_stats', *tiny, '--plot=lengths.png', '--n_examples=2')
+    assert status == 0, printed
+    assert (tmp_path / 'lengths.png').read_bytes().startswith(b'\x89PNG')
+    assert re.search(r'tokens of +\d+ to +\d+ #+', printed)
+    status, printed = xlab('compute_stats', *tiny, '--plot=lengths.png')
+    assert (status, printed) == (1, 'xlab: lengths.png exists and is not overwritten; name another file\n')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--partition=cpu'], '--partition is of no use with --engine processes'),
+        (['--dry_run'], '--dry_run is of no use with --engine processes'),
+        (['--engine=ray', '--shared_folder=s', '--qos=low'], '--qos is of no use with --engine ray'),
+        (['--engine=ray'], '--engine ray needs --shared_folder'),
+        (['--engine=slurm', '--shared_folder=s'], '--engine slurm needs --partition'),
+        (['--engine=cloud'], 'cloud'),
+    ],
+)
+def test_options_of_another_engine_are_refused(xlab, tiny, arguments, message):
+    status, printed = xlab('prepare_data', *tiny, *arguments)
+    assert status == 2
+    assert message in printed
+
+
+def test_a_missing_engine_names_the_extra(xlab, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'datatrove', None)
+    monkeypatch.delitem(sys.modules, 'xlabml.data.cluster', raising=False)
+    status, printed = xlab('prepare_data', *tiny, '--engine=slurm', '--shared_folder=s', '--partition=cpu')
+    assert status == 2
+    assert 'needs the packages of the extra cluster' in printed
+    assert 'pip install "xlabml[cluster]"' in printed
+
+
+def test_a_dry_run_prints_the_script_and_prepares_nothing(xlab, tiny, tmp_path):
+    pytest.importorskip('datatrove')
+    slurm = ['--engine=slurm', '--shared_folder=shared', '--partition=cpu', '--max_hours=3', '--dry_run']
+    status, printed = xlab('prepare_data', *tiny, *slurm)
+    assert status == 0, printed
+    assert '#SBATCH --partition=cpu\n' in printed
+    assert '#SBATCH --time=3:00:00\n' in printed
+    assert f'launch_pickled_pipeline {tmp_path}/shared/' in printed
+    assert not list(tmp_path.rglob('*.bin'))
+    _, printed = xlab('prepare_data', *tiny)
+    assert 'store: ' in printed
+    _, printed = xlab('prepare_data', *tiny, *slurm)
+    assert 'its store is there already' in printed
+
+
+def test_a_column_missing_from_the_last_source_is_said_before_the_first_is_read(xlab, tiny, tmp_path):
+    (tmp_path / 'a.jsonl').write_text('{"text": "fine"}\n')
+    (tmp_path / 'b.jsonl').write_text('{"body": "no text"}\n')
+    sources = f'--data.sources=[{{path: {tmp_path}/a.jsonl}}, {{path: {tmp_path}/b.jsonl}}]'
+    status, printed = xlab('prepare_data', *tiny, sources)
+    assert status == 1
+    assert "b.jsonl, has no column 'text'; its columns are body" in printed
+    assert 'tokenizing' not in printed

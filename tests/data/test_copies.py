@@ -8,7 +8,8 @@ from xlabml.data import Corpus, copies, mark_copies, open_copies, prepare_store
 
 @pytest.mark.parametrize('bucket', [3, 50, 1 << 20])
 def test_copies_are_all_but_the_first(tmp_path, monkeypatch, bucket):
-    monkeypatch.setattr('xlabml.data.copies._BUCKET_DOCUMENTS', bucket)
+    monkeypatch.setattr('xlabml.data.copies._CHUNK_DOCUMENTS', bucket)
+    monkeypatch.setattr('xlabml.data.buckets.BUCKET_RECORDS', bucket)
     draw = np.random.default_rng(0)
     kinds = draw.integers(0, 2**64, (40, 2), np.uint64)
     kinds[1] = kinds[0][0], kinds[1][1]  # half a hash alike is not alike

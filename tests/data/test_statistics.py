@@ -1,11 +1,14 @@
 """Figures of a corpus, against plain Python on the texts."""
 
 import statistics
+import sys
 
+import numpy as np
 import pytest
 
 from xlabml.data import Location, Pack, compute_statistics, format_statistics, open_plan
 from xlabml.data.embedded import StandardLibrary
+from xlabml.data.histograms import check_picture, count_lengths, format_histogram, plot_histogram
 from xlabml.data.progress import TerminalProgress
 from xlabml.data.validation import validate, write_invalid
 
@@ -62,6 +65,47 @@ def test_the_figures_are_readable(corpus, tokenizer, plan):
     assert f'{plan.n_used:,} slots used, {plan.n_padded:,} padded\n' in text
     assert f' {plan.n_cut:,} tokens cut off' in text
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_lengths_are_counted_by_powers_of_two():
+    lengths = np.array([1, 2, 3, 3, 9, 16, 31, 15])
+    counts = count_lengths(lengths)
+    assert counts == [(1, 1, 1), (2, 3, 3), (4, 7, 0), (8, 15, 2), (16, 31, 2)]
+    assert count_lengths(np.array([1023, 1024, (1 << 50) - 1]))[::40] == [(512, 1023, 1), (1 << 49, (1 << 50) - 1, 1)]
+    lines = format_histogram(counts)
+    assert [line.count('#') for line in lines] == [14, 40, 0, 27, 27]
+    assert lines[3].startswith(' 8 to 15 ####')
+    assert lines[3].endswith(' 2')
+
+
+def test_the_histogram_and_examples_are_of_the_split(corpus, tokenizer, plan, texts):
+    found = compute_statistics(corpus, 'train', tokenizer, plan, 20, 1, n_examples=4)
+    mine = [texts[i] for i in corpus.documents('train')]
+    assert sum(count for _, _, count in found['lengths']) == len(mine)
+    assert len(found['examples']) == 4
+    assert set(found['examples']) <= set(mine)
+    assert found['examples'] != mine[:4]
+
+
+def test_a_picture_is_drawn_and_never_over_another(corpus, tmp_path):
+    _, lengths = corpus.token_spans(corpus.documents('train'))
+    for name in ('a.png', 'a.svg'):
+        plot_histogram(lengths, 64, 'train', tmp_path / name)
+    assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
+    assert 'length of a row, 64' in (tmp_path / 'a.svg').read_text()
+    plot_histogram(np.array([1, 1]), 64, 'short', tmp_path / 'b.png')
+    with pytest.raises(FileExistsError, match=r'a\.png exists and is not overwritten'):
+        plot_histogram(lengths, 64, 'train', tmp_path / 'a.png')
+    with pytest.raises(ValueError, match=r'let its name end in \.png, \.svg or \.pdf'):
+        check_picture(tmp_path / 'a.jpeg')
+    with pytest.raises(ValueError, match=r'there is no folder .*none to write a\.png to'):
+        check_picture(tmp_path / 'none' / 'a.png')
+
+
+def test_a_picture_without_its_library_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    with pytest.raises(ValueError, match=r'pip install "xlabml\[plots\]"'):
+        check_picture(tmp_path / 'a.png')
 
 
 def test_invalid_documents_are_named_with_their_reason(tmp_path):

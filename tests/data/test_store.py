@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import threading
+import time
 
+import filelock
 import numpy as np
 import pytest
 
@@ -214,6 +217,24 @@ def test_of_two_processes_one_builds_and_one_waits(tmp_path, tokenizer):
     answers = [here.recv() for _ in processes if here.poll(10)]
     assert sorted(n_read for n_read, _ in answers) == [0, 1]
     assert answers[0][1] == answers[1][1]
+
+
+def test_who_waits_says_so(tmp_path, tokenizer):
+    said = []
+    lock = filelock.FileLock(tmp_path / 'store.lock')
+    lock.acquire()
+    waiting = threading.Thread(
+        target=prepare_store, args=(Texts(['one']), tokenizer, tmp_path / 'store'), kwargs={'say': said.append}
+    )
+    waiting.start()
+    deadline = time.monotonic() + 30
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert said == [f'waiting for another process, which is preparing {tmp_path / "store"}']
+    assert not (tmp_path / 'store').exists()
+    lock.release()
+    waiting.join(30)
+    assert len(TokenStore.open(tmp_path / 'store')) == 1
 
 
 def test_a_column_that_json_cannot_hold_is_refused_by_row(tmp_path, tokenizer):

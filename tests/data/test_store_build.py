@@ -1,6 +1,8 @@
 """A store is built from parts: the same bytes for any number of processes, kills, restarts and touched files."""
 
+import gzip
 import json
+import lzma
 import multiprocessing
 import os
 import random
@@ -14,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from xlabml.data import Location, Part, encode_part, prepare_store, recorded
+from xlabml.data.processes import Processes
 
 WORDS = ['the', 'a', 'cat', 'dog', 'été', 'sat', 'on', 'mat', 'ran', 'far', 'away', 'über', '12', 'days']
 
@@ -158,6 +161,48 @@ def test_parts_of_other_texts_are_not_gone_on_with(folder, small_parts, tokenize
     assert tokenizer.decode(store.tokens.tolist()) == json.loads(path.read_text())['text']
 
 
+def test_a_part_that_is_not_as_it_was_written_is_made_again(folder, small_parts, tokenizer, tmp_path):
+    """As after a power cut: the size and the time are right, the content is not."""
+    source = Location(str(folder))
+
+    def spoil(job, tell):
+        Processes(1)(job, tell)
+        path = job.part_folder(1) / 'tokens.bin'
+        times = path.stat().st_mtime_ns
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, ns=(times, times))
+
+    with pytest.raises(ChildProcessError, match=r'part 1 of .* is not as it was written .*tokenizes it again'):
+        prepare_store(source, tokenizer, tmp_path / 's', engine=spoil)
+    assert (tmp_path / 's.partial').exists()
+    store = prepare_store(source, tokenizer, tmp_path / 's')
+    assert store.fingerprint == prepare_store(source, tokenizer, tmp_path / 'whole').fingerprint
+
+
+def test_many_compressed_files_are_many_parts(tmp_path, monkeypatch):
+    """A compressed file is one part: it cannot be begun in the middle."""
+    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 4_000)
+    pack = {'gz': gzip.compress, 'xz': lzma.compress}
+    for i, kind in enumerate(['gz', 'xz', 'gz']):
+        rows = b'\n'.join(json.dumps({'text': text}).encode() for text in some_texts(200, i))
+        (tmp_path / f'{i}.jsonl.{kind}').write_bytes(pack[kind](rows))
+    (tmp_path / '3.csv').write_text('text\n' + '\n'.join(some_texts(100, 3)))
+    (tmp_path / '4.json').write_text(json.dumps([{'text': text} for text in some_texts(100, 4)]))
+    source = Location(str(tmp_path))
+    assert [len(part.where) for part in source.parts()] == [1] * 5
+    read = [document.text for part in source.parts() for document in source.read(part)]
+    assert read == [text for i, n in enumerate([200, 200, 200, 100, 100]) for text in some_texts(n, i)]
+
+
+def test_a_small_source_is_cut_into_small_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr('xlabml.data.location._MIN_PART_BYTES', 1_000)
+    rows = [json.dumps({'text': text}) for text in some_texts(2_000)]
+    (tmp_path / 'a.jsonl').write_text('\n'.join(rows))
+    sizes = [part.n_bytes for part in Location(str(tmp_path / 'a.jsonl')).parts()]
+    assert 60 <= len(sizes) <= 66
+    assert max(sizes) < 1.1 * sum(sizes) / 64
+
+
 def kill_myself(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -176,7 +221,7 @@ def test_too_little_disk_is_refused_before_the_start(folder, tokenizer, tmp_path
     prepare_store(Location(str(folder)), tokenizer, tmp_path / 'a', say=said.append)
     assert 'of text; takes about' in said[0]
     assert said[1].endswith('left out of 428 documents: 3 empty, 2 not a string (validate_data names them)')
-    monkeypatch.setattr('xlabml.data.store_build.encode_part', lambda *_: pytest.fail('it has begun'))
+    monkeypatch.setattr('xlabml.data.store_parts.encode_part', lambda *_: pytest.fail('it has begun'))
     monkeypatch.setattr('shutil.disk_usage', lambda _: type('Usage', (), {'free': 10_000}))
     with pytest.raises(ValueError, match=r'takes about .* kB of disk, half of it for good, but only 10 kB are free'):
         prepare_store(Location(str(folder)), tokenizer, tmp_path / 'b')

@@ -185,6 +185,14 @@ def test_a_tokenizer_is_trained_on_the_shards_that_stay(build, shards):
     assert {*shards.asked} == {'0.jsonl', '1.jsonl'}
 
 
+def test_a_split_that_the_shards_that_stay_do_not_have_is_refused(build):
+    data = build(splits={'val': 0.0, 'test': 0.1})
+    with pytest.raises(
+        ValueError, match=r"'val' has none of the 40 documents .* the data\.stream\.eval_shards, 1: more"
+    ):
+        data.val_dataloader()
+
+
 def test_local_files_are_streamed_too(build, tmp_path, monkeypatch, shards):
     monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
     texts = [{'text': f'document {i} says one two three ' * (i % 4 + 1)} for i in range(200)]

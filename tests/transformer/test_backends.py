@@ -223,14 +223,14 @@ def with_gpu(monkeypatch):
     """A machine on which nothing is missing, but what a test takes away."""
 
     def pretend(capability=(9, 0), missing=()):
-        choose.cache_clear()
+        backends._choose.cache_clear()
         monkeypatch.setattr(backends, '_capability', lambda: capability)
         for name, backend in BACKENDS.items():
             lack = 'it is not installed' if name in missing else None
             monkeypatch.setitem(BACKENDS, name, backend._replace(missing=lambda device, lack=lack: lack))
 
     yield pretend
-    choose.cache_clear()
+    backends._choose.cache_clear()
 
 
 BF16 = {'device': 'cuda', 'dtype': torch.bfloat16, 'gradient': True}
@@ -317,7 +317,7 @@ def test_flash_attention_3_and_4_are_activated_once(with_gpu, monkeypatch):
     for name in ('flash3', 'flash3', 'flash4', 'flash4'):
         assert backends.take(name, *make_ask(documents=True, **BF16)) == name
     assert active == ['FA3', 'FA4']
-    choose.cache_clear()
+    backends._choose.cache_clear()
     assert 'FA4, activated in torch' in choose('auto', make_ask(documents=True, **BF16)).reason
 
 

@@ -60,8 +60,9 @@ class Checkpoints(Checkpoint):
         return next(reversed(self.saved), None)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == 'fit' and self.folder is None:
-            self.folder = f'{trainer.strategy.broadcast(trainer.log_dir) or "."}/checkpoints'
+        if stage == 'fit':
+            # Each rank has looked for a free folder by itself; that of rank 0 is the one which is there.
+            self.folder = trainer.strategy.broadcast(self.folder or f'{trainer.log_dir or "."}/checkpoints')
 
     def state_dict(self) -> dict[str, Any]:
         names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}

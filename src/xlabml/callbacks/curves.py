@@ -1,108 +1,250 @@
-"""The curves of a run: one value a step, whatever logger writes them."""
+"""The curves of a run: one row a step, for whatever logger there is and as JSON lines in the run's folder."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 
+from xlabml import checkpoints
 from xlabml.evaluation import summarize
+from xlabml.telemetry import peaks, records, spectra
+from xlabml.telemetry.meter import Meter
+
+from .run_events import describe_end, describe_start, precision_dtype
+
+_LOOKS = 10
+"""So often a run of known length looks at its spectra."""
 
 
 class Curves(L.Callback):
-    """Write loss, accuracy, bits per byte, learning rates, gradient norm, tokens per second and shares of the sources.
+    """Write loss, accuracy, bits per byte, learning rates, gradient norm, speed, memory, spectra and shares of sources.
 
     A training row sums over all steps since the row before it, an evaluation's figures stand at the step that they
-    belong to. Between rows nothing is read from the device.
+    belong to. Between rows nothing is read from the device; the last step of each row is measured part by part, for
+    which the program waits for it.
 
     Args:
         every_n_steps: Steps between rows; None: `trainer.log_every_n_steps`.
+        spectra_every_n_steps: Steps between looks at the weights' singular values, made with the next row; None: a
+            tenth of the run, or 1000 where its length is not known; 0: never.
+        peak_tflops: TFLOP/s that one device can do, which MFU is a share of; None: known of the GPU, else measured.
 
     Attributes:
         newest: The newest training row, for whoever shows it.
+        folder: Where the JSON lines go; None: where the logger writes.
     """
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        spectra_every_n_steps: int | None = None,
+        peak_tflops: float | None = None,
+    ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f'curves.every_n_steps is {every_n_steps}; it must be at least 1')
-        self.every_n_steps = every_n_steps
+        if spectra_every_n_steps is not None and spectra_every_n_steps < 0:
+            raise ValueError(f'curves.spectra_every_n_steps is {spectra_every_n_steps}; it must be 0 (never) or more')
+        if peak_tflops is not None and not peak_tflops > 0:
+            raise ValueError(f'curves.peak_tflops is {peak_tflops}; it must be above 0')
+        self.every_n_steps, self.spectra_every_n_steps = every_n_steps, spectra_every_n_steps
+        self.peak_tflops = peak_tflops
         self.newest: dict[str, float] = {}
+        self.folder: Path | None = None
         self._sums: dict[str, float] = {}
-        self._n_timed = 0.0
-        self._since = 0.0
-        self._paused = 0.0
+        self._n_tokens = self._n_timed = 0.0
+        self._since = self._paused = 0.0
         self._rates: dict[str, float] = {}
+        self._meter: Meter | None = None
+        self._hooks: list[Any] = []
+
+    # The run
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()
+        strategy, peak = trainer.strategy, self._find_peak(trainer, pl_module)
+        self._meter = meter = Meter(
+            pl_module,
+            pl_module.device,
+            peak[0],
+            trainer.world_size,
+            lambda tensor: strategy.reduce(tensor, reduce_op='sum'),
+            lambda tensor: strategy.reduce(tensor, reduce_op='max'),
+        )
+        # Lightning's places for a profiler, around whatever gives the next batch.
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._on_before_fetch, loop._on_after_fetch = meter.clock.fetch, meter.clock.fetched
+        for optimizer in trainer.optimizers:
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: meter.clock.enter('other')))
+        if (folder := self._run_folder(trainer)) is not None:
+            for name in (records.TRAINING, records.EVALUATION):
+                records.drop_after(folder / name, trainer.global_step)
+            records.append(folder / records.EVENTS, describe_start(trainer, pl_module, meter.flops, *peak))
+        self._n_timed, self._since = 0.0, time.perf_counter()
+        self._begin_step(trainer)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def _find_peak(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[float, str]:
+        """TFLOP/s of a device, and how they are known; rank 0 looks for all."""
+        if self.peak_tflops is not None:
+            return self.peak_tflops, 'given'
+        found = None
+        if trainer.is_global_zero:
+            dtype = precision_dtype(str(trainer.precision))
+            found = peaks.find_tflops(pl_module.device, dtype, checkpoints.cache_folder())
+        return trainer.strategy.broadcast(found)  # type: ignore[return-value]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._is_row(trainer, trainer.global_step):
+            self._write_row(trainer, pl_module)
+        self._end(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._meter is not None:
+            self._end(trainer, exception)
+
+    def _end(self, trainer: L.Trainer, error: BaseException | None = None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._meter = [], None
+        if (folder := self._run_folder(trainer)) is not None:
+            records.append(folder / records.EVENTS, describe_end(trainer, error))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._collect(pl_module)
+        checkpoint['callbacks'][self.state_key] = {'sums': dict(self._sums), 'tokens': self._n_tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sums, self._n_tokens = dict(state_dict['sums']), state_dict.get('tokens', 0.0)
+
+    # A step, part by part
+
+    def _begin_step(self, trainer: L.Trainer) -> None:
+        if self._meter is not None and self._is_row(trainer, trainer.global_step + 1):
+            self._meter.clock.start()
+
+    def _enter(self, part: str) -> None:
+        if self._meter is not None:
+            self._meter.clock.enter(part)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._meter is not None
         # The scheduler moves on before the batch ends: this is the rate that the step uses.
         if self._is_row(trainer, trainer.global_step + 1):
             groups = trainer.optimizers[0].param_groups
             self._rates = {group.get('name', str(i)): group['lr'] for i, group in enumerate(groups)}
+        self._meter.count_batch(batch)
+        self._enter('forward')
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self._enter('other')
+
+    def on_before_backward(self, *_: Any) -> None:
+        self._enter('backward')
+
+    def on_after_backward(self, *_: Any) -> None:
+        self._enter('other')
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self._enter('optimizer')
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not trainer.fit_loop._should_accumulate() and self._is_row(trainer, trainer.global_step):
+        assert self._meter is not None
+        if trainer.fit_loop._should_accumulate():
+            return
+        limit = pl_module.clip_limit if pl_module.clip_limit is not None else trainer.gradient_clip_val or None
+        self._meter.count_step(
+            pl_module.grad_norm,  # type: ignore[arg-type]
+            None if trainer.gradient_clip_algorithm == 'value' else limit,  # type: ignore[arg-type]
+        )
+        if self._is_row(trainer, trainer.global_step):
             self._write_row(trainer, pl_module)
+        self._begin_step(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._write_evaluation(trainer, pl_module, 'val_')
-        self._since += time.perf_counter() - self._paused
+            self._write_evaluation(trainer, pl_module, 'val')
+        self._leave_out(time.perf_counter() - self._paused)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write_evaluation(trainer, pl_module, 'test_')
+        self._write_evaluation(trainer, pl_module, 'test')
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._is_row(trainer, trainer.global_step):
-            self._write_row(trainer, pl_module)
+    def _leave_out(self, seconds: float) -> None:
+        """So long nothing was trained."""
+        self._since += seconds
+        if self._meter is not None:
+            self._meter.clock.leave_out(seconds)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._collect(pl_module)
-        checkpoint['callbacks'][self.state_key] = {'sums': dict(self._sums)}
+    # Rows
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums = dict(state_dict['sums'])
+    def _every(self, trainer: L.Trainer) -> int:
+        return self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
 
     def _is_row(self, trainer: L.Trainer, step: int) -> bool:
-        every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = self._every(trainer)
         return bool(every) and step % every == 0
 
     def _collect(self, pl_module: L.LightningModule) -> None:
         fresh = pl_module.take_train_sums()  # type: ignore[operator]
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in fresh.items()}
         self._n_timed += fresh['count']
+        self._n_tokens += fresh['count']
 
     def _write_row(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._meter is not None
         self._collect(pl_module)
-        if not self._sums['count']:
+        now, step = time.perf_counter(), trainer.global_step
+        if not self._meter.n_steps:
             return
-        now = time.perf_counter()
-        row = {f'train_{name}': value for name, value in summarize(self._sums).items()}
-        row['tokens_per_second'] = self._n_timed / (now - self._since)
+        row = {'tokens': self._n_tokens, **self._meter.row(self._n_timed, now - self._since)}
+        if self._sums['count']:  # none where all steps were skipped
+            row |= {f'train_{name}': value for name, value in summarize(self._sums).items()}
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}
         if pl_module.grad_norm is not None:
             row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
-        if hasattr(trainer.datamodule, 'source_shares'):  # type: ignore[attr-defined]
-            every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
-            first = (trainer.global_step - 1) // every * every
-            shares = trainer.datamodule.source_shares(first, trainer.global_step)  # type: ignore[attr-defined]
-            row |= {f'share/{name}': share for name, share in shares.items()}
         if pl_module.clip_limit is not None:
             row['clip_limit'] = float(pl_module.clip_limit)  # type: ignore[arg-type]
         row['skipped_steps'] = float(pl_module.skipped[1])  # type: ignore[index]
+        first = max(0, step - 1) // max(1, self._every(trainer)) * self._every(trainer)
+        if hasattr(trainer.datamodule, 'source_shares'):  # type: ignore[attr-defined]
+            shares = trainer.datamodule.source_shares(first, step)  # type: ignore[attr-defined]
+            row |= {f'share/{name}': share for name, share in shares.items()}
+        if self._looks_at_spectra(trainer, first, step):
+            begin = time.perf_counter()
+            row |= {f'spectra/{name}': value for name, value in spectra.summarize(pl_module).items()}
+            now += time.perf_counter() - begin
         self._sums, self._n_timed, self._since, self.newest = {}, 0.0, now, row
-        _write(trainer, row, trainer.global_step)
+        self._write(trainer, row, step, records.TRAINING, row)
 
-    def _write_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule, prefix: str) -> None:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-        step = trainer.global_step if trainer.state.fn == 'fit' else int(pl_module.checkpoint_step)  # type: ignore[arg-type]
-        _write(trainer, figures, step)
+    def _looks_at_spectra(self, trainer: L.Trainer, first: int, step: int) -> bool:
+        """Whether a multiple of their interval lies in the row: the same ones after a resume too."""
+        every = self.spectra_every_n_steps
+        if every is None:
+            every = max(1, trainer.max_steps // _LOOKS) if trainer.max_steps > 0 else 1000
+        return bool(every) and step // every > first // every
 
+    def _write_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        metrics = trainer.callback_metrics.items()
+        figures = {name: float(value) for name, value in metrics if name.startswith(f'{split}_')}
+        command = str(trainer.state.fn.value)  # type: ignore[union-attr]
+        if command == 'fit':
+            self._collect(pl_module)  # for the tokens so far
+        step = trainer.global_step if command == 'fit' else int(pl_module.checkpoint_step)  # type: ignore[arg-type]
+        line = {'command': command, 'split': split, 'tokens': self._n_tokens if command == 'fit' else None, **figures}
+        self._write(trainer, figures, step, records.EVALUATION, line)
 
-def _write(trainer: L.Trainer, row: dict[str, float], step: int) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(row, step=step)
+    def _write(self, trainer: L.Trainer, row: dict[str, float], step: int, name: str, line: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=step)
+        if (folder := self._run_folder(trainer)) is not None:
+            records.append(folder / name, {'step': step, **line})
+
+    def _run_folder(self, trainer: L.Trainer) -> Path | None:
+        """Where this process writes, if it does."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        log_dir = trainer.log_dir if self.folder is None and trainer.loggers else self.folder
+        return None if log_dir is None or '://' in str(log_dir) else Path(log_dir)

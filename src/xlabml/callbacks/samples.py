@@ -1,9 +1,12 @@
 """Text that the model makes at each validation, so that a run can be read."""
 
+import contextlib
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from xlabml import inference
 
@@ -39,13 +42,18 @@ class SampledText(L.Callback):
         self.newest = ''
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking or not trainer.is_global_zero:
+        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking:
+            return
+        is_sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
+        if not trainer.is_global_zero and not is_sharded:
             return
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
-        with eagerly(pl_module.model):  # type: ignore[arg-type]  # its text grows by a token at a time
+        # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
+        precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
+        with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
             ids = inference.sample(
-                pl_module.model,  # type: ignore[arg-type]
+                _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
                 torch.tensor(prompt, device=pl_module.device),
                 self.n_tokens,
                 block_size=pl_module.hparams['max_len'],
@@ -56,8 +64,28 @@ class SampledText(L.Callback):
                 top_p=self.top_p,
                 generator=torch.Generator().manual_seed(self.seed),
             )
+        if not trainer.is_global_zero:
+            return
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, 'experiment', None)
             if hasattr(experiment, 'add_text'):
                 experiment.add_text('sample', self.newest, trainer.global_step)
+
+
+class _InStep(nn.Module):
+    """A model that is cut over ranks, who all have to call it as often: they are given one answer, rank 0's.
+
+    Args:
+        model: From ids to logits; it makes caches.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.new_cache = model.new_cache
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        logits = self.model(*args, **kwargs)
+        torch.distributed.broadcast(logits, src=0)
+        return logits

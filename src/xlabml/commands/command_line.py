@@ -1,7 +1,7 @@
 """What is typed, before jsonargparse sees it, and settings as plain values, after."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def class_paths(value: Any) -> Iterator[str]:
-    """The dotted paths of all classes that settings name."""
-    if isinstance(value, dict):
-        if isinstance(path := value.get('class_path'), str):
-            yield path
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from class_paths(item)
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:

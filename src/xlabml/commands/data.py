@@ -1,21 +1,72 @@
 """The subcommands that prepare data and look at it."""
 
+import inspect
 from collections import Counter
 from pathlib import Path
 from textwrap import shorten
+from typing import Any, Literal
 
-from xlabml.data import compute_statistics, format_statistics, split_names, validate, write_invalid
+from xlabml.data import (
+    SharedJob,
+    check_picture,
+    compute_statistics,
+    describe_near_duplicates,
+    format_statistics,
+    plan_store,
+    plot_histogram,
+    split_names,
+    validate,
+    write_invalid,
+)
 from xlabml.datamodules import XLabDataModule
 
-from .errors import UsageError
+from .errors import UsageError, usage_errors
 
-FLAGS = {'dump': 'Write the text too, in base64.'}
+FLAGS = {
+    'dump': 'Write the text too, in base64.',
+    'dry_run': 'Slurm: only print the scripts that would be submitted.',
+}
 """What the flags of these commands mean, for --help."""
 
 
-def prepare_data(data: XLabDataModule) -> None:
-    """Read the sources, train the tokenizer and build the token stores, where they are not there yet."""
-    data.prepare_data()
+def prepare_data(
+    data: XLabDataModule,
+    engine: Literal['processes', 'ray', 'slurm'] = 'processes',
+    shared_folder: str | None = None,
+    n_tasks: int | None = None,
+    n_workers: int | None = None,
+    n_cpus: int = 1,
+    memory_gb: int = 2,
+    max_hours: int = 12,
+    partition: str | None = None,
+    qos: str | None = None,
+    env_command: str | None = None,
+    sbatch_args: dict[str, str] | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Read the sources, train the tokenizer and build the token stores, where they are not there yet.
+
+    Args:
+        engine: What tokenizes: processes of this machine (data.n_processes), or tasks on the machines of a Ray or Slurm
+            cluster (extra `cluster`); the stores are the same, byte for byte, and a run that was killed goes on.
+        shared_folder: Ray and Slurm: a folder that all machines see, for the parts until they are gathered here: a
+            path, or a URL of fsspec (s3://, gs:// …). They must also see the sources under the same paths.
+        n_tasks: Ray and Slurm: how many tasks share the parts of a source out; null: one a part.
+        n_workers: Ray and Slurm: how many of them run at a time; null: all.
+        n_cpus: Ray and Slurm: cores of a task.
+        memory_gb: Ray and Slurm: memory for each core, in GiB.
+        max_hours: Ray and Slurm: how long a task may take.
+        partition: Slurm: where the jobs shall run.
+        qos: Slurm: their quality of service.
+        env_command: Slurm: what a job runs first; null: it activates the virtual environment of this command.
+        sbatch_args: Slurm: more of what sbatch takes, by name.
+        dry_run: Slurm: only print the scripts that would be submitted.
+    """
+    cluster = _cluster(engine, locals())
+    if dry_run:
+        _print_scripts(data, cluster)
+        return
+    data.prepare_data(cluster)
     print(f'tokenizer: {data.tokenizer_path} ({len(data.tokenizer):,} tokens)')
     for source, store in zip(data.sources, data.corpus.stores):
         left_out = sum(found['count'] for found in store.manifest['invalid'].values())
@@ -25,6 +76,58 @@ def prepare_data(data: XLabDataModule) -> None:
         )
     if data.drop_duplicates:
         print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
+    _print_near_duplicates(data)
+
+
+def _print_near_duplicates(data: XLabDataModule) -> None:
+    if data.near_pairs is not None:
+        print('\n'.join(describe_near_duplicates(data.corpus, data.near_pairs)))
+
+
+def _cluster(engine: str, given: dict[str, Any]) -> Any:
+    """The engine of these arguments; None: processes of this machine.
+
+    Raises:
+        UsageError: An argument is of another engine, or one is missing, or a package is.
+    """
+    of_all = ('shared_folder', 'n_tasks', 'n_workers', 'n_cpus', 'memory_gb', 'max_hours')
+    of_slurm = ('partition', 'qos', 'env_command', 'sbatch_args', 'dry_run')
+    taken = {'processes': (), 'ray': of_all, 'slurm': of_all + of_slurm}[engine]
+    defaults = inspect.signature(prepare_data).parameters
+    for name in (*of_all, *of_slurm):
+        if name not in taken and given[name] != defaults[name].default:
+            raise UsageError(f'--{name} is of no use with --engine {engine}; leave it out, or name another engine')
+    for name in ('shared_folder', 'partition'):
+        if name in taken and given[name] is None:
+            raise UsageError(f'--engine {engine} needs --{name} (prepare_data --help says what it is)')
+    if engine == 'processes':
+        return None
+    try:
+        from xlabml.data import cluster
+
+        if engine == 'ray':
+            import ray  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f'--engine {engine} needs the packages of the extra cluster ({error}): pip install "xlabml[cluster]"'
+        ) from error
+    with usage_errors():
+        arguments = {name: given[name] for name in taken if name != 'dry_run'}
+        return cluster.Ray(**arguments) if engine == 'ray' else cluster.Slurm(**arguments)
+
+
+def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
+    """Print what would be submitted for each source whose store is not there."""
+    if not data.tokenizer_path.exists():
+        raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
+    ready = {store.manifest['source'] for store in data.stores()}
+    for source in data.sources:
+        if str(source) in ready:
+            print(f'# {source}: its store is there already')
+            continue
+        job = plan_store(source, data.tokenizer)
+        print(f'# {source}, {len(job.parts)} parts')
+        print(cluster.script(SharedJob.named(job, cluster.shared_folder), job))
 
 
 def train_tokenizer(data: XLabDataModule) -> None:
@@ -80,6 +183,9 @@ def validate_data(
     for store in data.stores() if map_rows is None else data.corpus.stores:
         store.verify()
         print(f'store: {store.folder} is as it was written ({len(store):,} documents)')
+    if data.near_duplicates is not None:
+        data.prepare_data()
+        _print_near_duplicates(data)
     for row in map_rows or []:
         print_row(data, map_split, row)
 
@@ -102,20 +208,36 @@ def numbered(path: Path, i: int) -> Path:
     return path if i == 0 else path.with_stem(f'{path.stem}-{i + 1}')
 
 
-def compute_stats(data: XLabDataModule, split: str = 'train', sample_size: int = 10_000) -> None:
+def compute_stats(
+    data: XLabDataModule, split: str = 'train', sample_size: int = 10_000, n_examples: int = 3, plot: str | None = None
+) -> None:
     """Say what a split holds: lengths, tokens, how full its rows are.
 
     Args:
         split: One of train, val, test, predict.
         sample_size: How many documents to look into, drawn at random.
+        n_examples: How many of them to print the beginnings of.
+        plot: A picture of the lengths to write (.png, .svg, .pdf; extra `plots`); nothing may be there.
     """
     if split not in split_names:
         raise UsageError(f'--split is {split!r}; the splits are {", ".join(split_names)}')
     if sample_size < 1:
         raise UsageError(f'--sample_size is {sample_size}; it must be at least 1')
+    if n_examples < 0:
+        raise UsageError(f'--n_examples is {n_examples}; it must be 0 or more')
+    if plot is not None:
+        with usage_errors():
+            check_picture(Path(plot))
     data.prepare_data()
-    figures = compute_statistics(data.corpus, split, data.tokenizer, data.rows(split).plan, sample_size, data.seed)
+    plan = data.rows(split).plan
+    figures = compute_statistics(data.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
     print(format_statistics(figures))
+    _print_near_duplicates(data)
     for source in data.sources:
         if source.credit:
             print(f'{source}: {source.credit}')
+    if plot is not None:
+        _, lengths = data.corpus.token_spans(data.corpus.documents(split))
+        title = f'{split}: {", ".join(map(str, data.sources))} ({len(lengths):,} texts, {lengths.sum():,} tokens)'
+        plot_histogram(lengths, data.max_len, title, Path(plot))
+        print(f'picture: {plot}')

@@ -1,6 +1,7 @@
 """How a command ends when something is wrong: one message, and a status that a script can read."""
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> i
     try:
         return run() or 0
     except KeyboardInterrupt:
-        print(f'\n{program}: interrupted', file=sys.stderr)
+        print(f'\n{_speaker(program)}: interrupted', file=sys.stderr)
         return 130
     except SystemExit as error:
         if error.code is None or isinstance(error.code, int):
@@ -50,5 +51,12 @@ def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> i
             traceback.print_exc()
         kind = '' if isinstance(error, ValueError | OSError) else f'{type(error).__name__}: '
         hint = '' if debug or not kind else ' (--debug shows where)'
-        print(f'{program}: {kind}{error or type(error).__name__}{hint}', file=sys.stderr)
+        print(f'{_speaker(program)}: {kind}{error or type(error).__name__}{hint}', file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _speaker(program: str) -> str:
+    """Who says it: of several ranks each says what it met, for the first to fail may end the others unheard."""
+    names = ('RANK', 'SLURM_PROCID', 'LOCAL_RANK')
+    rank = next((os.environ[name] for name in names if name in os.environ), '0')
+    return program if rank == '0' else f'{program} (rank {rank})'

@@ -39,6 +39,7 @@ from xlabml.callbacks import (
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task, XLabModel
+from xlabml.strategies import check_strategy
 
 from . import autotune
 from . import data as data_commands
@@ -46,7 +47,6 @@ from .command_line import (
     DATA_COMMANDS,
     LINKED,
     RUN_COMMANDS,
-    class_paths,
     files_first,
     plain,
     refuse_linked,
@@ -180,7 +180,7 @@ class XLabCLI(LightningCLI):
             refuse_linked(arguments)
             self._arguments = arguments
             self.config = parser.parse_args(arguments)
-        for path in class_paths(plain(self.config)):
+        for path in settings.class_paths(plain(self.config)):
             settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
 
     def _parse_ckpt_path(self) -> None:
@@ -206,7 +206,7 @@ class XLabCLI(LightningCLI):
         if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
             # A length that is typed is the length: no other one of the saved run cuts it short.
             saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
-        for class_path in class_paths(saved):
+        for class_path in settings.class_paths(saved):
             try:
                 settings.find_class(class_path)
             except ValueError as error:
@@ -239,6 +239,8 @@ class XLabCLI(LightningCLI):
         config = self._own_config()
         if config.trainer.precision == 'auto':
             config.trainer.precision = auto_precision(config.trainer.accelerator)
+        with usage_errors():
+            check_strategy(plain(config))
         if self._autotunes:
             self._autotune(config)
 
@@ -306,6 +308,7 @@ class XLabCLI(LightningCLI):
         saver = find_callback(trainer, Checkpoints)
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
+        find_callback(trainer, Curves).folder = self.run_folder
         return trainer
 
     def _claim_run_folder(self, logs: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`xlab-manage TASK …`: what is done with checkpoints, apart from training and generating."""
+"""`xlab-manage TASK …`: what is done with checkpoints, apart from training and generating; and what is said of runs."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Do something with a checkpoint.')
+    parser = Parser(PROGRAM, description='Do something with a checkpoint, or look at runs.')
     tasks = parser.add_subparsers(title='tasks', metavar='TASK', required=True)
     task = tasks.add_parser(
         'export-checkpoint',
@@ -38,6 +38,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last': of the newest run below this folder")
     task.add_argument('--output', metavar='PATH', help='(default: beside it, named by the hash of what is written)')
     task.set_defaults(run=export_checkpoint)
+    task = tasks.add_parser(
+        'describe',
+        help='say in text and plots what runs did',
+        description='Print what runs are and did, and write it as text, plots (PNG) and one HTML page, into a folder '
+        'of its own. Works on a run that goes on, or was cut off. Needs matplotlib (the extra `plots`).',
+    )
+    task.add_argument(
+        'runs',
+        metavar='RUN',
+        nargs='+',
+        help="a run's folder (logs/version_N); a folder of several, for its newest ten; 'last': the newest run below "
+        'this folder',
+    )
+    task.add_argument('--output', metavar='FOLDER', help='(default: describe, in the folder of the run, or beside it)')
+    task.set_defaults(run=describe)
     for task in tasks.choices.values():
         add_common(task)
     return parser.parse_args(arguments)
@@ -51,6 +66,25 @@ def export_checkpoint(options: argparse.Namespace) -> None:
 
     export = checkpoints.export(checkpoints.find(options.ckpt, Path()), options.output)
     print(f'{export.path}\n{export.n_bytes} bytes\nsha256 {export.sha256}')
+
+
+def describe(options: argparse.Namespace) -> None:
+    """Print a report of runs, write it with its plots, and say where."""
+    from pathlib import Path
+
+    from xlabml.reports.facts import text
+    from xlabml.reports.page import write_report
+    from xlabml.reports.runs import find_folders, read_runs
+
+    folders = find_folders(options.runs, Path())
+    beside = folders[0] / 'describe'
+    if len(folders) > 1:
+        named = [folder.name for folder in folders[:3]] + ([f'{len(folders) - 3}-more'] if len(folders) > 3 else [])
+        beside = folders[0].parent / '-'.join(['describe', *named])
+    runs = read_runs(folders)
+    print(text(runs))
+    for path in write_report(runs, beside if options.output is None else Path(options.output)):
+        print(path)
 
 
 def _run(arguments: list[str]) -> int:

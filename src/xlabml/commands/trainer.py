@@ -73,6 +73,7 @@ class Trainer(L.Trainer):
         if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
             plugins.append(CheckpointIO())
         own = [*([Compiling()] if compile else []), *([Garbage()] if freeze_garbage else [])]
+        kwargs.update(_started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
         super().__init__(
             *args,
             precision=precision,
@@ -139,6 +140,15 @@ class CheckpointIO(TorchCheckpointIO):
         if '://' not in str(path) and not os.path.exists(path):
             return
         super().remove_checkpoint(path)
+
+
+def _started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:
+    """How many devices and machines torchrun has started processes for, where the settings leave that open."""
+    if 'TORCHELASTIC_RUN_ID' not in os.environ:
+        return {}
+    here, everywhere = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['WORLD_SIZE'])
+    found = {'devices': here} if devices == 'auto' else {}
+    return {**found, 'num_nodes': everywhere // here} if num_nodes == 1 else found
 
 
 def auto_precision(accelerator: Any = 'auto') -> Literal['bf16-mixed', '32-true']:

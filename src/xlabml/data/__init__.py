@@ -5,9 +5,12 @@ from .copies import mark_copies, open_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
 from .held_out import Overlap, check_held_out, find_overlap
+from .histograms import check_picture, plot_histogram
 from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .mixture import Mixture, check_weights
+from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates
+from .near_reports import check_near_duplicates, describe_near_duplicates, shared_between_splits
 from .order import mix, permute, shuffled
 from .pieces import CutAtColumn, CutAtPattern, InPieces, JoinColumns
 from .plan_rows import PlanRows
@@ -16,11 +19,12 @@ from .progress import TerminalProgress
 from .remote import RemoteFiles
 from .rows import Rows
 from .shards import NoRoom, Shard, ShardCache
+from .shared_parts import SharedJob
 from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
-from .store import TokenStore, prepare_store, store_folder
-from .store_build import Report
+from .store import TokenStore, plan_store, prepare_store, store_folder
+from .store_build import Engine, Report
 from .store_parts import encode_part
 from .stream import Stream, StreamedRows
 from .stream_batches import StreamBatches, join_batches
@@ -33,12 +37,15 @@ __all__ = [
     'CutAtColumn',
     'CutAtPattern',
     'Document',
+    'Engine',
     'EvalBatches',
     'InPieces',
     'Invalid',
     'JoinColumns',
     'Location',
     'Mixture',
+    'NearDuplicates',
+    'NearPairs',
     'NoRoom',
     'Overlap',
     'Pack',
@@ -51,6 +58,7 @@ __all__ = [
     'Rows',
     'Shard',
     'ShardCache',
+    'SharedJob',
     'Source',
     'StandardLibrary',
     'Stream',
@@ -61,9 +69,12 @@ __all__ = [
     'TrainBatches',
     'WikipediaLeads',
     'check_held_out',
+    'check_near_duplicates',
+    'check_picture',
     'check_ratios',
     'check_weights',
     'compute_statistics',
+    'describe_near_duplicates',
     'encode_part',
     'find_overlap',
     'folders',
@@ -73,9 +84,13 @@ __all__ = [
     'mark_copies',
     'mix',
     'open_copies',
+    'open_near_duplicates',
     'open_plan',
     'permute',
+    'plan_store',
+    'plot_histogram',
     'prepare_store',
+    'shared_between_splits',
     'shuffled',
     'split_names',
     'splits_of',

@@ -1,7 +1,6 @@
 """Which documents are exact copies of earlier ones, by the hash of their content: found once for a set of stores."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import numpy as np
 from jaxtyping import UInt8, UInt64
 
 from . import folders
+from .buckets import sorted_buckets
 from .store import TokenStore
 
 _FORMAT = 1
-_BUCKET_DOCUMENTS = 1 << 20
-_MAX_BUCKETS = 512
+_CHUNK_DOCUMENTS = 1 << 20
 
 
 def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray, ' documents']:
@@ -36,8 +35,8 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     def build(partial: Path) -> dict[str, Any]:
         marks = mark_copies([store.hashes for store in stores], partial)
         with folders.ArrayFiles(partial, {'copies': np.uint8}) as files:
-            for start in range(0, len(marks), _BUCKET_DOCUMENTS):
-                files.append(copies=marks[start : start + _BUCKET_DOCUMENTS])
+            for start in range(0, len(marks), _CHUNK_DOCUMENTS):
+                files.append(copies=marks[start : start + _CHUNK_DOCUMENTS])
             written = files.close()
         return {'format': _FORMAT, 'identity': identity, 'files': written}
 
@@ -54,27 +53,16 @@ def mark_copies(hashes: Sequence[UInt64[np.ndarray, '_ 2']], scratch: Path) -> U
     """
     n = sum(map(len, hashes))
     marks = np.zeros(n, np.uint8)
-    n_buckets = min(_MAX_BUCKETS, math.ceil(n / _BUCKET_DOCUMENTS))
-    paths = [scratch / f'bucket-{i}' for i in range(n_buckets)]
-    files = [path.open('wb') for path in paths]
-    try:
+
+    def chunks() -> Iterator[UInt64[np.ndarray, '_ 3']]:
         first = 0
         for array in hashes:
-            for start in range(0, len(array), _BUCKET_DOCUMENTS):
-                some = array[start : start + _BUCKET_DOCUMENTS]
-                numbers = np.arange(first + start, first + start + len(some), dtype=np.uint64)
-                records = np.column_stack([some, numbers])
-                bucket = some[:, 1] % np.uint64(n_buckets)
-                for i, file in enumerate(files):
-                    file.write(records[bucket == i].tobytes())
+            for start in range(0, len(array), _CHUNK_DOCUMENTS):
+                some = array[start : start + _CHUNK_DOCUMENTS]
+                yield np.column_stack([some, np.arange(first + start, first + start + len(some), dtype=np.uint64)])
             first += len(array)
-    finally:
-        for file in files:
-            file.close()
-    for path in paths:
-        records = np.fromfile(path, np.uint64).reshape(-1, 3)
-        path.unlink()
-        records = records[np.lexsort((records[:, 2], records[:, 1], records[:, 0]))]
+
+    for records in sorted_buckets(chunks(), n, 3, scratch):
         is_copy = (records[1:, :2] == records[:-1, :2]).all(axis=1)
         marks[records[1:, 2][is_copy].astype(np.int64)] = 1
     return marks

@@ -5,8 +5,9 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int8, Int64, UInt8
 
+from .near_duplicates import NearPairs
 from .sources import Source
 from .splits import check_ratios, content_hash, hash_words, split_names, splits_of
 from .store import TokenStore
@@ -22,6 +23,7 @@ class Corpus:
         stores: All made with one tokenizer.
         ratios: The share of each split.
         copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
+        near: Near-duplicates, of which only the earliest are in a split; None: all are.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Corpus:
         stores: Sequence[TokenStore],
         ratios: Mapping[str, float],
         copies: UInt8[np.ndarray, ' documents'] | None = None,
+        near: NearPairs | None = None,
     ) -> None:
         check_ratios(ratios)
         if not stores:
@@ -36,7 +39,10 @@ class Corpus:
         sizes = {store.manifest['identity']['tokenizer']: store.manifest['n_vocab'] for store in stores}
         if len(sizes) > 1:
             raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
-        self.stores, self.ratios, self.copies = list(stores), dict(ratios), copies
+        self.stores, self.ratios, self.copies, self.near = list(stores), dict(ratios), copies, near
+        self._left_out = copies
+        if near is not None:
+            self._left_out = near.marks() if copies is None else near.marks() | copies
         self._first = np.cumsum([0, *(len(store) for store in stores)])
         self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
 
@@ -71,8 +77,8 @@ class Corpus:
         parts = []
         for first, store in zip(self._first.tolist(), self.stores):
             is_in = splits_of(store.hashes, self.ratios) == index
-            if self.copies is not None:
-                is_in &= self.copies[first : first + len(store)] == 0
+            if self._left_out is not None:
+                is_in &= self._left_out[first : first + len(store)] == 0
             parts.append(first + np.flatnonzero(is_in))
         found = np.concatenate(parts)
         if not len(found):
@@ -81,6 +87,16 @@ class Corpus:
                 f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
                 f'give it a larger share in data.splits.{split}, or more documents'
             )
+        return found
+
+    def splits(self, documents: Int64[np.ndarray, ' documents']) -> Int8[np.ndarray, ' documents']:
+        """The split of each document, as an index into split_names; -1 where it is in none."""
+        index, found = self._store_of(documents), np.empty(len(documents), np.int8)
+        for i in np.unique(index):
+            here = index == i
+            found[here] = splits_of(self.stores[i].hashes[documents[here] - self._first[i]], self.ratios)
+        if self._left_out is not None:
+            found[self._left_out[documents] == 1] = -1
         return found
 
     def by_store(self, documents: Int64[np.ndarray, ' documents']) -> list[Int64[np.ndarray, ' part']]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,10 +29,11 @@ class ArrayFile:
     Args:
         path: The file; it is made.
         dtype: Of the numbers in it.
+        sync: Whether it is on the disk, not on its way there, once it is closed.
     """
 
-    def __init__(self, path: Path, dtype: Any) -> None:
-        self.path, self.dtype = path, np.dtype(dtype)
+    def __init__(self, path: Path, dtype: Any, sync: bool = True) -> None:
+        self.path, self.dtype, self.sync = path, np.dtype(dtype), sync
         self._file: BinaryIO = path.open('wb')
         self._hash, self._n_bytes = hashlib.sha256(), 0
 
@@ -46,7 +47,8 @@ class ArrayFile:
     def close(self) -> dict[str, Any]:
         """Finish the file, and describe it for the manifest."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self.sync:
+            os.fsync(self._file.fileno())
         self._file.close()
         modified = self.path.stat().st_mtime_ns
         return {'dtype': self.dtype.str, 'bytes': self._n_bytes, 'modified': modified, 'sha256': self._hash.hexdigest()}
@@ -61,10 +63,11 @@ class ArrayFiles:
     Args:
         folder: Where they go.
         dtypes: Of each, by name.
+        sync: Whether they are on the disk once they are closed.
     """
 
-    def __init__(self, folder: Path, dtypes: Mapping[str, Any]) -> None:
-        self._files = {name: ArrayFile(folder / f'{name}.bin', dtype) for name, dtype in dtypes.items()}
+    def __init__(self, folder: Path, dtypes: Mapping[str, Any], sync: bool = True) -> None:
+        self._files = {name: ArrayFile(folder / f'{name}.bin', dtype, sync) for name, dtype in dtypes.items()}
 
     def append(self, **values: np.ndarray | bytes) -> None:
         for name, value in values.items():
@@ -82,7 +85,11 @@ class ArrayFiles:
 
 
 def build_folder(
-    folder: Path, build: Callable[[Path], dict[str, Any]], is_ready: Callable[[], bool], resumable: bool = False
+    folder: Path,
+    build: Callable[[Path], dict[str, Any]],
+    is_ready: Callable[[], bool],
+    resumable: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Have a folder built, unless it is ready; whoever comes second waits and then finds it ready.
 
@@ -92,6 +99,7 @@ def build_folder(
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
         resumable: Whether build goes on with what an interrupted one left in its folder. It is kept then, but not
             after a ValueError: what was wrong has to change first.
+        say: Told that another process is at it, and is waited for.
 
     Raises:
         ValueError: The disk filled up. Nothing half-written is left behind.
@@ -99,7 +107,7 @@ def build_folder(
     partial = folder.with_name(f'{folder.name}.partial')
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(f'{folder.name}.lock')):
+        with _locked(folder, say):
             if is_ready():
                 return
             if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
@@ -124,6 +132,22 @@ def build_folder(
             f'the disk is full ({error.strerror}): {folder} could not be written, and nothing of it is left; free some '
             'space, or set XLABML_CACHE to a folder on a larger disk'
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Be the only one who builds a folder."""
+    lock = filelock.FileLock(folder.with_name(f'{folder.name}.lock'))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if say is not None:
+            say(f'waiting for another process, which is preparing {folder}')
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def drop(folder: Path) -> None:

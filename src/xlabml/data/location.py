@@ -10,16 +10,17 @@ from typing import Any
 from .files import Span, file_columns, is_readable, read_span, spans
 from .sources import Document, Part, Source, check_columns
 
-_PART_BYTES = 16 << 20
-_MAX_PARTS = 4096
+_MIN_PART_BYTES, _PART_BYTES = 1 << 20, 16 << 20
+_MIN_PARTS, _MAX_PARTS = 64, 4096
 _SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test', 'testing')
 
 
 class Location(Source):
     """A dataset of a Hugging Face hub, or local files: parquet, jsonl, json, csv, tsv, txt (a document a file).
 
-    Text files may be compressed (.gz, .xz, .zst). A local folder may have the layout of a hub's: `name` is then a
-    folder in it, and `split` what the files' names begin with.
+    Text files may be compressed (.gz, .xz, .zst). Parquet and plain jsonl files are read in parts, side by side; csv,
+    tsv, json and compressed files each as a whole, so that a large corpus of these is best kept in many. A local folder
+    may have the layout of a hub's: `name` is then a folder in it, and `split` what the files' names begin with.
 
     Args:
         path: A file, a folder, a pattern (`data/*.parquet`), or a hub's id (`wikimedia/wikipedia`).
@@ -60,8 +61,10 @@ class Location(Source):
             return self._hub_parts()
         for file in files:
             self._check_file(file, self._wanted(columns))
-        pieces = [span for file in files for span in spans(file, self.column, _PART_BYTES)]
-        size = max(_PART_BYTES, sum(n_bytes for _, n_bytes in pieces) // _MAX_PARTS)
+        # Small sources in small parts, so that many processes share them out evenly.
+        size = min(_PART_BYTES, max(_MIN_PART_BYTES, sum(file.stat().st_size for file in files) // _MIN_PARTS))
+        pieces = [span for file in files for span in spans(file, self.column, size)]
+        size = max(size, sum(n_bytes for _, n_bytes in pieces) // _MAX_PARTS)
         parts: list[Part] = []
         where: list[Span] = []
         filled = 0

@@ -5,6 +5,7 @@ stretch is exactly so many tokens of the store.
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -29,13 +30,13 @@ class InPieces(Source):
     needs: Sequence[str] = ()
     """Columns of the record that `cut` looks at."""
 
+    @abstractmethod
     def cut(self, document: Document) -> Document:
         """A document with its cuts: the characters at which its second and later pieces begin.
 
         Args:
             document: As the source gives it, with the columns that were asked for and those that it needs.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define cut()')
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         return self._cut(self.source.documents(self._inner(columns)), columns)

@@ -5,6 +5,7 @@ A document of T tokens is a stream of T + 1 slots: sos and its tokens are read, 
 piece is a stretch of that stream; a later piece of a document begins with the target before it, not with sos.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Streams(NamedTuple):
     slots: Int64[np.ndarray, ' documents']
 
 
-class Plan:
+class Plan(ABC):
     """The base of all plans.
 
     Args:
@@ -73,9 +74,9 @@ class Plan:
         fingerprint = folders.short_hash([self.length, [array.tolist() for array in arrays.values()]])
         return PlanRows(arrays, self.length, self.max_documents, fingerprint)
 
+    @abstractmethod
     def block(self, streams: Streams, counted_once: bool) -> Pieces:
         """Lay out a block of documents, on its own: memory never grows with the corpus."""
-        raise NotImplementedError(f'{type(self).__name__} must define block()')
 
 
 class Pack(Plan):
@@ -191,6 +192,7 @@ def open_plan(
         'stores': [store.fingerprint for store in corpus.stores],
         'splits': corpus.ratios,
         'drops_copies': corpus.copies is not None,
+        'drops_near': None if corpus.near is None else corpus.near.fingerprint,
         'split': split,
         'plan': plan.settings(),
         'counted_once': counted_once,

@@ -1,5 +1,6 @@
 """What a source is: it knows how to be read and how to be recognised; building one opens nothing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Part(NamedTuple):
     n_bytes: int | None = None
 
 
-class Source:
+class Source(ABC):
     """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are.
 
     A large source says in which parts it can be read: they are tokenized side by side, and a preparation that was
@@ -47,21 +48,21 @@ class Source:
     in_pieces = False
     """Whether its documents have pieces that are tokenized apart."""
 
+    @abstractmethod
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
 
         Raises:
             ValueError: The source is absent or broken, or has no such column; the message says where.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define documents()')
 
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that change when the documents do.
 
         Raises:
             ValueError: The source is absent.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define fingerprint()')
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         """What `documents` gives, one part after the other; the same parts every time.

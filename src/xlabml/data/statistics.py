@@ -1,5 +1,6 @@
 """What a corpus looks like to a model: its vocabulary, how long its texts are, how well its rows are filled."""
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,19 @@ from jaxtyping import Num
 from xlabml.tokenizer import Tokenizer
 
 from .corpus import Corpus
+from .histograms import count_lengths, format_histogram
 from .order import permute
 from .plan_rows import PlanRows
 
 
 def compute_statistics(
-    corpus: Corpus, split: str, tokenizer: Tokenizer, plan: PlanRows, sample_size: int = 10_000, seed: int = 42
+    corpus: Corpus,
+    split: str,
+    tokenizer: Tokenizer,
+    plan: PlanRows,
+    sample_size: int = 10_000,
+    seed: int = 42,
+    n_examples: int = 3,
 ) -> dict[str, Any]:
     """Figures of a split.
 
@@ -21,9 +29,11 @@ def compute_statistics(
         plan: Its rows.
         sample_size: How many documents, drawn at random from all of the split, the lengths are taken from.
         seed: Of the draw.
+        n_examples: How many texts of the sample are given as they are.
 
     Returns:
-        Plain values: `vocabulary` and `rows` exact, `characters` and `tokens` of the sample, `texts` counts.
+        Plain values: `vocabulary`, `rows` and `lengths` (first, last, count) exact, `characters` and `tokens` of the
+        sample, `texts` counts, `examples` texts.
 
     Raises:
         ValueError: The sample is empty, or the split is.
@@ -64,6 +74,8 @@ def compute_statistics(
                 for reason in sorted({reason for store in corpus.stores for reason in store.manifest['invalid']})
             },
         },
+        'lengths': count_lengths(lengths),
+        'examples': [tokenizer.decode(corpus.tokens(i).tolist()) for i in sample[:n_examples].tolist()],
         'characters': _summary(characters),
         'tokens': _summary(tokens),
         'characters_per_token': float(characters.sum() / tokens.sum()),
@@ -104,6 +116,10 @@ def format_statistics(statistics: dict[str, Any]) -> str:
         ),
         ('bytes', f'{statistics["byte_fallback_ratio"]:.2%} of the tokens spell a character in bytes'),
     ]
+    histogram = format_histogram(statistics['lengths'])
+    lines += [('tokens of' if i == 0 else 'each text' if i == 1 else '', line) for i, line in enumerate(histogram)]
+    examples = [f'{shorten(text, 80, placeholder=" …")!r}' for text in statistics['examples']]
+    lines += [('examples' if i == 0 else '', example) for i, example in enumerate(examples)]
     return '\n'.join(f'{name:12}{value}' for name, value in lines)
 
 

@@ -16,10 +16,11 @@ from jaxtyping import Int64, UInt64
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .processes import Processes
 from .recorded import same_content, stat_files
 from .sources import Source
-from .store_build import Report, build_store
-from .store_parts import FORMAT
+from .store_build import Engine, Report, build_store, plan_job
+from .store_parts import FORMAT, Job
 
 
 class TokenStore:
@@ -117,6 +118,7 @@ def prepare_store(
     report: Report | None = None,
     say: Callable[[str], None] | None = None,
     n_processes: int | None = None,
+    engine: Engine | None = None,
 ) -> TokenStore:
     """Open the store of a source; build it where it is not there, or is of other documents or another tokenizer.
 
@@ -129,6 +131,7 @@ def prepare_store(
         report: Told how far it is.
         say: Told what is about to be done and how much disk it takes, and what was left out.
         n_processes: Processes that tokenize; the store is the same for any number. None: one a core.
+        engine: What tokenizes the parts instead, on other machines perhaps; the store is the same.
 
     Raises:
         ValueError: The source is broken or has no valid document, a column cannot be kept, the disk is full or about
@@ -145,15 +148,26 @@ def prepare_store(
 
     def build(partial: Path) -> dict[str, Any]:
         tell, speak = report or _be_silent, say or _be_silent
-        manifest = build_store(source, tokenizer, columns, identity, partial, n_processes, tell, speak)
+        manifest = build_store(
+            source, tokenizer, columns, identity, partial, engine or Processes(n_processes), tell, speak
+        )
         if manifest['invalid']:
             counts = ', '.join(f'{item["count"]:,} {reason}' for reason, item in manifest['invalid'].items())
             speak(f'{source}: left out of {manifest["n_rows"]:,} documents: {counts} (validate_data names them)')
         return manifest
 
     if not is_ready():
-        folders.build_folder(folder, build, is_ready, resumable=True)
+        folders.build_folder(folder, build, is_ready, resumable=True, say=say)
     return TokenStore.open(folder)
+
+
+def plan_store(source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()) -> Job:
+    """What `prepare_store` would have done for a store that is not there; its folder is of no meaning.
+
+    Raises:
+        ValueError: The source is absent or broken.
+    """
+    return plan_job(source, tokenizer, columns, _identity(source, tokenizer, columns), Path())
 
 
 def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> bool:

@@ -1,17 +1,10 @@
-"""A store from its parts: tokenized side by side, then put one after the other, so that the result is the same for any
-number of processes."""
+"""A store from its parts: tokenized side by side, then put one after the other, so that the result is the same whoever
+tokenized them."""
 
+import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +16,10 @@ from xlabml.tokenizer import Tokenizer
 from . import folders
 from .recorded import hash_file, stat_files
 from .sources import Part, Source
-from .store_parts import COUNTS, FORMAT, array_types, batches, encode_part, merge_invalid, piece_texts, read_part
+from .store_parts import COUNTS, FORMAT, Job, array_types, batches, merge_invalid, piece_texts
+
+Engine = Callable[[Job, Callable[[int], None]], None]
+"""Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
 
 Report = Callable[[str, int, int | None], None]
 """Told now and then how far a preparation is: (what is done, bytes of text so far, bytes in all or None)."""
@@ -31,7 +27,6 @@ Report = Callable[[str, int, int | None], None]
 _STATE = 'begun.json'
 _COPIED_VALUES = 1 << 20
 _SAMPLE_DOCUMENTS = 100
-_POLL_SECONDS = 0.2
 
 
 def build_store(
@@ -40,7 +35,7 @@ def build_store(
     columns: Sequence[str],
     identity: dict[str, Any],
     folder: Path,
-    n_processes: int | None,
+    engine: Engine,
     report: Report,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -48,25 +43,19 @@ def build_store(
 
     Raises:
         ValueError: The source is broken, changed meanwhile, or has no valid document; or the disk has too little room.
-        ChildProcessError: A process that tokenizes was killed.
+        ChildProcessError: What was tokenizing was killed, or a part is not as it was written; there is a way on.
     """
-    parts, stats = source.parts(columns), stat_files(source.files())
-    begun = {'identity': identity, 'files': stats, 'parts': [list(part) for part in parts]}
-    _start_over_unless_same(folder, begun)
-    n_processes = n_processes or len(os.sched_getaffinity(0) if sys.platform == 'linux' else range(os.cpu_count() or 1))
-    n_there = sum(read_part(_part_folder(folder, i)) is not None for i in range(len(parts)))
-    say(_check_room(source, parts, tokenizer, columns, folder, n_there))
+    job = plan_job(source, tokenizer, columns, identity, folder)
+    parts, stats = job.parts, job.begun['files']
+    _start_over_unless_same(folder, job.begun)
+    say(_check_room(source, parts, tokenizer, columns, folder, len(parts) - len(job.missing())))
     total = sum(part.n_bytes or 0 for part in parts) if all(part.n_bytes for part in parts) else None
-    job = _Job(source, tokenizer, list(columns), folder)
 
     def tell(n_bytes: int) -> None:
         report(f'tokenizing {source}', n_bytes if total is None else min(n_bytes, total), total)
 
-    if n_processes > 1 and len(parts) - n_there > 1:
-        _encode_in_processes(job, parts, n_processes, tell)
-    else:
-        _encode_here(job, parts, n_processes, tell)
-    manifest = _merge(source, tokenizer, folder, len(parts))
+    engine(job, tell)
+    manifest = _merge(job)
     hashes = [hash_file(path) for path, *_ in stats]
     if stat_files(source.files()) != stats:
         raise ValueError(f'{source} was written to while it was read; start again once it is whole')
@@ -83,8 +72,17 @@ def build_store(
     }
 
 
-def _part_folder(folder: Path, index: int) -> Path:
-    return folder / 'parts' / f'{index:05d}'
+def plan_job(
+    source: Source, tokenizer: Tokenizer, columns: Sequence[str], identity: dict[str, Any], folder: Path
+) -> Job:
+    """What has to be done for a store.
+
+    Raises:
+        ValueError: The source is absent or broken.
+    """
+    parts, stats = source.parts(columns), stat_files(source.files())
+    begun = {'identity': identity, 'files': stats, 'parts': [list(part) for part in parts]}
+    return Job(source, tokenizer, list(columns), folder, parts, begun)
 
 
 def _start_over_unless_same(folder: Path, begun: dict[str, Any]) -> None:
@@ -145,105 +143,18 @@ def _disk_ratio(source: Source, part: Part, tokenizer: Tokenizer, columns: Seque
 _size = folders.show_bytes
 
 
-# The parts
-
-
-class _Job:
-    """What all parts share."""
-
-    def __init__(self, source: Source, tokenizer: Tokenizer, columns: list[str], folder: Path) -> None:
-        self.source, self.tokenizer, self.columns, self.folder = source, tokenizer, columns, folder
-
-    def encode(self, index: int, part: Part, advance: Callable[[int], None], n_threads: int) -> None:
-        folder = _part_folder(self.folder, index)
-        if read_part(folder) is None:
-            encode_part(self.source, part, self.tokenizer, self.columns, folder, advance, n_threads)
-        else:
-            advance(part.n_bytes or 0)
-
-
-def _encode_here(job: _Job, parts: list[Part], n_threads: int, tell: Callable[[int], None]) -> None:
-    done = 0
-
-    def advance(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        tell(done)
-
-    for index, part in enumerate(parts):
-        job.encode(index, part, advance, n_threads)
-
-
-def _encode_in_processes(job: _Job, parts: list[Part], n_processes: int, tell: Callable[[int], None]) -> None:
-    n_workers = min(n_processes, len(parts))
-    context = multiprocessing.get_context('fork' if sys.platform == 'linux' else None)
-    done, stop = context.Value('q', 0), context.Event()
-    start = (job, max(1, n_processes // n_workers), done, stop, os.getpid())
-    with ProcessPoolExecutor(n_workers, context, _start_worker, start) as pool:
-        futures = [pool.submit(_encode_in_worker, index, part) for index, part in enumerate(parts)]
-        try:
-            pending = set(futures)
-            while pending:
-                finished, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
-                tell(done.value)
-                for future in finished:
-                    future.result()
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f'a process that was tokenizing {job.source} was killed (for want of memory, perhaps); the same '
-                'command goes on from the last whole part, with a smaller data.n_processes if need be'
-            ) from error
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Stopped(Exception):  # noqa: N818
-    """Another part failed, or the user had enough."""
-
-
-_worker: tuple[_Job, int, Any, Any]
-
-
-def _start_worker(job: _Job, n_threads: int, done: Any, stop: Any, parent: int) -> None:
-    global _worker
-    _worker = job, n_threads, done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and says so
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process when the one that started it is gone: an orphan would keep its lock, and its files."""
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    os._exit(1)
-
-
-def _encode_in_worker(index: int, part: Part) -> None:
-    job, n_threads, done, stop = _worker
-
-    def advance(n_bytes: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-        with done.get_lock():
-            done.value += n_bytes
-
-    job.encode(index, part, advance, n_threads)
-
-
 # The whole
 
 
-def _merge(source: Source, tokenizer: Tokenizer, folder: Path, n_parts: int) -> dict[str, Any]:
+def _merge(job: Job) -> dict[str, Any]:
     """Put the parts one after the other, and return what the manifest says of them."""
     sums = dict.fromkeys(COUNTS, 0)
     invalid: dict[str, dict[str, Any]] = {}
-    types, begin = array_types(tokenizer, source.in_pieces), np.zeros(1, np.int64)
-    with folders.ArrayFiles(folder, types) as files:
+    types, begin = array_types(job.tokenizer, job.source.in_pieces), np.zeros(1, np.int64)
+    with folders.ArrayFiles(job.folder, types) as files:
         files.append(**{name: begin for name in ('offsets', 'column_offsets', 'piece_offsets') if name in types})
-        for index in range(n_parts):
-            part = _part_folder(folder, index)
+        for index in range(len(job.parts)):
+            part = job.part_folder(index)
             manifest = folders.read_manifest(part, FORMAT)
             shifts = {
                 **dict.fromkeys(('offsets', 'piece_ends'), sums['n_tokens']),
@@ -252,15 +163,22 @@ def _merge(source: Source, tokenizer: Tokenizer, folder: Path, n_parts: int) -> 
                 'rows': sums['n_rows'],
             }
             for name in manifest['files']:
-                values = folders.map_array(part, name, manifest)
+                values, content = folders.map_array(part, name, manifest), hashlib.sha256()
                 for start in range(0, len(values), _COPIED_VALUES):
                     some = values[start : start + _COPIED_VALUES]
+                    content.update(some.data)
                     files.append(**{name: some + shifts[name] if name in shifts else some})
+                if content.hexdigest() != manifest['files'][name]['sha256']:
+                    folders.remove(part)
+                    raise ChildProcessError(
+                        f'part {index} of {job.source} is not as it was written (the machine went down meanwhile, '
+                        'perhaps); the same command tokenizes it again'
+                    )
             merge_invalid(invalid, manifest['invalid'], sums['n_rows'])
             sums = {name: value + manifest[name] for name, value in sums.items()}
         written = files.close()
     if not sums['n_documents']:
         counts = ', '.join(f'{item["count"]} {reason}' for reason, item in invalid.items()) or 'it has no rows'
-        raise ValueError(f'{source} has no document with text ({counts}); check its path and column')
+        raise ValueError(f'{job.source} has no document with text ({counts}); check its path and column')
     del sums['n_column_bytes']
     return {'files': written, **sums, 'invalid': invalid}

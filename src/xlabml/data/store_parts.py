@@ -3,6 +3,7 @@ read."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .files import Span
 from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
@@ -34,6 +36,43 @@ def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
         'columns': np.uint8,
         **(dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64) if in_pieces else {}),
     }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source to be tokenized, part by part.
+
+    Args:
+        source: The source.
+        tokenizer: The tokenizer.
+        columns: What to keep beside the texts.
+        folder: Where the parts go, each into a folder of its own.
+        parts: All of them.
+        begun: Plain values that the parts' content follows from.
+    """
+
+    source: Source
+    tokenizer: Tokenizer
+    columns: list[str]
+    folder: Path
+    parts: list[Part]
+    begun: dict[str, Any]
+
+    def part_folder(self, index: int) -> Path:
+        """Where a part is, or shall be."""
+        return self.folder / 'parts' / f'{index:05d}'
+
+    def missing(self) -> list[int]:
+        """The parts that are not there, or not whole."""
+        return [index for index in range(len(self.parts)) if read_part(self.part_folder(index)) is None]
+
+    def encode(self, index: int, advance: Callable[[int], None], n_threads: int) -> None:
+        """Tokenize a part, unless it is there."""
+        part, folder = self.parts[index], self.part_folder(index)
+        if read_part(folder) is None:
+            encode_part(self.source, part, self.tokenizer, self.columns, folder, advance, n_threads)
+        else:
+            advance(part.n_bytes or 0)
 
 
 def encode_part(
@@ -115,7 +154,7 @@ def _encode(
     dtypes = array_types(tokenizer, source.in_pieces)
     counts = dict.fromkeys(COUNTS, 0)
     invalid: dict[str, dict[str, Any]] = {}
-    with folders.ArrayFiles(folder, dtypes) as files:
+    with folders.ArrayFiles(folder, dtypes, sync=False) as files:  # compared with their hashes as they are merged
         for documents, raw in batches(source.read(part, columns), counts, invalid):
             texts = piece_texts(documents, source, part)
             encoded = tokenizer.encode(list(chain.from_iterable(texts)), n_threads)
@@ -218,4 +257,11 @@ def _column_json(document: Document, source: Source, part: Part) -> bytes:
 
 
 def _name(document: Document, source: Source, part: Part) -> str:
-    return f'{source}, row {document.row}' + (f' of the part {part.where}' if part.where else '')
+    """A document's place for people: its row in the source, or from where a part begins."""
+    first = part.where[0] if part.where else None
+    if isinstance(first, Span):
+        if len(part.where) == 1 and not first.start:
+            return f'{first.path}, row {document.row}'
+        unit = 'row group' if '.parquet' in Path(first.path).suffixes else 'byte'
+        return f'{source}, row {document.row} from {first.path}, {unit} {first.start} on'
+    return f'{source}, row {document.row}' + (f' of its part {", ".join(map(str, part.where))}' if part.where else '')

@@ -54,11 +54,17 @@ class SavedData(L.LightningDataModule):
         saved = {
             'data.splits': self.splits,
             'data.drop_duplicates': self.drop_duplicates,
+            'data.near_duplicates': self._dropped_near(),
             'data.max_len': self.max_len,
             'data.plan': self.plan(self.max_len).settings(),
             **self._training.settings(),
         }
         return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
+
+    def _dropped_near(self) -> dict[str, Any] | None:
+        """How near-duplicates that are dropped are found."""
+        near = self._texts.near_duplicates
+        return None if near is None or near.action != 'drop' else dict(vars(near))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint's tokenizer and, when a fit goes on, its place in the data.

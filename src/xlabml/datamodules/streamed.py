@@ -6,9 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
+    Engine,
     Plan,
     Rows,
     Shard,
@@ -62,18 +65,20 @@ class StreamedTexts(Texts):
         train_tokenizer(train_texts(self._fixed(), self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
-    def prepare(self) -> None:
+    def prepare(self, engine: Engine | None = None) -> None:
+        if engine is not None:
+            raise ValueError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
         if self._corpus is not None:
             return
-        if not self.tokenizer_path.exists():
-            self.train_tokenizer()
+        self.ensure_tokenizer()
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
-            report.say(self._announce())
+            say = rank_zero_only(report.say)
+            say(self._announce())
             with self.cache.locked():
                 self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more
             stores = [self.cache.open(shard, fixed) for shard in fixed]
-            self._check_window(stores, report.say)
+            self._check_window(stores, say)
         copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splits, copies)
 
@@ -128,6 +133,14 @@ class StreamedTexts(Texts):
             return []
         paths = [self.cache.path(shard) for shard in range(len(self.cache.shards))]
         return [TokenStore.open(path) for path in paths if path.exists()]
+
+    def rows(self, split: str, counted_once: bool = True) -> Rows:
+        try:
+            self.corpus.documents(split)
+        except ValueError as error:
+            n = self.stream.eval_shards
+            raise ValueError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
+        return super().rows(split, counted_once)
 
     def describe(self) -> dict[str, Any]:
         known = [[str(source), folders.short_hash(source.fingerprint())] for source in self.sources]

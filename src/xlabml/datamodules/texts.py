@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
+    Engine,
+    NearDuplicates,
+    NearPairs,
     Plan,
     Rows,
     Source,
     TerminalProgress,
     TokenStore,
+    check_near_duplicates,
     open_copies,
+    open_near_duplicates,
     open_plan,
     prepare_store,
     store_folder,
@@ -35,6 +42,7 @@ class Texts:
         coverage: Share of the characters that a tokenizer which is trained here knows as such.
         plan: How documents become rows.
         n_processes: Processes that tokenize.
+        near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
     """
 
     def __init__(
@@ -47,9 +55,12 @@ class Texts:
         coverage: float,
         plan: Plan,
         n_processes: int | None,
+        near_duplicates: NearDuplicates | None = None,
     ) -> None:
         self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
+        self.near_duplicates = near_duplicates
+        self.near_pairs: NearPairs | None = None
         self._given_path = None if tokenizer_path is None else Path(tokenizer_path)
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
@@ -90,6 +101,17 @@ class Texts:
             self._tokenizer = tokenizer
         return self._tokenizer
 
+    def ensure_tokenizer(self) -> None:
+        """Train the tokenizer where it is not there yet; of several processes one does, and the others wait."""
+        path = self.tokenizer_path
+        if path.exists():
+            return
+        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            if not path.exists():
+                self.train_tokenizer()
+
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
 
@@ -120,12 +142,15 @@ class Texts:
 
     # Stores and rows
 
-    def prepare(self) -> None:
-        """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits."""
+    def prepare(self, engine: Engine | None = None) -> None:
+        """Train the tokenizer and build the stores, where they are not there yet; whoever comes second waits.
+
+        Args:
+            engine: What tokenizes; None: processes of this machine.
+        """
         if self._corpus is not None:
             return
-        if not self.tokenizer_path.exists():
-            self.train_tokenizer()
+        self.ensure_tokenizer()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
             if not folder.exists():
@@ -133,12 +158,28 @@ class Texts:
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
-                    source, self.tokenizer, folder, report=report, say=report.say, n_processes=self.n_processes
+                    source,
+                    self.tokenizer,
+                    folder,
+                    report=report,
+                    say=report.say,
+                    n_processes=self.n_processes,
+                    engine=engine,
                 )
                 for source, folder in zip(self.sources, folders)
             ]
             copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
-        self._corpus = Corpus(stores, self.splits, copies)
+            near = self.near_duplicates
+            if near is not None:
+                found = checkpoints.cache_folder() / 'near_duplicates'
+                self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
+        dropped = self.near_pairs if near is not None and near.action == 'drop' else None
+        self._corpus = Corpus(stores, self.splits, copies, dropped)
+
+    def check_near_duplicates(self) -> None:
+        """Raise ValueError if the train split has near-duplicates of another split, where they are to be refused."""
+        if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
+            check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
         return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer)

@@ -104,8 +104,8 @@ class TrainingRows:
         )
 
     def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
-        if self.weights is None:
+        """What share of the targets of the steps from step to end - 1 each source gives; {} where there is one."""
+        if len(self.texts.sources) == 1:
             return {}
         counts = self.batches(size, 0, start).source_targets(max(step, start['step']), end)
         return {f'{source}': count / sum(counts) for source, count in zip(self.texts.sources, counts)}

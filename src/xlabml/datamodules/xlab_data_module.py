@@ -8,8 +8,11 @@ from torch.utils.data import DataLoader
 from xlabml import settings
 from xlabml.data import (
     Corpus,
+    Engine,
     EvalBatches,
     Location,
+    NearDuplicates,
+    NearPairs,
     Pack,
     Plan,
     Rows,
@@ -49,6 +52,7 @@ class XLabDataModule(SavedData):
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
+        near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
             them is in the train split.
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
@@ -78,6 +82,7 @@ class XLabDataModule(SavedData):
         max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
         drop_duplicates: bool = True,
+        near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
         tokenizer_path: str | None = None,
         n_vocab: int = 8192,
@@ -104,6 +109,7 @@ class XLabDataModule(SavedData):
         self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
         self.accept_changes, self.stream = accept_changes, stream
         self.held_out: Sequence[Source] = held_out or []
+        self.near_duplicates = near_duplicates
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         check_arguments(vars(self))
         rows = plan(max_len)
@@ -111,7 +117,7 @@ class XLabDataModule(SavedData):
         self._texts: Texts
         self._training: TrainingRows | StreamedTraining
         if stream is None:
-            self._texts = Texts(*texts)
+            self._texts = Texts(*texts, near_duplicates)
             self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
         else:
             self._texts = streamed = StreamedTexts(stream, *texts)
@@ -139,6 +145,11 @@ class XLabDataModule(SavedData):
         """The token stores that are there already, of those that `prepare_data` makes."""
         return self._texts.stores()
 
+    @property
+    def near_pairs(self) -> NearPairs | None:
+        """The near-duplicates that `prepare_data` found; None where it did not look for them."""
+        return self._texts.near_pairs
+
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
         return self._training.name(document)
@@ -158,12 +169,15 @@ class XLabDataModule(SavedData):
 
     # What Lightning calls
 
-    def prepare_data(self) -> None:
+    def prepare_data(self, engine: Engine | None = None) -> None:
         """Train the tokenizer and build the token stores, where they are not there yet.
 
         Whoever comes second waits at a lock file. Safe to call again: it opens what is ready.
+
+        Args:
+            engine: What tokenizes; None: data.n_processes processes of this machine.
         """
-        self._texts.prepare()
+        self._texts.prepare(engine)
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.
@@ -176,6 +190,7 @@ class XLabDataModule(SavedData):
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
+            self._texts.check_near_duplicates()
             self._training.check()
             trainer = self.trainer
             assert trainer is not None
@@ -205,7 +220,7 @@ class XLabDataModule(SavedData):
         return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} without weights."""
+        """What share of the targets of the steps from step to end - 1 each source gives; {} of one, or of a stream."""
         return self._training.shares(self._step_size(), self._goes_on_from, step, end)
 
     # The run's arithmetic

@@ -15,8 +15,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
+from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
+from xlabml.transformer import Block
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -50,6 +52,15 @@ class Task(L.LightningModule):
         self.skipped = torch.zeros(2, dtype=torch.long)
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
+
+    def configure_model(self) -> None:
+        """Cut the model over the ranks, where the strategy is `xlabml.strategies.Sharded`."""
+        if self.device_mesh is None:
+            return
+        dtype = torch.bfloat16 if self.trainer.precision == 'bf16-mixed' else None
+        for part in self.children():
+            if any(True for _ in part.parameters()):
+                shard(part, Block, self.device_mesh['data_parallel'], dtype)
 
     def check_training(self, max_steps: int) -> None:
         """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.

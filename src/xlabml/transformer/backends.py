@@ -215,13 +215,18 @@ class Choice(NamedTuple):
     reason: str
 
 
-@functools.lru_cache(maxsize=1024)
+@torch.compiler.disable  # it looks at files
 def choose(wanted: str, ask: Ask) -> Choice:
     """Take the backend that is wanted, or with auto the fastest that can do what is asked.
 
     Raises:
         ValueError: The one that is wanted cannot.
     """
+    return _choose(wanted, ask)
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose(wanted: str, ask: Ask) -> Choice:
     if ask.cache and wanted != 'auto':
         wanted = 'plain' if wanted == 'plain' or ask.score_cap else 'sdpa'
     passed: list[str] = []

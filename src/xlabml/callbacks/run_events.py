@@ -1,0 +1,54 @@
+"""What a run says of itself in `run.jsonl`: what it is, when it starts, and how it ends."""
+
+from importlib import metadata
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from xlabml.telemetry import peaks
+from xlabml.telemetry.flops import TrainFlops
+
+
+def describe_start(
+    trainer: L.Trainer, module: L.LightningModule, flops: TrainFlops, tflops: float, how: str
+) -> dict[str, Any]:
+    """What is trained, on what, for how long.
+
+    Args:
+        tflops: TFLOP/s that a device can do.
+        how: How that is known.
+    """
+    parameters = list(module.parameters())
+    return {
+        'event': 'start',
+        'step': trainer.global_step,
+        'max_steps': trainer.max_steps,
+        'task': type(module).__name__,
+        'parameters': sum(p.numel() for p in parameters),
+        'trained_parameters': sum(p.numel() for p in parameters if p.requires_grad),
+        'token_flops': flops.per_token + flops.per_target,
+        'device': peaks.device_name(module.device),
+        'devices': trainer.world_size,
+        'threads': torch.get_num_threads() if module.device.type == 'cpu' else None,
+        'precision': str(trainer.precision),
+        'peak_tflops': tflops,
+        'peak_is': how,
+        'torch': torch.__version__,
+        'xlabml': metadata.version('xlabml'),
+    }
+
+
+def describe_end(trainer: L.Trainer, error: BaseException | None = None) -> dict[str, Any]:
+    """How a run ended: finished, stopped before its last step, or by an error."""
+    step = trainer.global_step
+    if error is not None:
+        what = 'interrupted' if isinstance(error, KeyboardInterrupt) else f'{type(error).__name__}: {error}'
+        return {'event': 'error', 'step': step, 'error': what}
+    return {'event': 'finished' if 0 <= trainer.max_steps <= step else 'stopped', 'step': step}
+
+
+def precision_dtype(precision: str) -> torch.dtype:
+    """What matrices are multiplied in at one of Lightning's precisions."""
+    named = {'bf': torch.bfloat16, 'tr': torch.bfloat16, '16': torch.float16, '64': torch.float64}
+    return named.get(precision[:2], torch.float32)

@@ -1,0 +1,87 @@
+"""How many floating-point operations training needs: what the model asks for, not what the hardware happens to do.
+
+A matrix costs 2 operations a parameter and token forwards and twice that backwards (for what it reads and for itself):
+Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section 2.1. Looking up embeddings costs nothing, the head is
+counted, padding is not. Attention costs, for each pair of a query and a key that it sees, and each channel of all
+heads, 2 for the score and 2 for the mixture forwards, and twice that backwards. What is computed again to save memory
+is not counted. Source of the measure (model FLOPs utilisation): PaLM, https://arxiv.org/abs/2204.02311, appendix B.
+"""
+
+from collections import Counter
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from xlabml.batches import Layout
+from xlabml.transformer import Attention, LanguageModel
+
+_PER_PAIR = 12
+"""2 for the score, 2 for the mixture; three times that with the way back."""
+
+
+class TrainFlops:
+    """Counts what training on batches costs, on the device that they are on, without waiting for it.
+
+    Args:
+        model: The whole of what is trained.
+
+    Attributes:
+        per_token: The matrices of the layers, for each token that is no padding.
+        per_target: The head, for each target that counts.
+        widths: For each kind of attention, (causal, window): the channels of all heads, summed over the layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        heads = [part for part in model.modules() if isinstance(part, LanguageModel)]
+        self.per_token = sum(_cost(part.weight) for part in model.modules() if isinstance(part, nn.Linear))
+        self.per_target = sum(_cost(head.head_weight, head.trunk.embedding.weight) for head in heads)
+        self.widths: Counter[tuple[bool, int | None]] = Counter()
+        for part in model.modules():
+            if isinstance(part, Attention):
+                self.widths[part.rule.causal, part.rule.window] += part.n_heads * part.d_head
+        self._sums: Tensor | None = None
+
+    def add(self, ids: Int[Tensor, 'b n'], layout: Layout | None) -> None:
+        """Count the tokens of a batch, and what they see."""
+        lengths = layout_lengths(ids, layout)
+        pairs = [count_pairs(lengths, causal, window) for causal, window in self.widths]
+        sums = torch.stack([lengths.sum(), *pairs])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take(self, device: torch.device) -> Int[Tensor, ' k']:
+        """Tokens, and the pairs of each kind of attention, since the last call."""
+        sums, self._sums = self._sums, None
+        return torch.zeros(1 + len(self.widths), dtype=torch.long, device=device) if sums is None else sums
+
+    def total(self, sums: list[float], n_targets: float) -> float:
+        """The FLOPs of what `take` gave, perhaps summed over ranks, and of so many targets."""
+        attention = sum(width * pairs for width, pairs in zip(self.widths.values(), sums[1:]))
+        return self.per_token * sums[0] + self.per_target * n_targets + _PER_PAIR * attention
+
+
+def layout_lengths(ids: Int[Tensor, 'b n'], layout: Layout | None) -> Int[Tensor, ' s']:
+    """How many tokens each document of a batch has; 0 where it is padding."""
+    if layout is None:
+        return torch.full((ids.size(0),), ids.size(1), dtype=torch.long, device=ids.device)
+    lengths = layout.starts.diff().long()
+    return lengths if layout.is_text is None else lengths * layout.is_text
+
+
+def count_pairs(lengths: Int[Tensor, ' s'], causal: bool, window: int | None) -> Int[Tensor, '']:
+    """How many pairs of a query and a key there are that see each other, over all documents.
+
+    Token i (from 0) of a document sees i + 1 tokens if it is causal, `window` at the most: m (m + 1) / 2 pairs among
+    the first m = min(length, window), and m for each later token. In both directions it is twice that, but for the
+    token itself.
+    """
+    seen = lengths if window is None else lengths.clamp(max=window)
+    twice = ((2 * lengths - seen + 1) * seen).sum()
+    return twice // 2 if causal else twice - lengths.sum()
+
+
+def _cost(weight: Tensor | None, otherwise: Tensor | None = None) -> int:
+    """Operations a token: a matrix that is not trained needs no gradient of itself."""
+    used = otherwise if weight is None else weight
+    assert used is not None
+    return (6 if used.requires_grad else 4) * used.numel()

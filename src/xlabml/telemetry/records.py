@@ -1,0 +1,84 @@
+"""A run's rows as JSON lines: written one by one, read while the run goes on and after it was cut off.
+
+Three files lie in the folder of a run, one JSON object a line: `log.jsonl` (training), `eval.jsonl` (evaluations) and
+`run.jsonl` (every start and end).
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TRAINING, EVALUATION, EVENTS = 'log.jsonl', 'eval.jsonl', 'run.jsonl'
+
+
+class Rows(NamedTuple):
+    """What could be read of a file.
+
+    Args:
+        rows: The rows, in their order.
+        n_broken: How many lines are none: cut off while they were written, or damaged.
+    """
+
+    rows: list[dict[str, Any]]
+    n_broken: int
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a row behind the others, and the time of day with it; it is in the file when this returns.
+
+    What is not finite becomes null, which JSON can say. A line that was cut off stays a line of its own.
+    """
+    values = {'time': datetime.now(UTC).isoformat(timespec='milliseconds'), **row}
+    line = json.dumps({name: _sayable(value) for name, value in values.items()}, ensure_ascii=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+b') as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+        is_cut = size > 0 and file.read(1) != b'\n'
+        file.write(b'\n' * is_cut + line.encode() + b'\n')
+
+
+def drop_after(path: Path, step: int) -> int:
+    """Take out the rows of later steps, which a run that goes on from this one supersedes, and lines that are cut off.
+
+    The file is replaced at once: whoever reads it meanwhile sees the old one or the new one.
+
+    Returns:
+        How many rows went.
+    """
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().splitlines()
+    kept = [line for line in lines if (row := _parse(line)) is not None and row.get('step', 0) <= step]
+    if len(kept) < len(lines) or not path.read_bytes().endswith(b'\n'):
+        part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+        try:
+            part.write_bytes(b''.join(line + b'\n' for line in kept))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return len(lines) - len(kept)
+
+
+def read(path: Path) -> Rows:
+    """The rows of a file; none where there is no file."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    rows = [_parse(line) for line in lines if line.strip()]
+    return Rows([row for row in rows if row is not None], sum(row is None for row in rows))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # cut off, or not even UTF-8
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _sayable(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
