@@ -11,6 +11,7 @@ import io
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
@@ -22,7 +23,7 @@ from xlabml.commands.fit import XLabCLI, quieten
 from xlabml.commands.trainer import auto_precision
 from xlabml.datamodules import XLabDataModule
 from xlabml.training import AdamW, WarmupCosine, parameter_groups
-from xlabml.transformer import language_model
+from xlabml.transformer import Transformer, language_model
 
 
 class Clock(L.Callback):
@@ -54,10 +55,12 @@ def time_fit(arguments: list[str], n_warmup: int, n_steps: int) -> float:
     return clock.seconds
 
 
-def time_plain(batches: list[Batch], data: XLabDataModule, n_warmup: int) -> float:
+def time_plain(
+    batches: list[Batch], data: XLabDataModule, n_warmup: int, trunk: Callable[[int, int], Transformer] = Transformer
+) -> float:
     """Seconds that a plain loop takes for the batches that come after the warm-up."""
     torch.manual_seed(42)
-    model = language_model(data.n_vocab, data.max_len).train()
+    model = language_model(data.n_vocab, data.max_len, trunk).train()
     optimizer = AdamW(parameter_groups(model))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(len(batches)))
     is_bf16, begin = auto_precision('cpu') == 'bf16-mixed', 0.0

@@ -1,7 +1,9 @@
-"""What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions."""
+"""What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
 
 from .checkpointing import Checkpoints
+from .compiling import Compiling
 from .curves import Curves
+from .garbage import Garbage
 from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
@@ -12,7 +14,9 @@ from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
+    'Compiling',
     'Curves',
+    'Garbage',
     'NonFinite',
     'Predictions',
     'Progress',

@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor
 
 from xlabml import inference
 
+from .compiling import eagerly
+
 
 class SampledText(L.Callback):
     """Sample a continuation at every validation, and hand it to the loggers that take text.
@@ -48,7 +50,8 @@ class SampledText(L.Callback):
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
-        with trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext():
+        precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
+        with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
             ids = inference.sample(
                 _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
                 torch.tensor(prompt, device=pl_module.device),

@@ -16,6 +16,7 @@ from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.strategies import check_strategy
 
+from . import autotune
 from . import data as data_commands
 from .command_line import (
     DATA_COMMANDS,
@@ -41,7 +42,8 @@ _EPILOGUE = (
     'name classes of a module of yours, --debug shows where an error comes from.'
 )
 _FIT_EPILOGUE = (
-    '--smoke tries these settings on a batch of everything in a folder that goes again. Exit status: 0 the run is '
+    '--smoke tries these settings on a batch of everything in a folder that goes again. --autotune measures which '
+    'data.device_batch_tokens is the fastest, and uses and saves it. Exit status: 0 the run is '
     'finished; 1 an error, 2 one in what was typed; 3 a loss spike ended the run (spikes.action=stop); 124 '
     'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
     'checkpoint, and the same command with --ckpt_path last goes on.'
@@ -57,6 +59,9 @@ class ParsingCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | dict[str, Any], run: bool = True) -> None:
+        self._autotunes = '--autotune' in args
+        if not isinstance(args, dict):
+            args = [argument for argument in args if argument != '--autotune']
         self._arguments = args
         self._checkpoint: dict[str, Any] | None = None
         self._checkpoint_path: Path | None = None
@@ -80,7 +85,7 @@ class ParsingCLI(LightningCLI):
                 parser_kwargs={**main, **own} if run else {**main, **options},
                 parser_class=Parser,
                 subclass_mode_model=True,
-                args=args,  # type: ignore[arg-type]
+                args=args,
                 run=run,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
@@ -197,6 +202,19 @@ class ParsingCLI(LightningCLI):
             config.trainer.precision = auto_precision(config.trainer.accelerator)
         with usage_errors():
             check_strategy(plain(config))
+        if self._autotunes:
+            self._autotune(config)
+
+    def _autotune(self, config: Namespace) -> None:
+        """Choose data.device_batch_tokens, as if it had been typed. A run that goes on keeps what it was begun with."""
+        if self.subcommand != 'fit':
+            raise UsageError(f'--autotune goes with fit, not with {self.subcommand}')
+        if self._checkpoint is not None:
+            print(f'going on with data.device_batch_tokens={config.data.device_batch_tokens}: nothing is tuned')
+            return
+        with usage_errors():
+            config.data.device_batch_tokens = autotune.tune(plain(config))
+        self._set_seed()  # the run draws what it would without
 
     def _own_config(self) -> Namespace:
         return self.config[self.subcommand] if self.subcommand else self.config

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISIO
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from xlabml import checkpoints
-from xlabml.callbacks import Stopping
+from xlabml.callbacks import Compiling, Garbage, Stopping
 from xlabml.callbacks.stopping import ValidationCut
 
 DEFAULT_STEPS = 1950
@@ -36,6 +36,9 @@ class Trainer(L.Trainer):
         val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
+        compile: Whether the model is compiled (torch.compile, in place, for batches of one shape); takes a while at the
+            start, needs a C++ compiler, and its recompiles are counted and warned about.
+        freeze_garbage: Whether Python's garbage is collected at validations only, not at any step.
         plugins: As Lightning's; one for checkpoints that writes beside and renames is added.
     """
 
@@ -48,6 +51,8 @@ class Trainer(L.Trainer):
         max_time: str | timedelta | dict[str, int] | None = None,
         val_check_interval: int | float = 0.1,
         logger: Logger | Iterable[Logger] | bool = True,
+        compile: bool = False,
+        freeze_garbage: bool = True,
         plugins: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -75,6 +80,7 @@ class Trainer(L.Trainer):
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         if not any(isinstance(callback, Stopping) for callback in callbacks):
             callbacks.append(Stopping())
+        own = [*([Compiling()] if compile else []), *([Garbage()] if freeze_garbage else [])]
         kwargs.update(_started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
         super().__init__(
             *args,
@@ -89,6 +95,7 @@ class Trainer(L.Trainer):
             check_val_every_n_epoch=None,
             **kwargs,
         )
+        self.callbacks[:0] = own  # type: ignore[attr-defined]  # checkpoints stay last
         self.validate_every = val_check_interval
         self.max_seconds = None if max_time is None else Timer(max_time).time_remaining()
         self._signal_connector = _Signals(self)
@@ -108,7 +115,13 @@ class Trainer(L.Trainer):
 
 
 class _StepLoop(_TrainingEpochLoop):
-    """Validates by optimizer steps: the same ones whatever the accumulation, and after a resume too."""
+    """Validates by optimizer steps: the same ones whatever the accumulation, and after a resume too.
+
+    Nothing in a step waits for the device.
+    """
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Lightning's ranks tell each other of signals at every step, and wait for it; `Stopping` does that for us."""
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         trainer = self.trainer

@@ -125,6 +125,9 @@ class Task(L.LightningModule):
             return
         if gradient_clip_algorithm == 'value':
             torch.nn.utils.clip_grad_value_(self.parameters(), limit)
+        elif isinstance(limit, Tensor):
+            # torch makes a number of the limit, which would wait for the device: the ratio to it is held against 1.
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), 1.0, self.grad_norm / limit)
         else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), limit, self.grad_norm)
 

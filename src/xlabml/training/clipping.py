@@ -40,7 +40,7 @@ class AdaptiveClip:
         """
         n_seen = self.norms.isfinite().sum()
         rank = (n_seen * self.percentile / 100).ceil().long().clamp(min=1)
-        chosen = self.norms.sort().values[rank - 1]
+        chosen = self.norms.sort().values.take(rank - 1)  # indexed by a tensor, it would wait for the device
         return torch.where(n_seen < self.min_steps, math.inf if default is None else default, chosen)
 
     def add(self, norm: Float[Tensor, '']) -> None:

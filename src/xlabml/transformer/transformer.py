@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from .activations import ReLU2
 from .attention import Documents, Rule, Shared
 from .block import Attention, Block, FeedForward
 from .cache import Cache
+from .checkpointing import run_block
 from .documents import read_segments
 from .init import Initializer, Normal
 from .kernels import make_block_mask
@@ -46,6 +47,8 @@ class Transformer(nn.Module):
         qk_norm: Bring queries and keys to one length.
         bias: Whether the layers' matrices have one.
         score_cap: Attention scores are bent into -score_cap..score_cap by a tanh; None: left as they are.
+        checkpointing: What is not kept for the gradient but computed once more: none; full, all inside the layers;
+            selective, all but the products of matrices and attention. Always to the same result.
         attention: How attention is computed, always to the same result: plain, as it is defined; sdpa, by torch's fused
             kernels; varlen, flash_attn, by FlashAttention-2 of torch or of the package flash-attn; flash3, flash4, by
             what torch can put in its place; flex, by torch's FlexAttention; auto, by the fastest that can. One that
@@ -82,6 +85,7 @@ class Transformer(nn.Module):
         bias: bool = False,
         score_cap: float | None = None,
         attention: backends.Name = 'auto',
+        checkpointing: Literal['none', 'full', 'selective'] = 'none',
         scale_embedding: bool = True,
         init: Callable[[], Initializer] = Normal,
         dropout: float = 0.0,
@@ -115,6 +119,8 @@ class Transformer(nn.Module):
                 _check_sizes(window=one)
         if score_cap is not None and not score_cap > 0:
             raise ValueError(f'trunk.score_cap is {score_cap}; give a positive number, or null for none')
+        if checkpointing not in ('none', 'full', 'selective'):
+            raise ValueError(f'trunk.checkpointing is {checkpointing!r}; choose none, full or selective')
         if not 0 <= dropout < 1:
             raise ValueError(f'trunk.dropout is {dropout}; give a ratio from 0 to below 1')
         if dropout and not (pos_drop or attn_drop or ff_drop or block_drop):
@@ -122,6 +128,7 @@ class Transformer(nn.Module):
                 f'trunk.dropout is {dropout}, but pos_drop, attn_drop, ff_drop and block_drop are all off; set '
                 'trunk.dropout to 0, or switch one on'
             )
+        self.checkpointing = checkpointing
         self.causal, self.d_model, self.max_len = causal, d_model, max_len
         self.n_layers, self.n_heads, self.n_kv_heads, self.d_head = n_layers, n_heads, n_kv_heads, d_model // n_heads
         self.scale = math.sqrt(d_model) if scale_embedding else 1.0
@@ -175,7 +182,7 @@ class Transformer(nn.Module):
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, shared, layer)
+            hidden = run_block(block, hidden, shared, layer, self.checkpointing)
         if cache is not None:
             if layout is None:
                 cache.advance(ids.size(1))

@@ -1,0 +1,136 @@
+"""`xlab fit --autotune`: how many tokens a device had best hold at a time, measured with the run's own settings."""
+
+import gc
+import signal
+import time
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from xlabml import settings
+from xlabml.datamodules import XLabDataModule
+
+from .errors import UsageError
+from .trainer import Trainer
+
+_MOST_SIZES = 6
+_WINDOWS = 4
+"""Optimizer steps of two micro-batches each; the first warms up, and leaves gradients and the optimizer's state."""
+
+_KEPT = (
+    *('accelerator', 'devices', 'num_nodes', 'precision', 'deterministic', 'benchmark', 'compile'),
+    *('max_steps', 'max_epochs', 'gradient_clip_val', 'gradient_clip_algorithm', 'use_distributed_sampler'),
+)
+"""What of the run's trainer a measurement takes over."""
+
+
+def tune(config: dict[str, Any]) -> int:
+    """Train for a few steps at several sizes, print what each gave, and return the fastest.
+
+    Every measurement has a model, an optimizer and data of its own, made from the run's settings; nothing is left of
+    them.
+
+    Args:
+        config: The settings of `fit`, as plain values.
+
+    Returns:
+        The value of data.device_batch_tokens with the most tokens per second.
+
+    Raises:
+        UsageError: There is nothing to choose, there are several devices, or no size fits into memory.
+    """
+    data = config['data']
+    if data['device_batch_tokens'] is not None:
+        raise UsageError(
+            f'--autotune chooses data.device_batch_tokens, which is set to {data["device_batch_tokens"]}; leave one out'
+        )
+    print(f'{"device_batch_tokens":>20}{"ms":>10}{"tokens/s":>12}{"peak memory":>14}', flush=True)
+    rates: dict[int, float] = {}
+    for size in sizes(data['batch_tokens'], data['max_len']):
+        try:
+            seconds = measure(config, size)
+        except RuntimeError as error:
+            if 'memory' not in str(error):
+                raise
+            seconds = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if seconds is None:
+            print(f'{size:20,}   out of memory', flush=True)
+            break
+        rates[size] = size / seconds
+        peak = f'{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB' if torch.cuda.is_available() else '-'
+        print(f'{size:20,}{1000 * seconds:10.1f}{rates[size]:12,.0f}{peak:>14}', flush=True)
+    if not rates:
+        raise UsageError(
+            f'not even data.device_batch_tokens={size} fits into memory; make the model or max_len smaller'
+        )
+    best = max(rates, key=rates.__getitem__)
+    print(f'data.device_batch_tokens={best} is the fastest, and is saved with the run', flush=True)
+    return best
+
+
+def sizes(batch_tokens: int, max_len: int) -> list[int]:
+    """Slots that one device could hold at a time, ascending: powers of two of rows that divide a step's, and all."""
+    rows = batch_tokens // max_len
+    counts = {2**i for i in range(rows.bit_length()) if rows % 2**i == 0} | {rows}
+    return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
+
+
+def measure(config: dict[str, Any], size: int) -> float:
+    """Seconds that a micro-batch of so many slots takes, the shortest of a few, its data included.
+
+    Raises:
+        UsageError: The run is to have several devices.
+        RuntimeError: Among others, if memory runs out.
+    """
+    own = {'batch_tokens': 2 * size, 'device_batch_tokens': size, 'max_source_epochs': None, 'held_out': None}
+    data = XLabDataModule(**settings.build_arguments(XLabDataModule, {**config['data'], **own}))
+    task = settings.find_class(config['model']['class_path'])
+    model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
+    values = {name: value for name, value in config['trainer'].items() if name in _KEPT}
+    if values['max_steps'] > 0:
+        values['max_steps'] = max(values['max_steps'], _WINDOWS + 1)
+    stopwatch = _Stopwatch()
+    trainer = Trainer(
+        **values,
+        callbacks=[stopwatch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=10**9,
+    )
+    if trainer.world_size > 1:
+        raise UsageError(
+            f'--autotune measures on one device, and the run has {trainer.world_size}; tune with --trainer.devices=1 '
+            'and data.batch_tokens divided by their number, then set data.device_batch_tokens to what it finds'
+        )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.fit(model, datamodule=data)
+    except SystemExit as error:
+        # Lightning's answer to SIGTERM is an exit without a status, which would look like a run that has ended well.
+        raise SystemExit(error.code or 128 + signal.SIGTERM) from error
+    return min(stopwatch.taken)
+
+
+class _Stopwatch(L.Callback):
+    """Takes the time of the first micro-batch of each optimizer step, and ends the run after a few."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+        self._last = 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if pl_module.device.type == 'cuda':
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        if trainer.fit_loop._should_accumulate() and trainer.global_step:
+            self.taken.append(now - self._last)
+        self._last = now
+        trainer.should_stop = trainer.global_step >= _WINDOWS
