@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from xlabml.batches import Batch
-from xlabml.callbacks import Compiling
+from xlabml.callbacks import Compiling, Progress
 from xlabml.callbacks.compiling import eagerly
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
@@ -37,10 +37,9 @@ def fit(folder, sizes, callbacks=(), val_sizes=None, **options):
         precision='32-true',
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, Progress()],
         val_check_interval=1,
         num_sanity_val_steps=0,
         **options,
@@ -115,6 +114,7 @@ def test_without_a_compiler_compile_is_refused_by_name(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:.*torch.jit.script_method:DeprecationWarning')  # its own import
 def test_the_setting_compiles_with_torchs_own_backend(tmp_path):
     """Takes most of a minute: C++ is compiled."""
     try:

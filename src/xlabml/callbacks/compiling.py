@@ -57,7 +57,9 @@ class Compiling(L.Callback):
         """Say what was compiled."""
         if trainer.is_global_zero:
             again = f'{self.n_recompiles} of them again, for other shapes' if self.n_recompiles else 'none of it again'
-            pl_module.print(f'compiled {self.n_compiled} pieces of code in {self.seconds:.1f} s, {again}')
+            bar = trainer.progress_bar_callback
+            say = print if bar is None else bar.print
+            say(f'compiled {self.n_compiled} pieces of code in {self.seconds:.1f} s, {again}')
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._model(pl_module)._compiled_call_impl = None
