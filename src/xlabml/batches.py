@@ -61,13 +61,13 @@ def check_ids(batch: Batch, n_vocab: int) -> None:
     for name, tokens, least in (('ids', batch.ids, 0), ('targets', batch.targets, IGNORED)):
         if tokens.device.type != 'cpu' or not tokens.numel():
             continue
-        low, high = (int(value) for value in tokens.aminmax())
-        if least <= low and high < n_vocab and (low >= 0 or not ((tokens < 0) & (tokens != IGNORED)).any()):
+        numbers = tokens.numpy()
+        wrong = (numbers < 0) & ((numbers != IGNORED) | (least == 0)) | (numbers >= n_vocab)
+        if not wrong.any():
             continue
-        wrong = ((tokens < 0) & ((tokens != IGNORED) | (least == 0))) | (tokens >= n_vocab)
-        row, position = wrong.nonzero()[0].tolist()
+        row, position = (int(places[0]) for places in wrong.nonzero())
         raise ValueError(
-            f'token {int(tokens[row, position])} in row {row}, position {position} of the {name} of a batch is not in '
+            f'token {numbers[row, position]} in row {row}, position {position} of the {name} of a batch is not in '
             f'the vocabulary of {n_vocab}; make the batch with the tokenizer of the model'
             + (f', and mark what is not asked by {IGNORED}' if name == 'targets' else '')
         )

@@ -33,7 +33,7 @@ def test_muon_trains_accumulates_and_goes_on_at_the_rate_that_is_typed_now(xlab,
     assert status == 0, printed
     rates = read_curve(run, 'learning_rate/matrices')
     assert (rates[4], rates[6]) == pytest.approx((0.03, 0.01))
-    assert read_curve(run, 'learning_rate/others')[6] == pytest.approx(0.006)
+    assert read_curve(run, 'learning_rate/others')[6] == pytest.approx(0.015)
 
 
 def test_another_optimizer_than_the_checkpoints_is_refused(xlab, tiny):

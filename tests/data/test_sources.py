@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from xlabml.data import Location, StandardLibrary, WikipediaLeads
+from xlabml.data import Document, Location, StandardLibrary, WikipediaLeads
 
 ROWS = [{'text': 'one, "two"\nthree', 'label': 1}, {'text': 'été', 'label': 2}, {'text': '', 'label': 3}]
 LINES = '\n'.join(map(json.dumps, ROWS)).encode()
@@ -39,9 +39,7 @@ def test_every_kind_of_file_gives_the_same_documents(tmp_path, name, how):
     WRITERS[name](tmp_path / name)
     path = {'file': tmp_path / name, 'folder': tmp_path, 'pattern': tmp_path / '*.*'}[how]
     documents = list(Location(str(path)).documents(['label']))
-    assert [tuple(document) for document in documents] == [
-        (i, row['text'], {'label': row['label']}) for i, row in enumerate(ROWS)
-    ]
+    assert documents == [Document(i, row['text'], {'label': row['label']}) for i, row in enumerate(ROWS)]
 
 
 def test_a_tsv_and_a_csv_keep_texts_that_look_like_numbers(tmp_path):

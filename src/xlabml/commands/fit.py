@@ -170,6 +170,7 @@ def quieten() -> None:
         '.*LeafSpec.*',
         '.*Checkpoint directory.*',
         '.*smaller than the logging interval.*',
+        '.*overrides the configure_model callback.*',  # ours cuts the model for one strategy, and that one only
         '.*is deprecated and will be removed in jsonargparse.*',
     ):
         warnings.filterwarnings('ignore', message=message)

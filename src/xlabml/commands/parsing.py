@@ -71,7 +71,7 @@ class ParsingCLI(LightningCLI):
         # Each command's parser takes time to build: only that of the command which is typed is needed.
         typed = next((word for word in args if word in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
         names = (*RUN_COMMANDS, *DATA_COMMANDS) if typed is None else (typed,)
-        own = {name: {**options, 'epilog': _FIT_EPILOGUE} if name == 'fit' else options for name in names}
+        own = {name: {**options, 'epilog': _FIT_EPILOGUE} if name == 'fit' else dict(options) for name in names}
         skips = LightningCLI.subcommands()
         self.subcommands = lambda: {name: skips[name] for name in names if name in skips}  # type: ignore[method-assign]
         self._data_commands = [name for name in DATA_COMMANDS if name in names]

@@ -135,9 +135,6 @@ class _StepLoop(_TrainingEpochLoop):
         except ValidationCut:
             self.trainer.training = True
 
-    def _broadcast_sigterm_tensor(self) -> None:
-        """Nothing: ranks agree in Stopping, and not at every step."""
-
 
 class _Signals(_SignalConnector):
     """Registers no handler: Lightning's starts a collective from within, so that a signal to one rank hangs them all.
