@@ -10,6 +10,7 @@ Compiled, all of it is one operator that the compiler does not look into, so tha
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from .attention import Documents, Rule, make_masks, mix
 
 _LONGEST = 1024
 """Longer documents go to the fused kernel, which keeps no n x n probabilities for the gradient."""
+
+_BLOCK = 128
+"""So many queries of a document are looked at a time."""
 
 _Segments = list[tuple[int, bool]]
 
@@ -63,7 +67,7 @@ def mix_documents(
         k, v = _ungroup(q, k, v)
         if ('bias', rule.window) not in made:
             made['bias', rule.window] = _make_bias(longest, rule, q)
-        return _Documents.apply(q, k, v, segments, made['bias', rule.window])
+        return _Documents.apply(q, k, v, segments, made['bias', rule.window], rule)
     lengths = [length for length, _ in segments]
     mixed = []
     # Transposed before they are split, so that the gradient is put together by one cat.
@@ -103,64 +107,85 @@ def _make_bias(longest: int, rule: Rule, like: Tensor) -> Float[Tensor, '#h n n'
     return bias.masked_fill(~visible, -math.inf)[0]
 
 
+def _blocks(segments: _Segments, rule: Rule) -> Iterator[tuple[slice, slice, tuple[slice, slice, slice]]]:
+    """Some queries of a document, all keys that any of them sees, and the corner of the bias that is theirs.
+
+    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
+    """
+    start = 0
+    for length, is_text in segments:
+        back = length if rule.window is None else rule.window - 1
+        for first in range(0, length if is_text else 0, _BLOCK):
+            end = min(first + _BLOCK, length)
+            low, high = max(0, first - back), end if rule.causal else min(length, end + back)
+            yield (
+                slice(start + first, start + end),
+                slice(start + low, start + high),
+                (slice(None), slice(first, end), slice(low, high)),
+            )
+        start += length
+
+
 def _share(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """The probabilities of one document: h n c, h n c, #h n n -> h n n."""
-    length = q.size(1)
-    corner = bias[:, :length, :length]
-    return torch.baddbmm(corner, q, k.mT, alpha=1 / math.sqrt(q.size(-1))).softmax(dim=-1)
+    """The probabilities of some queries: h n c, h m c, #h n m -> h n m."""
+    return torch.baddbmm(bias, q, k.mT, alpha=1 / math.sqrt(q.size(-1))).softmax(dim=-1)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, shares: list[Tensor] | None) -> Tensor:
-    """Mixed values; each document's probabilities are put into shares."""
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, rule: Rule, shares: list[Tensor] | None
+) -> Tensor:
+    """Mixed values; the probabilities of each block are put into shares."""
     is_whole = all(is_text for _, is_text in segments)
-    mixed, start = torch.empty_like(q) if is_whole else torch.zeros_like(q), 0
+    mixed = torch.empty_like(q) if is_whole else torch.zeros_like(q)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))  # h t c
     with torch.autocast('cpu', enabled=False):
-        for length, is_text in segments:
-            rows = slice(start, start := start + length)
-            if length and is_text:
-                queries, keys, values = (x[rows].transpose(0, 1) for x in (q, k, v))  # h n c
-                share = _share(queries, keys, bias)
-                mixed[rows] = torch.bmm(share, values).transpose(0, 1)
-                if shares is not None:
-                    shares.append(share)
+        for rows, seen, corner in _blocks(segments, rule):
+            share = _share(q[:, rows], k[:, seen], bias[corner])
+            mixed[rows] = torch.bmm(share, v[:, seen]).transpose(0, 1)
+            if shares is not None:
+                shares.append(share)
     return mixed
 
 
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, shares: list[Tensor] | None
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: _Segments,
+    bias: Tensor,
+    rule: Rule,
+    shares: list[Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
         shares: What forward kept; None: the probabilities are made once more.
     """
-    is_whole = all(is_text for _, is_text in segments)
-    q_grad, k_grad, v_grad = (torch.empty_like(x) if is_whole else torch.zeros_like(x) for x in (q, k, v))
-    scale, start, kept = 1 / math.sqrt(q.size(-1)), 0, iter(shares or [])
+    grad, q, k, v = (x.transpose(0, 1) for x in (grad, q, k, v))  # h t c
+    q_grad, k_grad, v_grad = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    scale, kept = 1 / math.sqrt(q.size(-1)), iter(shares or [])
     with torch.autocast('cpu', enabled=False):
-        for length, is_text in segments:
-            rows = slice(start, start := start + length)
-            if length and is_text:
-                queries, keys, values, out = (x[rows].transpose(0, 1) for x in (q, k, v, grad))
-                share = _share(queries, keys, bias) if shares is None else next(kept)
-                v_grad[rows] = torch.bmm(share.mT, out).transpose(0, 1)
-                score_grad = torch._softmax_backward_data(torch.bmm(out, values.mT), share, -1, share.dtype)
-                score_grad *= scale
-                q_grad[rows] = torch.bmm(score_grad, keys).transpose(0, 1)
-                k_grad[rows] = torch.bmm(score_grad.mT, queries).transpose(0, 1)
-    return q_grad, k_grad, v_grad
+        for rows, seen, corner in _blocks(segments, rule):
+            queries, keys, out = q[:, rows], k[:, seen], grad[:, rows]
+            share = _share(queries, keys, bias[corner]) if shares is None else next(kept)
+            v_grad[:, seen].baddbmm_(share.mT, out)
+            score_grad = torch._softmax_backward_data(torch.bmm(out, v[:, seen].mT), share, -1, share.dtype)
+            q_grad[:, rows].baddbmm_(score_grad, keys, alpha=scale)
+            k_grad[:, seen].baddbmm_(score_grad.mT, queries, alpha=scale)
+    return q_grad.transpose(0, 1), k_grad.transpose(0, 1), v_grad.transpose(0, 1)
 
 
 class _Documents(torch.autograd.Function):
     """Written out, because autograd would copy each document's slices and gradients once more."""
 
     @staticmethod
-    def forward(ctx, q, k, v, segments, bias):
+    def forward(ctx, q, k, v, segments, bias, rule):
         """Keeps each document's probabilities."""
         shares: list[Tensor] = []
-        mixed = _forward(q, k, v, segments, bias, shares)
+        mixed = _forward(q, k, v, segments, bias, rule, shares)
         ctx.save_for_backward(q, k, v, *shares)
-        ctx.segments, ctx.bias = segments, bias
+        ctx.segments, ctx.bias, ctx.rule = segments, bias, rule
         return mixed
 
     @staticmethod
@@ -169,7 +194,7 @@ class _Documents(torch.autograd.Function):
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
         q, k, v, *shares = ctx.saved_tensors
-        return *_backward(grad, q, k, v, ctx.segments, ctx.bias, shares), None, None
+        return *_backward(grad, q, k, v, ctx.segments, ctx.bias, ctx.rule, shares), None, None, None
 
 
 def _read(
@@ -195,7 +220,8 @@ def _attend_documents(
 ) -> Tensor:  # fmt: skip
     """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
     segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [_forward(q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], None) for heads in groups]
+    rule = Rule(causal, window)
+    parts = [_forward(q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], rule, None) for heads in groups]
     return _join(parts)
 
 
@@ -210,8 +236,9 @@ def _attend_documents_backward(
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    rule = Rule(causal, window)
     parts = [
-        _backward(grad[:, heads], q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], None)
+        _backward(grad[:, heads], q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], rule, None)
         for heads in groups
     ]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
