@@ -1,8 +1,8 @@
 """Bits per byte of recipes at equal wall-clock: that of xlab 0.2, a plain one, the default, and what lies between.
 
 Each run gets the same seconds of training (validation, start and preparation not counted): its steps are those seconds
-over the time of a step, measured just before. Learning rates are the best of several on val, by the first seed. Runs
-go side by side, each on cores of its own.
+over the time of a step, measured just before. Learning rates are the best of three on val, by the first seed. Runs go
+side by side, each on cores of its own.
 """
 
 import argparse
@@ -68,7 +68,7 @@ X = Recipe(
         'model.head_bias': True,
     },
     X_TRUNK,
-    (3e-4, *RATES),
+    RATES,
 )
 PLAIN = Recipe({**BEFORE, 'model.optimizer': ADAMW, 'model.schedule': COSINE}, PLAIN_TRUNK, RATES)
 DEFAULT = Recipe({}, {})
@@ -176,11 +176,12 @@ class Runs:
             self.path.write_text(json.dumps(self.done, indent=1), 'utf-8')
         return [self.done[key] for key in keys]
 
-    def best(self, recipes: Sequence[Recipe], seed: int) -> list[list[str]]:
-        """Each recipe's arguments with the rate that is best on val."""
-        choices = [[arguments(recipe, rate) for rate in recipe.rates or (None,)] for recipe in recipes]
-        figures = iter(self([(choice, seed) for of_recipe in choices for choice in of_recipe]))
-        return [min((next(figures)['val'], choice) for choice in of_recipe)[1] for of_recipe in choices]
+    def best_rates(self, recipes: Sequence[Recipe], seed: int) -> list[float | None]:
+        """The rate of each recipe that is best on val."""
+        choices = [(recipe, rate) for recipe in recipes for rate in recipe.rates]
+        figures = iter(self([(arguments(recipe, rate), seed) for recipe, rate in choices]))
+        tried = [[(next(figures)['val'], rate) for rate in recipe.rates] for recipe in recipes]
+        return [min(of_recipe)[1] if of_recipe else None for of_recipe in tried]
 
 
 def main() -> None:
@@ -204,15 +205,21 @@ def main() -> None:
     with ProcessPoolExecutor(n_jobs, context, take_cores, (free,)) as pool:
         runs = Runs(options.results, options.seconds, options.threads, pool)
         recipes = {'xlab 0.2': X, 'AdamW, GELU, sinusoids': PLAIN, 'default': DEFAULT}
-        chosen = runs.best(list(recipes.values()), 0)
+        rates = dict(zip(recipes, runs.best_rates(list(recipes.values()), 0)))
+        chosen = [arguments(recipe, rates[name]) for name, recipe in recipes.items()]
         figures = iter(runs([(settings, seed) for settings in chosen for seed in range(options.seeds)]))
         print(f'{options.seconds:g} s of training each, {options.threads} thread(s), seeds 0 to {options.seeds - 1}')
         print(f'{"":52}{"val":>8}{"test":>8}{"from":>8}{"to":>8}{"slots":>12}{"seconds":>9}')
         for name in recipes:
-            print_row(name, [next(figures) for _ in range(options.seeds)])
+            rate = '' if rates[name] is None else f', learning rate {rates[name]:g}'
+            print_row(name + rate, [next(figures) for _ in range(options.seeds)])
         if options.ladder:
             print('one seed, each step upon the one before:')
-            ladder = runs.best(list(LADDER.values()), 0)
+            rate = rates['AdamW, GELU, sinusoids']
+            ladder = [
+                arguments(recipe, rate if recipe.settings.get('model.optimizer') is ADAMW else None)
+                for recipe in LADDER.values()
+            ]
             for name, row in zip(LADDER, runs([(settings, 0) for settings in ladder])):
                 print_row(name, [row])
 

@@ -22,9 +22,9 @@ PLAIN_STEP = """
 import numpy, os, sentencepiece, torch, torch.utils.tensorboard
 from xlabml.batches import Layout
 from xlabml.transformer import language_model
-model = language_model(4096, 512)
+model = language_model(8192, 512)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.004, fused=True)
-ids, layout = torch.randint(4096, (4, 512)), Layout(torch.arange(0, 2049, 128), 128)
+ids, layout = torch.randint(8192, (2, 512)), Layout(torch.arange(0, 1025, 128), 128)
 with torch.autocast('cpu', torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
     loss = model(ids, layout, targets=ids).objective / ids.numel()
 loss.backward()

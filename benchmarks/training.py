@@ -1,8 +1,8 @@
 """Tokens per second of `xlab fit` and of a plain PyTorch loop around the same language model, on the same batches.
 
 `fit` is the real one: the command line's Trainer with all its callbacks, curves and data path, the store ready. The
-plain loop has its batches read beforehand, and does what training needs: autocast, the gradient's norm clipped, fused
-AdamW, the schedule. Both count useful tokens only, after some steps to warm up, without validation.
+plain loop has its batches read beforehand, and does what training needs: autocast, the gradient's norm clipped, our
+optimizer, and the schedule. Both count useful tokens only, after some steps to warm up, without validation.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from xlabml.batches import Batch
 from xlabml.commands.fit import XLabCLI, quieten
 from xlabml.commands.trainer import auto_precision
 from xlabml.datamodules import XLabDataModule
-from xlabml.training import AdamW, WarmupCosine, parameter_groups
+from xlabml.training import Muon, WarmupLinear, parameter_groups
 from xlabml.transformer import Transformer, language_model
 
 
@@ -61,8 +61,8 @@ def time_plain(
     """Seconds that a plain loop takes for the batches that come after the warm-up."""
     torch.manual_seed(42)
     model = language_model(data.n_vocab, data.max_len, trunk).train()
-    optimizer = AdamW(parameter_groups(model))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(len(batches)))
+    optimizer = Muon(parameter_groups(model))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupLinear(len(batches)))
     is_bf16, begin = auto_precision('cpu') == 'bf16-mixed', 0.0
     for step, batch in enumerate(batches):
         if step == n_warmup:
