@@ -180,7 +180,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(ckpt):
 
 def test_ctrl_c_is_quiet(ckpt):
     process = subprocess.Popen(
-        [sys.executable, DOOR, ckpt, 'the', '-n', '100000'], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, DOOR, ckpt, 'the', '-n', '100000'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # In a shell's background job, as this suite may be one, Ctrl-C is turned off, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process.stdout.read(200)
     os.kill(process.pid, signal.SIGINT)
