@@ -45,6 +45,32 @@ def test_another_optimizer_than_the_checkpoints_is_refused(xlab, tiny):
     assert 'trained by xlabml.training.Muon' in printed
 
 
+@pytest.mark.parametrize(
+    ('optimizer', 'module'), [('torch.optim.Adafactor', ''), ('bitsandbytes.optim.AdamW8bit', 'bitsandbytes.optim')]
+)
+def test_optimizers_of_other_libraries_train_and_go_on_bit_for_bit(xlab, tiny, tmp_path, optimizer, module):
+    """A factored one, and one whose state is of 8 bits where a tensor has 4,096 numbers or more."""
+    if module:
+        pytest.importorskip('bitsandbytes', reason='the extra `optimizers` is not installed')
+    more = [f'--import={module}'] if module else []
+    arguments = [
+        *tiny,
+        '--model.trunk.d_model=64',
+        *more,
+        f'--model.optimizer={optimizer}',
+        '--model.optimizer.lr=0.01',
+    ]
+    arguments += ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0', '--trainer.max_steps=6']
+    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=whole')
+    assert status == 0, printed
+    assert xlab('fit', *arguments, '--trainer.max_steps=3')[0] == 0
+    status, printed = xlab('fit', *arguments, '--ckpt_path=last')
+    assert status == 0, printed
+    losses = read_curve(tmp_path / 'logs/version_0', 'train_loss')
+    assert losses == read_curve(tmp_path / 'whole/logs/version_0', 'train_loss')
+    assert losses[6] < losses[1]
+
+
 def test_a_schedule_may_have_another_length_than_the_run(xlab, tiny, tmp_path):
     """512 tokens are 4 steps of 128."""
     schedule = ['--model.schedule=WarmupLinear', '--model.schedule.warmup_steps=0', '--model.horizon_tokens=512']
