@@ -20,6 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 ADAMW = {'class_path': 'xlabml.training.AdamW', 'init_args': {'betas': [0.9, 0.95], 'eps': 1e-8, 'weight_decay': 0.1}}
 LAYER_NORM = {'class_path': 'torch.nn.LayerNorm', 'init_args': {'eps': 1e-5}}
 BEFORE = {'data.n_vocab': 4096, 'data.batch_tokens': 2048}
@@ -97,16 +99,19 @@ LADDER = {
 """Each step upon the one before, but for the second, which is beside the first."""
 
 
-def arguments(recipe: Recipe, rate: float | None) -> list[str]:
-    """A recipe as the command line takes it."""
-    settings = json.loads(json.dumps(recipe.settings))
+def configure(recipe: Recipe, rate: float | None) -> dict[str, Any]:
+    """A recipe as a file of settings."""
+    config: dict[str, Any] = {'model': {'trunk': dict(recipe.trunk)}, 'data': {}}
+    for name, value in recipe.settings.items():
+        group, _, setting = name.partition('.')
+        config[group][setting] = value
+    config = json.loads(json.dumps(config))
     if rate is not None:
-        settings['model.optimizer']['init_args']['lr'] = rate
-    settings |= {f'model.trunk.{name}': value for name, value in recipe.trunk.items()}
-    return [f'--{name}={value if isinstance(value, str) else json.dumps(value)}' for name, value in settings.items()]
+        config['model']['optimizer']['init_args']['lr'] = rate
+    return config
 
 
-def train(settings: Sequence[str], seconds: float, seed: int, threads: int) -> dict[str, float]:
+def train(config: dict[str, Any], seconds: float, seed: int, threads: int) -> dict[str, float]:
     """Train for so many seconds: figures of val and test, steps, slots and the seconds that it took."""
     import lightning.pytorch as L
     import torch
@@ -135,12 +140,14 @@ def train(settings: Sequence[str], seconds: float, seed: int, threads: int) -> d
                 return trainer
 
         common = [f'--seed_everything={seed}', f'--trainer.max_steps={n_steps}', f'--trainer.default_root_dir={folder}']
-        return TimedCLI(['fit', *common, '--trainer.val_check_interval=1.0', *settings, *more]), clock
+        return TimedCLI(['fit', '-c', str(path), *common, '--trainer.val_check_interval=1.0', *more]), clock
 
     torch.set_num_threads(threads)
     quieten()
     warnings.simplefilter('ignore')
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder, 'recipe.yaml')
+        path.write_text(yaml.safe_dump(config), 'utf-8')
         step = min(fit(40, folder, '--trainer.limit_val_batches=0')[1].step for _ in range(2))
         n_steps = max(20, round(seconds / step))
         cli, clock = fit(n_steps, folder)
@@ -164,11 +171,11 @@ class Runs:
         self.path, self.seconds, self.threads, self.pool = path, seconds, threads, pool
         self.done = json.loads(path.read_text('utf-8')) if path.exists() else {}
 
-    def __call__(self, wanted: list[tuple[list[str], int]]) -> list[dict[str, float]]:
-        keys = [json.dumps([settings, seed, self.seconds, self.threads]) for settings, seed in wanted]
+    def __call__(self, wanted: list[tuple[dict[str, Any], int]]) -> list[dict[str, float]]:
+        keys = [json.dumps([config, seed, self.seconds, self.threads]) for config, seed in wanted]
         futures = {
-            key: self.pool.submit(train, settings, self.seconds, seed, self.threads)
-            for key, (settings, seed) in zip(keys, wanted)
+            key: self.pool.submit(train, config, self.seconds, seed, self.threads)
+            for key, (config, seed) in zip(keys, wanted)
             if key not in self.done
         }
         for key, future in futures.items():
@@ -179,7 +186,7 @@ class Runs:
     def best_rates(self, recipes: Sequence[Recipe], seed: int) -> list[float | None]:
         """The rate of each recipe that is best on val."""
         choices = [(recipe, rate) for recipe in recipes for rate in recipe.rates]
-        figures = iter(self([(arguments(recipe, rate), seed) for recipe, rate in choices]))
+        figures = iter(self([(configure(recipe, rate), seed) for recipe, rate in choices]))
         tried = [[(next(figures)['val'], rate) for rate in recipe.rates] for recipe in recipes]
         return [min(of_recipe)[1] if of_recipe else None for of_recipe in tried]
 
@@ -206,8 +213,8 @@ def main() -> None:
         runs = Runs(options.results, options.seconds, options.threads, pool)
         recipes = {'xlab 0.2': X, 'AdamW, GELU, sinusoids': PLAIN, 'default': DEFAULT}
         rates = dict(zip(recipes, runs.best_rates(list(recipes.values()), 0)))
-        chosen = [arguments(recipe, rates[name]) for name, recipe in recipes.items()]
-        figures = iter(runs([(settings, seed) for settings in chosen for seed in range(options.seeds)]))
+        chosen = [configure(recipe, rates[name]) for name, recipe in recipes.items()]
+        figures = iter(runs([(config, seed) for config in chosen for seed in range(options.seeds)]))
         print(f'{options.seconds:g} s of training each, {options.threads} thread(s), seeds 0 to {options.seeds - 1}')
         print(f'{"":52}{"val":>8}{"test":>8}{"from":>8}{"to":>8}{"slots":>12}{"seconds":>9}')
         for name in recipes:
@@ -217,10 +224,10 @@ def main() -> None:
             print('one seed, each step upon the one before:')
             rate = rates['AdamW, GELU, sinusoids']
             ladder = [
-                arguments(recipe, rate if recipe.settings.get('model.optimizer') is ADAMW else None)
+                configure(recipe, rate if recipe.settings.get('model.optimizer') is ADAMW else None)
                 for recipe in LADDER.values()
             ]
-            for name, row in zip(LADDER, runs([(settings, 0) for settings in ladder])):
+            for name, row in zip(LADDER, runs([(config, 0) for config in ladder])):
                 print_row(name, [row])
 
 
