@@ -214,7 +214,7 @@ class StreamedTraining:
         )
 
     def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
-        """Nothing: a stream has no weights."""
+        """Nothing: a stream does not count which source the rows of a window are from."""
         return {}
 
     def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
