@@ -38,7 +38,7 @@ class Trainer(L.Trainer):
         logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
         compile: Whether the model is compiled (torch.compile, in place, for batches of one shape); takes a while at the
             start, needs a C++ compiler, and its recompiles are counted and warned about.
-        freeze_garbage: Whether Python's garbage is collected at validations only, not at any step.
+        freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
         plugins: As Lightning's; one for checkpoints that writes beside and renames is added.
     """
 
