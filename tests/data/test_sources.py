@@ -111,7 +111,7 @@ def test_other_splits_never_slip_into_train(tmp_path):
         ('a.jsonl', b'\n', r'a\.jsonl is empty'),
         ('a.txt', b'\xff', r'a\.txt is not UTF-8: byte 0xFF'),
         ('a.parquet', b'PAR1 cut short', r'a\.parquet is broken or cut short'),
-        ('a.jsonl.gz', gzip.compress((LINES + b'\n') * 9)[:-20], r'a\.jsonl\.gz is broken or cut short'),
+        ('a.jsonl.gz', gzip.compress((LINES + b'\n') * 9, mtime=0)[:-20], r'a\.jsonl\.gz is broken or cut short'),
         ('a.jsonl.xz', lzma.compress((LINES + b'\n') * 9)[:-20], r'a\.jsonl\.xz is broken or cut short'),
         ('a.docx', b'', r'cannot read .*a\.docx: its name must end in one of \.parquet'),
     ],
