@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from alternate import alternate
 
+from xlabml.callbacks import keep_freed_memory
 from xlabml.commands.trainer import auto_precision
 from xlabml.data import Chunk, Concat, Corpus, Location, Pack, Plan, Rows, TrainBatches, prepare_store
 from xlabml.datamodules import XLabDataModule
@@ -30,16 +31,16 @@ from xlabml.training import parameter_groups
 def join_until_full(lengths: np.ndarray, gap: int, fill: float, length: int) -> list[np.ndarray]:
     """Which documents to join into one, so that windows of such documents are as full as asked, or nearly."""
 
-    def groups(most: int) -> list[np.ndarray]:
-        sizes = np.random.default_rng(0).integers(1, most + 1, len(lengths))
+    def groups(most: float) -> list[np.ndarray]:
+        sizes = 1 + (most * np.random.default_rng(0).random(len(lengths))).astype(int)
         ends = np.cumsum(sizes)
         return np.split(np.arange(len(lengths)), ends[ends < len(lengths)])
 
-    def miss(most: int) -> float:
+    def miss(most: float) -> float:
         slots = np.array([lengths[group].sum() + gap * (len(group) - 1) + 1 for group in groups(most)])
         return abs(slots.sum() / (np.ceil(slots / length) * length).sum() - fill)
 
-    return groups(min(range(1, 41), key=miss))
+    return groups(min(np.arange(1, 41, 0.25), key=miss))
 
 
 def joined_corpus(corpus: Corpus, tokenizer: Tokenizer, fill: float, length: int, folder: Path) -> Corpus:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument('--fill', type=float, default=0.81, help='how full padded windows of the joined texts are')
     parser.add_argument('--rows_per_step', type=int, help="None: the data module's")
     options = parser.parse_args()
+    keep_freed_memory()
     data = XLabDataModule()
     data.prepare_data()
     tokenizer, length = data.tokenizer, data.max_len

@@ -4,6 +4,7 @@ from .checkpointing import Checkpoints
 from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
+from .heap import Heap, keep_freed_memory
 from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
@@ -17,6 +18,7 @@ __all__ = [
     'Compiling',
     'Curves',
     'Garbage',
+    'Heap',
     'NonFinite',
     'Predictions',
     'Progress',
@@ -25,4 +27,5 @@ __all__ = [
     'Stopping',
     'Summary',
     'attention_lines',
+    'keep_freed_memory',
 ]

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISIO
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from xlabml import checkpoints
-from xlabml.callbacks import Compiling, Garbage, Stopping
+from xlabml.callbacks import Compiling, Garbage, Heap, Stopping
 from xlabml.callbacks.stopping import ValidationCut
 
 DEFAULT_STEPS = 1950
@@ -39,6 +39,7 @@ class Trainer(L.Trainer):
         compile: Whether the model is compiled (torch.compile, in place, for batches of one shape); takes a while at the
             start, needs a C++ compiler, and its recompiles are counted and warned about.
         freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
+        keep_memory: Whether a process that trains on a CPU keeps the memory that it frees for its next step.
         plugins: As Lightning's; one for checkpoints that writes beside and renames is added.
     """
 
@@ -53,6 +54,7 @@ class Trainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool = True,
         compile: bool = False,
         freeze_garbage: bool = True,
+        keep_memory: bool = True,
         plugins: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +82,8 @@ class Trainer(L.Trainer):
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         if not any(isinstance(callback, Stopping) for callback in callbacks):
             callbacks.append(Stopping())
-        own = [*([Compiling()] if compile else []), *([Garbage()] if freeze_garbage else [])]
+        wanted = {Compiling: compile, Garbage: freeze_garbage, Heap: keep_memory}
+        own = [callback() for callback, is_wanted in wanted.items() if is_wanted]
         kwargs.update(_started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
         super().__init__(
             *args,

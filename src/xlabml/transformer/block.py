@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import Rule, Shared, mix
-from .kernels import KERNELS, compute
+from .kernels import compute
 from .norms import rms_norm
 from .positions import rotate
 
@@ -44,14 +43,12 @@ class Attention(nn.Module):
         h, g, cache, documents = self.n_heads, self.n_kv_heads, shared.cache, shared.documents
         backend = shared.backends[layer]
         qk, v = self.projection(hidden).unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)
-        narrow = dtype = v.dtype
-        if documents is not None and backend not in KERNELS and v.device.type == 'cpu':
-            dtype = torch.promote_types(narrow, torch.float32)  # see documents.py
+        dtype = v.dtype
         if self.qk_norm:
             qk = rms_norm(qk)
         if shared.angles is not None:
             qk = rotate(qk, *shared.angles)
-        (q, k), v = qk.to(dtype).split((h, g), dim=2), v.to(dtype)  # b n h c
+        q, k = qk.to(dtype).split((h, g), dim=2)  # b n h c
         rule = self.rule._replace(slopes=shared.slopes, dropout=self.rule.dropout if self.training else 0.0)
         if cache is None or documents is not None:
             if cache is not None and shared.segment is not None:
@@ -61,7 +58,7 @@ class Attention(nn.Module):
             k, v = cache.append(layer, k.transpose(1, 2), v.transpose(1, 2))
             q = q.transpose(1, 2).to(k.dtype)  # b h n c
             mixed = mix(q, k, v, rule, shared.position, is_plain=backend == 'plain').transpose(1, 2)
-        return self.output(mixed.reshape(hidden.shape).to(narrow))
+        return self.output(mixed.reshape(hidden.shape).to(dtype))
 
 
 class FeedForward(nn.Module):

@@ -1,16 +1,18 @@
 """Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
-Documents of a few hundred tokens are multiplied out in float32. Measured on two cores with AMX, 2,048 tokens in 25
-documents of ever new lengths, 3 heads of 64, forward and backward, in ms: this 8, torch's fused kernel called in the
-same loop 9, documents of like length padded to one batch 12; in bf16 57, 65 and 17, since oneDNN compiles a kernel for
-each new length.
+Documents are multiplied out in float32, some queries of one at a time. In bf16 oneDNN would compile a kernel for each
+new length. So only blocks whose shape recurs go through it, and only where what came in was bf16: their factors are
+rounded to bf16, what it computes stays float32, as in torch's fused kernel. Measured with two cores with AMX, 3 heads
+of 64, forward and backward, see docs/log.md.
 
 Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,6 +25,12 @@ _LONGEST = 1024
 
 _BLOCK = 128
 """So many queries of a document are looked at a time."""
+
+_AT_ONCE = 1024
+"""Documents of one length, one behind the other, are looked at together: so many tokens of them."""
+
+_WIDE = 256
+"""So many, where products are taken in bf16; the keys that they see are rounded to a multiple of it, too."""
 
 _Segments = list[tuple[int, bool]]
 
@@ -68,6 +76,7 @@ def mix_documents(
         if ('bias', rule.window) not in made:
             made['bias', rule.window] = _make_bias(longest, rule, q)
         return _Documents.apply(q, k, v, segments, made['bias', rule.window], rule)
+    q, k, v = (x.to(_exact(x)) for x in (q, k, v))
     lengths = [length for length, _ in segments]
     mixed = []
     # Transposed before they are split, so that the gradient is put together by one cat.
@@ -86,6 +95,8 @@ def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Document
         return _attend_documents(
             q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
         )
+    if q.device.type == 'cpu':
+        q, k, v = (x.to(_exact(x)) for x in (q, k, v))
     q, k, v = (x.unflatten(0, documents.segment.shape).transpose(1, 2) for x in (q, k, v))  # b h n c
     return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1)
 
@@ -99,81 +110,194 @@ def _longest(segments: _Segments) -> int:
     return max((length for length, is_text in segments if is_text), default=0)
 
 
+def _exact(like: Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)
+
+
 def _make_bias(longest: int, rule: Rule, like: Tensor) -> Float[Tensor, '#h n n']:
     """What is added to the scores: it depends on distance alone, so a document takes a corner of it."""
     place = torch.arange(longest, device=like.device)
     visible, bias = make_masks(place[None], place, rule)
-    bias = torch.zeros_like(visible, dtype=like.dtype) if bias is None else bias.to(like.dtype)
+    dtype = _exact(like)
+    bias = torch.zeros_like(visible, dtype=dtype) if bias is None else bias.to(dtype)
     return bias.masked_fill(~visible, -math.inf)[0]
 
 
-def _blocks(segments: _Segments, rule: Rule) -> Iterator[tuple[slice, slice, tuple[slice, slice, slice]]]:
-    """Some queries of a document, all keys that any of them sees, and the corner of the bias that is theirs.
-
-    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
-    """
-    start = 0
-    for length, is_text in segments:
-        back = length if rule.window is None else rule.window - 1
-        for first in range(0, length if is_text else 0, _BLOCK):
-            end = min(first + _BLOCK, length)
-            low, high = max(0, first - back), end if rule.causal else min(length, end + back)
-            yield (
-                slice(start + first, start + end),
-                slice(start + low, start + high),
-                (slice(None), slice(first, end), slice(low, high)),
-            )
-        start += length
-
-
-def _share(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """The probabilities of some queries: h n c, h m c, #h n m -> h n m."""
-    return torch.baddbmm(bias, q, k.mT, alpha=1 / math.sqrt(q.size(-1))).softmax(dim=-1)
-
-
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, segments: _Segments, bias: Tensor, rule: Rule, shares: list[Tensor] | None
-) -> Tensor:
-    """Mixed values; the probabilities of each block are put into shares."""
-    is_whole = all(is_text for _, is_text in segments)
-    mixed = torch.empty_like(q) if is_whole else torch.zeros_like(q)
-    q, k, v = (x.transpose(0, 1) for x in (q, k, v))  # h t c
-    with torch.autocast('cpu', enabled=False):
-        for rows, seen, corner in _blocks(segments, rule):
-            share = _share(q[:, rows], k[:, seen], bias[corner])
-            mixed[rows] = torch.bmm(share, v[:, seen]).transpose(0, 1)
-            if shares is not None:
-                shares.append(share)
-    return mixed
-
-
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segments: _Segments,
-    bias: Tensor,
-    rule: Rule,
-    shares: list[Tensor] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+class _Block(NamedTuple):
+    """Some queries of each of a few documents of one length, and all keys that any of them sees.
 
     Args:
-        shares: What forward kept; None: the probabilities are made once more.
+        documents: Where the documents are, in all tokens.
+        n_documents: How many documents.
+        rows: The queries, counted from the start of a document.
+        seen: The keys, likewise.
+        is_narrow: Products are taken in bf16.
     """
-    grad, q, k, v = (x.transpose(0, 1) for x in (grad, q, k, v))  # h t c
-    q_grad, k_grad, v_grad = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    scale, kept = 1 / math.sqrt(q.size(-1)), iter(shares or [])
-    with torch.autocast('cpu', enabled=False):
-        for rows, seen, corner in _blocks(segments, rule):
-            queries, keys, out = q[:, rows], k[:, seen], grad[:, rows]
-            share = _share(queries, keys, bias[corner]) if shares is None else next(kept)
-            v_grad[:, seen].baddbmm_(share.mT, out)
-            score_grad = torch._softmax_backward_data(torch.bmm(out, v[:, seen].mT), share, -1, share.dtype)
-            q_grad[:, rows].baddbmm_(score_grad, keys, alpha=scale)
-            k_grad[:, seen].baddbmm_(score_grad.mT, queries, alpha=scale)
-    return q_grad.transpose(0, 1), k_grad.transpose(0, 1), v_grad.transpose(0, 1)
+
+    documents: slice
+    n_documents: int
+    rows: slice
+    seen: slice
+    is_narrow: bool
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Those of float32 inside are taken as they are, or in bf16 and summed up in float32."""
+        if not self.is_narrow:
+            yield
+            return
+        matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
+
+    def look(self, x: Tensor, tokens: slice) -> Tensor:
+        """Of h t c some tokens of each document: h n c of one, h n_documents n c of more."""
+        if self.n_documents == 1:
+            start = self.documents.start
+            return x[:, start + tokens.start : start + tokens.stop]
+        return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
+
+    def pick(self, x: Tensor, tokens: slice) -> Tensor:
+        """The same in one batch; oneDNN is far faster where tokens lie side by side."""
+        picked = self.look(x, tokens)
+        picked = picked if self.n_documents == 1 else picked.flatten(0, 1)
+        return picked.contiguous() if self.is_narrow else picked
+
+    def split(self, part: Tensor) -> Tensor:
+        """What came of a product, with dimensions as `look` has them."""
+        return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
+
+
+def _blocks(segments: _Segments, rule: Rule, is_narrow: bool, is_alone: bool) -> Iterator[_Block]:
+    """What is looked at, one after another.
+
+    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
+
+    Args:
+        is_alone: Documents are looked at one by one.
+    """
+    start = 0
+    for (length, is_text), run in itertools.groupby(segments):
+        count = len(list(run))
+        most = 1 if is_alone else max(1, _AT_ONCE // max(1, length))
+        while is_text and length and count:
+            n = min(count, most)
+            for rows, seen, is_wide in _cut(length, rule, is_narrow):
+                yield _Block(slice(start, start + n * length), n, rows, seen, is_wide)
+            start, count = start + n * length, count - n
+        start += length * count
+
+
+def _cut(length: int, rule: Rule, is_narrow: bool) -> Iterator[tuple[slice, slice, bool]]:
+    """Queries of a document, the keys that they see, and whether their products may be taken in bf16."""
+    back, first = length if rule.window is None else rule.window - 1, 0
+    while first < length:
+        is_wide = is_narrow and length - first >= _WIDE
+        end = min(first + (_WIDE if is_wide else _BLOCK), length)
+        low, high = max(0, first - back), end if rule.causal else min(length, end + back)
+        if is_wide:
+            low -= low % _WIDE
+        yield slice(first, end), slice(low, high), is_wide and (high - low) % _WIDE == 0
+        first = end
+
+
+def _is_narrow(like: Tensor) -> bool:
+    return like.dtype == torch.bfloat16 and getattr(torch.cpu, '_is_amx_tile_supported', bool)()
+
+
+def _turn(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy with the first two dimensions exchanged."""
+    return torch.empty(x.size(1), x.size(0), x.size(2), dtype=dtype).copy_(x.transpose(0, 1))
+
+
+def _turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """Of each, t h c, a copy h t c in which products are summed up; queries are scaled, so that scores need not be."""
+    queries, keys, values = (_turn(x, _exact(x)) for x in (q, k, v))
+    return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
+
+
+class _Work(NamedTuple):
+    """What forward and backward have in common.
+
+    Args:
+        segments: As in Documents.
+        bias: Of `_make_bias`.
+        rule: As in Rule.
+        is_narrow: Products may be taken in bf16.
+    """
+
+    segments: _Segments
+    bias: Tensor
+    rule: Rule
+    is_narrow: bool
+
+    def blocks(self) -> Iterator[_Block]:
+        """As `_blocks` says; a bias of each head's own fits one document at a time."""
+        return _blocks(self.segments, self.rule, self.is_narrow, is_alone=self.bias.size(0) > 1)
+
+    def share(self, block: _Block, queries: Tensor, keys: Tensor) -> Tensor:
+        """The probabilities of some queries."""
+        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
+        if self.rule.window is not None or self.rule.slopes is not None:
+            scores += self.bias[:, block.rows, block.seen]
+        elif self.rule.causal:  # what comes before these queries all of them see
+            late = slice(block.rows.start, block.seen.stop)
+            scores[:, :, block.rows.start - block.seen.start :] += self.bias[:, block.rows, late]
+        return torch.softmax(scores, dim=-1, out=scores)
+
+    def mix(self, qkv: Sequence[Tensor], dtype: torch.dtype, shares: list[Tensor] | None) -> Tensor:
+        """Mixed values, t h c.
+
+        Args:
+            qkv: Queries, keys and values, of `_turn_all`.
+            dtype: Of the mixed values.
+            shares: Where the probabilities of each block are put; None: nowhere.
+        """
+        q, k, v = qkv
+        mixed = torch.zeros(q.size(1), q.size(0), q.size(2), dtype=dtype)
+        turned = mixed.transpose(0, 1)
+        with torch.autocast('cpu', enabled=False):
+            for block in self.blocks():
+                with block.products():
+                    queries, keys = block.pick(q, block.rows), block.pick(k, block.seen)
+                    share = self.share(block, queries, keys)
+                    part = torch.bmm(share, block.pick(v, block.seen))
+                block.look(turned, block.rows).copy_(block.split(part))
+                if shares is not None:
+                    shares.append(share)
+        return mixed
+
+    def unmix(
+        self, grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of queries, keys and values, each t h c.
+
+        With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+
+        Args:
+            grad: Of the mixed values, t h c.
+            qkv: As `mix` was given them.
+            shares: What `mix` kept; None: the probabilities are made once more.
+        """
+        q, k, v = qkv
+        dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares or [])
+        q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
+        with torch.autocast('cpu', enabled=False):
+            for block in self.blocks():
+                with block.products():
+                    queries, out = (block.pick(x, block.rows) for x in (q, grad))
+                    keys, values = (block.pick(x, block.seen) for x in (k, v))
+                    share = self.share(block, queries, keys) if shares is None else next(kept)
+                    score_grad = torch.bmm(out, values.mT)
+                    torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+                    parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+                for x, tokens, part in zip((q_grad, k_grad, v_grad), (block.rows, block.seen, block.seen), parts):
+                    block.look(x, tokens).add_(block.split(part))
+        q_grad *= 1 / math.sqrt(q.size(-1))
+        return _turn(q_grad, dtype), _turn(k_grad, dtype), _turn(v_grad, dtype)
 
 
 class _Documents(torch.autograd.Function):
@@ -182,35 +306,38 @@ class _Documents(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, segments, bias, rule):
         """Keeps each document's probabilities."""
+        ctx.work = _Work(segments, bias, rule, _is_narrow(q))
         shares: list[Tensor] = []
-        mixed = _forward(q, k, v, segments, bias, rule, shares)
-        ctx.save_for_backward(q, k, v, *shares)
-        ctx.segments, ctx.bias, ctx.rule = segments, bias, rule
+        turned = _turn_all(q, k, v)
+        mixed = ctx.work.mix(turned, q.dtype, shares)
+        ctx.save_for_backward(*turned, *shares)
         return mixed
 
     @staticmethod
     def backward(ctx, grad):
-        """As `_backward` says."""
+        """As `_Work.unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        q, k, v, *shares = ctx.saved_tensors
-        return *_backward(grad, q, k, v, ctx.segments, ctx.bias, ctx.rule, shares), None, None, None
+        saved = ctx.saved_tensors
+        return *ctx.work.unmix(grad, saved[:3], saved[3:]), None, None, None
 
 
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
-) -> tuple[_Segments, Tensor, list[slice]]:  # fmt: skip
-    """What an operator works with: segments, biases, and which heads at a time (one, where documents are long)."""
+) -> list[tuple[slice, _Work]]:  # fmt: skip
+    """What an operator works with, and on which heads at a time (one, where documents are long)."""
     segments = read_segments(starts, is_text, max_length, q.size(0))
     longest, n_heads = _longest(segments), q.size(1)
     step = n_heads if longest <= _LONGEST else 1
-    bias = _make_bias(longest, Rule(causal, window, slopes), q).expand(n_heads, -1, -1)
-    return segments, bias, [slice(head, head + step) for head in range(0, n_heads, step)]
+    rule = Rule(causal, window, slopes)
+    bias = _make_bias(longest, rule, q)
+    groups = [slice(head, head + step) for head in range(0, n_heads, step)]
+    return [(heads, _Work(segments, bias[heads] if len(bias) > 1 else bias, rule, _is_narrow(q))) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 @torch.library.custom_op('xlabml::attend_documents', mutates_args=())
@@ -219,10 +346,9 @@ def _attend_documents(
     window: int | None, slopes: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
-    segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    rule = Rule(causal, window)
-    parts = [_forward(q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], rule, None) for heads in groups]
-    return _join(parts)
+    turned = _turn_all(q, k, v)
+    works = _read(q, starts, is_text, max_length, causal, window, slopes)
+    return _join([work.mix([x[heads] for x in turned], q.dtype, None) for heads, work in works])
 
 
 @_attend_documents.register_fake
@@ -235,12 +361,9 @@ def _attend_documents_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int,
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    segments, bias, groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    rule = Rule(causal, window)
-    parts = [
-        _backward(grad[:, heads], q[:, heads], k[:, heads], v[:, heads], segments, bias[heads], rule, None)
-        for heads in groups
-    ]
+    turned = _turn_all(q, k, v)
+    works = _read(q, starts, is_text, max_length, causal, window, slopes)
+    parts = [work.unmix(grad[:, heads], [x[heads] for x in turned], None) for heads, work in works]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 

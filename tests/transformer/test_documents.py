@@ -1,0 +1,136 @@
+"""Attention inside long documents of packed rows on a CPU: what it multiplies out in bf16, and what together."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xlabml.transformer import attend, documents
+from xlabml.transformer.attention import Documents, Rule, make_masks
+from xlabml.transformer.documents import mix_documents
+
+SEGMENTS = [(512, True)] * 2 + [(300, True), (97, True), (0, True), (115, False), (40, True), (40, True), (432, False)]
+RULES = {
+    'causal': Rule(),
+    'bidirectional': Rule(causal=False),
+    'window': Rule(window=140),
+    'bidirectional window': Rule(causal=False, window=300),
+    'slopes': Rule(slopes=torch.tensor([0.5, 0.01])),
+}
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    """As on a machine with AMX: elsewhere torch takes the same products as they are."""
+    monkeypatch.setattr(documents, '_is_narrow', lambda like: like.dtype == torch.bfloat16)
+
+
+def make_documents(segments=SEGMENTS, is_read=True):
+    lengths = torch.tensor([length for length, _ in segments])
+    starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
+    texts = torch.tensor([is_text for _, is_text in segments])
+    index = torch.repeat_interleave(lengths)[None]
+    return Documents(starts, int(lengths.max()), texts, index, segments if is_read else None)
+
+
+def make_parts(dtype, n_kv_heads=2):
+    """Queries, keys and values, t h c, with spreads at which rounding to bf16 shows."""
+    torch.manual_seed(0)
+    n = sum(length for length, _ in SEGMENTS)
+    return [torch.randn(n, h, 16).mul(2).to(dtype).requires_grad_() for h in (2, n_kv_heads, n_kv_heads)]
+
+
+def define(parts, rule):
+    """The definition, document by document in float64; zeros where a segment is padding."""
+    n_shared = parts[0].size(1) // parts[1].size(1)
+    rule = rule._replace(slopes=None if rule.slopes is None else rule.slopes.double())
+    rows = [part.double().transpose(0, 1)[None].split([length for length, _ in SEGMENTS], dim=2) for part in parts]
+    mixed = []
+    for (length, is_text), q, k, v in zip(SEGMENTS, *rows):
+        place = torch.arange(length)
+        visible, bias = make_masks(place[None], place, rule)
+        k, v = (x.repeat_interleave(n_shared, dim=1) for x in (k, v))
+        part = attend(q, k, v, visible, bias) if is_text and length else torch.zeros_like(q)
+        mixed.append(part[0].transpose(0, 1))
+    return torch.cat(mixed)
+
+
+def gradients(mixed, parts):
+    weight = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((mixed.float() * weight).sum(), parts)
+
+
+@pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
+@pytest.mark.parametrize('n_kv_heads', [2, 1])
+@pytest.mark.parametrize('is_read', [True, False], ids=['read', 'operator'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=['fp32', 'bf16'])
+def test_long_documents_give_what_the_definition_gives(dtype, tolerance, is_read, n_kv_heads, rule):
+    """In fp32 to its own rounding, so nothing of it is taken in bf16."""
+    parts = make_parts(dtype, n_kv_heads)
+    mixed, expected = mix_documents(*parts, rule, make_documents(is_read=is_read), {}), define(parts, rule)
+    assert mixed.dtype == dtype
+    torch.testing.assert_close(mixed.double(), expected, rtol=tolerance, atol=tolerance)
+    for grad, wanted in zip(gradients(mixed, parts), gradients(expected, parts)):
+        assert grad.dtype == dtype
+        spread = wanted.double().std()
+        assert (grad.double() - wanted.double()).std() < tolerance * spread
+
+
+def test_documents_looked_at_together_give_what_each_gives_alone(monkeypatch):
+    parts = make_parts(torch.float32)
+    together = mix_documents(*parts, Rule(), make_documents(), {})
+    grads = gradients(together, parts)
+    monkeypatch.setattr(documents, '_AT_ONCE', 1)
+    alone = mix_documents(*parts, Rule(), make_documents(), {})
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(grads, gradients(alone, parts), rtol=1e-5, atol=1e-5)
+
+
+def test_products_are_as_they_were_afterwards(monkeypatch):
+    matmul = torch.backends.mkldnn.matmul
+    before, seen = matmul.fp32_precision, []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, 'bmm', lambda *parts: seen.append(matmul.fp32_precision) or bmm(*parts))
+    parts = make_parts(torch.bfloat16)
+    gradients(mix_documents(*parts, Rule(), make_documents(), {}), parts)
+    assert set(seen) == {'bf16', before}
+    assert matmul.fp32_precision == before
+
+    def fail(*_):
+        raise RuntimeError('on purpose')
+
+    monkeypatch.setattr(torch, 'bmm', fail)
+    with pytest.raises(RuntimeError, match='on purpose'):
+        mix_documents(*parts, Rule(), make_documents(), {})
+    assert matmul.fp32_precision == before
+
+
+@given(
+    segments=st.lists(st.tuples(st.sampled_from([0, 1, 97, 128, 256, 300, 512, 1000]), st.booleans()), max_size=8),
+    causal=st.booleans(),
+    window=st.sampled_from([None, 1, 100, 256, 700]),
+    is_narrow=st.booleans(),
+    is_alone=st.booleans(),
+)
+def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, window, is_narrow, is_alone):
+    starts = [0, *itertools.accumulate(length for length, _ in segments)]
+    ends = {start: start + length for start, (length, is_text) in zip(starts, segments) if is_text and length}
+    rows: list[int] = []
+    shapes = set()
+    for block in documents._blocks(segments, Rule(causal, window), is_narrow, is_alone):
+        length = (block.documents.stop - block.documents.start) // block.n_documents
+        assert block.n_documents == 1 or not is_alone
+        for start in range(block.documents.start, block.documents.stop, length):
+            assert ends[start] == start + length
+            rows += range(start + block.rows.start, start + block.rows.stop)
+        reach = length if window is None else window - 1
+        last = block.rows.stop if causal else min(length, block.rows.stop + reach)
+        assert 0 <= block.seen.start <= max(0, block.rows.start - reach)
+        assert last <= block.seen.stop <= length
+        if block.is_narrow:
+            assert is_narrow
+            shapes.add((block.rows.stop - block.rows.start, block.seen.stop - block.seen.start))
+    assert sorted(rows) == [i for start, end in ends.items() for i in range(start, end)]
+    assert shapes <= {(256, 256), (256, 512), (256, 768), (256, 1024)}  # else oneDNN would compile ever new kernels
