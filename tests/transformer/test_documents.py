@@ -112,16 +112,18 @@ def test_products_are_as_they_were_afterwards(monkeypatch):
     causal=st.booleans(),
     window=st.sampled_from([None, 1, 100, 256, 700]),
     is_narrow=st.booleans(),
-    is_alone=st.booleans(),
+    has_slopes=st.booleans(),
 )
-def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, window, is_narrow, is_alone):
+def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, window, is_narrow, has_slopes):
     starts = [0, *itertools.accumulate(length for length, _ in segments)]
     ends = {start: start + length for start, (length, is_text) in zip(starts, segments) if is_text and length}
     rows: list[int] = []
     shapes = set()
-    for block in documents._blocks(segments, Rule(causal, window), is_narrow, is_alone):
+    rule = Rule(causal, window, torch.ones(2) if has_slopes else None)
+    like = torch.empty(0, dtype=torch.bfloat16 if is_narrow else torch.float32)
+    for block in documents._make_blocks(segments, rule, like):
         length = (block.documents.stop - block.documents.start) // block.n_documents
-        assert block.n_documents == 1 or not is_alone
+        assert block.n_documents == 1 or not has_slopes
         for start in range(block.documents.start, block.documents.stop, length):
             assert ends[start] == start + length
             rows += range(start + block.rows.start, start + block.rows.stop)

@@ -70,12 +70,11 @@ def mix_documents(
     segments = documents.segments
     if segments is None:
         return _mix_unread(q, k, v, rule, documents, is_plain)
-    longest = _longest(segments)
-    if longest <= _LONGEST and not (is_plain or rule.dropout):
+    if _longest(segments) <= _LONGEST and not (is_plain or rule.dropout):
         k, v = _ungroup(q, k, v)
-        if ('bias', rule.window) not in made:
-            made['bias', rule.window] = _make_bias(longest, rule, q)
-        return _Documents.apply(q, k, v, segments, made['bias', rule.window], rule)
+        if ('blocks', rule.window) not in made:
+            made['blocks', rule.window] = _make_blocks(segments, rule, q)
+        return _Documents.apply(q, k, v, made['blocks', rule.window])
     q, k, v = (x.to(_exact(x)) for x in (q, k, v))
     lengths = [length for length, _ in segments]
     mixed = []
@@ -131,6 +130,7 @@ class _Block(NamedTuple):
         n_documents: How many documents.
         rows: The queries, counted from the start of a document.
         seen: The keys, likewise.
+        bias: What is added to the scores of the last of these keys; None: nothing.
         is_narrow: Products are taken in bf16.
     """
 
@@ -138,6 +138,7 @@ class _Block(NamedTuple):
     n_documents: int
     rows: slice
     seen: slice
+    bias: Float[Tensor, '#h n m'] | None
     is_narrow: bool
 
     @contextlib.contextmanager
@@ -170,25 +171,39 @@ class _Block(NamedTuple):
         """What came of a product, with dimensions as `look` has them."""
         return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
 
+    def share(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The probabilities of the queries."""
+        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
+        if self.bias is not None:
+            scores[:, :, -self.bias.size(2) :] += self.bias
+        return torch.softmax(scores, dim=-1, out=scores)
 
-def _blocks(segments: _Segments, rule: Rule, is_narrow: bool, is_alone: bool) -> Iterator[_Block]:
+
+def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
     """What is looked at, one after another.
 
     So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
 
     Args:
-        is_alone: Documents are looked at one by one.
+        like: Has the type of queries, keys and values.
     """
-    start = 0
+    is_narrow = _is_narrow(like)
+    bias = _make_bias(_longest(segments), rule, like)
+    is_bent = rule.window is not None or rule.slopes is not None
+    blocks, start = [], 0
     for (length, is_text), run in itertools.groupby(segments):
         count = len(list(run))
-        most = 1 if is_alone else max(1, _AT_ONCE // max(1, length))
-        while is_text and length and count:
-            n = min(count, most)
+        most = 1 if rule.slopes is not None else max(1, _AT_ONCE // max(1, length))
+        for first in range(0, count if is_text and length else 0, most):
+            n = min(count - first, most)
+            documents = slice(start + first * length, start + (first + n) * length)
             for rows, seen, is_wide in _cut(length, rule, is_narrow):
-                yield _Block(slice(start, start + n * length), n, rows, seen, is_wide)
-            start, count = start + n * length, count - n
+                # All queries of a block see what comes before them, if nothing else bends their scores.
+                bent = seen if is_bent else slice(rows.start, seen.stop)
+                part = bias[:, rows, bent] if is_bent or rule.causal else None
+                blocks.append(_Block(documents, n, rows, seen, part, is_wide))
         start += length * count
+    return blocks
 
 
 def _cut(length: int, rule: Rule, is_narrow: bool) -> Iterator[tuple[slice, slice, bool]]:
@@ -219,121 +234,93 @@ def _turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
 
 
-class _Work(NamedTuple):
-    """What forward and backward have in common.
+def _mix(blocks: list[_Block], qkv: Sequence[Tensor], dtype: torch.dtype, shares: list[Tensor] | None = None) -> Tensor:
+    """Mixed values, t h c.
 
     Args:
-        segments: As in Documents.
-        bias: Of `_make_bias`.
-        rule: As in Rule.
-        is_narrow: Products may be taken in bf16.
+        qkv: Queries, keys and values, of `_turn_all`.
+        dtype: Of the mixed values.
+        shares: Where the probabilities of each block are put; None: nowhere.
     """
+    q, k, v = qkv
+    mixed = torch.zeros(q.size(1), q.size(0), q.size(2), dtype=dtype)
+    turned = mixed.transpose(0, 1)
+    with torch.autocast('cpu', enabled=False):
+        for block in blocks:
+            with block.products():
+                share = block.share(block.pick(q, block.rows), block.pick(k, block.seen))
+                part = torch.bmm(share, block.pick(v, block.seen))
+            block.look(turned, block.rows).copy_(block.split(part))
+            if shares is not None:
+                shares.append(share)
+    return mixed
 
-    segments: _Segments
-    bias: Tensor
-    rule: Rule
-    is_narrow: bool
 
-    def blocks(self) -> Iterator[_Block]:
-        """As `_blocks` says; a bias of each head's own fits one document at a time."""
-        return _blocks(self.segments, self.rule, self.is_narrow, is_alone=self.bias.size(0) > 1)
+def _unmix(
+    blocks: list[_Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, each t h c.
 
-    def share(self, block: _Block, queries: Tensor, keys: Tensor) -> Tensor:
-        """The probabilities of some queries."""
-        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
-        if self.rule.window is not None or self.rule.slopes is not None:
-            scores += self.bias[:, block.rows, block.seen]
-        elif self.rule.causal:  # what comes before these queries all of them see
-            late = slice(block.rows.start, block.seen.stop)
-            scores[:, :, block.rows.start - block.seen.start :] += self.bias[:, block.rows, late]
-        return torch.softmax(scores, dim=-1, out=scores)
+    With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
-    def mix(self, qkv: Sequence[Tensor], dtype: torch.dtype, shares: list[Tensor] | None) -> Tensor:
-        """Mixed values, t h c.
-
-        Args:
-            qkv: Queries, keys and values, of `_turn_all`.
-            dtype: Of the mixed values.
-            shares: Where the probabilities of each block are put; None: nowhere.
-        """
-        q, k, v = qkv
-        mixed = torch.zeros(q.size(1), q.size(0), q.size(2), dtype=dtype)
-        turned = mixed.transpose(0, 1)
-        with torch.autocast('cpu', enabled=False):
-            for block in self.blocks():
-                with block.products():
-                    queries, keys = block.pick(q, block.rows), block.pick(k, block.seen)
-                    share = self.share(block, queries, keys)
-                    part = torch.bmm(share, block.pick(v, block.seen))
-                block.look(turned, block.rows).copy_(block.split(part))
-                if shares is not None:
-                    shares.append(share)
-        return mixed
-
-    def unmix(
-        self, grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of queries, keys and values, each t h c.
-
-        With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
-
-        Args:
-            grad: Of the mixed values, t h c.
-            qkv: As `mix` was given them.
-            shares: What `mix` kept; None: the probabilities are made once more.
-        """
-        q, k, v = qkv
-        dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares or [])
-        q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
-        with torch.autocast('cpu', enabled=False):
-            for block in self.blocks():
-                with block.products():
-                    queries, out = (block.pick(x, block.rows) for x in (q, grad))
-                    keys, values = (block.pick(x, block.seen) for x in (k, v))
-                    share = self.share(block, queries, keys) if shares is None else next(kept)
-                    score_grad = torch.bmm(out, values.mT)
-                    torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-                    parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
-                for x, tokens, part in zip((q_grad, k_grad, v_grad), (block.rows, block.seen, block.seen), parts):
-                    block.look(x, tokens).add_(block.split(part))
-        q_grad *= 1 / math.sqrt(q.size(-1))
-        return _turn(q_grad, dtype), _turn(k_grad, dtype), _turn(v_grad, dtype)
+    Args:
+        grad: Of the mixed values, t h c.
+        qkv: As `_mix` was given them.
+        shares: What `_mix` kept; None: the probabilities are made once more.
+    """
+    q, k, v = qkv
+    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares or [])
+    q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
+    with torch.autocast('cpu', enabled=False):
+        for block in blocks:
+            with block.products():
+                queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
+                keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
+                share = block.share(queries, keys) if shares is None else next(kept)
+                score_grad = torch.bmm(out, values.mT)
+                torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+                parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+            block.look(q_grad, block.rows).copy_(block.split(parts[0]))
+            block.look(k_grad, block.seen).add_(block.split(parts[1]))
+            block.look(v_grad, block.seen).add_(block.split(parts[2]))
+    q_grad *= 1 / math.sqrt(q.size(-1))
+    return _turn(q_grad, dtype), _turn(k_grad, dtype), _turn(v_grad, dtype)
 
 
 class _Documents(torch.autograd.Function):
     """Written out, because autograd would copy each document's slices and gradients once more."""
 
     @staticmethod
-    def forward(ctx, q, k, v, segments, bias, rule):
+    def forward(ctx, q, k, v, blocks):
         """Keeps each document's probabilities."""
-        ctx.work = _Work(segments, bias, rule, _is_narrow(q))
         shares: list[Tensor] = []
         turned = _turn_all(q, k, v)
-        mixed = ctx.work.mix(turned, q.dtype, shares)
+        mixed = _mix(blocks, turned, q.dtype, shares)
+        ctx.blocks = blocks
         ctx.save_for_backward(*turned, *shares)
         return mixed
 
     @staticmethod
     def backward(ctx, grad):
-        """As `_Work.unmix` says."""
+        """As `_unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
         saved = ctx.saved_tensors
-        return *ctx.work.unmix(grad, saved[:3], saved[3:]), None, None, None
+        return *_unmix(ctx.blocks, grad, saved[:3], saved[3:]), None
 
 
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
-) -> list[tuple[slice, _Work]]:  # fmt: skip
+) -> list[tuple[slice, list[_Block]]]:  # fmt: skip
     """What an operator works with, and on which heads at a time (one, where documents are long)."""
     segments = read_segments(starts, is_text, max_length, q.size(0))
-    longest, n_heads = _longest(segments), q.size(1)
-    step = n_heads if longest <= _LONGEST else 1
-    rule = Rule(causal, window, slopes)
-    bias = _make_bias(longest, rule, q)
-    groups = [slice(head, head + step) for head in range(0, n_heads, step)]
-    return [(heads, _Work(segments, bias[heads] if len(bias) > 1 else bias, rule, _is_narrow(q))) for heads in groups]
+    step = q.size(1) if _longest(segments) <= _LONGEST else 1
+    groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
+    if slopes is None:
+        blocks = _make_blocks(segments, Rule(causal, window), q)
+        return [(heads, blocks) for heads in groups]
+    return [(heads, _make_blocks(segments, Rule(causal, window, slopes[heads]), q)) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:
@@ -347,8 +334,8 @@ def _attend_documents(
 ) -> Tensor:  # fmt: skip
     """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
     turned = _turn_all(q, k, v)
-    works = _read(q, starts, is_text, max_length, causal, window, slopes)
-    return _join([work.mix([x[heads] for x in turned], q.dtype, None) for heads, work in works])
+    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    return _join([_mix(blocks, [x[heads] for x in turned], q.dtype) for heads, blocks in groups])
 
 
 @_attend_documents.register_fake
@@ -362,8 +349,8 @@ def _attend_documents_backward(
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     turned = _turn_all(q, k, v)
-    works = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [work.unmix(grad[:, heads], [x[heads] for x in turned], None) for heads, work in works]
+    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    parts = [_unmix(blocks, grad[:, heads], [x[heads] for x in turned]) for heads, blocks in groups]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 
