@@ -196,9 +196,6 @@ class StreamedTraining:
     def check(self) -> None:
         """What can be wrong is found when a window is laid out."""
 
-    def check_epochs(self, n_rows: int) -> None:
-        """A stream has no caps: data.max_source_epochs is refused with it."""
-
     def batches(self, size: StepSize, rank: int, start: Mapping[str, int]) -> StreamBatches:
         """The micro-batches of a rank, from the place that a run goes on from."""
         return StreamBatches(

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from xlabml import settings
@@ -215,15 +214,13 @@ class XLabDataModule(SavedData):
             set_run_length(trainer, self._accumulation(), max_steps)
 
     def train_dataloader(self) -> DataLoader:
+        step, size = self._step(), self._step_size()
+        end = max(step, self._max_steps())
         if isinstance(self._training, TrainingRows):
-            self._goes_on_from = self._training.leave_out(self.skip, self._step_size(), self._goes_on_from)
-        step, batches, per_step = self._step(), self._train_batches(), self._accumulation()
-        n_steps = max(0, self._max_steps() - step)
-        n_rows = batches.row(step + n_steps)
-        if isinstance(batches, TrainBatches):
-            n_rows = int(batches.places(np.array([n_rows]))[0])
-        self._training.check_epochs(n_rows)
-        return loader(batches, step * per_step, n_steps * per_step, self.num_workers, self.pin_memory)
+            self._goes_on_from = self._training.leave_out(self.skip, size, self._goes_on_from)
+            self._training.check_epochs(size, self._goes_on_from, None if end == _ENDLESS else end)
+        batches, per_step = self._train_batches(), self._accumulation()
+        return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader('val')
