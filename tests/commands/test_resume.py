@@ -181,6 +181,7 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
         (['--data.plan=Chunk'], "data.plan was {'class': 'Pack'"),
         (['--data.splits={train: 0.7}'], 'data.splits was'),
         (['--data.weights=[1]'], 'data.weights was None, is [1.0]'),
+        (['--seed_everything=7'], 'seed_everything was 42, is 7. Restore it'),
         (['--data.n_vocab=400'], 'model.n_vocab was 320, is 400'),
     ],
 )

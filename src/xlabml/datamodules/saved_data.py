@@ -63,7 +63,7 @@ class SavedData(L.LightningDataModule):
         }
 
     def _what_is_trained_on(self) -> dict[str, Any]:
-        """Plain values that the sequence of training rows follows from, beside the seed."""
+        """Plain values that the sequence of training rows follows from."""
         saved = {
             'data.splits': self.splits,
             'data.drop_duplicates': self.drop_duplicates,
@@ -144,14 +144,18 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [f'{name} was {value}, is {now.get(name)}' for name, value in then.items() if value != now.get(name)]
+    # What only one of them has came with a later version, or with a stream, which is named by itself.
+    return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 
 
 def _changed_sources(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if len(then['sources']) != len(now['sources']):
         before, after = (', '.join(name for name, _ in data['sources']) for data in (then, now))
         return [f'data.sources was {before}, is {after}']
-    changes, unit = [], now.get('unit', 'documents')
+    unit = now.get('unit', 'documents')
+    if unit != then.get('unit', 'documents'):
+        return ['data.stream was not set, is set' if unit == 'shards' else 'data.stream was set, is not set']
+    changes = []
     for old, new, n_old, n_new in zip(then['sources'], now['sources'], then['n_documents'], now['n_documents']):
         if old[1] != new[1]:
             what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'

@@ -63,7 +63,7 @@ class TrainingRows:
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the sequence follows from, by the names that the user knows."""
-        return {'data.weights': self.weights}
+        return {'data.weights': self.weights, 'seed_everything': self.seed}
 
     def check(self) -> None:
         """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
@@ -86,8 +86,8 @@ class TrainingRows:
             return
         if end is None:
             raise ValueError(
-                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run, so that nobody knows how '
-                'often it goes through a source; set trainer.max_steps too, or leave data.max_source_epochs out'
+                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
+                'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
             )
         batches = self.batches(size, 0, start)
         n_rows = int(batches.places(np.array([batches.row(end)]))[0])
