@@ -35,6 +35,7 @@ class SavedData(L.LightningDataModule):
     _texts: Texts
     _training: TrainingRows | StreamedTraining
     _goes_on_from: dict[str, Any]
+    _saved_state: dict[str, Any] | None
 
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
@@ -89,13 +90,24 @@ class SavedData(L.LightningDataModule):
         self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
+        self._goes_on_from, self._saved_state = self._place_in(state_dict), None
+
+    def will_go_on(self, state_dict: dict[str, Any]) -> None:
+        """Count epochs from a checkpoint's place in the data, which Lightning gives us later than it asks for them."""
+        self._saved_state = state_dict
+
+    def _place(self) -> dict[str, Any]:
+        """Where the run begins, that of the checkpoint which is still to come, if one is."""
+        return self._goes_on_from if self._saved_state is None else self._place_in(self._saved_state)
+
+    def _place_in(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
         start = self._training.start
         place = start if is_new else {name: state_dict.get(name, value) for name, value in start.items()}
-        self._goes_on_from = {**place, 'step': state_dict['step']}
+        place = {**place, 'step': state_dict['step']}
         if is_new and 'skipped' in start:  # these rows were of the old data, but their steps are not asked for anew
-            skipped = [[first, last, 0, 0] for first, last, *_ in state_dict.get('skipped', [])]
-            self._goes_on_from['skipped'] = skipped
+            place['skipped'] = [[first, last, 0, 0] for first, last, *_ in state_dict.get('skipped', [])]
+        return place
 
     def use_tokenizer(self, data: bytes) -> None:
         """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -139,6 +140,8 @@ class XLabDataModule(SavedData):
             self._texts = streamed = StreamedTexts(stream, *texts)
             self._training = StreamedTraining(streamed, rows, self.held_out, seed)
         self._goes_on_from = dict(self._training.start)
+        self._saved_state = None
+        self._asked_length: tuple[int, int | None] | None = None
 
     # What there is
 
@@ -210,8 +213,14 @@ class XLabDataModule(SavedData):
             self._training.check()
             trainer = self.trainer
             assert trainer is not None
-            max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
-            set_run_length(trainer, self._accumulation(), max_steps)
+            self._asked_length = trainer.max_steps, trainer.max_epochs
+            set_run_length(trainer, self._accumulation(), self.run_steps(*self._asked_length))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        trainer = self.trainer
+        if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':
+            trainer.fit_loop.epoch_loop.max_steps = self.run_steps(*self._asked_length)
 
     def train_dataloader(self) -> DataLoader:
         step, size = self._step(), self._step_size()
@@ -256,8 +265,12 @@ class XLabDataModule(SavedData):
         return self._step_size().accumulation
 
     def n_steps(self, n_epochs: int) -> int:
-        """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
-        return self._step_size().steps(n_epochs * self._training.n_epoch_rows)
+        """How many optimizer steps a run has that goes so often through the training rows, the last one whole.
+
+        Rows count where they were read: steps before a checkpoint may have been of another size, or of other data.
+        """
+        n_rows, size, place = n_epochs * self._training.n_epoch_rows, self._step_size(), self._place()
+        return size.steps(size.rows_between(0, place['step']) + max(0, n_rows - place['row']))
 
     def steps_of_tokens(self, n_tokens: int) -> int:
         """How many optimizer steps see so many slots, those of the warm-up being smaller."""
