@@ -1,6 +1,7 @@
 """Spikes, rows left out, the best weights, remote checkpoints and the smoke run, from the command line."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from curves import read_curve
 
 from xlabml import checkpoints
 from xlabml.callbacks import Spikes
+from xlabml.models import XLabModel
 
 SAVED = ['--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100', '--trainer.val_check_interval=99']
 
@@ -58,6 +60,49 @@ def test_a_spike_ends_the_run_with_status_3_and_the_run_goes_on_without_its_rows
     assert status == 0, printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
     assert (saved['global_step'], saved['XLabDataModule']['skipped']) == (12, [[6, 6, 20, 24]])
+
+
+def test_spike_after_spike_is_left_out_from_one_checkpoint_and_from_the_next(xlab, tiny, tmp_path, monkeypatch):
+    def run(spike_at, *arguments):
+        def judge(self, loss):
+            self.window.append(loss)
+            return {'loss': 9.0, 'mean': 1.0, 'deviation': 0.1} if len(self.window) == spike_at else {}
+
+        monkeypatch.setattr(Spikes, '_judge', judge)
+        flat = ['--model.schedule=WarmupConstant', '--trainer.val_check_interval=4', '--spikes.action=stop']
+        status, printed = xlab('fit', *tiny, *flat, '--ckpt_path=last', *arguments)
+        assert status == (3 if spike_at else 0), printed
+        return printed
+
+    skip = '--data.skip=[[6, 6]]'
+    assert "--data.skip='[[6, 6]]' goes on" in run(6)
+    assert "--data.skip='[[6, 6], [8, 8]]' goes on" in run(7, skip)
+    assert "--data.skip='[[6, 6], [7, 7]]' goes on" in run(6, skip)
+    again = run(6, skip, '--checkpoint.pin_steps=[5]')  # a checkpoint that knows the pair
+    assert "--data.skip='[[6, 7]]' goes on" in again
+    assert 'left out already' not in again
+    assert 'the rows of data.skip [[6, 6]] are left out already' in run(7, skip)
+    assert "--data.skip='[[6, 7], [9, 9]]' goes on" in run(7, '--data.skip=[[6, 7]]')
+    run(0, '--data.skip=[[6, 7], [9, 9]]')
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))['XLabDataModule']
+    assert saved['skipped'] == [[6, 6, 20, 24], [6, 7, 24, 32], [9, 9, 36, 40]]
+
+
+def test_steps_that_are_not_finite_are_named_as_the_newest_checkpoint_before_them_counts(
+    xlab, tiny, tmp_path, monkeypatch
+):
+    compute = XLabModel.training_step
+
+    def fail(self, batch, batch_idx):
+        return compute(self, batch, batch_idx) * (math.nan if self.trainer.global_step >= 4 else 1.0)
+
+    monkeypatch.setattr(XLabModel, 'training_step', fail)
+    asked = [*tiny, '--trainer.val_check_interval=99', '--nonfinite.max_in_row=2', '--data.skip=[[2, 2]]']
+    status, printed = xlab('fit', *asked)
+    assert status == 1
+    assert "out with --data.skip='[[2, 2], [6, 7]]', and go on from the newest checkpoint" in printed
+    status, printed = xlab('fit', *asked, '--checkpoint.every_n_steps=3')
+    assert "out with --data.skip='[[5, 6]]', and go on" in printed
 
 
 def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):

@@ -15,7 +15,9 @@ PAIRS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
 @given(PAIRS)
 def test_places_are_those_outside_all_stretches_in_their_order(stretches):
     outside = [i for i in range(200) if not any(start <= i < end for start, end in stretches)]
-    assert Gaps(stretches).places(np.arange(len(outside))).tolist() == outside
+    gaps, counts = Gaps(stretches), np.arange(len(outside))
+    assert gaps.places(counts).tolist() == outside
+    assert gaps.counts(np.array(outside)).tolist() == counts.tolist()
 
 
 @pytest.fixture(scope='module')

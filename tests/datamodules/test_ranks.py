@@ -6,6 +6,7 @@ import multiprocessing
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -111,6 +112,30 @@ def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_
         found += more
     assert found == whole
     assert state['step'] == 30
+
+
+SIZES = {'warming up': WARMUPS, 'of one size': {}}
+
+
+@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
+def test_what_a_spike_read_is_left_out_by_whoever_goes_on_from_an_earlier_checkpoint(corpus, sizes):
+    """Spike after spike without a checkpoint between them: the pairs are those of the checkpoint, which has one too."""
+    place = {'global_rank': 0, 'world_size': 1, 'global_step': 2, 'max_steps': 30, 'state': SimpleNamespace(fn='fit')}
+    saved = {'step': 2, 'row': 8 if sizes else 16, 'skipped': [[1, 1, 0, 8], [6, 6, 40, 48]]}
+    skip, bad = None, set()
+    for first, last in ((5, 5), (4, 4), (6, 7), (5, 6), (9, 9)):
+        data = build(corpus, skip=skip, **sizes)
+        data.prepare_data()
+        data.trainer = SimpleNamespace(**place)
+        data.load_state_dict({**data.state_dict(), **saved})
+        data.train_dataloader()
+        batches = data._train_batches()
+        read = set(batches.places(np.arange(saved['row'], batches.row(30))).tolist())
+        assert not read & bad
+        bad |= set(batches.places(np.arange(batches.row(first - 1), batches.row(last))).tolist())
+        skip = data.pairs_to_skip(first, last, None)
+        assert skip[:-1] == (data.skip or [])
+        assert data.pairs_to_skip(first, last, 3) == [[first, last + ([first, last] in [*data.skip, [6, 6]])]]
 
 
 def test_epochs_count_from_a_checkpoint_that_comes_after_setup(corpus):

@@ -1,5 +1,6 @@
 """What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
 
+from .advice import skip_argument
 from .checkpointing import Checkpoints
 from .compiling import Compiling
 from .curves import Curves
@@ -28,4 +29,5 @@ __all__ = [
     'Summary',
     'attention_lines',
     'keep_freed_memory',
+    'skip_argument',
 ]

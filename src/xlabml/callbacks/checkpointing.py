@@ -88,6 +88,10 @@ class Checkpoints(Checkpoint):
         """The path of the newest checkpoint; None before the first."""
         return next(reversed(self.saved), None)
 
+    def step_before(self, step: int) -> int | None:
+        """The step of the newest checkpoint that is from before a step; None where there is none."""
+        return max((known for path in self.saved if 0 <= (known := _step_of(path)) < step), default=None)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
             # Each rank has looked for a free folder by itself; that of rank 0 is the one which is there.

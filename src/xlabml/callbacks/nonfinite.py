@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from .advice import skip_argument
 from .documents import ReadDocuments, look_interval
 
 
@@ -37,11 +38,12 @@ class NonFinite(L.Callback):
             return
         in_row, last = int(pl_module.skipped[0]), trainer.global_step  # type: ignore[index]
         if in_row >= self.max_in_row:
-            path = self.documents.write(trainer, 'nonfinite', {step: {} for step in range(last - in_row + 1, last + 1)})
+            first = last - in_row + 1
+            skip = skip_argument(trainer, first, last)
+            path = self.documents.write(trainer, 'nonfinite', {step: {} for step in range(first, last + 1)})
             raise ValueError(
                 f'the loss or the gradient was not finite for {in_row} steps in a row, up to step '
-                f'{last}; {path} names the documents that they read. Look at these, or lower the '
-                "learning rate, or leave the steps' rows out with "
-                f"--data.skip='[[{last - in_row + 1}, {last}]]', and go on from a checkpoint before them; "
-                'nonfinite.max_in_row says when to give up'
+                f'{last}; {path} names the documents that they read. Look at these, or lower the learning rate, '
+                + (f"or leave the steps' rows out with {skip}, " if skip else '')
+                + 'and go on from the newest checkpoint before them; nonfinite.max_in_row says when to give up'
             )

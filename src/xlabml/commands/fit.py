@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping, attention_lines
+from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping, attention_lines, skip_argument
 from xlabml.callbacks.progress import describe_figures, find_figures
 
 from . import data as data_commands
@@ -64,6 +64,10 @@ class XLabCLI(BuildingCLI):
             return
         if self._checkpoint is not None:
             self._say(f'going on from {self._checkpoint_name}')
+            step, skipped = self._checkpoint['global_step'], self._checkpoint[type(data).__name__].get('skipped', [])
+            known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
+            if known:
+                self._say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
         for line in attention:
             self._say(line)
@@ -72,9 +76,11 @@ class XLabCLI(BuildingCLI):
         stopping, spikes = find_callback(trainer, Stopping), find_callback(trainer, Spikes)
         if spikes.stopped:
             step = spikes.stopped
+            skip = skip_argument(trainer, step, step)
+            what = f'{skip} goes on without the rows of that step' if skip else 'goes on, with the same rows'
             self._say(
                 f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
-                f"with --ckpt_path last --data.skip='[[{step}, {step}]]' goes on without the rows of that step"
+                f'with --ckpt_path last {what}'
             )
         elif stopping.status:
             why = 'interrupted' if stopping.signal else 'trainer.max_time is over'

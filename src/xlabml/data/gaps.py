@@ -27,3 +27,7 @@ class Gaps:
     def places(self, counts: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """The places that are counted as these numbers, from 0."""
         return counts + self._jumps[np.searchsorted(self._met, counts, 'right')]
+
+    def counts(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """What these places, outside of all stretches, are counted as."""
+        return places - self._jumps[np.searchsorted(self._met + self._jumps[:-1], places, 'right')]

@@ -97,6 +97,11 @@ class TrainBatches(Dataset[Batch]):
         """Where in the endless sequence the rows of these numbers stand, counted as they are taken."""
         return self._gaps.places(rows)
 
+    def step_at(self, place: int) -> int:
+        """The step that takes the row at a place of the endless sequence which is not left out."""
+        n_rows = int(self._gaps.counts(np.array([place]))[0]) + 1 - self.first_row
+        return self.rows_per_step.reach(self.rows_per_step.before(self.first_step) + n_rows) - 1
+
     def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
         """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
         if not self._block_start <= start <= start + n <= self._block_start + len(self._block):

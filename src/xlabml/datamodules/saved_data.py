@@ -35,6 +35,7 @@ class SavedData(L.LightningDataModule):
     _texts: Texts
     _training: TrainingRows | StreamedTraining
     _goes_on_from: dict[str, Any]
+    _came_from: dict[str, Any]
     _saved_state: dict[str, Any] | None
 
     def _world(self) -> int:
@@ -91,6 +92,7 @@ class SavedData(L.LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
         self._goes_on_from, self._saved_state = self._place_in(state_dict), None
+        self._came_from = self._goes_on_from
 
     def will_go_on(self, state_dict: dict[str, Any]) -> None:
         """Count epochs from a checkpoint's place in the data, which Lightning gives us later than it asks for them."""

@@ -138,6 +138,26 @@ class TrainingRows:
             skipped.append([first, last, place, last_place + 1])
         return {**start, 'skipped': skipped}
 
+    def pairs_to_skip(
+        self, first: int, last: int, size: StepSize, start: Mapping[str, Any], here: Mapping[str, Any]
+    ) -> list[list[int]]:
+        """What to ask of a run for it to leave out what another one does, and the rows of some steps of that.
+
+        Args:
+            first: The first of these steps, counted from 1, as the other run reads them.
+            last: The last.
+            start: Where the run begins; it counts its steps without what is asked of it.
+            here: Where the other one began.
+        """
+        now, then = self.batches(size, 0, here), self.batches(size, 0, start)
+        known = [old[:2] for old in start['skipped']]
+        asked = [pair for *pair, _, _ in here['skipped'] if pair not in known]
+        places = now.places(np.array([now.row(first - 1), now.row(last) - 1])).tolist()
+        first, last = (then.step_at(place) + 1 for place in places)
+        while [first, last] in known:  # asked for once more, it would do nothing
+            last += 1
+        return [*asked, [first, last]]
+
     def shares(self, size: StepSize, start: Mapping[str, Any], step: int, end: int) -> dict[str, float]:
         """What share of the targets of the steps from step to end - 1 each source gives; {} where there is one."""
         if len(self.texts.sources) == 1:

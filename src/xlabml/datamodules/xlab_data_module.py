@@ -139,7 +139,7 @@ class XLabDataModule(SavedData):
         else:
             self._texts = streamed = StreamedTexts(stream, *texts)
             self._training = StreamedTraining(streamed, rows, self.held_out, seed)
-        self._goes_on_from = dict(self._training.start)
+        self._goes_on_from = self._came_from = dict(self._training.start)
         self._saved_state = None
         self._asked_length: tuple[int, int | None] | None = None
 
@@ -250,6 +250,20 @@ class XLabDataModule(SavedData):
     def source_shares(self, step: int, end: int) -> dict[str, float]:
         """What share of the targets of the steps from step to end - 1 each source gives; {} of one, or of a stream."""
         return self._training.shares(self._step_size(), self._goes_on_from, step, end)
+
+    def pairs_to_skip(self, first: int, last: int, saved_step: int | None) -> list[list[int]]:
+        """What data.skip has to be where this run goes on without what it read in some steps; [] of a stream.
+
+        Args:
+            first: The first of these steps, counted from 1.
+            last: The last.
+            saved_step: The step of the checkpoint that it goes on from; None: it saved none, and begins as it did.
+        """
+        if not isinstance(self._training, TrainingRows):
+            return []
+        here = self._goes_on_from
+        start = here if saved_step is not None and saved_step > here['step'] else self._came_from
+        return self._training.pairs_to_skip(first, last, self._step_size(), start, here)
 
     # The run's arithmetic
 
