@@ -81,7 +81,8 @@ class XLabDataModule(SavedData):
         accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan, weights or seed changed
             since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
-            counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it goes on.
+            counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it goes on;
+            the same pair again leaves out nothing more.
         seed: What the order of the data, and the randomness of a step, are drawn from.
     """
 
