@@ -120,6 +120,30 @@ def test_smoke_tries_everything_and_leaves_nothing(xlab, tiny, tmp_path, monkeyp
     assert sorted(cache.rglob('*')) == before
 
 
+def test_smoke_goes_with_warm_ups_and_with_autotune(xlab, tiny, monkeypatch):
+    sizes = ['--data.first_batch_tokens=64', '--data.batch_warmup_steps=9', '--data.first_len=8']
+    status, printed = xlab('fit', '--smoke', '--autotune', *tiny, *sizes, '--data.len_warmup_steps=9')
+    assert status == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
+    assert line.endswith('; --autotune measured nothing')
+    assert 'tokens/s' not in printed
+    status, printed = xlab('fit', '--smoke', '--autotune', *tiny, '--data.device_batch_tokens=64')
+    assert status == 2
+    assert 'smoke (train): --autotune chooses data.device_batch_tokens, which is set to 64' in printed
+
+
+def test_smoke_prints_help_and_settings_that_are_asked_for(xlab, tiny, tmp_path):
+    for asked, words in (
+        (['--help'], '--smoke tries'),
+        (['--print_config'], 'default_root_dir: .\n'),
+        (['--data.plan.help=Pack'], 'Pack'),
+    ):
+        status, printed = xlab('fit', '--smoke', *tiny, *asked)
+        assert status == 0, printed
+        assert words in printed
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ('arguments', 'status', 'message'),
     [

@@ -8,6 +8,7 @@ from curves import read_curve
 from processes import finish, kill_again_and_again, start, wait_for_step
 
 from xlabml import checkpoints
+from xlabml.commands.command_line import saved_settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
 
@@ -131,6 +132,22 @@ def test_what_was_saved_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
     assert saved['hyper_parameters']['optimizer']['init_args']['adamw_lr'] == 0.001
     assert saved['datamodule_hyper_parameters']['seed'] == 7
     assert saved['global_step'] == 13
+
+
+def test_null_that_was_set_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
+    null = {'trainer': 'gradient_clip_val', 'checkpoint': 'monitor', 'samples': 'top_p'}
+    xlab('fit', *tiny, *(f'--{group}.{name}=null' for group, name in null.items()))
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=13')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert saved['global_step'] == 13
+    assert [saved['config'][group][name] for group, name in null.items()] == [None] * 3
+
+
+def test_devices_and_machines_are_not_those_of_the_checkpoint():
+    trainer = {'devices': 8, 'num_nodes': 4, 'strategy': 'ddp', 'default_root_dir': '/there', 'max_steps': 9}
+    found = saved_settings({'hyper_parameters': {'_class_path': 'a.B'}, 'config': {'trainer': trainer}})
+    assert found['trainer'] == {'max_steps': 9}
 
 
 def test_last_looks_into_the_folder_that_checkpoints_go_to(xlab, tiny, tmp_path):
