@@ -31,6 +31,7 @@ from xlabml.data import (
     splits_of,
     stream_batches,
 )
+from xlabml.data.shards import Stopped
 from xlabml.data.splits import content_hash, hash_words
 
 SPLITS = {'train': 0.8, 'val': 0.1, 'test': 0.1, 'predict': 0.0}
@@ -111,8 +112,43 @@ def test_a_broken_connection_is_tried_again_and_then_named(server, tmp_path, sha
     assert [document.text for document in source.read(source.parts()[0])] == shard_texts[1]
     assert server.asked.count('part-1.jsonl') >= 4
     server.broken['part-1.jsonl'] = 100
-    with pytest.raises(ValueError, match=r'part-1\.jsonl could not be fetched in 6 attempts \(.*check the network'):
+    with pytest.raises(
+        ConnectionError, match=r'part-1\.jsonl could not be fetched in 6 attempts \(.*check the network'
+    ):
         source.fetch(source.parts()[0], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('n_processes', [1, 2])
+def test_what_was_tokenized_before_the_network_failed_is_kept(server, tokenizer, tmp_path, n_processes):
+    source = RemoteFiles(f'{server.url}/*.jsonl')
+    whole = prepare_store(source, tokenizer, tmp_path / 'whole', n_processes=1)
+    server.broken['part-5.jsonl'] = 100
+    with pytest.raises(ConnectionError, match='the same command goes on'):
+        prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
+    server.broken.clear()
+    server.asked.clear()
+    store = prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
+    assert store.fingerprint == whole.fingerprint
+    assert {f'part-{i}.jsonl' for i in range(1, 4)}.isdisjoint(server.asked)  # part 0 says how much text there is
+
+
+@pytest.mark.parametrize('broken', [0, 100])
+def test_who_does_not_want_a_file_any_more_is_not_kept_waiting(server, tmp_path, monkeypatch, broken):
+    monkeypatch.setattr('xlabml.data.remote._FIRST_WAIT_SECONDS', 60.0)
+    server.broken['part-1.jsonl'] = broken
+    told = []
+
+    def advance(n_bytes):
+        told.append(n_bytes)
+        if n_bytes == 0 or not broken:
+            raise Stopped
+
+    source = RemoteFiles(f'{server.url}/part-1.jsonl')
+    with pytest.raises(Stopped):
+        source.fetch(source.parts()[0], tmp_path, advance)
+    assert server.asked == ['part-1.jsonl']
+    assert (0 in told) == bool(broken)
     assert list(tmp_path.iterdir()) == []
 
 

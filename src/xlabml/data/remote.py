@@ -18,6 +18,7 @@ Advance = Callable[[int], None]
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 _SIZED_FILES = 16
 
 
@@ -75,7 +76,8 @@ class RemoteFiles(Source):
         A connection that breaks is tried again, six times, after 1, 2, 4, 8 and 16 seconds.
 
         Raises:
-            ValueError: The file is not there, or cannot be had.
+            ValueError: The file is not there any more.
+            ConnectionError: It cannot be had; there is a way on.
         """
         (url,) = part.where
         target = folder / PurePosixPath(url).name.partition('?')[0]
@@ -83,10 +85,11 @@ class RemoteFiles(Source):
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                _wait(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), advance)
+            callback = _Callback(advance)
             try:
                 files, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
-                files.get_file(path, str(partial), callback=_Callback(advance))
+                files.get_file(path, str(partial), callback=callback)
                 size = files.info(path).get('size')
                 if size is not None and partial.stat().st_size != size:
                     raise ConnectionError(f'{partial.stat().st_size} of {size} bytes came')
@@ -99,10 +102,13 @@ class RemoteFiles(Source):
                 raise
             except Exception as error:  # each file system has kinds of its own
                 partial.unlink(missing_ok=True)
+                if error is callback.ended_by:
+                    raise
                 if attempt == _ATTEMPTS - 1:
-                    raise ValueError(
+                    raise ConnectionError(
                         f'source {self}: {url} could not be fetched in {_ATTEMPTS} attempts '
-                        f'({type(error).__name__}: {error}); check the network, then go on with --ckpt_path last'
+                        f'({type(error).__name__}: {error}); check the network, then the same command goes on (fit: '
+                        'with --ckpt_path last)'
                     ) from error
             else:
                 return partial.rename(target)
@@ -152,14 +158,29 @@ class RemoteFiles(Source):
         return {entry['name']: entry.get('size') for entry in entries if entry.get('type') != 'directory'}
 
 
+def _wait(seconds: float, advance: Advance | None) -> None:
+    """Sleep, unless the work is ended meanwhile."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if advance is not None:
+            advance(0)
+        time.sleep(min(left, _LOOK_SECONDS))
+
+
 class _Callback(fsspec.Callback):
-    """Passes on how many bytes came."""
+    """Passes on how many bytes came, and keeps what that raised: it is no fault of the connection."""
 
     def __init__(self, advance: Advance | None) -> None:
         super().__init__()
         self._advance, self._n_told = advance, 0
+        self.ended_by: Exception | None = None
 
     def call(self, *args: Any, **kwargs: Any) -> None:
-        if self._advance is not None and self.value > self._n_told:
+        if self._advance is None or self.value <= self._n_told:
+            return
+        try:
             self._advance(self.value - self._n_told)
-            self._n_told = self.value
+        except Exception as error:
+            self.ended_by = error
+            raise
+        self._n_told = self.value

@@ -121,7 +121,8 @@ class ShardCache:
 
         Raises:
             NoRoom: It does not fit beside those.
-            ValueError: It cannot be had, is broken, or has no document.
+            ValueError: It is not there any more, is broken, or has no document.
+            ConnectionError: It cannot be had.
         """
         with self.locked():
             path, keep = self.path(shard), {*keep, shard}

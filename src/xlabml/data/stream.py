@@ -137,7 +137,8 @@ class StreamedRows:
         """The rows of a window, in the plan's order; None where it has none. The next one is then fetched meanwhile.
 
         Raises:
-            ValueError: A shard cannot be had, or the window does not fit the cache.
+            ValueError: A shard is gone or broken, or the window does not fit the cache.
+            ConnectionError: A shard cannot be had.
         """
         if window not in self._open:
             self._end_ahead(wait=self._ahead_of == window - 1)
