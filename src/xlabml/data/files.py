@@ -39,6 +39,10 @@ class Span(NamedTuple):
     start: int = 0
     end: int | None = None
 
+    def __str__(self) -> str:
+        unit = 'row group' if _kind(Path(self.path)) == '.parquet' else 'byte'
+        return f'{self.path}, {unit} {self.start} on' if self.start else self.path
+
 
 def is_readable(path: Path) -> bool:
     """Whether the name says that we can read it."""

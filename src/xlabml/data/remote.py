@@ -4,6 +4,7 @@ import fnmatch
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,11 +20,15 @@ Advance = Callable[[int], None]
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
-_SIZED_FILES = 16
+_SIZE_ATTEMPTS = 3
+_SIZED_AT_ONCE, _SIZED_FILES = 16, 10_000
 
 
 class RemoteFiles(Source):
     """The files behind a URL that fsspec knows: parquet, jsonl, json, csv, tsv, txt, as in `Location`; a part each.
+
+    They are known again by their names and sizes. Where a listing does not say sizes, as over http, each of the first
+    10,000 files is asked for its own.
 
     Args:
         path: A file, a folder or a pattern: `https://host/texts/*.jsonl.zst`, `s3://bucket/texts`,
@@ -122,9 +127,9 @@ class RemoteFiles(Source):
             found = self._find(files, root)
             names = sorted(name for name in found if is_readable(Path(PurePosixPath(name).name.partition('?')[0])))
             sizes = {name: found[name] for name in names}
-            for name in names[:_SIZED_FILES]:
-                if sizes[name] is None:
-                    sizes[name] = files.info(name).get('size')
+            unsized = [name for name in names if sizes[name] is None][:_SIZED_FILES]
+            with ThreadPoolExecutor(_SIZED_AT_ONCE) as pool:
+                sizes.update(zip(unsized, pool.map(lambda name: _ask_size(files, name), unsized)))
             urls = {name: str(files.unstrip_protocol(name)) for name in names}
         except ImportError as error:
             raise ValueError(f'source {self}: {error}') from error
@@ -156,6 +161,17 @@ class RemoteFiles(Source):
         else:
             entries = files.ls(root, detail=True)
         return {entry['name']: entry.get('size') for entry in entries if entry.get('type') != 'directory'}
+
+
+def _ask_size(files: Any, name: str) -> int | None:
+    for attempt in range(_SIZE_ATTEMPTS):
+        try:
+            return files.info(name).get('size')
+        except Exception:  # each file system has kinds of its own
+            if attempt == _SIZE_ATTEMPTS - 1:
+                raise
+            _wait(_FIRST_WAIT_SECONDS * 2**attempt, None)
+    raise AssertionError('the last attempt returns or raises')
 
 
 def _wait(seconds: float, advance: Advance | None) -> None:
