@@ -100,8 +100,9 @@ class XLabCLI(BuildingCLI):
         config = self._own_config().trainer
         max_steps = self.datamodule.run_steps(self.trainer.max_steps, config.max_epochs)
         stops = any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        stopped = checkpoint['callbacks'].get(Checkpoints.__name__, {}).get('stopped_early', False)
-        return (stops and stopped) or 0 <= max_steps <= checkpoint['global_step']
+        saved = checkpoint['callbacks'].get(Checkpoints.__name__, {})
+        is_over = 0 <= max_steps <= checkpoint['global_step'] and not saved.get('owes_validation', False)
+        return is_over or (stops and saved.get('stopped_early', False))
 
     def _say_results(self) -> None:
         if self.run_folder is None:
