@@ -1,7 +1,9 @@
 """When a run is saved, and which checkpoints stay."""
 
+import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,8 @@ class Checkpoints(Checkpoint):
     @property
     def best(self) -> str | None:
         """The path of the best checkpoint so far; None before the first one that has the metric."""
-        scored = {path: score for path, score in self.saved.items() if score is not None}
-        if not scored:
-            return None
-        return (min if self.mode == 'min' else max)(scored, key=scored.__getitem__)
+        first = next(iter(self._ranked()), None)
+        return None if first is None or math.isnan(self.saved[first] or 0.0) else first
 
     @property
     def newest(self) -> str | None:
@@ -173,11 +173,6 @@ class Checkpoints(Checkpoint):
         score = None
         if self.monitor is not None and trainer.validating:
             score = trainer.callback_metrics.get(self.monitor)
-            if score is None:
-                there = ', '.join(sorted(trainer.callback_metrics)) or 'none'
-                raise ValueError(
-                    f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null'
-                )
         owed, self.owes_validation = self.owes_validation, self._is_due(trainer)
         if self.newest and _step_of(self.newest) == step:
             if score is None and owed == self.owes_validation:
@@ -198,6 +193,14 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(path)
         for known in dropped:
             trainer.strategy.remove_checkpoint(known)
+        if trainer.validating and score is None:
+            self.check_monitor(trainer.callback_metrics)
+
+    def check_monitor(self, names: Collection[str]) -> None:
+        """Raise ValueError where the monitored metric is none of those that validation gives."""
+        if self.monitor is not None and self.monitor not in names:
+            there = ', '.join(sorted(names)) or 'none'
+            raise ValueError(f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null')
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         """Whether the step that was just made is still to be validated."""
@@ -207,10 +210,15 @@ class Checkpoints(Checkpoint):
         return is_validation_step(trainer.global_step)
 
     def _kept(self) -> set[str]:
-        scored = [path for path, score in self.saved.items() if score is not None]
-        scored.sort(key=lambda path: self.saved[path] or 0.0, reverse=self.mode == 'max')
-        best = scored if self.save_top_k == -1 else scored[: self.save_top_k]
+        ranked = self._ranked()
+        best = ranked if self.save_top_k == -1 else ranked[: self.save_top_k]
         return {*best, *list(self.saved)[-self.save_last_k :], *self._pinned.intersection(self.saved)}
+
+    def _ranked(self) -> list[str]:
+        """The paths of those that have the metric, the best first; one that is no number comes last."""
+        scored = {path: score for path, score in self.saved.items() if score is not None}
+        sign = 1 if self.mode == 'min' else -1
+        return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 
 def _exists(path: str) -> bool:
