@@ -132,6 +132,24 @@ def test_checkpoints_go_to_remote_folders_too(xlab, tiny):
     assert any('step=0000012' in path for path in kept)
 
 
+@pytest.mark.parametrize('folder', ['kept', 'memory://bucket/kept'])
+def test_a_folder_with_checkpoints_of_another_run_is_refused_and_the_newest_goes_on_in_it(xlab, tiny, folder):
+    run = [*tiny, f'--checkpoint.folder={folder}', '--checkpoint.save_last_k=2']
+    assert xlab('fit', *run)[0] == 0
+    files, root = fsspec.core.url_to_fs(folder)
+    kept = sorted(files.ls(root, detail=False))
+    older = f'{folder}/{kept[0].rpartition("/")[2]}'
+    for typed in (['--seed_everything=1'], [f'--ckpt_path={older}']):
+        status, printed = xlab('fit', *run, *typed)
+        assert status == 2, printed
+        assert f'checkpoint.folder {folder} holds checkpoints of another run' in printed
+        assert not Path('logs/version_1').exists()
+    assert sorted(files.ls(root, detail=False)) == kept
+    status, printed = xlab('fit', *run, '--ckpt_path=last', '--trainer.max_steps=14')
+    assert status == 0, printed
+    assert any('step=0000014' in path for path in files.ls(root, detail=False))
+
+
 def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
     xlab('fit', *tiny)
     path = checkpoints.find('last', tmp_path)

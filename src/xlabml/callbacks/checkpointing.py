@@ -26,7 +26,7 @@ class Checkpoints(Checkpoint):
     saved after a loss spike that ends the run: the newest checkpoint is from before it.
 
     Args:
-        folder: Where the files go; None: `checkpoints` in the run's own folder.
+        folder: Where the files go, and those of no other run; None: `checkpoints` in the run's own folder.
         monitor: The metric that says which are best; None: only the newest stay.
         mode: Whether a smaller or a larger metric is better.
         save_top_k: How many of the best stay; -1: all.
