@@ -60,6 +60,15 @@ def test_a_spike_ends_the_run_with_status_3_and_the_run_goes_on_without_its_rows
     assert (saved['global_step'], saved['XLabDataModule']['skipped']) == (12, [[6, 6, 20, 24]])
 
 
+def test_after_a_spike_before_the_first_checkpoint_no_other_run_goes_on(xlab, tiny, monkeypatch):
+    assert xlab('fit', *tiny)[0] == 0
+    judge = Spikes._judge
+    monkeypatch.setattr(Spikes, '_judge', lambda self, loss: judge(self, loss + 99 * (len(self.window) == 4)))
+    status, printed = xlab('fit', *tiny, '--spikes.action=stop', '--spikes.window_steps=8')
+    assert status == 3, printed
+    assert "the same command with --data.skip='[[5, 5]]' begins anew, without the rows of that step" in printed
+
+
 def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):
     # At this rate the loss is best at the first validation.
     bad = [

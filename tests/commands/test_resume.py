@@ -11,6 +11,7 @@ from xlabml import checkpoints
 from xlabml.commands.command_line import saved_settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
+from xlabml.telemetry import records
 
 DROPOUT = ['--model.trunk.dropout=0.2', '--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100']
 
@@ -86,6 +87,42 @@ def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monke
     for name in ('train_loss', 'val_loss'):
         broken, whole = (read_curve(tmp_path / run / 'logs/version_0', name) for run in ('broken', 'whole'))
         assert broken == whole, name
+
+
+@pytest.mark.parametrize(
+    ('method', 'step'), [('training_step', 5), ('validation_step', 6), ('training_step', 11), ('validation_step', 12)]
+)
+def test_an_interruption_at_a_validation_loses_none(xlab, tiny, tmp_path, interrupted, method, step):
+    """Before it and in it; after the last step too, which nothing but the validation follows."""
+    arguments = [*tiny, '--checkpoint.restore_best=true']
+    assert xlab('fit', *arguments, '--trainer.default_root_dir=whole')[0] == 0
+    with interrupted(method, step):
+        assert xlab('fit', *arguments)[0] == 143
+    status, printed = xlab('fit', *arguments, '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'going on from' in printed
+    broken, whole = (root / 'logs/version_0' for root in (tmp_path, tmp_path / 'whole'))
+    for name in ('train_loss', 'val_loss'):
+        assert read_curve(broken, name) == read_curve(whole, name), name
+    evaluated = records.read(broken / records.EVALUATION).rows
+    assert [(row['step'], row['tokens']) for row in evaluated] == [
+        (row['step'], row['tokens']) for row in records.read(whole / records.EVALUATION).rows
+    ]
+    for path in (whole / 'checkpoints').iterdir():
+        assert (broken / 'checkpoints' / path.name).exists(), path.name
+    assert checkpoints.find('best', tmp_path).name == checkpoints.find('best', tmp_path / 'whole').name
+    assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
+
+
+def test_a_validation_that_is_cut_again_stays_due_whatever_is_monitored(xlab, tiny, tmp_path, interrupted):
+    arguments = [*tiny, '--checkpoint.monitor=null']
+    with interrupted('validation_step', 12):
+        assert xlab('fit', *arguments)[0] == 143
+        assert xlab('fit', *arguments, '--ckpt_path=last')[0] == 143
+    status, printed = xlab('fit', *arguments, '--ckpt_path=last')
+    assert status == 0, printed
+    assert list(read_curve(tmp_path / 'logs/version_0', 'val_loss')) == [6, 12]
+    assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
 
 
 def test_a_run_goes_on_in_the_middle_of_a_warm_up(xlab, tiny, tmp_path):

@@ -79,6 +79,10 @@ class Task(L.LightningModule):
             with _named('model.schedule'):
                 self.schedule(max_steps)
 
+    def figures(self) -> list[str] | None:
+        """The names of what an evaluation gives, without `val_` and `test_`; None: the first one will show them."""
+        return None
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over our parameter groups, its rate scheduled by the step."""
         with _named('model.optimizer'):
