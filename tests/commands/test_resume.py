@@ -218,6 +218,37 @@ def test_the_number_of_rows_a_step_may_change(xlab, tiny, tmp_path):
     assert saved['XLabDataModule']['row'] == 12 * 4 + 2 * 2
 
 
+@pytest.mark.parametrize(('before', 'after'), [(64, 256), (256, 64)])
+def test_an_epoch_ends_where_its_rows_do_whatever_the_batch_size_was(xlab, tiny, tmp_path, before, after):
+    length = ['--trainer.max_epochs=1', '--trainer.val_check_interval=1000']
+    asked = [flag for flag in tiny if 'max_steps' not in flag and 'val_check' not in flag]
+    begun = ['--trainer.max_steps=8' if before > after else '--trainer.max_steps=32', length[1]]
+    status, printed = xlab('fit', *asked, *begun, f'--data.batch_tokens={before}')
+    assert status == 0, printed
+    status, printed = xlab('fit', *asked, *length, f'--data.batch_tokens={after}', '--ckpt_path=last')
+    assert status == 0, printed
+    n_rows = len(XLabDataModule.load_from_checkpoint(checkpoints.find('last', tmp_path)).train_rows)
+    assert n_rows > 64  # the checkpoint's
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert n_rows <= saved['XLabDataModule']['row'] < n_rows + after // 32
+    status, printed = xlab('fit', *asked, *length, f'--data.batch_tokens={after}', '--ckpt_path=last')
+    assert f'has finished its {saved["global_step"]} steps' in printed
+    other = [
+        *asked,
+        *length,
+        '--data.splits={train: 0.7, val: 0.2}',
+        f'--data.batch_tokens={after}',
+        '--ckpt_path=last',
+    ]
+    status, printed = xlab('fit', *other)
+    assert 'data.splits was' in printed
+    status, printed = xlab('fit', *other, '--data.accept_changes=true')
+    assert status == 0, printed
+    path = checkpoints.find('last', tmp_path)
+    n_rows = len(XLabDataModule.load_from_checkpoint(path).train_rows)
+    assert n_rows <= checkpoints.read(path)['XLabDataModule']['row'] < n_rows + after // 32
+
+
 def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_finished(xlab, tiny):
     status, printed = xlab('fit', *tiny, '--ckpt_path=last')
     assert status == 0, printed
@@ -235,6 +266,7 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
         (['--data.plan=Chunk'], "data.plan was {'class': 'Pack'"),
         (['--data.splits={train: 0.7}'], 'data.splits was'),
         (['--data.weights=[1]'], 'data.weights was None, is [1.0]'),
+        (['--seed_everything=7'], 'seed_everything was 42, is 7. Restore it'),
         (['--data.n_vocab=400'], 'model.n_vocab was 320, is 400'),
     ],
 )

@@ -1,8 +1,9 @@
 """A text that is held out is found in the train split, whatever source, part or batch it is in."""
 
+import numpy as np
 import pytest
 
-from xlabml.data import Location, Overlap, check_held_out, find_overlap
+from xlabml.data import Corpus, Location, Overlap, check_held_out, find_overlap
 
 
 @pytest.mark.parametrize('batch', [7, 1 << 18])
@@ -28,3 +29,13 @@ def test_other_splits_and_other_texts_do_not_count(corpus, tmp_path, write_jsonl
     check_held_out(corpus, source)
     (tmp_path / 'none.jsonl').write_text('{"text": ""}')
     assert find_overlap(corpus, Location(str(tmp_path / 'none.jsonl'))) == Overlap(0, [])
+
+
+def test_a_document_that_is_in_no_split_does_not_count(two_stores, tmp_path, write_jsonl, texts):
+    dropped, kept = two_stores.documents('train')[[-3, -2]].tolist()
+    copies = np.zeros(len(two_stores), np.uint8)
+    copies[dropped] = 1
+    corpus = Corpus(two_stores.stores, two_stores.ratios, copies)
+    source = write_jsonl(tmp_path / 'test.jsonl', [texts[dropped], texts[kept]])
+    assert find_overlap(corpus, source) == Overlap(1, [(1, corpus.name(kept))])
+    check_held_out(corpus, write_jsonl(tmp_path / 'dropped.jsonl', [texts[dropped]]))

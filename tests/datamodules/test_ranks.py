@@ -1,6 +1,7 @@
 """One sequence of documents, whatever the number of ranks: gloo processes compare what they are given."""
 
 import json
+import math
 import multiprocessing
 import random
 from types import SimpleNamespace
@@ -110,3 +111,16 @@ def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_
         found += more
     assert found == whole
     assert state['step'] == 30
+
+
+def test_epochs_count_from_a_checkpoint_that_comes_after_setup(corpus):
+    data = build(corpus)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=-1))
+    neutral = {'accumulate_grad_batches': 1, 'limit_train_batches': None, 'overfit_batches': 0}
+    place = {'global_rank': 0, 'world_size': 1, 'global_step': 0, 'state': SimpleNamespace(fn='fit')}
+    data.trainer = SimpleNamespace(fit_loop=loop, max_steps=-1, max_epochs=2, **neutral, **place)
+    data.setup('fit')
+    n_rows = 2 * len(data.train_rows)
+    assert loop.epoch_loop.max_steps == math.ceil(n_rows / 8)
+    data.load_state_dict({**data.state_dict(), 'step': 3, 'row': 100})
+    assert loop.epoch_loop.max_steps == math.ceil(3 + (n_rows - 100) / 8)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from served import served
 
 from xlabml.data import Location, NearDuplicates, RemoteFiles, Stream, folders
 from xlabml.datamodules import XLabDataModule
+from xlabml.datamodules.saved_data import find_changes
 from xlabml.tokenizer import train_tokenizer
 
 
@@ -160,9 +162,12 @@ def test_a_length_in_epochs_is_refused(build):
         ({'seed': 5}, 'seed_everything was 42, is 5'),
         ({'max_len': 32}, r'data\.max_len was 16, is 32'),
         ({'sources': ['some']}, r'the texts of .*became|became .* \(6 shards then, 3 now\)'),
+        ({'held_out': [Location('held.jsonl')]}, r"data\.held_out was \[\], is \[\['held\.jsonl', '\w+'\]\]\."),
     ],
 )
-def test_what_changed_since_the_checkpoint_is_refused_by_name(build, shards, settings, message):
+def test_what_changed_since_the_checkpoint_is_refused_by_name(build, shards, settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'held.jsonl').write_text('{"text": "held out"}')
     first = build()
     read(first, 5)
     state = first.state_dict()
@@ -177,6 +182,40 @@ def test_what_changed_since_the_checkpoint_is_refused_by_name(build, shards, set
     kept = build(Stream(cache_gb=0.2, window_shards=2, eval_shards=2), step=5)
     kept.load_state_dict(state)  # the cache's size, and what is evaluated on, may change
     assert torch.equal(kept.state_dict()['tokenizer'], state['tokenizer'])
+
+
+def test_stores_and_streams_are_told_apart_and_nothing_else_is_named(build, shards):
+    held_out = [RemoteFiles(f'{shards.url}/3.jsonl')]
+    streamed = build(held_out=held_out)._what_is_trained_on()
+    stored = XLabDataModule(
+        [RemoteFiles(f'{shards.url}/[012].jsonl')],
+        tokenizer_path=shards.tokenizer,
+        n_vocab=300,
+        max_len=16,
+        batch_tokens=128,
+        n_processes=1,
+        held_out=held_out,
+    )._what_is_trained_on()
+    assert find_changes(stored, streamed) == ['data.stream was not set, is set']
+    assert find_changes(streamed, stored) == ['data.stream was set, is not set']
+
+
+def test_a_file_that_changes_while_a_run_reads_it_is_named_when_the_run_goes_on(build, tmp_path, monkeypatch):
+    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
+    lines = [json.dumps({'text': f'document {i} says one two three'}) + '\n' for i in range(200)]
+    sources = [Location(str(tmp_path / name)) for name in ('x.jsonl', 'held.jsonl')]
+    for source in sources:
+        Path(source.path).write_text(''.join(lines[: 150 if source is sources[0] else 1]))
+    data = build(sources=sources[:1], held_out=sources[1:])
+    data._training.check()
+    Path(sources[0].path).write_text(''.join(lines))
+    Path(sources[1].path).unlink()
+    state = data.state_dict()  # of what the run reads, not of what lies there now
+    Path(sources[1].path).write_text(lines[0])
+    with pytest.raises(
+        ValueError, match=r'trained on: the texts of .*x\.jsonl changed \(\d+ shards then, \d+ now\)\. R'
+    ):
+        build(sources=sources[:1], held_out=sources[1:]).load_state_dict(state)
 
 
 def test_a_tokenizer_is_trained_on_the_shards_that_stay(build, shards):

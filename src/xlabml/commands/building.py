@@ -40,6 +40,8 @@ class BuildingCLI(ParsingCLI):
         if self._checkpoint is not None:
             self.model.check_weights(self._checkpoint)
             self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
+            if self.subcommand == 'fit':
+                self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
         with self._nothing_left_behind(), usage_errors():
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':

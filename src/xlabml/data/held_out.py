@@ -9,7 +9,7 @@ from jaxtyping import Int64, UInt64
 
 from .corpus import Corpus
 from .sources import Source
-from .splits import content_hash, hash_words, split_names, splits_of
+from .splits import content_hash, hash_words, split_names
 from .validation import utf8
 
 _BATCH_DOCUMENTS = 1 << 18
@@ -77,6 +77,7 @@ def _train_hashes(corpus: Corpus) -> Iterator[tuple[Int64[np.ndarray, ' n'], UIn
     for store in corpus.stores:
         for start in range(0, len(store), _BATCH_DOCUMENTS):
             some = store.hashes[start : start + _BATCH_DOCUMENTS]
-            here = np.flatnonzero(splits_of(some, corpus.ratios) == split_names.index('train'))
-            yield before + start + here, some[here]
+            numbers = before + np.arange(start, start + len(some))
+            here = corpus.splits(numbers) == split_names.index('train')
+            yield numbers[here], some[here]
         before += len(store)

@@ -35,6 +35,7 @@ class SavedData(L.LightningDataModule):
     _texts: Texts
     _training: TrainingRows | StreamedTraining
     _goes_on_from: dict[str, Any]
+    _saved_state: dict[str, Any] | None
 
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
@@ -63,7 +64,7 @@ class SavedData(L.LightningDataModule):
         }
 
     def _what_is_trained_on(self) -> dict[str, Any]:
-        """Plain values that the sequence of training rows follows from, beside the seed."""
+        """Plain values that the sequence of training rows follows from."""
         saved = {
             'data.splits': self.splits,
             'data.drop_duplicates': self.drop_duplicates,
@@ -89,13 +90,24 @@ class SavedData(L.LightningDataModule):
         self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
+        self._goes_on_from, self._saved_state = self._place_in(state_dict), None
+
+    def will_go_on(self, state_dict: dict[str, Any]) -> None:
+        """Count epochs from a checkpoint's place in the data, which Lightning gives us later than it asks for them."""
+        self._saved_state = state_dict
+
+    def _place(self) -> dict[str, Any]:
+        """Where the run begins, that of the checkpoint which is still to come, if one is."""
+        return self._goes_on_from if self._saved_state is None else self._place_in(self._saved_state)
+
+    def _place_in(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         is_new = check_changes(state_dict, self._what_is_trained_on(), self.accept_changes)
         start = self._training.start
         place = start if is_new else {name: state_dict.get(name, value) for name, value in start.items()}
-        self._goes_on_from = {**place, 'step': state_dict['step']}
+        place = {**place, 'step': state_dict['step']}
         if is_new and 'skipped' in start:  # these rows were of the old data, but their steps are not asked for anew
-            skipped = [[first, last, 0, 0] for first, last, *_ in state_dict.get('skipped', [])]
-            self._goes_on_from['skipped'] = skipped
+            place['skipped'] = [[first, last, 0, 0] for first, last, *_ in state_dict.get('skipped', [])]
+        return place
 
     def use_tokenizer(self, data: bytes) -> None:
         """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
@@ -144,14 +156,18 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [f'{name} was {value}, is {now.get(name)}' for name, value in then.items() if value != now.get(name)]
+    # What only one of them has came with a later version, or with a stream, which is named by itself.
+    return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 
 
 def _changed_sources(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if len(then['sources']) != len(now['sources']):
         before, after = (', '.join(name for name, _ in data['sources']) for data in (then, now))
         return [f'data.sources was {before}, is {after}']
-    changes, unit = [], now.get('unit', 'documents')
+    unit = now.get('unit', 'documents')
+    if unit != then.get('unit', 'documents'):
+        return ['data.stream was not set, is set' if unit == 'shards' else 'data.stream was set, is not set']
+    changes = []
     for old, new, n_old, n_new in zip(then['sources'], now['sources'], then['n_documents'], now['n_documents']):
         if old[1] != new[1]:
             what = f'the texts of {new[0]} changed' if old[0] == new[0] else f'{old[0]} became {new[0]}'

@@ -47,7 +47,7 @@ class StreamedTexts(Texts):
     @cached_property
     def cache(self) -> ShardCache:
         """The shards, and those of them that are here."""
-        what = [[source.fingerprint() for source in self.sources], self.tokenizer.hash]
+        what = [self._fingerprints, self.tokenizer.hash]
         folder = checkpoints.cache_folder() / 'stream' / folders.short_hash(what)
         max_bytes = int(self.stream.cache_gb * 1e9)
         return ShardCache(self.sources, self.tokenizer, folder, max_bytes, self.n_processes)
@@ -56,6 +56,11 @@ class StreamedTexts(Texts):
     def extent(self) -> str:
         n, n_all = len(self.corpus.stores), len(self.cache.shards)
         return '' if n == n_all else f'the first {n:,} of {n_all:,} shards, which stay (data.stream.eval_shards)'
+
+    @cached_property
+    def _fingerprints(self) -> list[Any]:
+        """Those of the sources, as they were when the shards were listed."""
+        return [source.fingerprint() for source in self.sources]
 
     def _fixed(self) -> list[Shard]:
         parts = [(source, part) for source in self.sources for part in source.parts()]
@@ -154,8 +159,9 @@ class StreamedTexts(Texts):
         return super().rows(split, counted_once)
 
     def describe(self) -> dict[str, Any]:
-        known = [[str(source), folders.short_hash(source.fingerprint())] for source in self.sources]
-        return {'sources': known, 'n_documents': [len(source.parts()) for source in self.sources], 'unit': 'shards'}
+        known = [[str(source), folders.short_hash(found)] for source, found in zip(self.sources, self._fingerprints)]
+        n_shards = [sum(one is source for one, _ in self.cache.shards) for source in self.sources]
+        return {'sources': known, 'n_documents': n_shards, 'unit': 'shards'}
 
 
 class StreamedTraining:
@@ -194,8 +200,16 @@ class StreamedTraining:
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the sequence follows from, by the names that the user knows."""
-        stream = self.texts.stream
-        return {'data.stream.window_shards': stream.window_shards, 'seed_everything': self.seed}
+        window_shards = self.texts.stream.window_shards
+        return {
+            'data.stream.window_shards': window_shards,
+            'data.held_out': self._held_out,
+            'seed_everything': self.seed,
+        }
+
+    @cached_property
+    def _held_out(self) -> list[list[str]]:
+        return [[str(source), folders.short_hash(source.fingerprint())] for source in self.held_out]
 
     @property
     def n_epoch_rows(self) -> int:
@@ -206,10 +220,9 @@ class StreamedTraining:
         )
 
     def check(self) -> None:
-        """What can be wrong is found when a window is laid out."""
-
-    def check_epochs(self, n_rows: int) -> None:
-        """A stream has no caps: data.max_source_epochs is refused with it."""
+        """Note what the sources are, for the checkpoints; what can be wrong is found when a window is laid out."""
+        self.settings()
+        _ = self.fingerprint
 
     def batches(self, size: StepSize, rank: int, start: Mapping[str, int]) -> StreamBatches:
         """The micro-batches of a rank, from the place that a run goes on from."""

@@ -63,7 +63,7 @@ class TrainingRows:
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the sequence follows from, by the names that the user knows."""
-        return {'data.weights': self.weights}
+        return {'data.weights': self.weights, 'seed_everything': self.seed}
 
     def check(self) -> None:
         """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
@@ -76,10 +76,21 @@ class TrainingRows:
                 f'give it more text, or set data.max_len to {n_used} or less'
             )
 
-    def check_epochs(self, n_rows: int) -> None:
-        """Raise ValueError if a run of so many rows goes through a source more often than it may."""
+    def check_epochs(self, size: StepSize, start: Mapping[str, Any], end: int | None) -> None:
+        """Raise ValueError if a run goes through a source more often than it may.
+
+        Args:
+            end: How many steps the run has; None: only a clock ends it.
+        """
         if self.max_source_epochs is None:
             return
+        if end is None:
+            raise ValueError(
+                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
+                'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
+            )
+        batches = self.batches(size, 0, start)
+        n_rows = int(batches.places(np.array([batches.row(end)]))[0])
         sources, mixture = self.texts.sources, self._mixture
         epochs = [n_rows / len(self.rows)] * len(sources) if mixture is None else mixture.epochs(n_rows)
         for source, asked, cap in zip(sources, epochs, self.max_source_epochs):

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from xlabml import settings
@@ -78,8 +78,8 @@ class XLabDataModule(SavedData):
         stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
             into a bounded cache while training goes on, and dropped again. None: all sources are tokenized first.
             Exact copies are then dropped within a window only, and documents of held_out are left out.
-        accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan or weights changed since,
-            at the beginning of the new data. Not saved: each change is accepted once.
+        accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan, weights or seed changed
+            since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
             counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it goes on.
         seed: What the order of the data, and the randomness of a step, are drawn from.
@@ -140,6 +140,8 @@ class XLabDataModule(SavedData):
             self._texts = streamed = StreamedTexts(stream, *texts)
             self._training = StreamedTraining(streamed, rows, self.held_out, seed)
         self._goes_on_from = dict(self._training.start)
+        self._saved_state = None
+        self._asked_length: tuple[int, int | None] | None = None
 
     # What there is
 
@@ -216,19 +218,23 @@ class XLabDataModule(SavedData):
             self._training.check()
             trainer = self.trainer
             assert trainer is not None
-            max_steps = self.run_steps(trainer.max_steps, trainer.max_epochs)
-            set_run_length(trainer, self._accumulation(), max_steps)
+            self._asked_length = trainer.max_steps, trainer.max_epochs
+            set_run_length(trainer, self._accumulation(), self.run_steps(*self._asked_length))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        trainer = self.trainer
+        if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':
+            trainer.fit_loop.epoch_loop.max_steps = self.run_steps(*self._asked_length)
 
     def train_dataloader(self) -> DataLoader:
+        step, size = self._step(), self._step_size()
+        end = max(step, self._max_steps())
         if isinstance(self._training, TrainingRows):
-            self._goes_on_from = self._training.leave_out(self.skip, self._step_size(), self._goes_on_from)
-        step, batches, per_step = self._step(), self._train_batches(), self._accumulation()
-        n_steps = max(0, self._max_steps() - step)
-        n_rows = batches.row(step + n_steps)
-        if isinstance(batches, TrainBatches):
-            n_rows = int(batches.places(np.array([n_rows]))[0])
-        self._training.check_epochs(n_rows)
-        return loader(batches, step * per_step, n_steps * per_step, self.num_workers, self.pin_memory)
+            self._goes_on_from = self._training.leave_out(self.skip, size, self._goes_on_from)
+            self._training.check_epochs(size, self._goes_on_from, None if end == _ENDLESS else end)
+        batches, per_step = self._train_batches(), self._accumulation()
+        return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader('val')
@@ -264,8 +270,12 @@ class XLabDataModule(SavedData):
         return self._step_size().accumulation
 
     def n_steps(self, n_epochs: int) -> int:
-        """How many optimizer steps so many passes over the training rows take, the last one begun and finished."""
-        return self._step_size().steps(n_epochs * self._training.n_epoch_rows)
+        """How many optimizer steps a run has that goes so often through the training rows, the last one whole.
+
+        Rows count where they were read: steps before a checkpoint may have been of another size, or of other data.
+        """
+        n_rows, size, place = n_epochs * self._training.n_epoch_rows, self._step_size(), self._place()
+        return size.steps(size.rows_between(0, place['step']) + max(0, n_rows - place['row']))
 
     def steps_of_tokens(self, n_tokens: int) -> int:
         """How many optimizer steps see so many slots, those of the warm-up being smaller."""
