@@ -1,8 +1,8 @@
 """Milliseconds of attention inside documents, forward and backward, on a CPU: three ways to the same result.
 
-Rows of 512 tokens that whole documents fill; heads of 64. `ours` is what a packed row goes through (bf16 is widened to
-float32 and back, as the layer does), `loop` is torch's fused kernel for one document after another, `dense` the same
-kernel for all rows at once with a mask of which tokens are in one document. With --device cuda, every backend instead.
+Rows of 512 tokens that whole documents fill; heads of 64. `ours` is what a packed row goes through, `loop` is torch's
+fused kernel for one document after another, `dense` the same kernel for all rows at once with a mask of which tokens
+are in one document. With --device cuda, every backend instead.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def ours(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     segment = torch.repeat_interleave(starts.diff())[None]
     documents = Documents(starts, max(lengths), None, segment, [(length, True) for length in lengths])
-    return mix_documents(q.float(), k.float(), v.float(), Rule(), documents, {}).to(q.dtype)
+    return mix_documents(q, k, v, Rule(), documents, {})
 
 
 def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:

@@ -5,9 +5,9 @@ the same rows of the embedded corpus, in bf16 autocast, with AdamW, gradients cl
 measurement is a process of its own, in alternation. What is compared:
 
 - `xlab fit`: the command, with its callbacks, curves and data path, attention inside documents;
-- `plain`: our trunk in a bare loop over rows that are one document each, with the definition of the loss, `loss.item()`
-  at every step and AdamW one tensor at a time; then, one after another, with the chunked loss, without the item, and
-  with the fused AdamW;
+- `plain`: our trunk in a bare loop over rows that are one document each, with torch's cross-entropy of all logits,
+  `loss.item()` at every step and AdamW one tensor at a time; then, one after another, with the chunked loss, without
+  the item, and with the fused AdamW;
 - `transformers`: LlamaForCausalLM in Hugging Face's Trainer, which logs and saves nothing;
 - `litgpt`: its GPT in the step of its pretrain.py (Fabric, its chunked cross-entropy), without its logging.
 
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 SHAPES = {
     'default': {'d_model': 192, 'n_layers': 4, 'n_heads': 3, 'd_ff': 512, 'batch_tokens': 1024},
@@ -80,7 +81,6 @@ def make_model(shape: dict[str, int]) -> torch.nn.Module:
 
 
 def run_plain(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: argparse.Namespace) -> int:
-    from xlabml.losses.cross_entropy import cross_entropy
     from xlabml.training import WarmupCosine, parameter_groups
 
     level, model = LADDER[options.one], make_model(shape)
@@ -91,12 +91,10 @@ def run_plain(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: ar
         inputs, targets = ids[:, :-1], ids[:, 1:]
         with torch.autocast('cpu', torch.bfloat16):
             if level >= 1:
-                sums = model(inputs, targets=targets)
+                loss = model(inputs, targets=targets).objective / targets.numel()
             else:
-                sums = cross_entropy(
-                    model.hidden(inputs).flatten(0, 1), model.trunk.embedding.weight, targets.flatten()
-                )
-        loss = sums.objective / targets.numel()
+                logits = F.linear(model.hidden(inputs), model.trunk.embedding.weight).float()
+                loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()

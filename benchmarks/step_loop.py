@@ -17,6 +17,7 @@ from training import time_fit, time_plain
 from xlabml.commands.fit import quieten
 from xlabml.commands.trainer import auto_precision
 from xlabml.datamodules import XLabDataModule
+from xlabml.training import AdamW, WarmupCosine
 from xlabml.transformer import Transformer
 
 TRUNK = {'d_model': 128, 'n_layers': 1, 'n_heads': 2}
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument('--warmup', type=int, default=20, help='steps before them')
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
     parser.add_argument('--profile', help='a file for the profile of one run of fit; nothing is compared then')
-    options, arguments = parser.parse_known_args()
+    options = parser.parse_args()
     quieten()
     warnings.filterwarnings('ignore', message='.*limit_val_batches.*')
 
@@ -38,7 +39,6 @@ def main() -> None:
     arguments = [
         *(f'--model.trunk.{name}={value}' for name, value in TRUNK.items()),
         *(f'--data.batch_tokens={TOKENS}', '--model.optimizer=xlabml.training.AdamW', '--model.schedule=WarmupCosine'),
-        *arguments,
     ]
     fit = functools.partial(time_fit, arguments, options.warmup, options.steps)
     if options.profile:
@@ -48,7 +48,8 @@ def main() -> None:
         return
     loader = iter(data.train_dataloader())
     batches = [next(loader) for _ in range(options.warmup + options.steps)]
-    plain = functools.partial(time_plain, batches, data, options.warmup, functools.partial(Transformer, **TRUNK))
+    trunk = functools.partial(Transformer, **TRUNK)
+    plain = functools.partial(time_plain, batches, data, options.warmup, trunk, AdamW, WarmupCosine)
     medians = alternate({'raw PyTorch loop': plain, 'xlab fit': fit}, options.rounds)
     print(f'{"":20}{"ms/step":>10}   ({torch.get_num_threads()} threads, {auto_precision("cpu")})')
     for name, taken in medians.items():

@@ -22,7 +22,7 @@ from xlabml.batches import Batch
 from xlabml.commands.fit import XLabCLI, quieten
 from xlabml.commands.trainer import DEFAULT_STEPS, auto_precision
 from xlabml.datamodules import XLabDataModule
-from xlabml.training import Muon, WarmupLinear, parameter_groups
+from xlabml.training import Muon, Schedule, WarmupLinear, parameter_groups
 from xlabml.transformer import Transformer, language_model
 
 
@@ -60,13 +60,18 @@ def time_fit(arguments: list[str], n_warmup: int, n_steps: int) -> float:
 
 
 def time_plain(
-    batches: list[Batch], data: XLabDataModule, n_warmup: int, trunk: Callable[[int, int], Transformer] = Transformer
+    batches: list[Batch],
+    data: XLabDataModule,
+    n_warmup: int,
+    trunk: Callable[[int, int], Transformer] = Transformer,
+    optimizer_class: Callable[..., torch.optim.Optimizer] = Muon,
+    schedule_class: Callable[[int], Schedule] = WarmupLinear,
 ) -> float:
     """Seconds that a plain loop takes for the batches that come after the warm-up."""
     torch.manual_seed(42)
     model = language_model(data.n_vocab, data.max_len, trunk).train()
-    optimizer = Muon(parameter_groups(model))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupLinear(len(batches)))
+    optimizer = optimizer_class(parameter_groups(model))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_class(len(batches)))
     is_bf16, begin = auto_precision('cpu') == 'bf16-mixed', 0.0
     for step, batch in enumerate(batches):
         if step == n_warmup:
@@ -86,7 +91,7 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=60, help='steps that are measured, each time')
     parser.add_argument('--warmup', type=int, default=5, help='steps before them')
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
-    options, arguments = parser.parse_known_args()
+    options = parser.parse_args()
     quieten()
     warnings.filterwarnings('ignore', message='.*limit_val_batches.*')
 
@@ -99,7 +104,7 @@ def main() -> None:
     medians = alternate(
         {
             'plain PyTorch loop': lambda: time_plain(batches, data, options.warmup),
-            'xlab fit': lambda: time_fit(arguments, options.warmup, options.steps),
+            'xlab fit': lambda: time_fit([], options.warmup, options.steps),
         },
         options.rounds,
     )

@@ -196,6 +196,10 @@ def test_a_trusted_subclass_of_the_language_model_speaks(tmp_path, tokenizer, mo
     settings.trust('my_tasks')
     write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Mine')
     assert TextGenerator.load(tmp_path / 'x.ckpt', 'cpu').generate('the', 3)
+    model = write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Mine')
+    weights = {f'model.{name}': tensor for name, tensor in model.state_dict().items()} | {'probe.weight': torch.ones(3)}
+    write_checkpoint(tmp_path / 'x.ckpt', tokenizer, weights, _class_path='my_tasks.Mine')
+    assert TextGenerator.load(tmp_path / 'x.ckpt', 'cpu').generate('the', 3)
     write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Other')
     with pytest.raises(ValueError, match=r'holds a my_tasks\.Other, which is no language model'):
         TextGenerator.load(tmp_path / 'x.ckpt', 'cpu')

@@ -69,7 +69,8 @@ class TextGenerator:
             loaded = Tokenizer.load(tokenizer)
         known = {name: values[name] for name in _SETTINGS if name in values}
         model = language_model(**settings.build_arguments(language_model, known))
-        weights = {name.removeprefix('model.'): tensor for name, tensor in checkpoint['state_dict'].items()}
+        state = checkpoint['state_dict'].items()  # a subclass may have weights beside the model's
+        weights = {name.removeprefix('model.'): tensor for name, tensor in state if name.startswith('model.')}
         try:
             model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith('loss.')})
         except RuntimeError as error:

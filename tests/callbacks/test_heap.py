@@ -52,6 +52,27 @@ def test_the_memory_of_a_run_on_a_cpu_is_kept(device, calls, monkeypatch, tmp_pa
     assert len(kept) == calls
 
 
+def test_what_old_releases_refuse_is_asked_for_in_their_measure(monkeypatch):
+    """As before glibc 2.35. One setting alone would be worse than none: where this one is refused, none is set."""
+    limits = {heap._MMAP_THRESHOLD: 32 << 20, heap._TRIM_THRESHOLD: 1 << 40}
+    done = {}
+
+    def mallopt(name, value):
+        is_taken = value <= limits[name]
+        if is_taken:
+            done[name] = value
+        return int(is_taken)
+
+    library = type('Library', (), {'mallopt': staticmethod(mallopt)})
+    monkeypatch.setattr(heap.ctypes, 'CDLL', lambda _: library)
+    assert heap.keep_freed_memory()
+    assert done == {heap._MMAP_THRESHOLD: 32 << 20, heap._TRIM_THRESHOLD: 1 << 30}
+    done.clear()
+    limits[heap._MMAP_THRESHOLD] = 0
+    assert not heap.keep_freed_memory()
+    assert not done
+
+
 def test_another_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(heap.ctypes, 'CDLL', lambda _: object())
     assert not heap.keep_freed_memory()

@@ -1,6 +1,7 @@
 """Which checkpoints stay: the best, the newest, those that are pinned; and what a full disk leaves behind."""
 
 import errno
+import math
 import os
 from unittest import mock
 
@@ -36,6 +37,27 @@ class Valley(Given):
 
     def validation_step(self, batch, batch_idx):
         self.log('val_loss', (self.weight.detach() - 4.0).abs())
+
+
+class Torn(Valley):
+    """The loss of its first validation is no number."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log('val_loss', torch.tensor(math.nan) if self.weight < 3 else (self.weight.detach() - 6.0).abs())
+
+
+@pytest.mark.parametrize(('mode', 'best'), [('min', 6), ('max', 4)])
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path, mode, best):
+    assert _run(tmp_path / 'a', Torn(), n_steps=2, mode=mode).best is None
+    saver = _run(tmp_path / 'b', Torn(), n_steps=7, mode=mode)
+    assert f'step={best:07d}' in saver.best
+    assert _steps(tmp_path / 'b/c') == [best, 7]
+
+
+def test_a_metric_that_validation_does_not_give_ends_a_run_that_is_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint\.monitor is 'val_los', but validation gives val_loss"):
+        _run(tmp_path, monitor='val_los')
+    assert _steps(tmp_path / 'c') == [2]
 
 
 def test_best_newest_and_pinned_stay(tmp_path):

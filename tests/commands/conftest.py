@@ -1,11 +1,15 @@
 """A corpus, a tokenizer and a model so small that a run takes a second."""
 
+import contextlib
 import json
+import os
 import random
+import signal
 
 import pytest
 
 from xlabml.commands import fit
+from xlabml.models import XLabModel
 from xlabml.tokenizer import train_tokenizer
 
 N_VOCAB = 320
@@ -65,3 +69,23 @@ def xlab(tmp_path, monkeypatch, capfd):
         return status, printed.out + printed.err
 
     return run
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Within this, a run gets SIGTERM in a method of the model, once it has made so many steps."""
+
+    @contextlib.contextmanager
+    def at(method, step):
+        call = getattr(XLabModel, method)
+
+        def send(model, *arguments):
+            if model.trainer.global_step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return call(model, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(XLabModel, method, send)
+            yield
+
+    return at

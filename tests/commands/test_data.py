@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from served import served
 
 
 @pytest.mark.parametrize('plan', ['Pack', 'Concat', 'Chunk'])
@@ -98,6 +99,24 @@ def test_compute_stats_draws_a_picture_once(xlab, tiny, tmp_path):
     assert re.search(r'tokens of +\d+ to +\d+ #+', printed)
     status, printed = xlab('compute_stats', *tiny, '--plot=lengths.png')
     assert (status, printed) == (1, 'xlab: lengths.png exists and is not overwritten; name another file\n')
+
+
+def test_of_a_stream_the_shards_that_stay_are_described_each_as_its_own(xlab, tiny, texts, tmp_path):
+    for i in range(3):
+        rows = [{'text': text} for text in ['', *texts[60 * i : 60 * i + 60]]]
+        (tmp_path / f'{i}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    with served(tmp_path) as server:
+        sources = [f'{{class_path: RemoteFiles, init_args: {{path: "{server.url}/{i}.jsonl"}}}}' for i in ('[01]', 2)]
+        stream = [*tiny[1:7], f'--data.sources=[{", ".join(sources)}]', '--data.n_processes=1']
+        status, printed = xlab('prepare_data', *stream, '--data.stream={eval_shards: 2}')
+        assert status == 0, printed
+        found = re.findall(r'store: \S+ \((\S+): (\d+) documents, .*; (\d) documents left out\)', printed)
+        assert found == [(f'{server.url}/{i}.jsonl', '60', '1') for i in range(2)]
+        assert 'what follows is of the first 2 of 3 shards, which stay' in printed
+        _, printed = xlab('compute_stats', *stream, '--data.stream={eval_shards: 2}')
+        assert 'what follows is of the first 2 of 3 shards, which stay' in printed
+        _, printed = xlab('compute_stats', *stream, '--data.stream={eval_shards: 3}')
+        assert 'what follows' not in printed
 
 
 @pytest.mark.parametrize(

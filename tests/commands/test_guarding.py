@@ -105,6 +105,15 @@ def test_steps_that_are_not_finite_are_named_as_the_newest_checkpoint_before_the
     assert "out with --data.skip='[[5, 6]]', and go on" in printed
 
 
+def test_after_a_spike_before_the_first_checkpoint_no_other_run_goes_on(xlab, tiny, monkeypatch):
+    assert xlab('fit', *tiny)[0] == 0
+    judge = Spikes._judge
+    monkeypatch.setattr(Spikes, '_judge', lambda self, loss: judge(self, loss + 99 * (len(self.window) == 4)))
+    status, printed = xlab('fit', *tiny, '--spikes.action=stop', '--spikes.window_steps=8')
+    assert status == 3, printed
+    assert "the same command with --data.skip='[[5, 5]]' begins anew, without the rows of that step" in printed
+
+
 def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):
     # At this rate the loss is best at the first validation.
     bad = [
@@ -163,6 +172,30 @@ def test_smoke_tries_everything_and_leaves_nothing(xlab, tiny, tmp_path, monkeyp
     assert not list(home.iterdir())
     assert sorted(tmp_path.iterdir()) == [home]
     assert sorted(cache.rglob('*')) == before
+
+
+def test_smoke_goes_with_warm_ups_and_with_autotune(xlab, tiny, monkeypatch):
+    sizes = ['--data.first_batch_tokens=64', '--data.batch_warmup_steps=9', '--data.first_len=8']
+    status, printed = xlab('fit', '--smoke', '--autotune', *tiny, *sizes, '--data.len_warmup_steps=9')
+    assert status == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
+    assert line.endswith('; --autotune measured nothing')
+    assert 'tokens/s' not in printed
+    status, printed = xlab('fit', '--smoke', '--autotune', *tiny, '--data.device_batch_tokens=64')
+    assert status == 2
+    assert 'smoke (train): --autotune chooses data.device_batch_tokens, which is set to 64' in printed
+
+
+def test_smoke_prints_help_and_settings_that_are_asked_for(xlab, tiny, tmp_path):
+    for asked, words in (
+        (['--help'], '--smoke tries'),
+        (['--print_config'], 'default_root_dir: .\n'),
+        (['--data.plan.help=Pack'], 'Pack'),
+    ):
+        status, printed = xlab('fit', '--smoke', *tiny, *asked)
+        assert status == 0, printed
+        assert words in printed
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from curves import read_curve
 from processes import finish, kill_again_and_again, start, wait_for_step
 
 from xlabml import checkpoints
+from xlabml.commands.command_line import saved_settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
+from xlabml.telemetry import records
 
 DROPOUT = ['--model.trunk.dropout=0.2', '--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100']
 
@@ -87,6 +89,42 @@ def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monke
         assert broken == whole, name
 
 
+@pytest.mark.parametrize(
+    ('method', 'step'), [('training_step', 5), ('validation_step', 6), ('training_step', 11), ('validation_step', 12)]
+)
+def test_an_interruption_at_a_validation_loses_none(xlab, tiny, tmp_path, interrupted, method, step):
+    """Before it and in it; after the last step too, which nothing but the validation follows."""
+    arguments = [*tiny, '--checkpoint.restore_best=true']
+    assert xlab('fit', *arguments, '--trainer.default_root_dir=whole')[0] == 0
+    with interrupted(method, step):
+        assert xlab('fit', *arguments)[0] == 143
+    status, printed = xlab('fit', *arguments, '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'going on from' in printed
+    broken, whole = (root / 'logs/version_0' for root in (tmp_path, tmp_path / 'whole'))
+    for name in ('train_loss', 'val_loss'):
+        assert read_curve(broken, name) == read_curve(whole, name), name
+    evaluated = records.read(broken / records.EVALUATION).rows
+    assert [(row['step'], row['tokens']) for row in evaluated] == [
+        (row['step'], row['tokens']) for row in records.read(whole / records.EVALUATION).rows
+    ]
+    for path in (whole / 'checkpoints').iterdir():
+        assert (broken / 'checkpoints' / path.name).exists(), path.name
+    assert checkpoints.find('best', tmp_path).name == checkpoints.find('best', tmp_path / 'whole').name
+    assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
+
+
+def test_a_validation_that_is_cut_again_stays_due_whatever_is_monitored(xlab, tiny, tmp_path, interrupted):
+    arguments = [*tiny, '--checkpoint.monitor=null']
+    with interrupted('validation_step', 12):
+        assert xlab('fit', *arguments)[0] == 143
+        assert xlab('fit', *arguments, '--ckpt_path=last')[0] == 143
+    status, printed = xlab('fit', *arguments, '--ckpt_path=last')
+    assert status == 0, printed
+    assert list(read_curve(tmp_path / 'logs/version_0', 'val_loss')) == [6, 12]
+    assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
+
+
 def test_a_run_goes_on_in_the_middle_of_a_warm_up(xlab, tiny, tmp_path):
     sizes = ['--data.first_batch_tokens=32', '--data.batch_warmup_steps=8', '--data.first_len=8']
     arguments = [*tiny, *DROPOUT, *sizes, '--data.len_warmup_steps=10']
@@ -131,6 +169,22 @@ def test_what_was_saved_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
     assert saved['hyper_parameters']['optimizer']['init_args']['adamw_lr'] == 0.001
     assert saved['datamodule_hyper_parameters']['seed'] == 7
     assert saved['global_step'] == 13
+
+
+def test_null_that_was_set_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
+    null = {'trainer': 'gradient_clip_val', 'checkpoint': 'monitor', 'samples': 'top_p'}
+    xlab('fit', *tiny, *(f'--{group}.{name}=null' for group, name in null.items()))
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=13')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert saved['global_step'] == 13
+    assert [saved['config'][group][name] for group, name in null.items()] == [None] * 3
+
+
+def test_devices_and_machines_are_not_those_of_the_checkpoint():
+    trainer = {'devices': 8, 'num_nodes': 4, 'strategy': 'ddp', 'default_root_dir': '/there', 'max_steps': 9}
+    found = saved_settings({'hyper_parameters': {'_class_path': 'a.B'}, 'config': {'trainer': trainer}})
+    assert found['trainer'] == {'max_steps': 9}
 
 
 def test_last_looks_into_the_folder_that_checkpoints_go_to(xlab, tiny, tmp_path):

@@ -1,6 +1,7 @@
 """Optimizers, schedules and guards from the command line."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ import yaml
 from curves import read_curve
 
 from xlabml import checkpoints
+
+AVERAGED = '--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]'
+FLAT = ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']
 
 
 def test_muon_trains_accumulates_and_goes_on_at_the_rate_that_is_typed_now(xlab, tiny, tmp_path):
@@ -99,9 +103,8 @@ def test_clipping_and_guards_are_settings_of_their_own_and_in_the_curves(xlab, t
 
 def test_averaged_weights_are_those_that_are_saved_and_a_resume_goes_on_with_both(xlab, tiny, tmp_path):
     """By hand: half the mean so far, half the new weights, after each step."""
-    average = '{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}'
-    run = (*tiny, f'--trainer.callbacks=[{average}]', '--trainer.val_check_interval=99', '--checkpoint.save_last_k=9')
-    run = (*run, '--checkpoint.every_n_steps=1', '--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0')
+    run = (*tiny, AVERAGED, *FLAT, '--trainer.val_check_interval=99', '--checkpoint.save_last_k=9')
+    run = (*run, '--checkpoint.every_n_steps=1')
     status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--trainer.default_root_dir=whole')
     assert status == 0, printed
     saved = [checkpoints.read(path) for path in sorted((tmp_path / 'whole/logs/version_0/checkpoints').glob('*.ckpt'))]
@@ -113,7 +116,45 @@ def test_averaged_weights_are_those_that_are_saved_and_a_resume_goes_on_with_bot
     xlab('fit', *run, '--trainer.max_steps=3')
     status, printed = xlab('fit', *run, '--trainer.max_steps=5', '--ckpt_path=last')
     assert status == 0, printed
-    resumed = checkpoints.read(checkpoints.find('last', tmp_path))
+    assert_same(checkpoints.read(checkpoints.find('last', tmp_path)), saved[-1])
+
+
+def assert_same(resumed, whole):
     for part in ('state_dict', 'current_model_state'):
-        for name, weight in saved[-1][part].items():
-            torch.testing.assert_close(resumed[part][name], weight, rtol=0, atol=0)
+        for name, weight in whole[part].items():
+            torch.testing.assert_close(resumed[part][name], weight, rtol=0, atol=0, msg=f'{part}: {name}')
+
+
+@pytest.mark.parametrize(('method', 'step'), [('training_step', 3), ('training_step', 2), ('validation_step', 3)])
+def test_averaged_weights_go_on_after_an_interruption_as_if_there_had_been_none(
+    xlab, tiny, tmp_path, interrupted, method, step
+):
+    """Between validations, before one and in one."""
+    run = (*tiny, AVERAGED, *FLAT, '--trainer.val_check_interval=3', '--trainer.max_steps=5')
+    assert xlab('fit', *run, '--trainer.default_root_dir=whole')[0] == 0
+    with interrupted(method, step):
+        assert xlab('fit', *run)[0] == 143
+    status, printed = xlab('fit', *run, '--ckpt_path=last')
+    assert status == 0, printed
+    resumed, whole = (checkpoints.read(checkpoints.find('last', root)) for root in (tmp_path, tmp_path / 'whole'))
+    assert_same(resumed, whole)
+    curves = [read_curve(root / 'logs/version_0', 'val_loss') for root in (tmp_path, tmp_path / 'whole')]
+    assert curves[0] == curves[1]
+
+
+def test_without_a_validation_the_end_saves_trained_and_averaged_weights_apart(xlab, tiny, tmp_path):
+    run = (*tiny, AVERAGED, *FLAT, '--trainer.limit_val_batches=0', '--checkpoint.save_last_k=9')
+    assert xlab('fit', *run, '--trainer.max_steps=4', '--trainer.default_root_dir=whole')[0] == 0
+    assert xlab('fit', *run, '--trainer.max_steps=2')[0] == 0
+    assert xlab('fit', *run, '--trainer.max_steps=4', '--ckpt_path=last')[0] == 0
+    assert_same(*(checkpoints.read(checkpoints.find('last', root)) for root in (tmp_path, tmp_path / 'whole')))
+
+
+def test_the_overlay_averages_from_the_first_step_on(xlab, tiny, tmp_path):
+    """The mean of one step's weights are these, not those that the run began with."""
+    overlay = Path(__file__).parents[2] / 'conf/extra/ema.yaml'
+    status, printed = xlab('fit', *tiny, *FLAT, '-c', overlay, '--trainer.max_steps=1')
+    assert status == 0, printed
+    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    for name, weight in saved['current_model_state'].items():
+        torch.testing.assert_close(saved['state_dict'][name], weight, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.metadata
+import io
 import json
 import lzma
 
@@ -16,9 +17,18 @@ ROWS = [{'text': 'one, "two"\nthree', 'label': 1}, {'text': 'été', 'label': 2}
 LINES = '\n'.join(map(json.dumps, ROWS)).encode()
 
 
-def compressed_with_zstd(data, path):
-    with pyarrow.CompressedOutputStream(str(path), 'zstd') as file:
-        file.write(data)
+def zstd(data):
+    return pyarrow.compress(data, 'zstd', asbytes=True)
+
+
+def parquet(rows):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file := io.BytesIO())
+    return file.getvalue()
+
+
+def damaged(data):
+    """Bytes of a file, those behind the first few flipped."""
+    return data[:4] + bytes(255 - byte for byte in data[4:60]) + data[60:]
 
 
 WRITERS = {
@@ -27,9 +37,9 @@ WRITERS = {
     'b.json': lambda path: path.write_bytes(LINES),
     'a.jsonl.gz': lambda path: path.write_bytes(gzip.compress(LINES)),
     'a.jsonl.xz': lambda path: path.write_bytes(lzma.compress(LINES)),
-    'a.jsonl.zst': lambda path: compressed_with_zstd(LINES, path),
+    'a.jsonl.zst': lambda path: path.write_bytes(zstd(LINES)),
     'a.csv': lambda path: pyarrow.csv.write_csv(pyarrow.Table.from_pylist(ROWS), path),
-    'a.parquet': lambda path: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
+    'a.parquet': lambda path: path.write_bytes(parquet(ROWS)),
 }
 
 
@@ -45,6 +55,15 @@ def test_every_kind_of_file_gives_the_same_documents(tmp_path, name, how):
 def test_a_tsv_and_a_csv_keep_texts_that_look_like_numbers(tmp_path):
     (tmp_path / 'a.tsv').write_text('text\tlabel\n007\t1\nNA\t2\n')
     assert [document.text for document in Location(str(tmp_path / 'a.tsv')).documents()] == ['007', 'NA']
+
+
+@pytest.mark.parametrize('place', [0, 6000])
+def test_a_csv_row_may_be_a_book(tmp_path, place):
+    rows = [(f'{i}: ' + 'short ' * 40, i) for i in range(8000)]
+    rows.insert(place, ('word ' * 600_000, 0))
+    (tmp_path / 'a.csv').write_text('text,label\n' + ''.join(f'{text},{label}\n' for text, label in rows))
+    documents = list(Location(str(tmp_path / 'a.csv')).documents(['label']))
+    assert [(document.text, document.columns['label']) for document in documents] == rows
 
 
 def test_a_text_file_is_one_document_with_its_line_ends(tmp_path):
@@ -106,13 +125,17 @@ def test_other_splits_never_slip_into_train(tmp_path):
         ('a.jsonl', b'{"body": "fine"}', r"a\.jsonl, .*no column 'text'"),
         ('a.json', b'[{"text": "fine"},\n x]', r'a\.json:2: not JSON'),
         ('a.csv', b'body,label\nx,1\n', r"a\.csv, .*no column 'text'; its columns are body, label"),
-        ('a.csv', b'text,label\nx,1\ny\n', r'a\.csv is broken'),
+        ('a.csv', b'text,label\nx,1\ny\n', r'a\.csv is broken .*Row #3: Expected 2 columns, got 1.*mend the row'),
         ('a.csv', b'', r'a\.csv is broken or cut short \(Empty CSV file'),
         ('a.jsonl', b'\n', r'a\.jsonl is empty'),
         ('a.txt', b'\xff', r'a\.txt is not UTF-8: byte 0xFF'),
         ('a.parquet', b'PAR1 cut short', r'a\.parquet is broken or cut short'),
         ('a.jsonl.gz', gzip.compress((LINES + b'\n') * 9, mtime=0)[:-20], r'a\.jsonl\.gz is broken or cut short'),
         ('a.jsonl.xz', lzma.compress((LINES + b'\n') * 9)[:-20], r'a\.jsonl\.xz is broken or cut short'),
+        ('a.jsonl.gz', gzip.compress(LINES, mtime=0)[:10] + bytes(40), r'a\.jsonl\.gz is broken or cut short'),
+        ('a.jsonl.zst', zstd(LINES * 9)[:-20], r'a\.jsonl\.zst is broken or cut short'),
+        ('a.jsonl.zst', damaged(zstd(LINES * 9)), r'a\.jsonl\.zst is broken or cut short'),
+        ('a.parquet', damaged(parquet(ROWS * 99)), r'a\.parquet is broken or cut short'),
         ('a.docx', b'', r'cannot read .*a\.docx: its name must end in one of \.parquet'),
     ],
 )

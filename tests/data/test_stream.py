@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import math
+import os
 import random
-from itertools import chain
+from itertools import chain, pairwise
 
 import fsspec
 import numpy as np
@@ -31,6 +33,7 @@ from xlabml.data import (
     splits_of,
     stream_batches,
 )
+from xlabml.data.shards import Stopped
 from xlabml.data.splits import content_hash, hash_words
 
 SPLITS = {'train': 0.8, 'val': 0.1, 'test': 0.1, 'predict': 0.0}
@@ -66,11 +69,11 @@ def _patience(monkeypatch, request):
 def build(server, tokenizer, tmp_path):
     made = []
 
-    def build(max_bytes=10**8, folder='cache', source=None, plan=None, held_out=(), seed=3, **stream):
+    def build(max_bytes=10**8, folder='cache', source=None, plan=None, held_out=(), seed=3, say=None, **stream):
         source = source or RemoteFiles(f'{server.url}/*.jsonl')
         cache = ShardCache([source], tokenizer, tmp_path / folder, max_bytes, 1)
         settings = Stream(**{'window_shards': 2, **stream})
-        rows = StreamedRows(cache, settings, plan or Pack(16), SPLITS, True, held_out, seed)
+        rows = StreamedRows(cache, settings, plan or Pack(16), SPLITS, True, held_out, seed, say)
         made.append(rows)
         return rows
 
@@ -111,8 +114,43 @@ def test_a_broken_connection_is_tried_again_and_then_named(server, tmp_path, sha
     assert [document.text for document in source.read(source.parts()[0])] == shard_texts[1]
     assert server.asked.count('part-1.jsonl') >= 4
     server.broken['part-1.jsonl'] = 100
-    with pytest.raises(ValueError, match=r'part-1\.jsonl could not be fetched in 6 attempts \(.*check the network'):
+    with pytest.raises(
+        ConnectionError, match=r'part-1\.jsonl could not be fetched in 6 attempts \(.*check the network'
+    ):
         source.fetch(source.parts()[0], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('n_processes', [1, 2])
+def test_what_was_tokenized_before_the_network_failed_is_kept(server, tokenizer, tmp_path, n_processes):
+    source = RemoteFiles(f'{server.url}/*.jsonl')
+    whole = prepare_store(source, tokenizer, tmp_path / 'whole', n_processes=1)
+    server.broken['part-5.jsonl'] = 100
+    with pytest.raises(ConnectionError, match='the same command goes on'):
+        prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
+    server.broken.clear()
+    server.asked.clear()
+    store = prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
+    assert store.fingerprint == whole.fingerprint
+    assert {f'part-{i}.jsonl' for i in range(1, 4)}.isdisjoint(server.asked)  # part 0 says how much text there is
+
+
+@pytest.mark.parametrize('broken', [0, 100])
+def test_who_does_not_want_a_file_any_more_is_not_kept_waiting(server, tmp_path, monkeypatch, broken):
+    monkeypatch.setattr('xlabml.data.remote._FIRST_WAIT_SECONDS', 60.0)
+    server.broken['part-1.jsonl'] = broken
+    told = []
+
+    def advance(n_bytes):
+        told.append(n_bytes)
+        if n_bytes == 0 or not broken:
+            raise Stopped
+
+    source = RemoteFiles(f'{server.url}/part-1.jsonl')
+    with pytest.raises(Stopped):
+        source.fetch(source.parts()[0], tmp_path, advance)
+    assert server.asked == ['part-1.jsonl']
+    assert (0 in told) == bool(broken)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,6 +290,69 @@ def test_held_out_documents_and_copies_in_a_window_are_left_out(build, tokenizer
     assert sorted(read_windows(build(folder='other', source=source), [0], tokenizer)) == sorted(
         text for text in shard_texts[0] if is_train(text)
     )
+
+
+def write_texts(path, texts):
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    return Location(str(path))
+
+
+def test_what_is_left_out_of_a_window_is_said_once(build, tmp_path, shard_texts):
+    texts = [text for text in shard_texts[0] if is_train(text)]
+    source = write_texts(tmp_path / 'a.jsonl', [*texts, '', None, '', texts[3], texts[5]])
+    held_out = [write_texts(tmp_path / 'held.jsonl', texts[7:8])]
+    for expected in (['2 empty, 1 not a string, 2 exact copies, 1 in data.held_out'], []):
+        said = []
+        build(source=source, held_out=held_out, say=said.append).rows(0)
+        assert [line.rpartition(': ')[2] for line in said] == expected
+        assert all(
+            f'window 0 of the stream ({tmp_path}/a.jsonl): left out of {len(texts) + 5} documents' in line
+            for line in said
+        )
+
+
+def test_a_local_file_that_is_not_what_it_was_is_refused_by_name(build, tmp_path, shard_texts):
+    texts = [text for text in shard_texts[0] if is_train(text)]
+    source, held = write_texts(tmp_path / 'a.jsonl', texts), [write_texts(tmp_path / 'held.jsonl', texts[2:3])]
+    n_rows = len(build(source=source, held_out=held).rows(0))
+    os.utime(tmp_path / 'a.jsonl', ns=(0, 0))
+    assert len(build(source=source, held_out=held).rows(0)) == n_rows
+    write_texts(tmp_path / 'held.jsonl', texts[2:3])
+    assert len(build(source=source, held_out=held).rows(0)) == n_rows
+    write_texts(tmp_path / 'held.jsonl', [texts[2][:-1] + '!'])
+    with pytest.raises(ValueError, match=r'a\.jsonl, or of data\.held_out, is not what it was'):
+        build(source=source, held_out=held).rows(0)
+    write_texts(tmp_path / 'held.jsonl', texts[2:3])
+    write_texts(tmp_path / 'a.jsonl', [*texts[:4], texts[4][::-1], *texts[5:]])
+    with pytest.raises(ValueError, match=r'a\.jsonl.* is not what it was when it was streamed before; restore it'):
+        build(source=source, held_out=held).rows(0)
+
+
+def test_the_sizes_of_many_files_behind_a_url_are_known(tmp_path):
+    for i in range(40):
+        write_texts(tmp_path / f'{i}.jsonl', ['text ' * i])
+    with served(tmp_path) as server:
+        files = RemoteFiles(f'{server.url}/*.jsonl').fingerprint()['files']
+    assert files == [[url, (tmp_path / url.rpartition('/')[2]).stat().st_size] for url, _ in files]
+    assert len(files) == 40
+
+
+def test_shards_without_text_are_gone_through(build, tmp_path, monkeypatch, shard_texts):
+    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 1000)
+    long = 'a line is longer than a shard ' * 300
+    texts = [*shard_texts[0], long, *[''] * 200, *shard_texts[1]]
+    stream = build(source=write_texts(tmp_path / 'a.jsonl', texts), window_shards=3)
+    n_windows = math.ceil(len(stream.cache.shards) / 3)
+    stores = [stream.cache.open(shard, ()) for shard in range(len(stream.cache.shards))]
+    assert sum(not len(store) for store in stores) > 5
+    stored = [
+        stream.tokenizer.decode(store.tokens[a:b].tolist()) for store in stores for a, b in pairwise(store.offsets)
+    ]
+    assert stored == [text for text in texts if text]
+    batches = batches_of(stream)
+    found = {tuple(batches[i].ids.flatten().tolist()) for i in range(200)}
+    assert batches.place(100)['window'] > n_windows
+    assert len(found) > 50
 
 
 def batches_of(stream, size=(4, 2), **place):

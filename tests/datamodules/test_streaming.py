@@ -233,6 +233,12 @@ def test_a_split_that_the_shards_that_stay_do_not_have_is_refused(build):
         data.val_dataloader()
 
 
+def test_shards_to_evaluate_on_without_text_are_refused(build, tmp_path):
+    (tmp_path / 'x.jsonl').write_text('{"text": ""}\n' * 9)
+    with pytest.raises(ValueError, match=r'x\.jsonl has no document with text, but is what is evaluated on'):
+        build(sources=[Location(str(tmp_path / 'x.jsonl'))])
+
+
 def test_local_files_are_streamed_too(build, tmp_path, monkeypatch, shards):
     monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
     texts = [{'text': f'document {i} says one two three ' * (i % 4 + 1)} for i in range(200)]

@@ -116,6 +116,27 @@ def test_only_what_needs_a_gradient_gets_one():
         assert not CrossEntropy()(hidden, weight, targets).objective.requires_grad
 
 
+class Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket is torch.ops.aten.mm
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(('is_frozen', 'count'), [(False, 9), (True, 6)], ids=['trained', 'frozen'])
+def test_a_frozen_head_costs_no_product_for_its_gradient(is_frozen, count):
+    """In three chunks."""
+    hidden, weight, _, targets = make_case()
+    expected = torch.autograd.grad(CrossEntropy()(hidden, weight, targets).objective, hidden)
+    with Products() as products:
+        loss = CrossEntropy()(hidden, weight.detach() if is_frozen else weight, targets).objective
+    assert products.count == count
+    torch.testing.assert_close(torch.autograd.grad(loss, hidden), expected)
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest tensor that any operation makes."""
 

@@ -1,5 +1,6 @@
 """Clipping and skipping at work in Lightning's own training loop."""
 
+import contextlib
 import functools
 import json
 import math
@@ -7,6 +8,8 @@ import math
 import lightning.pytorch as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
@@ -32,7 +35,17 @@ def _batches(n, b=2):
         yield Batch(ids, targets, None, documents, torch.full((b,), 24), targets.numel(), seed)
 
 
-def _fit(model, folder, batches, ckpt_path=None, **options):
+class _Scaled(MixedPrecision):
+    """The scaled loss of 16-mixed with products in float32, so that a run has to be the same as without it."""
+
+    def __init__(self):
+        super().__init__('16-mixed', 'cpu')
+
+    def forward_context(self):
+        return contextlib.nullcontext()
+
+
+def _fit(model, folder, batches, ckpt_path=None, is_scaled=False, **options):
     batches = list(batches)
     trainer = Trainer(
         max_steps=len(batches) if ckpt_path is None else 99,
@@ -45,6 +58,8 @@ def _fit(model, folder, batches, ckpt_path=None, **options):
         default_root_dir=folder,
         **options,
     )
+    if is_scaled:
+        trainer.strategy.precision_plugin = _Scaled()  # Lightning has none for a CPU
     trainer.fit(model, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path)
     return trainer
 
@@ -65,12 +80,25 @@ class _Poison(L.Callback):
             next(iter(module.parameters())).grad[0, 0] = math.nan
 
 
+class _EarlyPoison(_Poison):
+    """The same before a scale is taken out."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        pass
+
+    def on_after_backward(self, trainer, module):
+        super().on_before_optimizer_step(trainer, module, None)
+
+
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
-def test_a_step_that_is_not_finite_changes_nothing(tmp_path, optimizer):
+@pytest.mark.parametrize(('poison', 'is_scaled'), [(_Poison, False), (_Poison, True), (_EarlyPoison, True)])
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path, optimizer, poison, is_scaled):
     """Weights and the optimizer's state are those of a run that never saw it."""
     batches = list(_batches(5))
     poisoned, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
-    a = _fit(poisoned, tmp_path, batches, callbacks=[_Poison({2})], gradient_clip_val=1.0)
+    a = _fit(poisoned, tmp_path, batches, callbacks=[poison({2})], gradient_clip_val=1.0, is_scaled=is_scaled)
+    if is_scaled:
+        assert a.precision_plugin.scaler.get_scale() == 2.0 ** (16 - (poison is _EarlyPoison))
     b = _fit(clean, tmp_path, [batch for i, batch in enumerate(batches) if i != 2], gradient_clip_val=1.0)
     assert poisoned.skipped.tolist() == [0, 1]
     assert clean.skipped.tolist() == [0, 0]
@@ -100,12 +128,35 @@ def test_a_loss_that_is_not_finite_spoils_all_gradients_whatever_they_are():
 
 
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
-def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer):
+@pytest.mark.parametrize(
+    'limit', [{'gradient_clip_val': 0.5}, {'gradient_clip_val': 1e-3, 'gradient_clip_algorithm': 'value'}, {}]
+)
+def test_a_scaled_loss_changes_neither_norms_nor_steps(tmp_path, optimizer, limit):
+    clip = {} if limit else {'clip': functools.partial(AdaptiveClip, window_steps=4, min_steps=1)}
+    models, batches = [_model(optimizer=optimizer, **clip) for _ in range(2)], list(_batches(8))
+    norms = [[], []]
+    for is_scaled, (model, seen) in enumerate(zip(models, norms)):
+        norm_before = LambdaCallback(
+            on_before_optimizer_step=lambda trainer, module, _, seen=seen: seen.append(
+                torch.nn.utils.get_total_norm([weight.grad for weight in module.parameters()])
+            )
+        )
+        options = {**limit, 'callbacks': [norm_before], 'accumulate_grad_batches': 2}
+        _fit(model, tmp_path, batches, is_scaled=bool(is_scaled), **options)
+        assert seen[-1] == model.grad_norm
+    assert norms[0] == norms[1]
+    for weight, other in zip(*(model.parameters() for model in models)):
+        torch.testing.assert_close(weight, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('is_scaled', [False, True])
+@pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
+def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is_scaled):
     """No weight decays and no momentum moves; it is no skipped step either, and in no curve."""
     batches = list(_batches(5))
     empty = batches[2]._replace(targets=torch.full_like(batches[2].targets, IGNORED), n_targets=0)
     model, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
-    a = _fit(model, tmp_path, [*batches[:2], empty, *batches[3:]], gradient_clip_val=1.0)
+    a = _fit(model, tmp_path, [*batches[:2], empty, *batches[3:]], gradient_clip_val=1.0, is_scaled=is_scaled)
     b = _fit(clean, tmp_path, [*batches[:2], *batches[3:]], gradient_clip_val=1.0)
     assert model.skipped.tolist() == [0, 0]
     for weight, other in zip(model.parameters(), clean.parameters()):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from matplotlib.image import imread
 
 from xlabml import reports
@@ -58,6 +59,16 @@ def said(text, name):
 def test_a_run_is_found_by_itself_and_by_what_it_lies_in(run, tmp_path, asked):
     (run / 'checkpoints').mkdir()
     assert [folder.absolute() for folder in find_folders([asked, asked], tmp_path)] == [run]
+
+
+@pytest.mark.parametrize('asked', ['logs', '.'])
+def test_of_many_runs_the_newest_ten_are_found(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    for version in (7, 0, 11, 3, 12, 5, 1, 9, 2, 10, 4, 8, 6):
+        folder = tmp_path / 'logs' / f'version_{version}'
+        folder.mkdir(parents=True)
+        (folder / records.TRAINING).touch()
+    assert [folder.name for folder in find_folders([asked], tmp_path)] == [f'version_{i}' for i in range(3, 13)]
 
 
 def test_a_run_is_described_in_its_own_folder(run, capsys):
@@ -166,6 +177,31 @@ def test_a_run_without_lines_is_read_from_its_events(tmp_path, capsys):
     assert said(printed, 'val, last') == '1.5000 nats/token at step 4'
     assert 'read from its events for TensorBoard' in printed
     assert plots(folder / 'describe') == {'loss', 'speed'}
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'model': 'a.Model', 'data': {'batch_size': 32, 'max_len': '64'}, 'trainer': {'devices': 1}},
+        {'model': {'class_path': 'a.Model'}, 'data': {'class_path': 'a.Data', 'init_args': {}}, 'trainer': None},
+        {'model': {'init_args': ['x']}, 'data': ['a.txt'], 'trainer': [], 'seed_everything': True},
+    ],
+)
+def test_settings_of_another_program_are_passed_over(run, capsys, settings):
+    (run / records.EVENTS).unlink()
+    (run / 'config.yaml').write_text(yaml.safe_dump(settings))
+    assert main(['describe', 'last']) == 0
+    printed = capsys.readouterr().out
+    assert said(printed, 'tokens') == '40,000'
+    assert not re.search('^  (data|rows|precision) ', printed, re.MULTILINE)
+
+
+def test_numbers_of_rows_that_are_known_are_said(run, capsys):
+    (run / 'config.yaml').write_text(yaml.safe_dump({'data': {'max_len': 512, 'n_vocab': 8192, 'sources': None}}))
+    assert main(['describe', 'last']) == 0
+    printed = capsys.readouterr().out
+    assert said(printed, 'rows') == '512 tokens, vocabulary 8,192'
+    assert said(printed, 'data') == 'the embedded corpus'
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(run, tmp_path, capsys):

@@ -56,6 +56,19 @@ def test_padding_of_a_packed_prefill_is_an_empty_row():
     torch.testing.assert_close(got[1], trunk(step[1:])[0], **TOLERANCE)
 
 
+@pytest.mark.parametrize(('longest', 'texts'), [(6, None), (4, [True, False])], ids=['loose', 'padding'])
+def test_segments_of_one_length_that_do_not_fill_the_cache_go_on_where_each_ends(longest, texts):
+    trunk, ids, cache = make_trunk(), make_ids(8), make_trunk().new_cache(2, 12)
+    trunk(ids, make_layout([4, 4], texts)._replace(max_length=longest), cache)
+    lengths = cache.lengths.tolist()
+    step = make_ids(1, seed=1, batch=2)
+    got = trunk(step, cache=cache)
+    for i, length in enumerate(lengths):
+        prompt = ids[:, 4 * i : 4 * i + length]
+        expected = trunk(torch.cat((prompt, step[i : i + 1]), 1))[0, length:]
+        torch.testing.assert_close(got[i], expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize('lengths', [[3, 5, 1], [4, 4, 4]])
 @pytest.mark.parametrize('rows', [[2, 0, 1], [1, 1, 0], [0], [2, 2, 1, 0, 0]])
 def test_rows_can_be_chosen_and_put_in_order(lengths, rows):

@@ -94,7 +94,7 @@ def test_the_loss_operator_keeps_the_rules_of_operators():
     hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (20, 12))
     targets = torch.randint(12, (20,), generator=generator)
     for bias, wants_grad in ((None, True), (torch.zeros(12, requires_grad=True), True), (None, False)):
-        args = hidden, weight, bias, targets, 3.0, 0.1, 1e-3, wants_grad, torch.float32
+        args = hidden, weight, bias, targets, 3.0, 0.1, 1e-3, wants_grad, wants_grad, torch.float32
         if not wants_grad:
             args = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in args)
         torch.library.opcheck(_chunked_op, args)

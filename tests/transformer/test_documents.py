@@ -88,6 +88,27 @@ def test_documents_looked_at_together_give_what_each_gives_alone(monkeypatch):
     torch.testing.assert_close(grads, gradients(alone, parts), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('is_read', [True, False], ids=['read', 'unread'])
+def test_on_another_device_all_stays_there(is_read):
+    """A device's layout is read where there is a cache."""
+    parts = [part.detach().to('meta') for part in make_parts(torch.float32)]
+    layout = make_documents(is_read=is_read)
+    layout = layout._replace(**{name: getattr(layout, name).to('meta') for name in ('starts', 'is_text', 'segment')})
+    mixed = mix_documents(*parts, Rule(), layout, {})
+    assert mixed.device.type == 'meta'
+    assert mixed.shape == parts[0].shape
+
+
+def test_without_a_gradient_no_probabilities_are_kept(monkeypatch):
+    kept, mix = [], documents._mix
+    monkeypatch.setattr(documents, '_mix', lambda *parts: kept.append(parts[3]) or mix(*parts))
+    parts = make_parts(torch.float32)
+    mix_documents(*(part.detach() for part in parts), Rule(), make_documents(), {})
+    mix_documents(*parts, Rule(), make_documents(), {})
+    assert kept[0] is None
+    assert kept[1]
+
+
 def test_products_are_as_they_were_afterwards(monkeypatch):
     matmul = torch.backends.mkldnn.matmul
     before, seen = matmul.fp32_precision, []

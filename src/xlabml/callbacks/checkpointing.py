@@ -1,7 +1,9 @@
 """When a run is saved, and which checkpoints stay."""
 
+import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Checkpoints(Checkpoint):
     saved after a loss spike that ends the run: the newest checkpoint is from before it.
 
     Args:
-        folder: Where the files go; None: `checkpoints` in the run's own folder.
+        folder: Where the files go, and those of no other run; None: `checkpoints` in the run's own folder.
         monitor: The metric that says which are best; None: only the newest stay.
         mode: Whether a smaller or a larger metric is better.
         save_top_k: How many of the best stay; -1: all.
@@ -72,16 +74,17 @@ class Checkpoints(Checkpoint):
         """The file that the best weights were exported to, when the run ended."""
         self.saved: dict[str, float | None] = {}
         """Paths of the checkpoints that are there, oldest first, and their metric."""
+        self.owes_validation = False
+        """Whether the step of the newest checkpoint is still to be validated: the run was stopped before, or in it."""
         self._pinned: set[str] = set()
         self._stopped_early = False
+        self._validated_step = 0
 
     @property
     def best(self) -> str | None:
         """The path of the best checkpoint so far; None before the first one that has the metric."""
-        scored = {path: score for path, score in self.saved.items() if score is not None}
-        if not scored:
-            return None
-        return (min if self.mode == 'min' else max)(scored, key=scored.__getitem__)
+        first = next(iter(self._ranked()), None)
+        return None if first is None or math.isnan(self.saved[first] or 0.0) else first
 
     @property
     def newest(self) -> str | None:
@@ -100,7 +103,12 @@ class Checkpoints(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}
         pinned = [path.rpartition('/')[2] for path in self.saved if path in self._pinned]
-        return {'saved': names, 'pinned': pinned, 'stopped_early': self._stopped_early}
+        return {
+            'saved': names,
+            'pinned': pinned,
+            'stopped_early': self._stopped_early,
+            'owes_validation': self.owes_validation,
+        }
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint['best_checkpoint'] = None if self.best is None else self.best.rpartition('/')[2]
@@ -110,6 +118,7 @@ class Checkpoints(Checkpoint):
             if self.folder is not None and _exists(path := self._path(name)):
                 self.saved[path] = score
         self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(name)) in self.saved}
+        self.owes_validation = state_dict.get('owes_validation', False)
 
     def _path(self, name: str) -> str:
         return f'{str(self.folder).rstrip("/")}/{name}'
@@ -132,10 +141,14 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn == 'fit' and not trainer.sanity_checking:
             # Whatever stops a run by its metrics has been asked by now: checkpoints come last.
             self._stopped_early = trainer.should_stop
+            self._validated_step = trainer.global_step
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop.done:  # at on_train_end averaged weights have taken the place of those that are trained
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
         guards = [item for item in trainer.callbacks if isinstance(item, Stopping | Spikes)]  # type: ignore[attr-defined]
         best = trainer.strategy.broadcast(self.best)
         if self.restore_best and best is not None and not any(guard.status for guard in guards):
@@ -164,13 +177,9 @@ class Checkpoints(Checkpoint):
         score = None
         if self.monitor is not None and trainer.validating:
             score = trainer.callback_metrics.get(self.monitor)
-            if score is None:
-                there = ', '.join(sorted(trainer.callback_metrics)) or 'none'
-                raise ValueError(
-                    f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null'
-                )
+        owed, self.owes_validation = self.owes_validation, self._is_due(trainer)
         if self.newest and _step_of(self.newest) == step:
-            if score is None:
+            if score is None and owed == self.owes_validation:
                 return
             old = self.newest
             del self.saved[old]
@@ -188,12 +197,32 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(path)
         for known in dropped:
             trainer.strategy.remove_checkpoint(known)
+        if trainer.validating and score is None:
+            self.check_monitor(trainer.callback_metrics)
+
+    def check_monitor(self, names: Collection[str]) -> None:
+        """Raise ValueError where the monitored metric is none of those that validation gives."""
+        if self.monitor is not None and self.monitor not in names:
+            there = ', '.join(sorted(names)) or 'none'
+            raise ValueError(f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null')
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        """Whether the step that was just made is still to be validated."""
+        is_validation_step = getattr(trainer, 'is_validation_step', None)
+        if is_validation_step is None or self._validated_step == trainer.global_step or not trainer.enable_validation:
+            return False
+        return is_validation_step(trainer.global_step)
 
     def _kept(self) -> set[str]:
-        scored = [path for path, score in self.saved.items() if score is not None]
-        scored.sort(key=lambda path: self.saved[path] or 0.0, reverse=self.mode == 'max')
-        best = scored if self.save_top_k == -1 else scored[: self.save_top_k]
+        ranked = self._ranked()
+        best = ranked if self.save_top_k == -1 else ranked[: self.save_top_k]
         return {*best, *list(self.saved)[-self.save_last_k :], *self._pinned.intersection(self.saved)}
+
+    def _ranked(self) -> list[str]:
+        """The paths of those that have the metric, the best first; one that is no number comes last."""
+        scored = {path: score for path, score in self.saved.items() if score is not None}
+        sign = 1 if self.mode == 'min' else -1
+        return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 
 def _exists(path: str) -> bool:

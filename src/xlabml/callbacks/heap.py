@@ -22,8 +22,10 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is None:
         return False
-    # Either one alone turns off what the library has learned so far, and is worse than none.
-    return all([mallopt(_TRIM_THRESHOLD, _BYTES), mallopt(_MMAP_THRESHOLD, _BYTES)])
+    # Either one alone turns off what the library has learned so far, and is worse than none. Old releases refuse more
+    # than 32 MiB for this one.
+    is_set = mallopt(_MMAP_THRESHOLD, _BYTES) or mallopt(_MMAP_THRESHOLD, 32 << 20)
+    return bool(is_set and mallopt(_TRIM_THRESHOLD, _BYTES))
 
 
 class Heap(L.Callback):

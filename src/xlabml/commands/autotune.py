@@ -1,7 +1,7 @@
 """`xlab fit --autotune`: how many tokens a device had best hold at a time, measured with the run's own settings."""
 
 import gc
-import signal
+import sys
 import time
 from typing import Any
 
@@ -9,6 +9,7 @@ import lightning.pytorch as L
 import torch
 
 from xlabml import settings
+from xlabml.callbacks import Stopping
 from xlabml.datamodules import XLabDataModule
 
 from .errors import UsageError
@@ -23,6 +24,9 @@ _KEPT = (
     *('max_steps', 'max_epochs', 'gradient_clip_val', 'gradient_clip_algorithm', 'use_distributed_sampler'),
 )
 """What of the run's trainer a measurement takes over."""
+
+NO_WARMUP = {'first_batch_tokens': None, 'batch_warmup_steps': 0, 'first_len': None, 'len_warmup_steps': 0}
+"""Settings of data whose steps are all alike."""
 
 
 def tune(config: dict[str, Any]) -> int:
@@ -41,13 +45,11 @@ def tune(config: dict[str, Any]) -> int:
         UsageError: There is nothing to choose, there are several devices, or no size fits into memory.
     """
     data = config['data']
-    if data['device_batch_tokens'] is not None:
-        raise UsageError(
-            f'--autotune chooses data.device_batch_tokens, which is set to {data["device_batch_tokens"]}; leave one out'
-        )
+    check(data['device_batch_tokens'])
+    XLabDataModule(**settings.build_arguments(XLabDataModule, data))  # refuses what cannot be, before it takes time
     print(f'{"device_batch_tokens":>20}{"ms":>10}{"tokens/s":>12}{"peak memory":>14}', flush=True)
     rates: dict[int, float] = {}
-    for size in sizes(data['batch_tokens'], data['max_len']):
+    for size in sizes(data['batch_tokens'], data['max_len'], data.get('first_batch_tokens')):
         try:
             seconds = measure(config, size)
         except RuntimeError as error:
@@ -72,10 +74,22 @@ def tune(config: dict[str, Any]) -> int:
     return best
 
 
-def sizes(batch_tokens: int, max_len: int) -> list[int]:
-    """Slots that one device could hold at a time, ascending: powers of two of rows that divide a step's, and all."""
-    rows = batch_tokens // max_len
-    counts = {2**i for i in range(rows.bit_length()) if rows % 2**i == 0} | {rows}
+def check(device_batch_tokens: int | None) -> None:
+    """Raise UsageError where the value to be chosen is set."""
+    if device_batch_tokens is not None:
+        raise UsageError(
+            f'--autotune chooses data.device_batch_tokens, which is set to {device_batch_tokens}; leave one out'
+        )
+
+
+def sizes(batch_tokens: int, max_len: int, first_batch_tokens: int | None = None) -> list[int]:
+    """Slots that one device could hold at a time, ascending: powers of two of rows that divide a step's, and all.
+
+    Where the first steps are smaller, their rows too can be dealt to as many micro-batches.
+    """
+    rows, first = batch_tokens // max_len, (first_batch_tokens or batch_tokens) // max_len
+    powers = (2**i for i in range(rows.bit_length()))
+    counts = {power for power in powers if not rows % power and not first % (rows // power)} | {rows}
     return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
 
 
@@ -85,18 +99,25 @@ def measure(config: dict[str, Any], size: int) -> float:
     Raises:
         UsageError: The run is to have several devices.
         RuntimeError: Among others, if memory runs out.
+        SystemExit: A signal has ended it.
     """
-    own = {'batch_tokens': 2 * size, 'device_batch_tokens': size, 'max_source_epochs': None, 'held_out': None}
+    own = {
+        'batch_tokens': 2 * size,
+        'device_batch_tokens': size,
+        'max_source_epochs': None,
+        'held_out': None,
+        **NO_WARMUP,  # what is measured is what comes after it
+    }
     data = XLabDataModule(**settings.build_arguments(XLabDataModule, {**config['data'], **own}))
     task = settings.find_class(config['model']['class_path'])
     model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
     values = {name: value for name, value in config['trainer'].items() if name in _KEPT}
     if values['max_steps'] > 0:
         values['max_steps'] = max(values['max_steps'], _WINDOWS + 1)
-    stopwatch = _Stopwatch()
+    stopwatch, stopping = _Stopwatch(), Stopping()
     trainer = Trainer(
         **values,
-        callbacks=[stopwatch],
+        callbacks=[stopwatch, stopping],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -111,11 +132,10 @@ def measure(config: dict[str, Any], size: int) -> float:
         )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
-        trainer.fit(model, datamodule=data)
-    except SystemExit as error:
-        # Lightning's answer to SIGTERM is an exit without a status, which would look like a run that has ended well.
-        raise SystemExit(error.code or 128 + signal.SIGTERM) from error
+    trainer.fit(model, datamodule=data)
+    if stopping.status:
+        print('interrupted while it measured; nothing was trained', file=sys.stderr)
+        raise SystemExit(stopping.status)
     return min(stopwatch.taken)
 
 
@@ -133,4 +153,5 @@ class _Stopwatch(L.Callback):
         if trainer.fit_loop._should_accumulate() and trainer.global_step:
             self.taken.append(now - self._last)
         self._last = now
-        trainer.should_stop = trainer.global_step >= _WINDOWS
+        if trainer.global_step >= _WINDOWS:
+            trainer.should_stop = True

@@ -46,6 +46,14 @@ class BuildingCLI(ParsingCLI):
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':
                 self.model.check_training(self.trainer.max_steps)
+                self._check_monitor()
+
+    def _check_monitor(self) -> None:
+        """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
+        parts = (self.model, *self.trainer.callbacks)  # type: ignore[attr-defined]
+        figures = self.model.figures()
+        if figures is not None and all(type(part).__module__.startswith(('xlabml.', 'lightning.')) for part in parts):
+            find_callback(self.trainer, Checkpoints).check_monitor([f'val_{name}' for name in figures])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, 'trainer')

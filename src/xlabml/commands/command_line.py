@@ -31,7 +31,10 @@ GROUPS = (
 )
 """Groups of settings that a resumed run takes from its checkpoint, where they are plain values."""
 
-_NOT_FROM_A_FILE = {'default_root_dir', 'folder', 'callbacks', 'plugins', 'profiler', 'logger', 'strategy'}
+_NOT_FROM_A_FILE = {
+    *('default_root_dir', 'folder', 'devices', 'num_nodes'),
+    *('callbacks', 'plugins', 'profiler', 'logger', 'strategy'),
+}
 """Settings that belong to the machine, or that may name a class of another library."""
 
 
@@ -56,8 +59,8 @@ def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
         found[group] = {
             name: value
             for name, value in values.items()
-            if (isinstance(value, str | int | float | bool) or (group == 'checkpoint' and _is_numbers(value)))
-            and name not in ('default_root_dir', 'logger', 'folder', 'strategy')
+            if (isinstance(value, str | int | float | bool | None) or (group == 'checkpoint' and _is_numbers(value)))
+            and name not in _NOT_FROM_A_FILE
         }
     return found
 

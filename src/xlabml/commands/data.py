@@ -68,7 +68,9 @@ def prepare_data(
         return
     data.prepare_data(cluster)
     print(f'tokenizer: {data.tokenizer_path} ({len(data.tokenizer):,} tokens)')
-    for source, store in zip(data.sources, data.corpus.stores):
+    _print_extent(data)
+    names = data.sources if data.stream is None else [store.manifest['source'] for store in data.corpus.stores]
+    for source, store in zip(names, data.corpus.stores):
         left_out = sum(found['count'] for found in store.manifest['invalid'].values())
         print(
             f'store: {store.folder} ({source}: {len(store):,} documents, {len(store.tokens):,} tokens, '
@@ -77,6 +79,11 @@ def prepare_data(
     if data.drop_duplicates:
         print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
     _print_near_duplicates(data)
+
+
+def _print_extent(data: XLabDataModule) -> None:
+    if data.extent:
+        print(f'what follows is of {data.extent}')
 
 
 def _print_near_duplicates(data: XLabDataModule) -> None:
@@ -231,6 +238,7 @@ def compute_stats(
     data.prepare_data()
     plan = data.rows(split).plan
     figures = compute_statistics(data.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
+    _print_extent(data)
     print(format_statistics(figures))
     _print_near_duplicates(data)
     for source in data.sources:

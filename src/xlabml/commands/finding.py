@@ -52,6 +52,37 @@ def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None,
     return best
 
 
+def refuse_used(folder: str, found: Found | None) -> None:
+    """Refuse a folder for checkpoints that has some already, unless the run goes on from the newest of them.
+
+    Files are named by step and metric: another run, or a branch of the same one, would overwrite and delete them.
+
+    Args:
+        folder: It, or its URL.
+        found: What the run goes on from; None: it is new.
+
+    Raises:
+        ValueError: It has checkpoints of another run.
+    """
+    if '://' in folder:
+        try:
+            newest = _newest(folder)
+        except FileNotFoundError:
+            return
+        is_own = found is not None and found.name == newest
+    else:
+        paths = list(Path(folder).glob('*.ckpt'))
+        if not paths:
+            return
+        newest = str(max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)))
+        is_own = found is not None and found.path.samefile(newest)
+    if not is_own:
+        raise ValueError(
+            f'checkpoint.folder {folder} holds checkpoints of another run ({newest} is the newest), which this one '
+            'would overwrite; name another folder, or go on with --ckpt_path last'
+        )
+
+
 def _newest(folder: str) -> str:
     """The checkpoint in a remote folder that was written last."""
     files, root = fsspec.core.url_to_fs(folder)

@@ -75,12 +75,14 @@ class XLabCLI(BuildingCLI):
         self._say_results()
         stopping, spikes = find_callback(trainer, Stopping), find_callback(trainer, Spikes)
         if spikes.stopped:
-            step = spikes.stopped
+            step, is_saved = spikes.stopped, find_callback(trainer, Checkpoints).newest is not None
             skip = skip_argument(trainer, step, step)
-            what = f'{skip} goes on without the rows of that step' if skip else 'goes on, with the same rows'
+            last = '--ckpt_path last' if is_saved else ''  # of another run, where this one has none
+            typed = ' '.join(filter(None, ['with', last, skip])) if last or skip else 'as it was'
+            goes_on = 'goes on' if is_saved or path is not None else 'begins anew,'
             self._say(
                 f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
-                f'with --ckpt_path last {what}'
+                f'{typed} {goes_on} {"without" if skip else "with"} the rows of that step'
             )
         elif stopping.status:
             why = 'interrupted' if stopping.signal else 'trainer.max_time is over'
@@ -106,8 +108,9 @@ class XLabCLI(BuildingCLI):
         config = self._own_config().trainer
         max_steps = self.datamodule.run_steps(self.trainer.max_steps, config.max_epochs)
         stops = any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        stopped = checkpoint['callbacks'].get(Checkpoints.__name__, {}).get('stopped_early', False)
-        return (stops and stopped) or 0 <= max_steps <= checkpoint['global_step']
+        saved = checkpoint['callbacks'].get(Checkpoints.__name__, {})
+        is_over = 0 <= max_steps <= checkpoint['global_step'] and not saved.get('owes_validation', False)
+        return is_over or (stops and saved.get('stopped_early', False))
 
     def _say_results(self) -> None:
         if self.run_folder is None:

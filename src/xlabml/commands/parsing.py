@@ -28,7 +28,7 @@ from .command_line import (
     saved_settings,
 )
 from .errors import UsageError, usage_errors
-from .finding import Found, find_checkpoint
+from .finding import Found, find_checkpoint, refuse_used
 from .parser import Parser
 from .trainer import Trainer, auto_precision
 
@@ -202,6 +202,9 @@ class ParsingCLI(LightningCLI):
             config.trainer.precision = auto_precision(config.trainer.accelerator)
         with usage_errors():
             check_strategy(plain(config))
+            if self.subcommand == 'fit' and config.checkpoint.folder is not None and not config.trainer.fast_dev_run:
+                path = self._checkpoint_path
+                refuse_used(config.checkpoint.folder, None if path is None else Found(self._checkpoint_name, path))
         if self._autotunes:
             self._autotune(config)
 

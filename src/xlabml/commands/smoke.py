@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from xlabml.data import Source
 from xlabml.datamodules import XLabDataModule
 from xlabml.tokenizer import train_tokenizer
 
+from . import autotune
 from .building import find_callback
 from .command_line import plain
 from .errors import UsageError, usage_errors
@@ -37,7 +39,8 @@ def smoke(arguments: Sequence[str]) -> None:
 
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
     trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
-    a CPU of one row each), one batch of each evaluation, and the places that a run writes to.
+    a CPU, and where `--autotune` is to choose, of one row each), no warm-up of sizes, one batch of each evaluation, and
+    the places that a run writes to. Where help or the settings are asked for, these are printed.
 
     Args:
         arguments: A command line with `fit`.
@@ -46,9 +49,13 @@ def smoke(arguments: Sequence[str]) -> None:
         UsageError: The command is another, a checkpoint is named, or this is one process of several.
     """
     words = list(arguments)
+    asked = {word.partition('=')[0] for word in words}
+    if asked & {'-h', '--help', '--print_config'} or any(re.fullmatch(r'--.*\.help', word) for word in asked):
+        XLabCLI(words)
+        return
     if 'fit' not in words:
         raise UsageError('--smoke goes with fit: xlab fit --smoke …')
-    if any(word.partition('=')[0] == '--ckpt_path' for word in words):
+    if '--ckpt_path' in asked:
         raise UsageError('--smoke tries the settings from the start; leave out --ckpt_path')
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         raise UsageError('--smoke tries one device; start one process')
@@ -72,6 +79,7 @@ def smoke(arguments: Sequence[str]) -> None:
         f'smoke: {n_steps} steps, validated, saved and gone on from, tested ({figures}), '
         f'{n_documents.n_documents} documents scored{text}; {time.monotonic() - started:.0f} s, nothing is left behind'
         + stand_in.note
+        + ('; --autotune measured nothing' if '--autotune' in words else '')
     )
 
 
@@ -130,7 +138,8 @@ class _SmokeCLI(XLabCLI):
             'max_source_epochs': None,
             'n_processes': 1,
             **_batch_sizes(config),
-            **{name: None for name in ('stream', 'first_batch_tokens', 'first_len') if name in config.data},
+            'stream': None,
+            **autotune.NO_WARMUP,
         }
         config.model.init_args.n_vocab = data['n_vocab']
         trainer = {
@@ -150,6 +159,12 @@ class _SmokeCLI(XLabCLI):
         for group, changed in values.items():
             for name, value in changed.items():
                 config[group][name] = value
+
+    def _autotune(self, config: Namespace) -> None:
+        """Nothing is measured: what a device holds is the least that could be chosen."""
+        if self._checkpoint is None:
+            autotune.check(config.data.device_batch_tokens)
+        config.data.device_batch_tokens = config.data.max_len
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, 'trainer')

@@ -1,7 +1,8 @@
 """Lightning's Trainer with a length and a rhythm counted in optimizer steps."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +11,15 @@ import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from xlabml import checkpoints
-from xlabml.callbacks import Compiling, Garbage, Heap, Stopping
+from xlabml.callbacks import Checkpoints, Compiling, Garbage, Heap, Stopping
 from xlabml.callbacks.stopping import ValidationCut
 
 DEFAULT_STEPS = 1950
@@ -102,7 +104,9 @@ class Trainer(L.Trainer):
         self.validate_every = val_check_interval
         self.max_seconds = None if max_time is None else Timer(max_time).time_remaining()
         self._signal_connector = _Signals(self)
-        self.fit_loop.epoch_loop = _StepLoop(self, self.min_steps, self.max_steps)
+        step_loop = _StepLoop(self, self.min_steps, self.max_steps)
+        self.fit_loop = _RunLoop(self, self.min_epochs, self.max_epochs)
+        self.fit_loop.epoch_loop = step_loop
 
     def is_validation_step(self, step: int) -> bool:
         """Whether validation follows upon this many optimizer steps."""
@@ -115,6 +119,29 @@ class Trainer(L.Trainer):
                 )
             every = max(1, round(self.max_steps * every))
         return step % every == 0 or step == self.max_steps
+
+
+class _RunLoop(_FitLoop):
+    """Begins with the validation that an interrupted run owes; after the last step that is all there is to do."""
+
+    @property
+    def _debtor(self) -> Checkpoints | None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next((item for item in callbacks if isinstance(item, Checkpoints) and item.owes_validation), None)
+
+    def run(self) -> None:
+        if self._debtor is None or not 0 <= self.max_steps <= self.trainer.global_step:
+            super().run()
+            return
+        self.on_run_start()
+        self.on_run_end()
+
+    def on_run_start(self) -> None:
+        super().on_run_start()
+        if (saver := self._debtor) is not None:
+            self.epoch_loop.make_up()  # type: ignore[attr-defined]
+            if saver.newest is None:  # cut again, in a new folder
+                saver.save(self.trainer)
 
 
 class _StepLoop(_TrainingEpochLoop):
@@ -133,10 +160,25 @@ class _StepLoop(_TrainingEpochLoop):
         return trainer.is_validation_step(self.global_step)  # type: ignore[attr-defined]
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        try:
+        with self._until_cut():
             super().on_advance_end(data_fetcher)
+
+    def make_up(self) -> None:
+        """Validate, before any step."""
+        with self._until_cut():
+            self.trainer.validating = True
+            self.val_loop.run()
+            self.trainer.training = True
+
+    @contextlib.contextmanager
+    def _until_cut(self) -> Iterator[None]:
+        try:
+            yield
         except ValidationCut:
             self.trainer.training = True
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):  # it gives the trained weights back when a validation ends
+                    callback.on_validation_epoch_end(self.trainer, self.trainer.lightning_module)
 
 
 class _Signals(_SignalConnector):

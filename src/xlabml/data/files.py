@@ -3,10 +3,12 @@
 Large parquet and JSON-lines files can be read in spans, each on its own.
 """
 
+import contextlib
 import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,9 @@ import pyarrow.parquet
 
 _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
 PACKED = ('.gz', '.xz', '.zst')
-_BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile)
+_BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
+_BATCH_ROWS = 1024
+_CSV_BLOCK_BYTES = (1 << 20, 1 << 24)  # a row must fit; 32 blocks are read ahead, so that the larger takes 0.5 GB
 _TEXT_COLUMNS = ['text', 'path']
 UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
 
@@ -34,6 +38,10 @@ class Span(NamedTuple):
     path: str
     start: int = 0
     end: int | None = None
+
+    def __str__(self) -> str:
+        unit = 'row group' if _kind(Path(self.path)) == '.parquet' else 'byte'
+        return f'{self.path}, {unit} {self.start} on' if self.start else self.path
 
 
 def is_readable(path: Path) -> bool:
@@ -79,19 +87,13 @@ def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
         raise ValueError(
             f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(PACKED)})'
         )
-    try:
+    with _named(path):
         if span.end is None:
             yield from reader(path, columns)
         elif _kind(path) == '.parquet':
             yield from _parquet(path, columns, list(range(span.start, span.end)))
         else:
             yield from _json_lines(path, columns, span.start, span.end)
-    except _BROKEN as error:
-        raise _broken(path, error) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
-        ) from error
 
 
 def file_columns(path: Path) -> list[str]:
@@ -103,20 +105,31 @@ def file_columns(path: Path) -> list[str]:
     kind = _kind(path)
     if kind == '.txt':
         return _TEXT_COLUMNS
-    try:
+    with _named(path):
         if kind == '.parquet':
             metadata = pyarrow.parquet.read_metadata(path)
             return list(metadata.schema.to_arrow_schema().names) if metadata.num_rows else []
         if kind in ('.csv', '.tsv'):
-            with _open(path) as raw, _open_csv(path, raw, []) as reader:
-                return list(reader.schema.names)
-    except _BROKEN as error:
-        raise _broken(path, error) from error
+            for batch in _csv_batches(path, []):
+                return list(batch.schema.names)
     return list(next(read_file(path, []), {}))
 
 
-def _broken(path: Path, error: Exception) -> ValueError:
-    return ValueError(f'{path} is broken or cut short ({error}); fetch it again, or leave it out')
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what libraries raise over a broken file name it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
+        ) from error
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own; the libraries' have no number
+            raise
+        is_csv = isinstance(error, pyarrow.ArrowInvalid) and _kind(path) in ('.csv', '.tsv')
+        remedy = f'mend the row (it may have {_CSV_BLOCK_BYTES[-1] >> 20} MB), or ' if is_csv else ''
+        raise ValueError(f'{path} is broken or cut short ({error}); {remedy}fetch it again, or leave it out') from error
 
 
 def _kind(path: Path) -> str:
@@ -138,15 +151,13 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 def _parquet(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, object]]:
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024, row_groups=row_groups, columns=columns or None):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=columns or None):
             yield from batch.to_pylist()
 
 
 def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
-    try:
+    with _named(path):
         metadata = pyarrow.parquet.read_metadata(path)
-    except _BROKEN as error:
-        raise _broken(path, error) from error
     found: list[tuple[Span, int]] = []
     start = size = 0
     for i in range(metadata.num_row_groups):
@@ -160,15 +171,36 @@ def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, in
 
 
 def _csv(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    with _open(path) as raw, _open_csv(path, raw, columns) as batches:
-        for batch in batches:
-            yield from batch.to_pylist()
+    for batch in _csv_batches(path, columns):
+        for start in range(0, len(batch), _BATCH_ROWS):
+            yield from batch.slice(start, _BATCH_ROWS).to_pylist()
 
 
-def _open_csv(path: Path, raw: io.BufferedIOBase, columns: list[str]) -> pyarrow.csv.CSVStreamingReader:
+def _csv_batches(path: Path, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a file, many at a time; the first batch has none, and says which columns there are."""
+    n_read = 0
+    for block_bytes in _CSV_BLOCK_BYTES:
+        try:
+            with _open(path) as raw, _open_csv(path, raw, columns, block_bytes) as reader:
+                yield pyarrow.RecordBatch.from_pylist([], reader.schema)
+                end = 0
+                for batch in reader:
+                    start, end = end, end + len(batch)
+                    if end > n_read:
+                        yield batch.slice(max(0, n_read - start))
+                        n_read = end
+            return
+        except pyarrow.ArrowInvalid as error:
+            if 'straddling' not in str(error) or block_bytes == _CSV_BLOCK_BYTES[-1]:
+                raise
+
+
+def _open_csv(path: Path, raw: io.BufferedIOBase, columns: list[str], block_bytes: int) -> Any:
     """A reader of these columns (none: all): the first, the text, is taken as it stands; other types are inferred."""
     return pyarrow.csv.open_csv(
         raw,
+        # With threads the rows are not counted, and an error does not say which.
+        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter='\t' if _kind(path) == '.tsv' else ',', newlines_in_values=True
         ),

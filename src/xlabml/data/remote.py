@@ -4,6 +4,7 @@ import fnmatch
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,11 +19,16 @@ Advance = Callable[[int], None]
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 1.0
-_SIZED_FILES = 16
+_LOOK_SECONDS = 0.1
+_SIZE_ATTEMPTS = 3
+_SIZED_AT_ONCE, _SIZED_FILES = 16, 10_000
 
 
 class RemoteFiles(Source):
     """The files behind a URL that fsspec knows: parquet, jsonl, json, csv, tsv, txt, as in `Location`; a part each.
+
+    They are known again by their names and sizes. Where a listing does not say sizes, as over http, each of the first
+    10,000 files is asked for its own.
 
     Args:
         path: A file, a folder or a pattern: `https://host/texts/*.jsonl.zst`, `s3://bucket/texts`,
@@ -75,7 +81,8 @@ class RemoteFiles(Source):
         A connection that breaks is tried again, six times, after 1, 2, 4, 8 and 16 seconds.
 
         Raises:
-            ValueError: The file is not there, or cannot be had.
+            ValueError: The file is not there any more.
+            ConnectionError: It cannot be had; there is a way on.
         """
         (url,) = part.where
         target = folder / PurePosixPath(url).name.partition('?')[0]
@@ -83,10 +90,11 @@ class RemoteFiles(Source):
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                _wait(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), advance)
+            callback = _Callback(advance)
             try:
                 files, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
-                files.get_file(path, str(partial), callback=_Callback(advance))
+                files.get_file(path, str(partial), callback=callback)
                 size = files.info(path).get('size')
                 if size is not None and partial.stat().st_size != size:
                     raise ConnectionError(f'{partial.stat().st_size} of {size} bytes came')
@@ -99,10 +107,13 @@ class RemoteFiles(Source):
                 raise
             except Exception as error:  # each file system has kinds of its own
                 partial.unlink(missing_ok=True)
+                if error is callback.ended_by:
+                    raise
                 if attempt == _ATTEMPTS - 1:
-                    raise ValueError(
+                    raise ConnectionError(
                         f'source {self}: {url} could not be fetched in {_ATTEMPTS} attempts '
-                        f'({type(error).__name__}: {error}); check the network, then go on with --ckpt_path last'
+                        f'({type(error).__name__}: {error}); check the network, then the same command goes on (fit: '
+                        'with --ckpt_path last)'
                     ) from error
             else:
                 return partial.rename(target)
@@ -116,9 +127,9 @@ class RemoteFiles(Source):
             found = self._find(files, root)
             names = sorted(name for name in found if is_readable(Path(PurePosixPath(name).name.partition('?')[0])))
             sizes = {name: found[name] for name in names}
-            for name in names[:_SIZED_FILES]:
-                if sizes[name] is None:
-                    sizes[name] = files.info(name).get('size')
+            unsized = [name for name in names if sizes[name] is None][:_SIZED_FILES]
+            with ThreadPoolExecutor(_SIZED_AT_ONCE) as pool:
+                sizes.update(zip(unsized, pool.map(lambda name: _ask_size(files, name), unsized)))
             urls = {name: str(files.unstrip_protocol(name)) for name in names}
         except ImportError as error:
             raise ValueError(f'source {self}: {error}') from error
@@ -152,14 +163,40 @@ class RemoteFiles(Source):
         return {entry['name']: entry.get('size') for entry in entries if entry.get('type') != 'directory'}
 
 
+def _ask_size(files: Any, name: str) -> int | None:
+    for attempt in range(_SIZE_ATTEMPTS):
+        try:
+            return files.info(name).get('size')
+        except Exception:  # each file system has kinds of its own
+            if attempt == _SIZE_ATTEMPTS - 1:
+                raise
+            _wait(_FIRST_WAIT_SECONDS * 2**attempt, None)
+    raise AssertionError('the last attempt returns or raises')
+
+
+def _wait(seconds: float, advance: Advance | None) -> None:
+    """Sleep, unless the work is ended meanwhile."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if advance is not None:
+            advance(0)
+        time.sleep(min(left, _LOOK_SECONDS))
+
+
 class _Callback(fsspec.Callback):
-    """Passes on how many bytes came."""
+    """Passes on how many bytes came, and keeps what that raised: it is no fault of the connection."""
 
     def __init__(self, advance: Advance | None) -> None:
         super().__init__()
         self._advance, self._n_told = advance, 0
+        self.ended_by: Exception | None = None
 
     def call(self, *args: Any, **kwargs: Any) -> None:
-        if self._advance is not None and self.value > self._n_told:
+        if self._advance is None or self.value <= self._n_told:
+            return
+        try:
             self._advance(self.value - self._n_told)
-            self._n_told = self.value
+        except Exception as error:
+            self.ended_by = error
+            raise
+        self._n_told = self.value

@@ -13,6 +13,8 @@ import filelock
 from xlabml.tokenizer import Tokenizer
 
 from . import folders
+from .files import Span
+from .recorded import stat_files
 from .remote import Advance, RemoteFiles
 from .sources import Part, Source
 from .store import TokenStore
@@ -46,7 +48,10 @@ class Shard(Source):
         self.in_pieces = source.in_pieces
 
     def __str__(self) -> str:
-        return str(self.part.where[0]) if len(self.part.where) == 1 else f'{self.source} {list(self.part.where)}'
+        first, *more = self.part.where or (str(self.source),)
+        if isinstance(first, Span):
+            return f'{first} and {len(more)} more' if more else str(first)
+        return f'{self.source} {[first, *more]}' if more else str(first)
 
     def documents(self, columns: Sequence[str] = ()) -> Any:
         if self._folder is None or not isinstance(self.source, RemoteFiles):
@@ -55,6 +60,11 @@ class Shard(Source):
         file = self.source.fetch(self.part, self._folder, self._advance)
         yield from self.source.read_fetched(file, columns)
         file.unlink()
+
+    def files(self) -> list[Path]:
+        where = self.part.where
+        spans = [Path(span.path) for span in where if isinstance(span, Span)]
+        return list(dict.fromkeys(spans)) if spans else self.source.files()
 
     def fingerprint(self) -> dict[str, Any]:
         return {'shard': list(self.part.where)}
@@ -113,7 +123,7 @@ class ShardCache:
         return self.folder / 'shards' / f'{shard:06d}'
 
     def open(self, shard: int, keep: Collection[int], check: Callable[[], None] = lambda: None) -> TokenStore:
-        """The store of a shard, fetched and tokenized where it is not there.
+        """The store of a shard, fetched and tokenized where it is not there, or a local file was written to since.
 
         Args:
             keep: The shards that must stay.
@@ -121,16 +131,24 @@ class ShardCache:
 
         Raises:
             NoRoom: It does not fit beside those.
-            ValueError: It cannot be had, is broken, or has no document.
+            ValueError: It is not there any more, or is broken.
+            ConnectionError: It cannot be had.
         """
         with self.locked():
             path, keep = self.path(shard), {*keep, shard}
-            if not (path / folders.MANIFEST).exists():
-                self._build(shard, path, keep, check)
-            os.utime(path)
+            files = stat_files(Shard(*self.shards[shard]).files())
+            if (path / folders.MANIFEST).exists():
+                store = TokenStore.open(path)
+                if store.manifest['source_files'] == files:
+                    os.utime(path)
+                    return store
+                folders.drop(path)
+            self._build(shard, path, files, keep, check)
             return TokenStore.open(path)
 
-    def _build(self, shard: int, path: Path, keep: Collection[int], check: Callable[[], None]) -> None:
+    def _build(
+        self, shard: int, path: Path, files: list[list], keep: Collection[int], check: Callable[[], None]
+    ) -> None:
         source, part = self.shards[shard]
         fetched, partial = self.folder / 'fetched', path.with_name(f'{path.name}.new')
         for stale in (fetched, *path.parent.glob('*.*')):  # of a process that was killed
@@ -149,7 +167,7 @@ class ShardCache:
         one = Shard(source, part, fetched, advance)
         try:
             encode_part(one, part, self.tokenizer, (), partial, advance, self.n_threads)
-            finish_part(partial, one, self.tokenizer)
+            finish_part(partial, one, self.tokenizer, files)
             self.make_room(0, keep, shard)
             partial.rename(path)
         finally:

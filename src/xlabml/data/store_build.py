@@ -44,6 +44,7 @@ def build_store(
     Raises:
         ValueError: The source is broken, changed meanwhile, or has no valid document; or the disk has too little room.
         ChildProcessError: What was tokenizing was killed, or a part is not as it was written; there is a way on.
+        ConnectionError: A remote file cannot be had; there is a way on.
     """
     job = plan_job(source, tokenizer, columns, identity, folder)
     parts, stats = job.parts, job.begun['files']

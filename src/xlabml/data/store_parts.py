@@ -114,23 +114,21 @@ def encode_part(
     return manifest
 
 
-def finish_part(folder: Path, source: Source, tokenizer: Tokenizer) -> None:
+def finish_part(folder: Path, source: Source, tokenizer: Tokenizer, files: Sequence[Sequence]) -> None:
     """Make a part that is whole into a store of its own, in place.
 
-    Raises:
-        ValueError: It has no document.
+    Args:
+        files: (path, bytes, time) of each local file of the source, as it was when reading began.
     """
     manifest = folders.read_manifest(folder, FORMAT)
-    if not manifest['n_documents']:
-        raise ValueError(f'{source} has no document with text; check its column, or leave it out')
     for name in _ENDS & {*manifest['files']}:
         ends = np.array(folders.map_array(folder, name, manifest))
-        with folders.ArrayFiles(folder, {name: np.int64}) as files:
-            files.append(**{name: np.concatenate([np.zeros(1, np.int64), ends])})
-            manifest['files'] |= files.close()
+        with folders.ArrayFiles(folder, {name: np.int64}) as arrays:
+            arrays.append(**{name: np.concatenate([np.zeros(1, np.int64), ends])})
+            manifest['files'] |= arrays.close()
     identity = {'format': FORMAT, 'source': source.fingerprint(), 'tokenizer': tokenizer.hash, 'columns': []}
-    about = {'identity': identity, 'source': str(source), 'source_files': [], 'columns': [], 'n_vocab': len(tokenizer)}
-    folders.write_manifest(folder, {**manifest, **about})
+    about = {'identity': identity, 'source': str(source), 'source_files': list(files), 'columns': []}
+    folders.write_manifest(folder, {**manifest, **about, 'n_vocab': len(tokenizer)})
 
 
 def read_part(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class StreamedRows:
         drop_duplicates: Whether exact copies within a window are left out.
         held_out: Documents of these are left out, too.
         seed: What the orders are drawn from.
+        say: Told of each window, the first time that it is laid out, what was left out of it; None: nobody is.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class StreamedRows:
         drop_duplicates: bool,
         held_out: Sequence[Source],
         seed: int,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.cache, self.stream, self.plan, self.ratios = cache, stream, plan, dict(ratios)
         self.drop_duplicates, self.held_out, self.seed = drop_duplicates, list(held_out), seed
+        self._say = say
         self._open: dict[int, Rows | None] = {}
         self._counts: dict[int, int] = {}
         self._ahead: threading.Thread | None = None
@@ -130,14 +134,15 @@ class StreamedRows:
             path = self._count_path(window)
             if not path.exists():
                 self.rows(window)
-            self._counts[window] = json.loads(path.read_text('utf-8'))
+            self._counts[window] = json.loads(path.read_text('utf-8'))[0]
         return self._counts[window]
 
     def rows(self, window: int) -> Rows | None:
         """The rows of a window, in the plan's order; None where it has none. The next one is then fetched meanwhile.
 
         Raises:
-            ValueError: A shard cannot be had, or the window does not fit the cache.
+            ValueError: A shard is gone or broken or not what it was, or the window does not fit the cache.
+            ConnectionError: A shard cannot be had.
         """
         if window not in self._open:
             self._end_ahead(wait=self._ahead_of == window - 1)
@@ -181,9 +186,16 @@ class StreamedRows:
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             cache.make_room(self._plan_bytes(stores), keep, shards[0])
+            left_out: Counter[str] = Counter()
+            for store in stores:
+                left_out.update({reason: found['count'] for reason, found in store.manifest['invalid'].items()})
             copies = open_copies(stores, folder) if self.drop_duplicates else None
+            if copies is not None:
+                left_out['exact copies'] = int(copies.sum(dtype=np.int64))
             if self.held_out:
+                folder /= self._held_name
                 marks = np.concatenate([self._is_held(store.hashes) for store in stores]).astype(np.uint8)
+                left_out['in data.held_out'] = int(marks.sum(dtype=np.int64))
                 copies = marks if copies is None else copies | marks
             hashes = np.concatenate([store.hashes for store in stores])
             is_train = splits_of(hashes, self.ratios) == split_names.index('train')
@@ -192,12 +204,33 @@ class StreamedRows:
                 corpus = Corpus(stores, self.ratios, copies)
                 plan = open_plan(self.plan, corpus, 'train', counted_once=False, folder=folder)
                 rows = Rows(corpus, plan, self.tokenizer)
-            path = self._count_path(window)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix('.partial')
-            partial.write_text(json.dumps(0 if rows is None else len(rows)), 'utf-8')
-            partial.replace(path)
+            self._record(window, rows, stores, left_out)
         return rows
+
+    def _record(self, window: int, rows: Rows | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
+        """Write down what a window holds, and say what it does not.
+
+        Raises:
+            ValueError: It held something else before.
+        """
+        path, found = self._count_path(window), [0, ''] if rows is None else [len(rows), rows.fingerprint]
+        names = ', '.join(self.cache.name(shard) for shard in self.shards(window))
+        if path.exists():
+            if json.loads(path.read_text('utf-8')) != found:
+                what = f'one of {names}' + (', or of data.held_out,' if self.held_out else '')
+                raise ValueError(
+                    f'{what} is not what it was when it was streamed before; restore it, or delete {self.cache.folder} '
+                    'and start a new run'
+                )
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix('.partial')
+        partial.write_text(json.dumps(found), 'utf-8')
+        partial.replace(path)
+        if self._say is not None and left_out.total():
+            n_rows = sum(store.manifest['n_rows'] for store in stores)
+            counts = ', '.join(f'{n:,} {reason}' for reason, n in left_out.items() if n)
+            self._say(f'window {window:,} of the stream ({names}): left out of {n_rows:,} documents: {counts}')
 
     def _plan_bytes(self, stores: Sequence[TokenStore]) -> int:
         """No more than this is written when a window is laid out."""
@@ -206,7 +239,7 @@ class StreamedRows:
         return 32 * n_documents + 48 * n_pieces + (1 << 12)
 
     def _count_path(self, window: int) -> Path:
-        return self.cache.folder / 'counts' / self.fingerprint / f'{window}.json'
+        return self.cache.folder / 'windows_seen' / self.fingerprint / f'{window}.json'
 
     @cached_property
     def _held(self) -> set[bytes]:
@@ -215,6 +248,11 @@ class StreamedRows:
             for _, hashes in read_hashes(source):
                 found |= {row.tobytes() for row in hashes}
         return found
+
+    @cached_property
+    def _held_name(self) -> str:
+        """A short name for the documents themselves: their fingerprint does not see a file that kept its size."""
+        return folders.short_hash(sorted(found.hex() for found in self._held))
 
     def _is_held(self, hashes: UInt64[np.ndarray, 'documents 2']) -> np.ndarray:
         return np.fromiter((row.tobytes() in self._held for row in hashes), np.bool_, len(hashes))

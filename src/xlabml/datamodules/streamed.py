@@ -52,6 +52,11 @@ class StreamedTexts(Texts):
         max_bytes = int(self.stream.cache_gb * 1e9)
         return ShardCache(self.sources, self.tokenizer, folder, max_bytes, self.n_processes)
 
+    @property
+    def extent(self) -> str:
+        n, n_all = len(self.corpus.stores), len(self.cache.shards)
+        return '' if n == n_all else f'the first {n:,} of {n_all:,} shards, which stay (data.stream.eval_shards)'
+
     @cached_property
     def _fingerprints(self) -> list[Any]:
         """Those of the sources, as they were when the shards were listed."""
@@ -83,6 +88,12 @@ class StreamedTexts(Texts):
             with self.cache.locked():
                 self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more
             stores = [self.cache.open(shard, fixed) for shard in fixed]
+            if not any(map(len, stores)):
+                names = ', '.join(map(self.cache.name, fixed))
+                raise ValueError(
+                    f'{names} has no document with text, but is what is evaluated on; check its column, or set '
+                    'data.stream.eval_shards to more'
+                )
             self._check_window(stores, say)
         copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splits, copies)
@@ -174,7 +185,8 @@ class StreamedTraining:
         """The windows."""
         texts = self.texts
         ratios, drops = texts.splits, texts.drop_duplicates
-        return StreamedRows(texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed)
+        say = TerminalProgress().say
+        return StreamedRows(texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed, say)
 
     @property
     def rows(self) -> Rows:

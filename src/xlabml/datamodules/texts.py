@@ -191,6 +191,11 @@ class Texts:
         assert self._corpus is not None
         return self._corpus
 
+    @property
+    def extent(self) -> str:
+        """Which part of the sources the corpus is, for people; empty: all of them."""
+        return ''
+
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already.
 

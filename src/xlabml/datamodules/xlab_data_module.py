@@ -161,6 +161,11 @@ class XLabDataModule(SavedData):
         """The documents of all sources, from the stores that `prepare_data` made."""
         return self._texts.corpus
 
+    @property
+    def extent(self) -> str:
+        """Which part of the sources the corpus is, for people; empty: all of them."""
+        return self._texts.extent
+
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already, of those that `prepare_data` makes."""
         return self._texts.stores()

@@ -99,7 +99,7 @@ class CrossEntropy(Loss):
         wants_grad = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in (hidden, weight, bias)
         )
-        options = logit_cap, self.label_smoothing, self.z_loss, wants_grad
+        options = logit_cap, self.label_smoothing, self.z_loss, wants_grad, wants_grad and weight.requires_grad
         if not torch.compiler.is_compiling():
             return LossSums(*_ChunkedCrossEntropy.apply(hidden, weight, bias, targets, *options))
         objective, nats, hits, count, *_ = _chunked_op(hidden, weight, bias, targets, *options, _dtype(hidden))
@@ -133,13 +133,13 @@ def _dtype(hidden: Tensor) -> torch.dtype:
 
 def _sum_chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logit_cap: float | None,
-    label_smoothing: float, z_loss: float, wants_grad: bool, dtype: torch.dtype,
+    label_smoothing: float, z_loss: float, wants_grad: bool, wants_weight: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """The four sums, and the gradients of hidden, weight and bias where they are wanted."""
     device = hidden.device.type
     n_vocab, n_rows = weight.size(0), _CHUNK_ROWS
     hidden_grad = torch.empty_like(hidden, dtype=dtype) if wants_grad else None
-    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
     bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_grad and bias is not None else None
     objective, nats = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
     hits = targets.new_zeros(())
@@ -174,7 +174,7 @@ def _sum_chunks(
             nats += row_nats[:, 0].where(kept, 0).sum()
             objective += row_objective[:, 0].where(kept, 0).sum()
             hits += ((wanted >= highest)[:, 0] & kept).sum()
-            if hidden_grad is None or weight_grad is None:
+            if hidden_grad is None:
                 continue
             if z_loss:
                 share *= 1 + 2 * z_loss * log_total
@@ -189,7 +189,8 @@ def _sum_chunks(
                 step.copy_(share)
             # An ignored row is cut out on the narrow side of both products, which is cheaper than in the logits.
             torch.mm(step, head, out=hidden_grad[rows]).mul_(kept[:, None])
-            weight_grad += step.T @ (x * kept[:, None])
+            if weight_grad is not None:
+                weight_grad += step.T @ (x * kept[:, None])
     return objective, nats, hits, (targets != IGNORED).sum(), hidden_grad, weight_grad, bias_grad
 
 
@@ -197,10 +198,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """The gradient is made in the forward pass, where the logits are; backward only scales it."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad):
+    def forward(ctx, hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, wants_weight):
         """Returns the four sums."""
         objective, nats, hits, count, *grads = _sum_chunks(
-            hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, _dtype(hidden)
+            hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, wants_weight, _dtype(hidden)
         )
         ctx.save_for_backward(*grads)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
@@ -216,30 +217,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if part is None or not needed else (part * grad).to(dtype)
             for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)
         ]
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 @torch.library.custom_op('xlabml::chunked_cross_entropy', mutates_args=())
 def _chunked_op(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logit_cap: float | None,
-    label_smoothing: float, z_loss: float, wants_grad: bool, dtype: torch.dtype,
+    label_smoothing: float, z_loss: float, wants_grad: bool, wants_weight: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`_sum_chunks` as one operator that a compiler does not look into; empty where there is no gradient."""
     *sums, hidden_grad, weight_grad, bias_grad = _sum_chunks(
-        hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, dtype
+        hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, wants_weight, dtype
     )
     grads = [hidden.new_empty(0) if grad is None else grad for grad in (hidden_grad, weight_grad, bias_grad)]
     return *sums, *grads  # type: ignore[return-value]
 
 
 @_chunked_op.register_fake
-def _(hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, dtype):
+def _(hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, wants_weight, dtype):
     sums = [hidden.new_empty((), dtype=torch.float32) for _ in range(2)]
     counts = [targets.new_empty((), dtype=torch.long) for _ in range(2)]
-    kinds = (hidden, dtype), (weight, torch.float32), (bias, torch.float32)
+    wanted = hidden if wants_grad else None, weight if wants_weight else None, bias if wants_grad else None
     grads = [
-        torch.empty(x.shape, dtype=kind, device=x.device) if wants_grad and x is not None else hidden.new_empty(0)
-        for x, kind in kinds
+        hidden.new_empty(0) if x is None else torch.empty(x.shape, dtype=kind, device=x.device)
+        for x, kind in zip(wanted, (dtype, torch.float32, torch.float32))
     ]
     return *sums, *counts, *grads
 
@@ -254,7 +255,7 @@ def _scale_grads(ctx, grad, *_):
         (part * grad).to(dtype) if needed and dtype is not None else None
         for part, needed, dtype in zip(ctx.saved_tensors, ctx.needs_input_grad, ctx.dtypes)
     ]
-    return *grads, None, None, None, None, None, None
+    return *grads, None, None, None, None, None, None, None
 
 
 _chunked_op.register_autograd(_scale_grads, setup_context=_keep_grads)

@@ -79,6 +79,10 @@ class Task(L.LightningModule):
             with _named('model.schedule'):
                 self.schedule(max_steps)
 
+    def figures(self) -> list[str] | None:
+        """The names of what an evaluation gives, without `val_` and `test_`; None: the first one will show them."""
+        return None
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over our parameter groups, its rate scheduled by the step."""
         with _named('model.optimizer'):
@@ -100,6 +104,31 @@ class Task(L.LightningModule):
                 'train on an XLabDataModule, which knows data.batch_tokens, or leave it out'
             )
         return find_steps(self.horizon_tokens)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Let the optimizer step, on gradients that are true from the end of the backward pass on.
+
+        Under 16-mixed the loss is scaled. Lightning leaves it to optimizers that can do so, torch's fused ones, to take
+        the scale out of the gradients while they step, when these have been measured and clipped.
+        """
+        scaler, own = self._find_scaler(), getattr(optimizer, 'optimizer', optimizer)
+        if scaler is None or optimizer_closure is None or not getattr(own, '_step_supports_amp_scaling', False):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+
+        def unscaled() -> Any:
+            loss = optimizer_closure()
+            if loss is not None:
+                scaler.unscale_(own)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, unscaled)
+
+    def _find_scaler(self) -> Any:
+        """What scales the loss under 16-mixed; None where nothing does."""
+        return getattr(self.trainer.precision_plugin, 'scaler', None)
 
     def configure_gradient_clipping(
         self,
@@ -134,13 +163,15 @@ class Task(L.LightningModule):
     def _skip_unless_finite(self, optimizer: Optimizer) -> None:
         """Make the step that follows change nothing if the gradient is not finite: the same on all ranks, who share it.
 
-        Our optimizers, and torch's fused ones, take the news as a tensor, so that nothing waits for the device.
+        Muon, and torch's fused optimizers, take the news as a tensor, so that nothing waits for the device. Where a
+        scaler gives fused ones its own in place of ours, the gradients go.
         """
         assert self.grad_norm is not None
         bad = ~self.grad_norm.isfinite()
         skipped = self.skipped.to(bad.device)
         self.skipped = torch.stack([(skipped[0] + 1) * bad, skipped[1] + bad])
-        takes_news = isinstance(optimizer, Muon) or getattr(optimizer, '_step_supports_amp_scaling', False)
+        is_fused = getattr(optimizer, '_step_supports_amp_scaling', False)
+        takes_news = isinstance(optimizer, Muon) or (is_fused and self._find_scaler() is None)
         if takes_news and not any(isinstance(parameter, DTensor) for parameter in self.parameters()):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         elif bad:

@@ -113,6 +113,10 @@ class XLabModel(Task):
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
 
+    def figures(self) -> list[str]:
+        """Loss, accuracy, bits per byte and the metrics."""
+        return [*summarize(dict.fromkeys(_SUMS, 0.0)), *(metric.name for metric in self.metrics)]
+
     def take_train_sums(self) -> dict[str, float]:
         """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
         empty = torch.zeros(len(_SUMS), dtype=_precise(self.device), device=self.device)

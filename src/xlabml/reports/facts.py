@@ -53,9 +53,11 @@ def state(run: Run) -> str:
 
 
 def _what(run: Run, start: dict[str, Any]) -> dict[str, str]:
-    model, data, trainer = (run.settings.get(name) or {} for name in ('model', 'data', 'trainer'))
+    # The settings may be those of another program.
+    groups = (run.settings.get(name) for name in ('model', 'data', 'trainer'))
+    model, data, trainer = (group if isinstance(group, dict) else {} for group in groups)
     found = {}
-    arguments = model.get('init_args') or {}
+    arguments = _arguments(model)
     trunk = _arguments(arguments.get('trunk'))
     sizes = [f'{name} {trunk[name]}' for name in ('d_model', 'n_layers', 'n_heads') if name in trunk]
     task = start.get('task') or str(model.get('class_path', '')).rpartition('.')[2]
@@ -69,19 +71,19 @@ def _what(run: Run, start: dict[str, Any]) -> dict[str, str]:
     for name in ('optimizer', 'schedule'):
         if isinstance(part := arguments.get(name), dict):
             found[name] = str(part.get('class_path', '')).rpartition('.')[2] + _rates(part)
-    if data:
-        sources = data.get('sources') or ['the embedded corpus']
-        found['data'] = '; '.join(_source(source) for source in sources)
-        found['rows'] = (
-            f'{data.get("max_len"):,} tokens, {data.get("batch_tokens"):,} a step, vocabulary {data.get("n_vocab"):,}'
-        )
+    if 'sources' in data:
+        sources = data['sources'] or ['the embedded corpus']
+        found['data'] = '; '.join(_source(source) for source in (sources if isinstance(sources, list) else [sources]))
+    forms = {'max_len': '{:,} tokens', 'batch_tokens': '{:,} a step', 'n_vocab': 'vocabulary {:,}'}
+    if rows := [form.format(data[name]) for name, form in forms.items() if isinstance(data.get(name), int)]:
+        found['rows'] = ', '.join(rows)
     if 'precision' in start:
         n_threads = start.get('threads')
         threads = f', {n_threads} thread{"s" * (n_threads > 1)}' if n_threads else ''
         found['precision'] = start['precision']
         found['devices'] = f'{start.get("devices", 1)} × {start.get("device")}{threads}'
-    elif trainer:
-        found['precision'] = str(trainer.get('precision'))
+    elif 'precision' in trainer:
+        found['precision'] = str(trainer['precision'])
     if 'seed_everything' in run.settings:
         found['seed'] = str(run.settings['seed_everything'])
     return found

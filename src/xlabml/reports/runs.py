@@ -51,8 +51,8 @@ def find_folders(asked: Sequence[str], root: Path) -> list[Path]:
             path = path.parent
         if not path.is_dir():
             raise FileNotFoundError(f'there is no run {path}; give the folder of one, such as logs/version_0, or last')
-        inner = sorted((p for p in path.glob('version_*') if p.name[8:].isdecimal()), key=lambda p: int(p.name[8:]))
-        runs = [path] if is_run(path) else [p for p in (*inner, *(path / 'logs').glob('version_*')) if is_run(p)]
+        inner = [p for place in (path, path / 'logs') for p in place.glob('version_*') if p.name[8:].isdecimal()]
+        runs = [path] if is_run(path) else sorted(filter(is_run, inner), key=lambda p: int(p.name[8:]))
         if not runs:
             raise FileNotFoundError(
                 f'{path} holds no run: no {records.TRAINING}, no events for TensorBoard, and none in version_*; '

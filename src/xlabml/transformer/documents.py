@@ -1,9 +1,8 @@
 """Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
-Documents are multiplied out in float32, some queries of one at a time. In bf16 oneDNN would compile a kernel for each
-new length. So only blocks whose shape recurs go through it, and only where what came in was bf16: their factors are
-rounded to bf16, what it computes stays float32, as in torch's fused kernel. Measured with two cores with AMX, 3 heads
-of 64, forward and backward, see docs/log.md.
+Documents are multiplied out in float32, some queries at a time, those of documents of one length together. In bf16
+oneDNN would compile a kernel for each new length. So only blocks whose shape recurs go through it, and only where what
+came in was bf16: their factors are rounded to bf16, what it computes stays float32, as in torch's fused kernel.
 
 Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
@@ -24,7 +23,7 @@ _LONGEST = 1024
 """Longer documents go to the fused kernel, which keeps no n x n probabilities for the gradient."""
 
 _BLOCK = 128
-"""So many queries of a document are looked at a time."""
+"""So many queries of a document are looked at a time, or half as many more to its end."""
 
 _AT_ONCE = 1024
 """Documents of one length, one behind the other, are looked at together: so many tokens of them."""
@@ -68,7 +67,7 @@ def mix_documents(
         is_plain: Compute it as `attend` defines it.
     """
     segments = documents.segments
-    if segments is None:
+    if segments is None or q.device.type != 'cpu':  # with a cache a device's layout is read too
         return _mix_unread(q, k, v, rule, documents, is_plain)
     if _longest(segments) <= _LONGEST and not (is_plain or rule.dropout):
         k, v = _ungroup(q, k, v)
@@ -210,8 +209,9 @@ def _cut(length: int, rule: Rule, is_narrow: bool) -> Iterator[tuple[slice, slic
     """Queries of a document, the keys that they see, and whether their products may be taken in bf16."""
     back, first = length if rule.window is None else rule.window - 1, 0
     while first < length:
-        is_wide = is_narrow and length - first >= _WIDE
-        end = min(first + (_WIDE if is_wide else _BLOCK), length)
+        rest = length - first
+        is_wide = is_narrow and rest >= _WIDE
+        end = first + (_WIDE if is_wide else rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
         low, high = max(0, first - back), end if rule.causal else min(length, end + back)
         if is_wide:
             low -= low % _WIDE
@@ -293,11 +293,12 @@ class _Documents(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, blocks):
         """Keeps each document's probabilities."""
-        shares: list[Tensor] = []
+        shares: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
         turned = _turn_all(q, k, v)
         mixed = _mix(blocks, turned, q.dtype, shares)
-        ctx.blocks = blocks
-        ctx.save_for_backward(*turned, *shares)
+        if shares is not None:
+            ctx.blocks = blocks
+            ctx.save_for_backward(*turned, *shares)
         return mixed
 
     @staticmethod

@@ -51,8 +51,8 @@ class Transformer(nn.Module):
             selective, all but the products of matrices and attention. Always to the same result.
         attention: How attention is computed, always to the same result: plain, as it is defined; sdpa, by torch's fused
             kernels; varlen, flash_attn, by FlashAttention-2 of torch or of the package flash-attn; flash3, flash4, by
-            what torch can put in its place; flex, by torch's FlexAttention; auto, by the fastest that can. One that
-            cannot is refused. Passes with a cache take sdpa, or plain.
+            what torch can put in its place; flex, by torch's FlexAttention; auto, by the fastest that can, flash3 and
+            flash4 aside. One that cannot is refused. Passes with a cache take sdpa, or plain.
         scale_embedding: Multiply embeddings by sqrt(d_model).
         init: Makes what sets the weights at the start.
         dropout: The ratio that is dropped in training, at the places that the switches name.
@@ -189,7 +189,7 @@ class Transformer(nn.Module):
             else:
                 assert shared.documents is not None
                 segments = shared.documents.segments or []
-                cache.begin(layout, is_even=len({length for length, _ in segments}) == 1)
+                cache.begin(layout, is_even=all(segment == (layout.max_length, True) for segment in segments))
         return self.norm(hidden)
 
     def new_cache(self, batch: int, length: int) -> Cache:
