@@ -2,9 +2,10 @@
 
 Forward, backward, clipping and the default optimizer of the default model, batches made on the way, as many slots a
 step in all; only targets that count are counted. Two texts: the embedded corpus, whose documents are far shorter than
-a row; and documents of many rows, made of its texts joined (1 to so many in each, drawn evenly), so many that windows
-are as full as `--fill` asks. `padded` windows go the way of packed rows: attention passes over padding, all else is
-computed for every slot. `plain` are the same windows without a layout, padding and all, through torch's fused kernel.
+a row; and documents of many rows, made of its texts joined (1 to so many in each, drawn at random), so many that
+windows are as full as `--fill` asks. `padded` windows go the way of packed rows: attention passes over padding, all
+else is computed for every slot. `plain` are the same windows without a layout, padding and all, through torch's fused
+kernel.
 """
 
 import argparse

@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what is freed, up to 1 GiB at a time, instead of giving it back to the system.
 
     A step on a CPU takes and frees tens of megabytes, over and over. By default much of that is given back each time,
-    and each of its pages is fetched and cleared anew. The process takes no more memory than its highest moment does.
+    and each of its pages is fetched and cleared anew. The process stays as large as its highest moment made it.
 
     Returns:
         Whether the C library listened: that of GNU does, others are left alone.

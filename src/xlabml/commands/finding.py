@@ -64,19 +64,12 @@ def refuse_used(folder: str, found: Found | None) -> None:
     Raises:
         ValueError: It has checkpoints of another run.
     """
-    if '://' in folder:
-        try:
-            newest = _newest(folder)
-        except FileNotFoundError:
-            return
-        is_own = found is not None and found.name == newest
-    else:
-        paths = list(Path(folder).glob('*.ckpt'))
-        if not paths:
-            return
-        newest = str(max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)))
-        is_own = found is not None and found.path.samefile(newest)
-    if not is_own:
+    is_remote = '://' in folder
+    try:
+        newest = _newest(folder) if is_remote else str(checkpoints.find_newest(Path(folder)))
+    except FileNotFoundError:
+        return
+    if found is None or not (found.name == newest if is_remote else found.path.samefile(newest)):
         raise ValueError(
             f'checkpoint.folder {folder} holds checkpoints of another run ({newest} is the newest), which this one '
             'would overwrite; name another folder, or go on with --ckpt_path last'

@@ -25,11 +25,11 @@ _LONGEST = 1024
 _BLOCK = 128
 """So many queries of a document are looked at a time, or half as many more to its end."""
 
+_WIDE = 256
+"""So many queries, where products are taken in bf16; the keys that they see are a multiple of it, too."""
+
 _AT_ONCE = 1024
 """Documents of one length, one behind the other, are looked at together: so many tokens of them."""
-
-_WIDE = 256
-"""So many, where products are taken in bf16; the keys that they see are rounded to a multiple of it, too."""
 
 _Segments = list[tuple[int, bool]]
 
@@ -187,8 +187,8 @@ def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
         like: Has the type of queries, keys and values.
     """
     is_narrow = _is_narrow(like)
-    bias = _make_bias(_longest(segments), rule, like)
     is_bent = rule.window is not None or rule.slopes is not None
+    bias = _make_bias(_longest(segments), rule, like) if is_bent or rule.causal else None
     blocks, start = [], 0
     for (length, is_text), run in itertools.groupby(segments):
         count = len(list(run))
@@ -199,7 +199,7 @@ def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
             for rows, seen, is_wide in _cut(length, rule, is_narrow):
                 # All queries of a block see what comes before them, if nothing else bends their scores.
                 bent = seen if is_bent else slice(rows.start, seen.stop)
-                part = bias[:, rows, bent] if is_bent or rule.causal else None
+                part = None if bias is None else bias[:, rows, bent]
                 blocks.append(_Block(documents, n, rows, seen, part, is_wide))
         start += length * count
     return blocks
