@@ -122,6 +122,14 @@ def make_masks(
     return visible, None if rule.slopes is None else -rule.slopes[:, None, None] * distance.abs()
 
 
+def make_bias(longest: int, rule: Rule, dtype: torch.dtype = torch.float32) -> Float[Tensor, '#h n n']:
+    """What is added to the scores: it depends on distance alone, so a shorter document takes a corner of it."""
+    place = torch.arange(longest)
+    visible, bias = make_masks(place[None], place, rule)
+    bias = torch.zeros_like(visible, dtype=dtype) if bias is None else bias.to(dtype)
+    return bias.masked_fill(~visible, -math.inf)[0]
+
+
 def mix(
     q: Float[Tensor, 'b h n c'],
     k: Float[Tensor, 'b g m c'],

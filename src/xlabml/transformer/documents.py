@@ -1,13 +1,11 @@
 """Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
 Documents are multiplied out in float32, some queries at a time, those of documents of one length together. In bf16
-oneDNN would compile a kernel for each new length. So only blocks whose shape recurs go through it, and only where what
-came in was bf16: their factors are rounded to bf16, what it computes stays float32, as in torch's fused kernel.
+oneDNN would compile a kernel for each new length, so what came in bf16 is widened; long documents go another way.
 
 Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -17,16 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import Documents, Rule, make_masks, mix
+from .attention import Documents, Rule, make_bias, mix
+from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
 
 _LONGEST = 1024
-"""Longer documents go to the fused kernel, which keeps no n x n probabilities for the gradient."""
+"""Documents longer than this go to the fused kernel, which keeps no n x n probabilities for the gradient."""
 
 _BLOCK = 128
 """So many queries of a document are looked at a time, or half as many more to its end."""
-
-_WIDE = 256
-"""So many queries, where products are taken in bf16; the keys that they see are a multiple of it, too."""
 
 _AT_ONCE = 1024
 """Documents of one length, one behind the other, are looked at together: so many tokens of them."""
@@ -69,11 +65,14 @@ def mix_documents(
     segments = documents.segments
     if segments is None or q.device.type != 'cpu':  # with a cache a device's layout is read too
         return _mix_unread(q, k, v, rule, documents, is_plain)
-    if _longest(segments) <= _LONGEST and not (is_plain or rule.dropout):
-        k, v = _ungroup(q, k, v)
-        if ('blocks', rule.window) not in made:
-            made['blocks', rule.window] = _make_blocks(segments, rule, q)
-        return _Documents.apply(q, k, v, made['blocks', rule.window])
+    if not (is_plain or rule.dropout):
+        key = 'documents', rule.window
+        if key not in made:
+            long, others = _part(segments, rule, q)
+            made[key] = _make_plan(long, others, rule, q) if _longest(others) <= _LONGEST else None
+        if made[key] is not None:
+            return _Documents.apply(q, *_ungroup(q, k, v), made[key])
+    dtype = q.dtype
     q, k, v = (x.to(_exact(x)) for x in (q, k, v))
     lengths = [length for length, _ in segments]
     mixed = []
@@ -83,7 +82,7 @@ def mix_documents(
         if length:
             part = mix(queries, keys, values, rule, is_plain=is_plain) if is_text else torch.zeros_like(queries)
             mixed.append(part)
-    return torch.cat([part[0].transpose(0, 1) for part in mixed])
+    return torch.cat([part[0].transpose(0, 1) for part in mixed]).to(dtype)
 
 
 def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Documents, is_plain: bool) -> Tensor:
@@ -112,15 +111,6 @@ def _exact(like: Tensor) -> torch.dtype:
     return torch.promote_types(like.dtype, torch.float32)
 
 
-def _make_bias(longest: int, rule: Rule, like: Tensor) -> Float[Tensor, '#h n n']:
-    """What is added to the scores: it depends on distance alone, so a document takes a corner of it."""
-    place = torch.arange(longest, device=like.device)
-    visible, bias = make_masks(place[None], place, rule)
-    dtype = _exact(like)
-    bias = torch.zeros_like(visible, dtype=dtype) if bias is None else bias.to(dtype)
-    return bias.masked_fill(~visible, -math.inf)[0]
-
-
 class _Block(NamedTuple):
     """Some queries of each of a few documents of one length, and all keys that any of them sees.
 
@@ -130,7 +120,6 @@ class _Block(NamedTuple):
         rows: The queries, counted from the start of a document.
         seen: The keys, likewise.
         bias: What is added to the scores of the last of these keys; None: nothing.
-        is_narrow: Products are taken in bf16.
     """
 
     documents: slice
@@ -138,20 +127,6 @@ class _Block(NamedTuple):
     rows: slice
     seen: slice
     bias: Float[Tensor, '#h n m'] | None
-    is_narrow: bool
-
-    @contextlib.contextmanager
-    def products(self) -> Iterator[None]:
-        """Those of float32 inside are taken as they are, or in bf16 and summed up in float32."""
-        if not self.is_narrow:
-            yield
-            return
-        matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = before
 
     def look(self, x: Tensor, tokens: slice) -> Tensor:
         """Of h t c some tokens of each document: h n c of one, h n_documents n c of more."""
@@ -161,10 +136,9 @@ class _Block(NamedTuple):
         return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
 
     def pick(self, x: Tensor, tokens: slice) -> Tensor:
-        """The same in one batch; oneDNN is far faster where tokens lie side by side."""
+        """The same in one batch."""
         picked = self.look(x, tokens)
-        picked = picked if self.n_documents == 1 else picked.flatten(0, 1)
-        return picked.contiguous() if self.is_narrow else picked
+        return picked if self.n_documents == 1 else picked.flatten(0, 1)
 
     def split(self, part: Tensor) -> Tensor:
         """What came of a product, with dimensions as `look` has them."""
@@ -178,17 +152,45 @@ class _Block(NamedTuple):
         return torch.softmax(scores, dim=-1, out=scores)
 
 
-def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
-    """What is looked at, one after another.
+class _Plan(NamedTuple):
+    """How the documents of a pass are looked at, one part after another.
 
-    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
+    Args:
+        runs: Long documents.
+        blocks: Of all others.
+    """
+
+    runs: list[Run]
+    blocks: list[_Block]
+
+
+def _part(segments: _Segments, rule: Rule, like: Tensor) -> tuple[list[slice], _Segments]:
+    """Where long documents are, in all tokens; and all others, with padding in the places of these.
 
     Args:
         like: Has the type of queries, keys and values.
     """
-    is_narrow = _is_narrow(like)
+    most = math.inf if rule.slopes is None else _LONGEST
+    can_be_long = _is_narrow(like) and rule.window is None
+    long, others, start = [], [], 0
+    for length, is_text in segments:
+        if can_be_long and is_text and LEAST <= length <= most:
+            long.append(slice(start, start + length))
+            is_text = False
+        others.append((length, is_text))
+        start += length
+    return long, others
+
+
+def _make_plan(long: list[slice], others: _Segments, rule: Rule, like: Tensor) -> _Plan:
+    return _Plan(make_runs(long, rule), _make_blocks(others, rule, like))
+
+
+def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
+    """So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache."""
     is_bent = rule.window is not None or rule.slopes is not None
-    bias = _make_bias(_longest(segments), rule, like) if is_bent or rule.causal else None
+    longest = _longest(segments) if is_bent else min(_longest(segments), 2 * _BLOCK)
+    bias = make_bias(longest, rule, _exact(like)) if is_bent or rule.causal else None
     blocks, start = [], 0
     for (length, is_text), run in itertools.groupby(segments):
         count = len(list(run))
@@ -196,26 +198,21 @@ def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
         for first in range(0, count if is_text and length else 0, most):
             n = min(count - first, most)
             documents = slice(start + first * length, start + (first + n) * length)
-            for rows, seen, is_wide in _cut(length, rule, is_narrow):
+            for rows, seen in _cut(length, rule):
                 # All queries of a block see what comes before them, if nothing else bends their scores.
-                bent = seen if is_bent else slice(rows.start, seen.stop)
-                part = None if bias is None else bias[:, rows, bent]
-                blocks.append(_Block(documents, n, rows, seen, part, is_wide))
+                here = (rows, seen) if is_bent else (slice(0, rows.stop - rows.start),) * 2
+                blocks.append(_Block(documents, n, rows, seen, None if bias is None else bias[:, *here]))
         start += length * count
     return blocks
 
 
-def _cut(length: int, rule: Rule, is_narrow: bool) -> Iterator[tuple[slice, slice, bool]]:
-    """Queries of a document, the keys that they see, and whether their products may be taken in bf16."""
+def _cut(length: int, rule: Rule) -> Iterator[tuple[slice, slice]]:
+    """Queries of a document, and the keys that they see."""
     back, first = length if rule.window is None else rule.window - 1, 0
     while first < length:
         rest = length - first
-        is_wide = is_narrow and rest >= _WIDE
-        end = first + (_WIDE if is_wide else rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
-        low, high = max(0, first - back), end if rule.causal else min(length, end + back)
-        if is_wide:
-            low -= low % _WIDE
-        yield slice(first, end), slice(low, high), is_wide and (high - low) % _WIDE == 0
+        end = first + (rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
+        yield slice(first, end), slice(max(0, first - back), end if rule.causal else min(length, end + back))
         first = end
 
 
@@ -234,71 +231,78 @@ def _turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
 
 
-def _mix(blocks: list[_Block], qkv: Sequence[Tensor], dtype: torch.dtype, shares: list[Tensor] | None = None) -> Tensor:
-    """Mixed values, t h c.
+def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+    """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        qkv: Queries, keys and values, of `_turn_all`.
-        dtype: Of the mixed values.
-        shares: Where the probabilities of each block are put; None: nowhere.
+        kept: Where that of `_turn_all` and the probabilities of each block are put, if there are blocks; None: nowhere.
     """
-    q, k, v = qkv
-    mixed = torch.zeros(q.size(1), q.size(0), q.size(2), dtype=dtype)
-    turned = mixed.transpose(0, 1)
+    mixed = torch.zeros(q.shape, dtype=q.dtype)
+    for run in plan.runs:
+        mix_long(run, q, k, v, mixed)
+    if not plan.blocks:
+        return mixed
+    turned, (queries, keys, values) = mixed.transpose(0, 1), _turn_all(q, k, v)
+    if kept is not None:
+        kept += queries, keys, values
     with torch.autocast('cpu', enabled=False):
-        for block in blocks:
-            with block.products():
-                share = block.share(block.pick(q, block.rows), block.pick(k, block.seen))
-                part = torch.bmm(share, block.pick(v, block.seen))
+        for block in plan.blocks:
+            share = block.share(block.pick(queries, block.rows), block.pick(keys, block.seen))
+            part = torch.bmm(share, block.pick(values, block.seen))
             block.look(turned, block.rows).copy_(block.split(part))
-            if shares is not None:
-                shares.append(share)
+            if kept is not None:
+                kept.append(share)
     return mixed
 
 
 def _unmix(
-    blocks: list[_Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor] | None = None
+    plan: _Plan, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, each t h c.
-
-    With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+    """The gradients of queries, keys and values, each t h c: see `unmix_long`.
 
     Args:
         grad: Of the mixed values, t h c.
-        qkv: As `_mix` was given them.
-        shares: What `_mix` kept; None: the probabilities are made once more.
+        kept: By `_mix`; nothing: it is made once more.
     """
+    if plan.blocks:
+        grads = _unmix_blocks(plan.blocks, grad, kept[:3] or _turn_all(q, k, v), kept[3:])
+    else:
+        grads = [torch.zeros(q.shape, dtype=q.dtype) for _ in range(3)]
+    for run in plan.runs:
+        unmix_long(run, grad, (q, k, v), grads)
+    return grads[0], grads[1], grads[2]
+
+
+def _unmix_blocks(blocks: list[_Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
     q, k, v = qkv
-    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares or [])
+    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares)
     q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):
         for block in blocks:
-            with block.products():
-                queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
-                keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
-                share = block.share(queries, keys) if shares is None else next(kept)
-                score_grad = torch.bmm(out, values.mT)
-                torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-                parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+            queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
+            keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
+            share = next(kept) if shares else block.share(queries, keys)
+            score_grad = torch.bmm(out, values.mT)
+            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+            parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
             block.look(q_grad, block.rows).copy_(block.split(parts[0]))
             block.look(k_grad, block.seen).add_(block.split(parts[1]))
             block.look(v_grad, block.seen).add_(block.split(parts[2]))
     q_grad *= 1 / math.sqrt(q.size(-1))
-    return _turn(q_grad, dtype), _turn(k_grad, dtype), _turn(v_grad, dtype)
+    return [_turn(x, dtype) for x in (q_grad, k_grad, v_grad)]
 
 
 class _Documents(torch.autograd.Function):
     """Written out, because autograd would copy each document's slices and gradients once more."""
 
     @staticmethod
-    def forward(ctx, q, k, v, blocks):
-        """Keeps each document's probabilities."""
-        shares: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        turned = _turn_all(q, k, v)
-        mixed = _mix(blocks, turned, q.dtype, shares)
-        if shares is not None:
-            ctx.blocks = blocks
-            ctx.save_for_backward(*turned, *shares)
+    def forward(ctx, q, k, v, plan):
+        """Keeps the probabilities of what is not long."""
+        kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
+        mixed = _mix(plan, q, k, v, kept)
+        if kept is not None:
+            ctx.plan = plan
+            ctx.save_for_backward(q, k, v, *kept)
         return mixed
 
     @staticmethod
@@ -306,22 +310,23 @@ class _Documents(torch.autograd.Function):
         """As `_unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved = ctx.saved_tensors
-        return *_unmix(ctx.blocks, grad, saved[:3], saved[3:]), None
+        q, k, v, *kept = ctx.saved_tensors
+        return *_unmix(ctx.plan, grad, q, k, v, kept), None
 
 
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
-) -> list[tuple[slice, list[_Block]]]:  # fmt: skip
+) -> list[tuple[slice, _Plan]]:  # fmt: skip
     """What an operator works with, and on which heads at a time (one, where documents are long)."""
-    segments = read_segments(starts, is_text, max_length, q.size(0))
-    step = q.size(1) if _longest(segments) <= _LONGEST else 1
+    rule = Rule(causal, window, slopes)
+    long, others = _part(read_segments(starts, is_text, max_length, q.size(0)), rule, q)
+    step = q.size(1) if _longest(others) <= _LONGEST else 1
     groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
     if slopes is None:
-        blocks = _make_blocks(segments, Rule(causal, window), q)
-        return [(heads, blocks) for heads in groups]
-    return [(heads, _make_blocks(segments, Rule(causal, window, slopes[heads]), q)) for heads in groups]
+        plan = _make_plan(long, others, rule, q)
+        return [(heads, plan) for heads in groups]
+    return [(heads, _make_plan(long, others, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:
@@ -334,9 +339,8 @@ def _attend_documents(
     window: int | None, slopes: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
-    turned = _turn_all(q, k, v)
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    return _join([_mix(blocks, [x[heads] for x in turned], q.dtype) for heads, blocks in groups])
+    return _join([_mix(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
 
 
 @_attend_documents.register_fake
@@ -349,9 +353,8 @@ def _attend_documents_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int,
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    turned = _turn_all(q, k, v)
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [_unmix(blocks, grad[:, heads], [x[heads] for x in turned]) for heads, blocks in groups]
+    parts = [_unmix(plan, grad[:, heads], q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 
