@@ -101,6 +101,18 @@ def test_documents_looked_at_together_give_what_each_gives_alone(monkeypatch, dt
     torch.testing.assert_close(grads, gradients(alone, parts), rtol=20 * tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
+def test_autocast_changes_nothing(rule):
+    parts = make_parts(torch.bfloat16)
+    mixed = mix_documents(*parts, rule, make_documents(), {})
+    with torch.autocast('cpu', torch.bfloat16):
+        cast = mix_documents(*parts, rule, make_documents(), {})
+        cast_grads = gradients(cast, parts)
+    assert torch.equal(mixed, cast)
+    for grad, wanted in zip(cast_grads, gradients(mixed, parts)):
+        assert torch.equal(grad, wanted)
+
+
 @pytest.mark.parametrize('rule', [Rule(), Rule(causal=False)], ids=['causal', 'bidirectional'])
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 def test_what_is_not_finite_stays_in_its_document(bad, rule):

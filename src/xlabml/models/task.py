@@ -164,7 +164,7 @@ class Task(L.LightningModule):
         """Make the step that follows change nothing if the gradient is not finite: the same on all ranks, who share it.
 
         Muon, and torch's fused optimizers, take the news as a tensor, so that nothing waits for the device. Where a
-        scaler gives fused ones its own in place of ours, the gradients go.
+        scaler gives fused ones its own in place of ours, or there is nothing to wait for, the gradients go.
         """
         assert self.grad_norm is not None
         bad = ~self.grad_norm.isfinite()
@@ -172,7 +172,11 @@ class Task(L.LightningModule):
         self.skipped = torch.stack([(skipped[0] + 1) * bad, skipped[1] + bad])
         is_fused = getattr(optimizer, '_step_supports_amp_scaling', False)
         takes_news = isinstance(optimizer, Muon) or (is_fused and self._find_scaler() is None)
-        if takes_news and not any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+        if (
+            _has_to_wait(bad)
+            and takes_news
+            and not any(isinstance(parameter, DTensor) for parameter in self.parameters())
+        ):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         elif bad:
             optimizer.zero_grad(set_to_none=True)
@@ -265,6 +269,11 @@ class Task(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
+
+
+def _has_to_wait(x: Tensor) -> bool:
+    """Whether reading a number takes until its device has done all that it was given."""
+    return x.device.type != 'cpu'
 
 
 @contextlib.contextmanager

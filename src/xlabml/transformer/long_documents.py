@@ -112,7 +112,9 @@ def mix_long(run: Run, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
     """Put the mixed values of queries, keys and values, all t h c."""
     whole = slice(0, run.padded)
     q, k, v = (run.pick(x, whole, x.dtype) for x in (q, k, v))
-    run.put(mixed, whole, F.scaled_dot_product_attention(q, k, v, run.bias, is_causal=run.later is not None))
+    with torch.autocast('cpu', enabled=False):  # which would round the bias
+        part = F.scaled_dot_product_attention(q, k, v, run.bias, is_causal=run.later is not None)
+    run.put(mixed, whole, part)
 
 
 def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
@@ -153,8 +155,8 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
                 summed[0][:, :n_seen] += parts[0]
                 summed[1][:, :n_seen] += parts[1]
     assert summed is not None  # no document is empty
-    for grad, total in zip(grads[1:], summed):
-        run.put(grad, whole, total.unflatten(0, (-1, n_documents)))
+    for target, total in zip(grads[1:], summed):
+        run.put(target, whole, total.unflatten(0, (-1, n_documents)))
 
 
 @contextlib.contextmanager
