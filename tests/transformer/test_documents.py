@@ -1,6 +1,8 @@
 """Attention inside long documents of packed rows on a CPU: what it multiplies out in bf16, and what together."""
 
 import itertools
+import threading
+import time
 
 import pytest
 import torch
@@ -150,12 +152,35 @@ def test_without_a_gradient_no_probabilities_are_kept(monkeypatch):
     assert kept[1]
 
 
-def test_of_long_documents_only_what_came_in_is_kept():
-    segments = [(512, True), (1300, True), (40, False)]
-    parts, kept = make_parts(torch.bfloat16, segments=segments), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        mix_documents(*parts, Rule(), make_documents(segments), {})
-    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in parts]
+def count_kept(segments, dtype, causal=True):
+    """Bytes kept for the gradient, each memory once; and those of queries, keys and values."""
+    parts, kept = make_parts(dtype, segments=segments), {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(x.data_ptr(), x), lambda x: x):
+        mix_documents(*parts, Rule(causal), make_documents(segments), {})
+    return sum(x.nbytes for x in kept.values()), sum(x.nbytes for x in parts)
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_of_long_documents_only_what_came_in_is_kept(causal):
+    long = [(512, True), (1300, True), (40, False)]
+    n_kept, n_in = count_kept(long, torch.bfloat16, causal)
+    assert n_kept == n_in
+    n_kept, n_in = count_kept([*long, (100, True)], torch.bfloat16, causal)
+    assert n_kept == n_in + 2 * 100 * 100 * 4  # and of the short one the probabilities of two heads
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_of_short_documents_what_came_in_is_not_kept_besides(dtype):
+    n_kept, _ = count_kept([(100, True), (50, False)], dtype)
+    assert n_kept == 3 * 150 * 2 * 16 * 4 + 2 * 100 * 100 * 4
+
+
+def test_what_is_added_to_scores_is_shared_by_all_documents():
+    """Else it would grow by heads x documents x length²."""
+    rule = Rule(causal=False, slopes=torch.ones(4))
+    runs = long_documents.make_runs([slice(start, start + 990) for start in range(0, 9900, 990)], rule)
+    assert len(runs) == 10
+    assert len({run.bias.untyped_storage().data_ptr() for run in runs}) == 1
 
 
 def test_products_are_as_they_were_afterwards(monkeypatch):
@@ -177,6 +202,37 @@ def test_products_are_as_they_were_afterwards(monkeypatch):
     with pytest.raises(RuntimeError, match='on purpose'):
         gradients(mixed, parts)
     assert matmul.fp32_precision == before
+
+
+def test_threads_leave_products_as_they_were(monkeypatch):
+    """Each restores what it found, and not what another had set."""
+    matmul = torch.backends.mkldnn.matmul
+    before, met = matmul.fp32_precision, threading.Barrier(2)
+
+    def hold():
+        met.wait()
+        with long_documents._products_in_bf16():
+            time.sleep(0.01)
+
+    for _ in range(5):
+        threads = [threading.Thread(target=hold) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize('rule', [Rule(), RULES['slopes'], Rule(causal=False)], ids=['causal', 'slopes', 'both ways'])
+def test_the_operator_is_what_torch_asks_of_one(rule):
+    segments = [(257, True), (20, True), (280, False)]
+    parts, layout = make_parts(torch.bfloat16, segments=segments), make_documents(segments)
+    arguments = *parts, layout.starts, layout.is_text, layout.max_length, rule.causal, rule.window, rule.slopes
+    torch.library.opcheck(
+        documents._attend_documents,
+        arguments,
+        test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
+    )
 
 
 @given(

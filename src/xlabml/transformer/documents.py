@@ -92,10 +92,11 @@ def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Document
         return _attend_documents(
             q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
         )
+    dtype = q.dtype
     if q.device.type == 'cpu':
         q, k, v = (x.to(_exact(x)) for x in (q, k, v))
     q, k, v = (x.unflatten(0, documents.segment.shape).transpose(1, 2) for x in (q, k, v))  # b h n c
-    return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1)
+    return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1).to(dtype)
 
 
 def _ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,15 +236,18 @@ def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where that of `_turn_all` and the probabilities of each block are put, if there are blocks; None: nowhere.
+        kept: Where the gradient finds what it needs: q, k and v, or that of `_turn_all` where no document is long; then
+            the probabilities of each block. None: nowhere.
     """
     mixed = torch.zeros(q.shape, dtype=q.dtype)
     for run in plan.runs:
         mix_long(run, q, k, v, mixed)
+    if kept is not None and plan.runs:
+        kept += q, k, v
     if not plan.blocks:
         return mixed
     turned, (queries, keys, values) = mixed.transpose(0, 1), _turn_all(q, k, v)
-    if kept is not None:
+    if kept is not None and not plan.runs:
         kept += queries, keys, values
     with torch.autocast('cpu', enabled=False):
         for block in plan.blocks:
@@ -256,20 +260,22 @@ def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None
 
 
 def _unmix(
-    plan: _Plan, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor] = ()
+    plan: _Plan, grad: Tensor, qkv: Sequence[Tensor], turned: Sequence[Tensor] = (), shares: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c: see `unmix_long`.
 
     Args:
         grad: Of the mixed values, t h c.
-        kept: By `_mix`; nothing: it is made once more.
+        qkv: As they came in; not needed where no document is long and `turned` is there.
+        turned: Of `_turn_all`, and
+        shares: of each block, if they were kept; nothing: made once more.
     """
     if plan.blocks:
-        grads = _unmix_blocks(plan.blocks, grad, kept[:3] or _turn_all(q, k, v), kept[3:])
+        grads = _unmix_blocks(plan.blocks, grad, turned or _turn_all(*qkv), shares)
     else:
-        grads = [torch.zeros(q.shape, dtype=q.dtype) for _ in range(3)]
+        grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
     for run in plan.runs:
-        unmix_long(run, grad, (q, k, v), grads)
+        unmix_long(run, grad, qkv, grads)
     return grads[0], grads[1], grads[2]
 
 
@@ -297,12 +303,12 @@ class _Documents(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, plan):
-        """Keeps the probabilities of what is not long."""
+        """Keeps what `_mix` says."""
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
         mixed = _mix(plan, q, k, v, kept)
         if kept is not None:
             ctx.plan = plan
-            ctx.save_for_backward(q, k, v, *kept)
+            ctx.save_for_backward(*kept)
         return mixed
 
     @staticmethod
@@ -310,8 +316,10 @@ class _Documents(torch.autograd.Function):
         """As `_unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        q, k, v, *kept = ctx.saved_tensors
-        return *_unmix(ctx.plan, grad, q, k, v, kept), None
+        saved = ctx.saved_tensors
+        parts, shares = saved[:3], saved[3:]
+        qkv, turned = (parts, ()) if ctx.plan.runs else ((), parts)
+        return *_unmix(ctx.plan, grad, qkv, turned, shares), None
 
 
 def _read(
@@ -354,7 +362,7 @@ def _attend_documents_backward(
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [_unmix(plan, grad[:, heads], q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups]
+    parts = [_unmix(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 

@@ -1,4 +1,4 @@
-"""Attention inside the long documents of packed rows on a CPU, in bf16; for the gradient only what came in is kept.
+"""Attention inside the long documents of packed rows on a CPU, in bf16: for their gradient only what came in is kept.
 
 Torch's fused kernel mixes the values, but takes longer for its gradient than the tiles here: some queries at a time,
 whose probabilities are made once more. Factors are rounded to bf16; what is summed up and bent stays float32, as in
@@ -7,6 +7,7 @@ that kernel. Documents are padded a little, so that shapes recur: oneDNN compile
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,16 +38,27 @@ class Run(NamedTuple):
         places: Where documents of one length lie side by side, in all tokens, and how many.
         n_documents: In all.
         padded: The length that is worked with, in tokens.
-        later: Added to what queries score in their own places, so that none sees a later one. All see what comes before
-            them, and padding comes last; None: see bias.
+        causal: As in Rule.
+        later: Added to what queries score in their own places, so that none sees a later one; None: bias does so, or
+            all are seen.
         bias: Added to all scores; None: nothing.
+        behind: Added to the scores of keys, so that padding is not seen; None: it comes later than all queries.
     """
 
     places: list[tuple[slice, int]]
     n_documents: int
     padded: int
+    causal: bool
     later: Float[Tensor, 'n n'] | None
-    bias: Float[Tensor, '#h #s #n n'] | None
+    bias: Float[Tensor, 'h 1 n n'] | None
+    behind: Float[Tensor, '1 s 1 n'] | None
+
+    @property
+    def mask(self) -> Float[Tensor, '#h #s #n n'] | None:
+        """What torch's kernel adds to the scores; None: nothing, or what `later` says."""
+        if self.bias is None or self.behind is None:
+            return self.behind if self.bias is None else self.bias
+        return self.bias + self.behind
 
     def look(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
         """Which documents, and some tokens of theirs, no more than there are."""
@@ -101,11 +113,11 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
         else:
             places.append((document, 1))
     padded = -(-max(lengths) // _STEP) * _STEP
-    bias = None if bias is None else bias[..., :padded, :padded]
-    if not causal and min(lengths) < padded:  # padding would be seen
-        behind = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
-        bias = (torch.zeros(1, 1, 1, 1) if bias is None else bias).masked_fill(behind, -math.inf)
-    return Run(places, len(documents), padded, later, bias)
+    bias, behind = None if bias is None else bias[..., :padded, :padded], None
+    if not causal and min(lengths) < padded:
+        is_behind = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
+        behind = torch.zeros(1, *is_behind.shape).masked_fill_(is_behind, -math.inf)
+    return Run(places, len(documents), padded, causal, later, bias, behind)
 
 
 def mix_long(run: Run, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
@@ -113,7 +125,7 @@ def mix_long(run: Run, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
     whole = slice(0, run.padded)
     q, k, v = (run.pick(x, whole, x.dtype) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):  # which would round the bias
-        part = F.scaled_dot_product_attention(q, k, v, run.bias, is_causal=run.later is not None)
+        part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.later is not None)
     run.put(mixed, whole, part)
 
 
@@ -134,7 +146,7 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
     with _products_in_bf16():
         for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows see all keys
             rows = slice(first, min(first + _ROWS, run.padded))
-            n_seen = run.padded if run.later is None else rows.stop
+            n_seen = rows.stop if run.causal else run.padded
             queries, out = (run.pick(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
             queries *= scale
             near, far = keys[:, :n_seen].contiguous(), values[:, :n_seen].contiguous()  # oneDNN is far faster so
@@ -143,7 +155,9 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
                 n = rows.stop - first
                 share[:, :, first:] += run.later[:n, :n]
             if run.bias is not None:
-                share.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows if run.bias.size(2) > 1 else whole, :])
+                share.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
+            if run.behind is not None:
+                share.unflatten(0, (-1, n_documents)).add_(run.behind)
             torch.softmax(share, dim=-1, out=share)
             score_grad = torch.bmm(out, far.mT)
             torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
@@ -159,13 +173,19 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
         run.put(target, whole, total.unflatten(0, (-1, n_documents)))
 
 
+_one_at_a_time = threading.RLock()
+
+
 @contextlib.contextmanager
 def _products_in_bf16() -> Iterator[None]:
-    """Those of float32 inside are of factors rounded to bf16, summed up in float32."""
+    """Those of float32 inside are of factors rounded to bf16, summed up in float32.
+
+    The setting is the process's: those of other threads meanwhile are rounded, too.
+    """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
-    try:
-        with torch.autocast('cpu', enabled=False):
+    with _one_at_a_time, torch.autocast('cpu', enabled=False):
+        before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
+        try:
             yield
-    finally:
-        matmul.fp32_precision = before
+        finally:
+            matmul.fp32_precision = before
