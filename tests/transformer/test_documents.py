@@ -166,7 +166,7 @@ def test_of_long_documents_only_what_came_in_is_kept(causal):
     n_kept, n_in = count_kept(long, torch.bfloat16, causal)
     assert n_kept == n_in
     n_kept, n_in = count_kept([*long, (100, True)], torch.bfloat16, causal)
-    assert n_kept == n_in + 2 * 100 * 100 * 4  # and of the short one the probabilities of two heads
+    assert n_kept == n_in + 3 * 100 * 2 * 16 * 4 + 2 * 100 * 100 * 4  # and what is kept of the short one
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
@@ -248,12 +248,15 @@ def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, wi
     rows: list[int] = []
     rule = Rule(causal, window, torch.ones(2) if has_slopes else None)
     like = torch.empty(0, dtype=torch.bfloat16 if is_narrow else torch.float32)
-    plan = documents._make_plan(*documents._part(segments, rule, like), rule, like)
+    plan = documents._make_plan(documents._part(segments, rule, like), rule, like)
+    others = None if plan.tokens is None else plan.tokens.tolist()
     for block in plan.blocks:
         length = (block.documents.stop - block.documents.start) // block.n_documents
         assert block.n_documents == 1 or not has_slopes
-        for start in range(block.documents.start, block.documents.stop, length):
+        for first in range(block.documents.start, block.documents.stop, length):
+            start = first if others is None else others[first]
             assert ends[start] == start + length
+            assert others is None or others[first : first + length] == list(range(start, start + length))
             rows += range(start + block.rows.start, start + block.rows.stop)
         reach = length if window is None else window - 1
         last = block.rows.stop if causal else min(length, block.rows.stop + reach)

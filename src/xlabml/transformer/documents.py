@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .attention import Documents, Rule, make_bias, mix
@@ -68,8 +68,8 @@ def mix_documents(
     if not (is_plain or rule.dropout):
         key = 'documents', rule.window
         if key not in made:
-            long, others = _part(segments, rule, q)
-            made[key] = _make_plan(long, others, rule, q) if _longest(others) <= _LONGEST else None
+            parts = _part(segments, rule, q)
+            made[key] = _make_plan(parts, rule, q) if _longest(parts.others) <= _LONGEST else None
         if made[key] is not None:
             return _Documents.apply(q, *_ungroup(q, k, v), made[key])
     dtype = q.dtype
@@ -158,33 +158,54 @@ class _Plan(NamedTuple):
 
     Args:
         runs: Long documents.
-        blocks: Of all others.
+        tokens: Which tokens are not of these; None: all.
+        blocks: Of these tokens.
     """
 
     runs: list[Run]
+    tokens: Int[Tensor, ' n'] | None
     blocks: list[_Block]
 
+    def pick(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
+        """What blocks look at."""
+        return x if self.tokens is None else x[self.tokens]
 
-def _part(segments: _Segments, rule: Rule, like: Tensor) -> tuple[list[slice], _Segments]:
-    """Where long documents are, in all tokens; and all others, with padding in the places of these.
+
+class _Parts(NamedTuple):
+    """Segments apart.
+
+    Args:
+        long: Where long documents are, in all tokens.
+        others: The rest; besides long documents without padding.
+        tokens: As in _Plan.
+    """
+
+    long: list[slice]
+    others: _Segments
+    tokens: Int[Tensor, ' n'] | None
+
+
+def _part(segments: _Segments, rule: Rule, like: Tensor) -> _Parts:
+    """Tell long documents from others.
 
     Args:
         like: Has the type of queries, keys and values.
     """
     most = math.inf if rule.slopes is None else _LONGEST
     can_be_long = _is_narrow(like) and rule.window is None
-    long, others, start = [], [], 0
-    for length, is_text in segments:
+    starts = itertools.accumulate((length for length, _ in segments), initial=0)
+    long, others, tokens = [], [], [torch.empty(0, dtype=torch.long)]
+    for start, (length, is_text) in zip(starts, segments):
         if can_be_long and is_text and LEAST <= length <= most:
             long.append(slice(start, start + length))
-            is_text = False
-        others.append((length, is_text))
-        start += length
-    return long, others
+        elif is_text and length:
+            others.append((length, True))
+            tokens.append(torch.arange(start, start + length))
+    return _Parts(long, others, torch.cat(tokens)) if long else _Parts([], segments, None)
 
 
-def _make_plan(long: list[slice], others: _Segments, rule: Rule, like: Tensor) -> _Plan:
-    return _Plan(make_runs(long, rule), _make_blocks(others, rule, like))
+def _make_plan(parts: _Parts, rule: Rule, like: Tensor) -> _Plan:
+    return _Plan(make_runs(parts.long, rule), parts.tokens, _make_blocks(parts.others, rule, like))
 
 
 def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
@@ -236,47 +257,58 @@ def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where the gradient finds what it needs: q, k and v, or that of `_turn_all` where no document is long; then
-            the probabilities of each block. None: nowhere.
+        kept: Where what came in is put, if documents are long, and what `_mix_blocks` keeps; None: nowhere.
     """
-    mixed = torch.zeros(q.shape, dtype=q.dtype)
-    for run in plan.runs:
-        mix_long(run, q, k, v, mixed)
     if kept is not None and plan.runs:
         kept += q, k, v
-    if not plan.blocks:
-        return mixed
+    if plan.tokens is None:
+        return _mix_blocks(plan.blocks, q, k, v, kept)
+    mixed = torch.zeros(q.shape, dtype=q.dtype)
+    if plan.blocks:
+        mixed[plan.tokens] = _mix_blocks(plan.blocks, plan.pick(q), plan.pick(k), plan.pick(v), kept)
+    for run in plan.runs:
+        mix_long(run, q, k, v, mixed)
+    return mixed
+
+
+def _unmix(
+    plan: _Plan, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, each t h c: see `unmix_long`.
+
+    Args:
+        grad: Of the mixed values, t h c.
+        qkv: As they came in; not needed where no document is long and something is kept.
+        kept: By `_mix_blocks`; nothing: it is made once more.
+    """
+    some = []
+    if plan.blocks or plan.tokens is None:
+        turned = kept[:3] or _turn_all(*(plan.pick(x) for x in qkv))
+        some = _unmix_blocks(plan.blocks, plan.pick(grad), turned, kept[3:])
+    if plan.tokens is None:
+        return some[0], some[1], some[2]
+    grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
+    for whole, part in zip(grads, some):
+        whole[plan.tokens] = part
+    for run in plan.runs:
+        unmix_long(run, grad, qkv, grads)
+    return grads[0], grads[1], grads[2]
+
+
+def _mix_blocks(blocks: list[_Block], q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None) -> Tensor:
+    """As `_mix`; that of `_turn_all` is kept, then the probabilities of each block."""
+    mixed = torch.zeros(q.shape, dtype=q.dtype)
     turned, (queries, keys, values) = mixed.transpose(0, 1), _turn_all(q, k, v)
-    if kept is not None and not plan.runs:
+    if kept is not None:
         kept += queries, keys, values
     with torch.autocast('cpu', enabled=False):
-        for block in plan.blocks:
+        for block in blocks:
             share = block.share(block.pick(queries, block.rows), block.pick(keys, block.seen))
             part = torch.bmm(share, block.pick(values, block.seen))
             block.look(turned, block.rows).copy_(block.split(part))
             if kept is not None:
                 kept.append(share)
     return mixed
-
-
-def _unmix(
-    plan: _Plan, grad: Tensor, qkv: Sequence[Tensor], turned: Sequence[Tensor] = (), shares: Sequence[Tensor] = ()
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, each t h c: see `unmix_long`.
-
-    Args:
-        grad: Of the mixed values, t h c.
-        qkv: As they came in; not needed where no document is long and `turned` is there.
-        turned: Of `_turn_all`, and
-        shares: of each block, if they were kept; nothing: made once more.
-    """
-    if plan.blocks:
-        grads = _unmix_blocks(plan.blocks, grad, turned or _turn_all(*qkv), shares)
-    else:
-        grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
-    for run in plan.runs:
-        unmix_long(run, grad, qkv, grads)
-    return grads[0], grads[1], grads[2]
 
 
 def _unmix_blocks(blocks: list[_Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
@@ -316,10 +348,8 @@ class _Documents(torch.autograd.Function):
         """As `_unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved = ctx.saved_tensors
-        parts, shares = saved[:3], saved[3:]
-        qkv, turned = (parts, ()) if ctx.plan.runs else ((), parts)
-        return *_unmix(ctx.plan, grad, qkv, turned, shares), None
+        saved, n_in = ctx.saved_tensors, 3 if ctx.plan.runs else 0
+        return *_unmix(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
 
 
 def _read(
@@ -328,13 +358,13 @@ def _read(
 ) -> list[tuple[slice, _Plan]]:  # fmt: skip
     """What an operator works with, and on which heads at a time (one, where documents are long)."""
     rule = Rule(causal, window, slopes)
-    long, others = _part(read_segments(starts, is_text, max_length, q.size(0)), rule, q)
-    step = q.size(1) if _longest(others) <= _LONGEST else 1
+    parts = _part(read_segments(starts, is_text, max_length, q.size(0)), rule, q)
+    step = q.size(1) if _longest(parts.others) <= _LONGEST else 1
     groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
     if slopes is None:
-        plan = _make_plan(long, others, rule, q)
+        plan = _make_plan(parts, rule, q)
         return [(heads, plan) for heads in groups]
-    return [(heads, _make_plan(long, others, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
+    return [(heads, _make_plan(parts, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:
