@@ -1,11 +1,11 @@
 """Useful tokens per second of training steps on packed rows against padded windows, and how full the rows of each are.
 
-Forward, backward, clipping and the default optimizer of the default model, batches made on the way, as many slots a
-step in all; only targets that count are counted. Two texts: the embedded corpus, whose documents are far shorter than
-a row; and documents of many rows, made of its texts joined (1 to so many in each, drawn at random), so many that
-windows are as full as `--fill` asks. `padded` windows go the way of packed rows: attention passes over padding, all
-else is computed for every slot. `plain` are the same windows without a layout, padding and all, through torch's fused
-kernel.
+Forward, backward, clipping and the default optimizer of the default model, or of a wider one (`--shape 12m`), in which
+attention is less of a step; batches made on the way, as many slots a step in all; only targets that count are counted.
+Two texts: the embedded corpus, whose documents are far shorter than a row; and documents of many rows, made of its
+texts joined (1 to so many in each, drawn at random), so many that windows are as full as `--fill` asks. `padded`
+windows go the way of packed rows: attention passes over padding, all else is computed for every slot. `plain` are the
+same windows without a layout, padding and all, through torch's fused kernel.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
 from xlabml.tokenizer import Tokenizer
 from xlabml.training import parameter_groups
+from xlabml.transformer import Transformer
+
+SHAPES: dict[str, dict] = {'default': {}, '12m': {'d_model': 384, 'n_layers': 5, 'n_heads': 6}}
 
 
 def join_until_full(lengths: np.ndarray, gap: int, fill: float, length: int) -> list[np.ndarray]:
@@ -63,12 +66,12 @@ def rows_of(corpus: Corpus, plan: Plan, tokenizer: Tokenizer) -> Rows:
 
 
 class Training:
-    """The default model and its optimizer on one kind of rows: each call times the next steps."""
+    """A model and its optimizer on one kind of rows: each call times the next steps."""
 
-    def __init__(self, rows: Rows, n_vocab: int, rows_per_step: int, has_layout: bool) -> None:
+    def __init__(self, rows: Rows, n_vocab: int, rows_per_step: int, has_layout: bool, shape: str) -> None:
         torch.manual_seed(42)
         self.batches = TrainBatches(rows, rows_per_step, rows_per_step, seed=42)
-        task = XLabModel(n_vocab, rows.length)
+        task = XLabModel(n_vocab, rows.length, partial(Transformer, **SHAPES[shape]))
         self.model, self.optimizer = task.model.train(), task.optimizer(parameter_groups(task))
         self.has_layout = has_layout
         self.is_bf16 = auto_precision('cpu') == 'bf16-mixed'
@@ -96,6 +99,7 @@ def main() -> None:
     parser.add_argument('--warmup', type=int, default=5, help='steps before them')
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
     parser.add_argument('--fill', type=float, default=0.81, help='how full padded windows of the joined texts are')
+    parser.add_argument('--shape', choices=SHAPES, default='default', help='of the model')
     parser.add_argument('--rows_per_step', type=int, help="None: the data module's")
     options = parser.parse_args()
     keep_freed_memory()
@@ -114,7 +118,7 @@ def main() -> None:
             plans = {'Pack': Pack(length), 'Chunk': Chunk(length), 'Concat': Concat(length)}
             rows = {plan: rows_of(corpus, made, tokenizer) for plan, made in plans.items()}
             runs = {
-                way: Training(rows[plan], data.n_vocab, rows_per_step, way != 'plain')
+                way: Training(rows[plan], data.n_vocab, rows_per_step, way != 'plain', options.shape)
                 for way, plan in (('packed', 'Pack'), ('padded', 'Chunk'), ('plain', 'Chunk'))
             }
             for run in runs.values():
