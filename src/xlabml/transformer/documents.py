@@ -116,7 +116,7 @@ class _Block(NamedTuple):
     """Some queries of each of a few documents of one length, and all keys that any of them sees.
 
     Args:
-        documents: Where the documents are, in all tokens.
+        documents: Where the documents are, in the tokens of the plan.
         n_documents: How many documents.
         rows: The queries, counted from the start of a document.
         seen: The keys, likewise.
@@ -176,7 +176,7 @@ class _Parts(NamedTuple):
 
     Args:
         long: Where long documents are, in all tokens.
-        others: The rest; besides long documents without padding.
+        others: The rest; where there are long ones, without padding.
         tokens: As in _Plan.
     """
 
