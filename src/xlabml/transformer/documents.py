@@ -1,36 +1,37 @@
 """Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
-Documents are multiplied out in float32, some queries at a time, those of documents of one length together. In bf16
-oneDNN would compile a kernel for each new length, so what came in bf16 is widened; long documents go another way.
+Long documents go one way and all others another: see long_documents.py, short_documents.py.
 
 Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention import Documents, Rule, make_bias, mix
+from .attention import Documents, Rule, mix
 from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
+from .short_documents import (
+    Block,
+    Segments,
+    longest_text,
+    make_blocks,
+    mix_blocks,
+    turn_all,
+    unmix_blocks,
+    widened,
+)
 
 _LONGEST = 1024
-"""Documents longer than this go to the fused kernel, which keeps no n x n probabilities for the gradient."""
-
-_BLOCK = 128
-"""So many queries of a document are looked at a time, or half as many more to its end."""
-
-_AT_ONCE = 1024
-"""Documents of one length, one behind the other, are looked at together: so many tokens of them."""
-
-_Segments = list[tuple[int, bool]]
+"""Where one that is not long has more tokens, all go to torch's kernel, which keeps no n x n probabilities."""
 
 
-def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slots: int) -> _Segments:
+def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slots: int) -> Segments:
     """Length of each segment of a layout, and whether it is text. Where it lives on a device, this waits for it.
 
     Raises:
@@ -69,11 +70,11 @@ def mix_documents(
         key = 'documents', rule.window
         if key not in made:
             parts = _part(segments, rule, q)
-            made[key] = _make_plan(parts, rule, q) if _longest(parts.others) <= _LONGEST else None
+            made[key] = _make_plan(parts, rule, q) if longest_text(parts.others) <= _LONGEST else None
         if made[key] is not None:
             return _Documents.apply(q, *_ungroup(q, k, v), made[key])
     dtype = q.dtype
-    q, k, v = (x.to(_exact(x)) for x in (q, k, v))
+    q, k, v = (x.to(widened(x)) for x in (q, k, v))
     lengths = [length for length, _ in segments]
     mixed = []
     # Transposed before they are split, so that the gradient is put together by one cat.
@@ -94,7 +95,7 @@ def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Document
         )
     dtype = q.dtype
     if q.device.type == 'cpu':
-        q, k, v = (x.to(_exact(x)) for x in (q, k, v))
+        q, k, v = (x.to(widened(x)) for x in (q, k, v))
     q, k, v = (x.unflatten(0, documents.segment.shape).transpose(1, 2) for x in (q, k, v))  # b h n c
     return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1).to(dtype)
 
@@ -102,55 +103,6 @@ def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Document
 def _ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     n_shared = q.size(1) // k.size(1)
     return (k, v) if n_shared == 1 else (k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1))
-
-
-def _longest(segments: _Segments) -> int:
-    return max((length for length, is_text in segments if is_text), default=0)
-
-
-def _exact(like: Tensor) -> torch.dtype:
-    return torch.promote_types(like.dtype, torch.float32)
-
-
-class _Block(NamedTuple):
-    """Some queries of each of a few documents of one length, and all keys that any of them sees.
-
-    Args:
-        documents: Where the documents are, in the tokens of the plan.
-        n_documents: How many documents.
-        rows: The queries, counted from the start of a document.
-        seen: The keys, likewise.
-        bias: What is added to the scores of the last of these keys; None: nothing.
-    """
-
-    documents: slice
-    n_documents: int
-    rows: slice
-    seen: slice
-    bias: Float[Tensor, '#h n m'] | None
-
-    def look(self, x: Tensor, tokens: slice) -> Tensor:
-        """Of h t c some tokens of each document: h n c of one, h n_documents n c of more."""
-        if self.n_documents == 1:
-            start = self.documents.start
-            return x[:, start + tokens.start : start + tokens.stop]
-        return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
-
-    def pick(self, x: Tensor, tokens: slice) -> Tensor:
-        """The same in one batch."""
-        picked = self.look(x, tokens)
-        return picked if self.n_documents == 1 else picked.flatten(0, 1)
-
-    def split(self, part: Tensor) -> Tensor:
-        """What came of a product, with dimensions as `look` has them."""
-        return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
-
-    def share(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The probabilities of the queries."""
-        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
-        if self.bias is not None:
-            scores[:, :, -self.bias.size(2) :] += self.bias
-        return torch.softmax(scores, dim=-1, out=scores)
 
 
 class _Plan(NamedTuple):
@@ -164,7 +116,7 @@ class _Plan(NamedTuple):
 
     runs: list[Run]
     tokens: Int[Tensor, ' n'] | None
-    blocks: list[_Block]
+    blocks: list[Block]
 
     def pick(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
         """What blocks look at."""
@@ -181,11 +133,11 @@ class _Parts(NamedTuple):
     """
 
     long: list[slice]
-    others: _Segments
+    others: Segments
     tokens: Int[Tensor, ' n'] | None
 
 
-def _part(segments: _Segments, rule: Rule, like: Tensor) -> _Parts:
+def _part(segments: Segments, rule: Rule, like: Tensor) -> _Parts:
     """Tell long documents from others.
 
     Args:
@@ -205,67 +157,26 @@ def _part(segments: _Segments, rule: Rule, like: Tensor) -> _Parts:
 
 
 def _make_plan(parts: _Parts, rule: Rule, like: Tensor) -> _Plan:
-    return _Plan(make_runs(parts.long, rule), parts.tokens, _make_blocks(parts.others, rule, like))
-
-
-def _make_blocks(segments: _Segments, rule: Rule, like: Tensor) -> list[_Block]:
-    """So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache."""
-    is_bent = rule.window is not None or rule.slopes is not None
-    longest = _longest(segments) if is_bent else min(_longest(segments), 2 * _BLOCK)
-    bias = make_bias(longest, rule, _exact(like)) if is_bent or rule.causal else None
-    blocks, start = [], 0
-    for (length, is_text), run in itertools.groupby(segments):
-        count = len(list(run))
-        most = 1 if rule.slopes is not None else max(1, _AT_ONCE // max(1, length))
-        for first in range(0, count if is_text and length else 0, most):
-            n = min(count - first, most)
-            documents = slice(start + first * length, start + (first + n) * length)
-            for rows, seen in _cut(length, rule):
-                # All queries of a block see what comes before them, if nothing else bends their scores.
-                here = (rows, seen) if is_bent else (slice(0, rows.stop - rows.start),) * 2
-                blocks.append(_Block(documents, n, rows, seen, None if bias is None else bias[:, *here]))
-        start += length * count
-    return blocks
-
-
-def _cut(length: int, rule: Rule) -> Iterator[tuple[slice, slice]]:
-    """Queries of a document, and the keys that they see."""
-    back, first = length if rule.window is None else rule.window - 1, 0
-    while first < length:
-        rest = length - first
-        end = first + (rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
-        yield slice(first, end), slice(max(0, first - back), end if rule.causal else min(length, end + back))
-        first = end
+    return _Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
 
 def _is_narrow(like: Tensor) -> bool:
     return like.dtype == torch.bfloat16 and getattr(torch.cpu, '_is_amx_tile_supported', bool)()
 
 
-def _turn(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy with the first two dimensions exchanged."""
-    return torch.empty(x.size(1), x.size(0), x.size(2), dtype=dtype).copy_(x.transpose(0, 1))
-
-
-def _turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    """Of each, t h c, a copy h t c in which products are summed up; queries are scaled, so that scores need not be."""
-    queries, keys, values = (_turn(x, _exact(x)) for x in (q, k, v))
-    return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
-
-
 def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where what came in is put, if documents are long, and what `_mix_blocks` keeps; None: nowhere.
+        kept: Where what came in is put, if documents are long, and what `mix_blocks` keeps; None: nowhere.
     """
     if kept is not None and plan.runs:
         kept += q, k, v
     if plan.tokens is None:
-        return _mix_blocks(plan.blocks, q, k, v, kept)
+        return mix_blocks(plan.blocks, q, k, v, kept)
     mixed = torch.zeros(q.shape, dtype=q.dtype)
     if plan.blocks:
-        mixed[plan.tokens] = _mix_blocks(plan.blocks, plan.pick(q), plan.pick(k), plan.pick(v), kept)
+        mixed[plan.tokens] = mix_blocks(plan.blocks, plan.pick(q), plan.pick(k), plan.pick(v), kept)
     for run in plan.runs:
         mix_long(run, q, k, v, mixed)
     return mixed
@@ -274,17 +185,17 @@ def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None
 def _unmix(
     plan: _Plan, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, each t h c: see `unmix_long`.
+    """The gradients of queries, keys and values, each t h c.
 
     Args:
         grad: Of the mixed values, t h c.
         qkv: As they came in; not needed where no document is long and something is kept.
-        kept: By `_mix_blocks`; nothing: it is made once more.
+        kept: By `mix_blocks`; nothing: it is made once more.
     """
     some = []
     if plan.blocks or plan.tokens is None:
-        turned = kept[:3] or _turn_all(*(plan.pick(x) for x in qkv))
-        some = _unmix_blocks(plan.blocks, plan.pick(grad), turned, kept[3:])
+        turned = kept[:3] or turn_all(*(plan.pick(x) for x in qkv))
+        some = unmix_blocks(plan.blocks, plan.pick(grad), turned, kept[3:])
     if plan.tokens is None:
         return some[0], some[1], some[2]
     grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
@@ -293,41 +204,6 @@ def _unmix(
     for run in plan.runs:
         unmix_long(run, grad, qkv, grads)
     return grads[0], grads[1], grads[2]
-
-
-def _mix_blocks(blocks: list[_Block], q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None) -> Tensor:
-    """As `_mix`; that of `_turn_all` is kept, then the probabilities of each block."""
-    mixed = torch.zeros(q.shape, dtype=q.dtype)
-    turned, (queries, keys, values) = mixed.transpose(0, 1), _turn_all(q, k, v)
-    if kept is not None:
-        kept += queries, keys, values
-    with torch.autocast('cpu', enabled=False):
-        for block in blocks:
-            share = block.share(block.pick(queries, block.rows), block.pick(keys, block.seen))
-            part = torch.bmm(share, block.pick(values, block.seen))
-            block.look(turned, block.rows).copy_(block.split(part))
-            if kept is not None:
-                kept.append(share)
-    return mixed
-
-
-def _unmix_blocks(blocks: list[_Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
-    q, k, v = qkv
-    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares)
-    q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
-    with torch.autocast('cpu', enabled=False):
-        for block in blocks:
-            queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
-            keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
-            share = next(kept) if shares else block.share(queries, keys)
-            score_grad = torch.bmm(out, values.mT)
-            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-            parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
-            block.look(q_grad, block.rows).copy_(block.split(parts[0]))
-            block.look(k_grad, block.seen).add_(block.split(parts[1]))
-            block.look(v_grad, block.seen).add_(block.split(parts[2]))
-    q_grad *= 1 / math.sqrt(q.size(-1))
-    return [_turn(x, dtype) for x in (q_grad, k_grad, v_grad)]
 
 
 class _Documents(torch.autograd.Function):
@@ -356,10 +232,10 @@ def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
 ) -> list[tuple[slice, _Plan]]:  # fmt: skip
-    """What an operator works with, and on which heads at a time (one, where documents are long)."""
+    """What an operator works with, and on which heads at a time (one, where they are many tokens)."""
     rule = Rule(causal, window, slopes)
     parts = _part(read_segments(starts, is_text, max_length, q.size(0)), rule, q)
-    step = q.size(1) if _longest(parts.others) <= _LONGEST else 1
+    step = q.size(1) if longest_text(parts.others) <= _LONGEST else 1
     groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
     if slopes is None:
         plan = _make_plan(parts, rule, q)
