@@ -1,7 +1,7 @@
 """The data module: sources in, batches out, in an order that depends on nothing but a seed and a count."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,14 @@ class XLabDataModule(SavedData):
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already, of those that `prepare_data` makes."""
         return self._texts.stores()
+
+    def verify(self) -> Iterator[str]:
+        """Compare the stores and plans that are there already with their hashes; yields a line on each.
+
+        Raises:
+            ValueError: One of them is not as it was written; it is named, and what to do.
+        """
+        return self._texts.verify()
 
     @property
     def near_pairs(self) -> NearPairs | None:
