@@ -53,13 +53,16 @@ class Tokenizer:
                 raise RuntimeError('it is empty')
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
             n_pieces = len(self._processor)
-        except RuntimeError as error:
-            raise ValueError(f'{name} is no SentencePiece model, or one cut short ({error}); train it anew') from error
-        self._check_pieces(n_pieces)
-        self._bytes_of = {id: self._bytes(id) for id in range(n_pieces)}
-        first_byte = len(RESERVED_PIECES)
-        self._mark_ids = [first_byte + byte for byte in SPACE_MARK.encode()]
-        self._check_behaviour()
+            self._check_pieces(n_pieces)
+            self._bytes_of = {id: self._bytes(id) for id in range(n_pieces)}
+            first_byte = len(RESERVED_PIECES)
+            self._mark_ids = [first_byte + byte for byte in SPACE_MARK.encode()]
+            self._check_behaviour()
+        except (RuntimeError, UnicodeError, IndexError) as error:
+            raise ValueError(
+                f'{name} is no SentencePiece model, or one cut short or damaged ({_first_line(error)}); copy it again, '
+                'or train it anew'
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> 'Tokenizer':
@@ -239,6 +242,10 @@ class Tokenizer:
                     f'{self._name} turns {text!r} into {self.decode(ids)!r}: it normalises texts or puts a prefix '
                     'before them, so that they do not come back as they were; train one with train_tokenizer'
                 )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def refuse_surrogates(text: str, name: str) -> None:
