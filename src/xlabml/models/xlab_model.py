@@ -16,7 +16,7 @@ from xlabml.transformer import Cache, Transformer, language_model
 
 from .task import Task
 
-_SUMS = ('nats', 'hits', 'count', 'n_bytes')
+_SUMS = ('nats', 'correct', 'count', 'n_bytes')
 
 
 class Scores(NamedTuple):
@@ -106,7 +106,7 @@ class XLabModel(Task):
         torch.manual_seed(batch.seed)
         self.step_is_empty = not batch.n_targets
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
-        counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
+        counted = torch.stack([sums.nats.detach(), sums.correct, sums.count, batch.n_bytes.sum()])  # float32
         counted = torch.where(counted[0].isfinite(), counted, 0.0)  # a skipped step is in no curve
         self.train_sums = counted.to(_precise(counted.device)) if self.train_sums is None else self.train_sums + counted
         # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
@@ -118,7 +118,7 @@ class XLabModel(Task):
         return [*summarize(dict.fromkeys(_SUMS, 0.0)), *(metric.name for metric in self.metrics)]
 
     def take_train_sums(self) -> dict[str, float]:
-        """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
+        """What training summed since the last call, over all ranks: nats, correct, count, n_bytes."""
         empty = torch.zeros(len(_SUMS), dtype=_precise(self.device), device=self.device)
         sums = empty if self.train_sums is None else self.train_sums
         self.train_sums = None
@@ -131,7 +131,7 @@ class XLabModel(Task):
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
-        row = [sums.nats, sums.hits, sums.count, batch.n_bytes.sum()]
+        row = [sums.nats, sums.correct, sums.count, batch.n_bytes.sum()]
         if self.metrics:
             asked = batch.targets != IGNORED
             nats, targets = self.model.nats(batch.ids, batch.targets, batch.layout)[asked], batch.targets[asked]
