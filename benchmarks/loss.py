@@ -1,9 +1,9 @@
 """Peak memory and time of cross-entropy over a large vocabulary, forward and backward: plain, defined, chunked.
 
-8,192 tokens, 32,768 entries. `plain` is torch's cross-entropy of all logits and nothing else; `defined`, with hits and
-nats, is what `chunked` is tested against. Every measurement is a process of its own. Memory is what the process (on a
-GPU: torch's allocator) held at its peak during a pass, less what it held before it: hidden states and head are there
-already, their gradients are not, and count on both sides.
+8,192 tokens, 32,768 entries. `plain` is torch's cross-entropy of all logits and nothing else; `defined`, with correct
+predictions and nats, is what `chunked` is tested against. Every measurement is a process of its own. Memory is what
+the process (on a GPU: torch's allocator) held at its peak during a pass, less what it held before it: hidden states and
+head are there already, their gradients are not, and count on both sides.
 """
 
 import argparse

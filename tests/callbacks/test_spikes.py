@@ -22,6 +22,26 @@ def test_a_spike_is_six_deviations_above_the_mean_of_the_window(tmp_path, loss, 
     assert len(spikes.window) == 8
 
 
+@pytest.mark.parametrize(
+    ('level', 'loss', 'is_spike'),
+    [
+        (3.0, 3.0001, False),
+        (3.0, 3.0 + 6 * 0.0029, False),
+        (3.0, 3.0 + 6 * 0.0031, True),
+        (0.0, 1e-6, False),
+        (0.0, 6 * 0.00099, False),
+        (0.0, 6 * 0.00101, True),
+        (-50.0, -50.0 + 6 * 0.049, False),
+        (-50.0, -50.0 + 6 * 0.051, True),
+    ],
+)
+def test_after_equal_losses_not_every_increase_is_a_spike(tmp_path, level, loss, is_spike):
+    """The deviation is at least a thousandth of the mean, or of 1 nat."""
+    spikes = Spikes('warn', window_steps=8)
+    fit(Given(), [*[level] * 8, loss], tmp_path, [spikes])
+    assert spikes.count == is_spike
+
+
 def test_nothing_is_judged_before_half_of_the_window_is_there_and_none_means_no_look(tmp_path):
     early, off = Spikes('warn', window_steps=20), Spikes()
     for spikes in (early, off):

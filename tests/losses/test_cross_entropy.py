@@ -1,5 +1,7 @@
 """The chunked cross-entropy equals its definition, and never holds the whole logits."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlabml.batches import IGNORED
 from xlabml.losses import CrossEntropy, Loss, make_logits
-from xlabml.losses.cross_entropy import cross_entropy
+from xlabml.losses.cross_entropy import _max, cross_entropy
 
 OPTIONS = {
     'plain': {},
@@ -66,9 +68,72 @@ def test_matches_torch_by_hand():
     sums = CrossEntropy()(hidden, weight, targets)
     logits, kept = hidden @ weight.T, targets != IGNORED
     assert sums.count == kept.sum()
-    assert sums.hits == (logits.argmax(-1) == targets)[kept].sum()
+    assert sums.correct == (logits.argmax(-1) == targets)[kept].sum()
     torch.testing.assert_close(sums.nats, F.cross_entropy(logits[kept], targets[kept], reduction='sum'))
     assert not sums.nats.requires_grad
+
+
+def _count_correct(logits, targets, **options):
+    """By the chunks and by the definition, of logits that are given: the head is the unit matrix."""
+    args = logits, torch.eye(logits.size(1), dtype=logits.dtype), targets
+    return tuple(int(loss(*args, **options).correct) for loss in (CrossEntropy(), cross_entropy))
+
+
+@pytest.mark.parametrize('n_vocab', [1, 5, 127, 128, 129, 256, 300])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('options', [{}, {'logit_cap': 2.0}], ids=['plain', 'capped'])
+def test_the_first_of_several_largest_logits_is_the_prediction(n_vocab, dtype, options):
+    """Two and three entries that tie, within the blocks of the search for the largest and across them."""
+    ends = sorted({i for i in (0, 1, 2, 63, 126, 127, 128, 129, 254, 255, 256, 298, 299) if i < n_vocab})
+    ties = [(a, b) for a in ends for b in ends if a <= b]
+    logits = torch.randn(len(ties), n_vocab, generator=torch.Generator().manual_seed(0)).clamp(max=3).to(dtype)
+    for row, (a, b) in enumerate(ties):
+        logits[row, [a, (a + b) // 2, b]] = 3.5
+    first, last = (torch.tensor(ids) for ids in zip(*ties))
+    assert _count_correct(logits, first, **options) == (len(ties), len(ties))
+    assert _count_correct(logits, last, **options) == ((first == last).sum(), (first == last).sum())
+    assert _count_correct(logits, torch.full_like(first, IGNORED), **options) == (0, 0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_ties_by_chance_count_as_argmax_has_them(dtype):
+    """Logits of few values, so that most rows have ties."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(-3, 3, (500, 300), generator=generator).to(dtype)
+    targets = torch.randint(12, (500,), generator=generator)
+    targets[::7] = IGNORED
+    expected = int((logits.argmax(dim=-1) == targets).sum())
+    assert 0 < expected < ((logits.amax(dim=-1) == 2) & (targets != IGNORED)).sum()
+    assert _count_correct(logits, targets) == (expected, expected)
+
+
+def test_a_model_of_zeros_predicts_the_first_token_only():
+    targets = torch.arange(150) % 50
+    assert _count_correct(torch.zeros(150, 50), targets) == (3, 3)
+
+
+@pytest.mark.parametrize('loss', [CrossEntropy(), cross_entropy])
+@pytest.mark.parametrize('position', [0, 127, 128, 299])
+def test_nothing_is_correct_where_a_logit_is_no_number(loss, position):
+    """One row of hidden states is NaN, then one row of the head: whatever the target, the NaN itself too."""
+    hidden, head = torch.eye(300), torch.eye(300)
+    assert loss(hidden, head, torch.arange(300)).correct == 300
+    hidden[position] = math.nan
+    assert loss(hidden, head, torch.arange(300)).correct == 299
+    assert loss(hidden, head, torch.zeros(300, dtype=torch.long)).correct == (position != 0)
+    head[position] = math.nan
+    assert loss(hidden, head, torch.arange(300)).correct == 0
+
+
+@pytest.mark.parametrize('n_vocab', [1, 127, 128, 300])
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_the_largest_logit_is_found_as_torch_finds_it(n_vocab, value):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(-3, 3, (200, n_vocab), generator=generator).float()
+    logits[torch.rand(logits.shape, generator=generator) < 0.02] = value
+    logits[0] = value
+    for ours, expected in zip(_max(logits), logits.max(dim=-1, keepdim=True)):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_smoothing_and_z_loss_leave_the_nats_alone():

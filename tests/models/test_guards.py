@@ -16,6 +16,7 @@ from xlabml import checkpoints
 from xlabml.batches import IGNORED, Batch
 from xlabml.callbacks import NonFinite
 from xlabml.commands.trainer import Trainer
+from xlabml.losses import CrossEntropy
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, AdaptiveClip, Muon, WarmupConstant
 from xlabml.transformer import Transformer
@@ -47,8 +48,8 @@ class _Scaled(MixedPrecision):
 
 def _fit(model, folder, batches, ckpt_path=None, is_scaled=False, **options):
     batches = list(batches)
+    options = {'max_steps': len(batches) if ckpt_path is None else 99, **options}
     trainer = Trainer(
-        max_steps=len(batches) if ckpt_path is None else 99,
         accelerator='cpu',
         precision='32-true',
         logger=False,
@@ -129,6 +130,48 @@ def test_a_loss_that_is_not_finite_spoils_all_gradients_whatever_they_are():
     weight.grad = None
     XLabModel.spoil_unless_finite(weight.sum()).backward()
     assert torch.equal(weight.grad, torch.ones(3))
+
+
+class _Overflowing(CrossEntropy):
+    """An objective of inf in some calls, at a plain cross-entropy that is finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_calls = 0
+
+    def forward(self, *args, **options):
+        sums = super().forward(*args, **options)
+        self.n_calls += 1
+        return sums._replace(objective=sums.objective * (math.inf if self.n_calls == 3 else 1.0))
+
+
+@pytest.mark.parametrize('cause', ['gradient', 'objective'])
+@pytest.mark.parametrize('n_batches', [1, 2])
+def test_a_skipped_step_is_in_no_curve(tmp_path, cause, n_batches):
+    """Nor are the other micro-batches of it: where there are two, the first has the objective of inf."""
+    loss = _Overflowing if cause == 'objective' else CrossEntropy
+    bad, batches = {1: 2, 2: 1}[n_batches], list(_batches(4 * n_batches))
+    model, clean = _model(loss=loss), _model()
+    poison = [_Poison({bad})] if cause == 'gradient' else []
+    _fit(model, tmp_path, batches, callbacks=poison, accumulate_grad_batches=n_batches, max_steps=4)
+    kept = [batch for i, batch in enumerate(batches) if i // n_batches != bad]
+    _fit(clean, tmp_path, kept, accumulate_grad_batches=n_batches, max_steps=3)
+    assert (model.skipped.tolist(), clean.skipped.tolist()) == ([0, 1], [0, 0])
+    assert model.train_sums.tolist() == clean.train_sums.tolist()
+    assert model.train_sums.tolist()[2] == 3 * n_batches * 16
+
+
+def test_the_weights_that_differ_are_counted_among_all_of_both(tmp_path):
+    """One weight of ten is longer, two are new and two are gone."""
+    saved, model = _model(), _model(tied=False, head_bias=True)
+    weights = saved.state_dict()
+    names = {*weights, *model.state_dict()}
+    checkpoint = {'state_dict': weights, 'hyper_parameters': dict(saved.hparams)}
+    with pytest.raises(ValueError, match=rf'\(2 of {len(names)} weights differ\)'):
+        model.check_weights(checkpoint)
+    checkpoint['state_dict'] = {f'old.{name}': tensor for name, tensor in weights.items()}
+    with pytest.raises(ValueError, match=rf'\({2 * len(weights)} of {2 * len(weights)} weights differ\)'):
+        saved.check_weights(checkpoint)
 
 
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])

@@ -19,10 +19,20 @@ def test_singular_values_are_those_of_the_decomposition(shape):
 
 
 def test_the_figures_by_hand():
-    """Singular values 4, 2, 2, 0: squares 16, 4, 4 over 16; mean 2; the lower median is 2."""
+    """Singular values 4, 2, 2, 0: squares 16, 4, 4 over 16; mean 2; median 2."""
     weight = torch.diag(torch.tensor([2.0, -4.0, 0.0, 2.0]))
     top, rank, mean_ratio, median_ratio = spectra.figures(spectra.singular_values(weight)).tolist()
     assert (top, rank, mean_ratio, median_ratio) == pytest.approx((4.0, 1.5, 2.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ('values', 'median'),
+    [([5.0], 5.0), ([6.0, 2.0], 4.0), ([6.0, 2.0, 1.0], 2.0), ([8.0, 4.0, 1.0, 0.0], 2.5), ([9.0, 5, 4, 3, 2, 1], 3.5)],
+)
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two(values, median):
+    stacked = torch.tensor([values, values[:1] * len(values)])
+    ratios = spectra.figures(stacked)[:, spectra.FIGURES.index('median_ratio')]
+    assert ratios.tolist() == pytest.approx([values[0] / median, 1.0])
 
 
 def test_a_random_matrix_begins_where_theory_has_it():

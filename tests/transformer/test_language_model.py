@@ -51,8 +51,11 @@ def test_sums_and_nats_are_those_of_the_logits(options, layout):
     torch.testing.assert_close(model.nats(ids, targets, layout), nats)
     torch.testing.assert_close(sums.objective, nats.sum())
     torch.testing.assert_close(sums.nats, nats.sum().detach())
-    assert sums.hits == ((logits.argmax(-1) == targets) & (targets != IGNORED)).sum()
+    assert sums.correct == ((logits.argmax(-1) == targets) & (targets != IGNORED)).sum()
     assert sums.count == (targets != IGNORED).sum()
+    same, each = model(ids, layout, targets=targets, each=True)
+    assert all(torch.equal(one, other) for one, other in zip(same, sums))
+    assert torch.equal(each, model.nats(ids, targets, layout))
 
 
 def test_the_loss_is_a_part():
@@ -102,7 +105,7 @@ def test_a_tiny_model_memorises_one_batch():
         optimizer.step()
         optimizer.zero_grad()
     assert sums.nats / sums.count < 0.1
-    assert sums.hits == 32
+    assert sums.correct == 32
 
 
 def test_refusals():

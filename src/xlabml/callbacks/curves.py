@@ -113,7 +113,9 @@ class Curves(L.Callback):
         checkpoint['callbacks'][self.state_key] = {'sums': dict(self._sums), 'tokens': self._n_tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums, self._n_tokens = dict(state_dict['sums']), state_dict.get('tokens', 0.0)
+        renamed = {'hits': 'correct'}  # the name in earlier checkpoints
+        self._sums = {renamed.get(name, name): value for name, value in state_dict['sums'].items()}
+        self._n_tokens = state_dict.get('tokens', 0.0)
 
     # A step, part by part
 

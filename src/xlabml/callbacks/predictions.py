@@ -59,7 +59,7 @@ class Predictions(L.Callback):
         written = path.with_suffix('.part')
         with written.open('w', encoding='utf-8') as file:
             for document, (count, nats, n_bytes) in zip(documents.tolist(), sums.tolist()):
-                figures = summarize({'nats': nats, 'hits': 0.0, 'count': count, 'n_bytes': n_bytes})
+                figures = summarize({'nats': nats, 'correct': 0.0, 'count': count, 'n_bytes': n_bytes})
                 row = {
                     'id': trainer.datamodule.document_id(document),  # type: ignore[attr-defined]
                     'tokens': int(count),

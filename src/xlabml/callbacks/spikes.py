@@ -13,6 +13,13 @@ from torch import Tensor
 
 from .documents import ReadDocuments, look_interval
 
+LEAST_DEVIATION = 1e-3
+"""Of the mean's size, or of 1 nat where that is smaller.
+
+A window of equal losses (a batch by heart, a rate of 0) has no deviation, and any increase would be a spike. 6 of this
+are 0.6 % of the loss, above what rounding it to bf16 does (0.4 %).
+"""
+
 SPIKED = 3
 """The status of a run that a loss spike ended."""
 
@@ -21,7 +28,8 @@ class Spikes(L.Callback):
     """Count loss spikes and write down what they had read; on request, end the run, with exit status 3.
 
     A spike is a step whose loss (over all ranks and micro-batches) is more than `sigma` standard deviations above the
-    mean of the window_steps before it. A spike is in the window of the steps after it, so that a loss that stays on a
+    mean of the window_steps before it; a deviation below a thousandth of the mean (of 1 nat, where the mean is smaller)
+    counts as that. A spike is in the window of the steps after it, so that a loss that stays on a
     new level is none for long. The losses stay on the device between two looks; a look takes the mean over the ranks of
     all that have come since, and reads them at once. A run that ends saves no checkpoint after the spike, so that
     `--ckpt_path last` with `--data.skip` takes it up before it.
@@ -107,7 +115,8 @@ class Spikes(L.Callback):
         if not math.isfinite(loss):
             return found
         if len(self.window) >= (self.window.maxlen or 0) // 2:
-            mean, deviation = float(np.mean(self.window)), float(np.std(self.window, ddof=1))
+            mean = float(np.mean(self.window))
+            deviation = max(float(np.std(self.window, ddof=1)), LEAST_DEVIATION * max(1.0, abs(mean)))
             if loss > mean + self.sigma * deviation:
                 found = {'loss': loss, 'mean': mean, 'deviation': deviation}
         self.window.append(loss)

@@ -60,7 +60,7 @@ class XLabDataModule(SavedData):
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
             there. None: in the cache, named by what it is trained on.
         n_vocab: How many tokens the tokenizer has, special ones included.
-        coverage: Share of the characters that the tokenizer knows as such; the rest is spelt in bytes.
+        coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         batch_tokens: Slots that one optimizer step sees, over all devices.

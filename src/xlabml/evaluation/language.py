@@ -13,7 +13,7 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """Loss, accuracy and bits per byte from the sums over all targets.
 
     Args:
-        sums: `nats` of all targets, the end of text included; `hits`, how many of them had the highest probability;
+        sums: `nats` of all targets, the end of text included; `correct`, how many of them were predicted;
             `count`, how many there were; `n_bytes`, the raw UTF-8 bytes of the text that they stand for.
 
     Returns:
@@ -22,7 +22,7 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     count, n_bytes = sums['count'] or math.nan, sums['n_bytes'] or math.nan
     return {
         'loss': sums['nats'] / count,
-        'accuracy': sums['hits'] / count,
+        'accuracy': sums['correct'] / count,
         'bits_per_byte': sums['nats'] / math.log(2) / n_bytes,
     }
 

@@ -13,14 +13,20 @@ class LossSums(NamedTuple):
     Args:
         objective: What the optimizer lowers, in float32.
         nats: Plain cross-entropy, whatever the objective adds to it; carries no gradient.
-        hits: How many targets were the likeliest token.
+        correct: How many targets were the prediction: the token with the largest logit, of several the first
+            (`logits.argmax(-1)`), and none where a logit is NaN.
         count: How many targets were counted.
     """
 
     objective: Float[Tensor, '']
     nats: Float[Tensor, '']
-    hits: Int[Tensor, '']
+    correct: Int[Tensor, '']
     count: Int[Tensor, '']  # type: ignore[assignment]  # hides tuple.count, which nobody needs of sums
+
+    @property
+    def hits(self) -> Int[Tensor, '']:
+        """An earlier name of `correct`, for losses of users."""
+        return self.correct
 
 
 class Loss(nn.Module, ABC):

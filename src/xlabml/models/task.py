@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -19,6 +19,8 @@ from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
 from xlabml.transformer import Block
+from xlabml.untrusted.building import building, naming
+from xlabml.untrusted.matching import match_part
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -139,11 +141,12 @@ class Task(L.LightningModule):
         """Clip, keep the norm that the gradient had before, and let a step be skipped whose gradient is not finite."""
         if self.step_is_empty:
             optimizer.zero_grad(set_to_none=True)
+            self.count_step(torch.tensor(False))
             return
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        self._skip_unless_finite(optimizer)
+        self.count_step(self._skip_unless_finite(optimizer))
         limit: Any = gradient_clip_val or None
         if self.clip is not None:
             if gradient_clip_algorithm == 'value':
@@ -160,11 +163,21 @@ class Task(L.LightningModule):
         else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), limit, self.grad_norm)
 
-    def _skip_unless_finite(self, optimizer: Optimizer) -> None:
+    def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
+        """Take the step's sums into the curves, all of its micro-batches or none; called once a step, on all ranks.
+
+        Args:
+            is_skipped: Whether the step changes nothing because its loss or gradient is not finite, on any rank.
+        """
+
+    def _skip_unless_finite(self, optimizer: Optimizer) -> Bool[Tensor, '']:
         """Make the step that follows change nothing if the gradient is not finite: the same on all ranks, who share it.
 
         Muon, and torch's fused optimizers, take the news as a tensor, so that nothing waits for the device. Where a
         scaler gives fused ones its own in place of ours, or there is nothing to wait for, the gradients go.
+
+        Returns:
+            Whether it is not.
         """
         assert self.grad_norm is not None
         bad = ~self.grad_norm.isfinite()
@@ -180,6 +193,7 @@ class Task(L.LightningModule):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         elif bad:
             optimizer.zero_grad(set_to_none=True)
+        return bad
 
     @staticmethod
     def spoil_unless_finite(loss: Float[Tensor, '']) -> Float[Tensor, '']:
@@ -236,12 +250,13 @@ class Task(L.LightningModule):
         """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
-        unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
+        names = {**own, **saved}
+        unfit = [name for name in names if own.get(name) != saved.get(name)]
         if unfit:
             changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
             raise ValueError(
                 f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
-                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(own)} weights differ). Settings that differ: '
+                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
                 f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
             )
 
@@ -262,12 +277,16 @@ class Task(L.LightningModule):
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
         values = dict(checkpoint['hyper_parameters'])
-        found = settings.find_class(values.pop('_class_path'))
-        if not issubclass(found, cls):
-            raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
-        model = found(**{**settings.build_arguments(found, values), **overrides})
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint['state_dict'])
+        part = {'class_path': values.pop('_class_path'), 'init_args': values}
+        with building(checkpoint_path, checkpoint['state_dict']):
+            values = match_part(part, Task, 'model')['init_args']
+            found = settings.find_class(part['class_path'])
+            if not issubclass(found, cls):
+                raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
+            model = found(**{**settings.build_arguments(found, values), **overrides})
+        with naming(checkpoint_path):
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
 
 

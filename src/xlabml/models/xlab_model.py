@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,7 +16,7 @@ from xlabml.transformer import Cache, Transformer, language_model
 
 from .task import Task
 
-_SUMS = ('nats', 'hits', 'count', 'n_bytes')
+_SUMS = ('nats', 'correct', 'count', 'n_bytes')
 
 
 class Scores(NamedTuple):
@@ -77,6 +77,7 @@ class XLabModel(Task):
         self.clip = None if clip is None else clip()
         self.n_vocab = n_vocab
         self.train_sums: Tensor | None = None
+        self._step_sums: Tensor | None = None  # of the step under way, its objective last
         self._eval_sums: Tensor | None = None
         self.n_evaluated = 0
         """How many targets the last evaluation counted."""
@@ -106,19 +107,27 @@ class XLabModel(Task):
         torch.manual_seed(batch.seed)
         self.step_is_empty = not batch.n_targets
         sums = self.model(batch.ids, batch.layout, targets=batch.targets)
-        counted = torch.stack([sums.nats.detach(), sums.hits, sums.count, batch.n_bytes.sum()])  # float32
-        counted = torch.where(counted[0].isfinite(), counted, 0.0)  # a skipped step is in no curve
-        self.train_sums = counted.to(_precise(counted.device)) if self.train_sums is None else self.train_sums + counted
+        counted = [sums.nats.detach(), sums.correct, sums.count, batch.n_bytes.sum(), sums.objective.detach()]
+        row = torch.stack(counted).to(_precise(sums.nats.device))
+        self._step_sums = row if self._step_sums is None else self._step_sums + row
         # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
+
+    def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
+        """Add the step's sums to those of the next training row; a skipped step is in no curve."""
+        sums, self._step_sums = self._step_sums, None
+        if sums is not None:
+            is_counted = sums.isfinite().all() & ~is_skipped.to(sums.device)
+            counted = torch.where(is_counted, sums[: len(_SUMS)], 0.0)
+            self.train_sums = counted if self.train_sums is None else self.train_sums + counted
 
     def figures(self) -> list[str]:
         """Loss, accuracy, bits per byte and the metrics."""
         return [*summarize(dict.fromkeys(_SUMS, 0.0)), *(metric.name for metric in self.metrics)]
 
     def take_train_sums(self) -> dict[str, float]:
-        """What training summed since the last call, over all ranks: nats, hits, count, n_bytes."""
+        """What training summed since the last call, over all ranks: nats, correct, count, n_bytes."""
         empty = torch.zeros(len(_SUMS), dtype=_precise(self.device), device=self.device)
         sums = empty if self.train_sums is None else self.train_sums
         self.train_sums = None
@@ -130,12 +139,12 @@ class XLabModel(Task):
 
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
-        sums = self.model(batch.ids, batch.layout, targets=batch.targets)
-        row = [sums.nats, sums.hits, sums.count, batch.n_bytes.sum()]
-        if self.metrics:
+        result = self.model(batch.ids, batch.layout, targets=batch.targets, each=bool(self.metrics))
+        sums, nats = result if self.metrics else (result, None)
+        row = [sums.nats, sums.correct, sums.count, batch.n_bytes.sum()]
+        if nats is not None:
             asked = batch.targets != IGNORED
-            nats, targets = self.model.nats(batch.ids, batch.targets, batch.layout)[asked], batch.targets[asked]
-            row += [metric.values(nats, targets).sum() for metric in self.metrics]
+            row += [metric.values(nats[asked], batch.targets[asked]).sum() for metric in self.metrics]
         self._eval_sums += torch.stack([value.to(self._eval_sums.dtype) for value in row])
 
     def _eval_end(self, stage: str) -> None:

@@ -59,7 +59,7 @@ class Meter:
         """
         self.n_steps += 1
         if norm is not None and limit is not None:
-            is_clipped = norm > limit
+            is_clipped = (norm > limit) & norm.isfinite()  # else the step is skipped
             self._n_clipped = is_clipped.long() if self._n_clipped is None else self._n_clipped + is_clipped
 
     def row(self, n_targets: float, seconds: float) -> dict[str, float]:

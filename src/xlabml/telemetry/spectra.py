@@ -30,12 +30,15 @@ def figures(values: Float[Tensor, '... m']) -> Float[Tensor, '... 4']:
 
     `top` is the largest. `stable_rank` is the sum of squares over the largest square: how many directions carry the
     matrix, whatever its scale (Rudelson and Vershynin 2007, https://arxiv.org/abs/math/0503442). `mean_ratio` and
-    `median_ratio` are the largest over the mean and over the median. A matrix of zeros gives nan.
+    `median_ratio` are the largest over the mean and over the median (of an even number, the mean of the two in the
+    middle). A matrix of zeros gives nan.
+
+    Args:
+        values: The largest first.
     """
-    top = values[..., 0]
-    return torch.stack(
-        [top, values.square().sum(-1) / top.square(), top / values.mean(-1), top / values.median(-1).values], dim=-1
-    )
+    top, m = values[..., 0], values.size(-1)
+    median = (values[..., (m - 1) // 2] + values[..., m // 2]) / 2  # torch's is the lower of the two
+    return torch.stack([top, values.square().sum(-1) / top.square(), top / values.mean(-1), top / median], dim=-1)
 
 
 def summarize(model: nn.Module) -> dict[str, float]:
