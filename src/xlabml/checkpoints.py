@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xlabml import bounds
+from xlabml import bounds, checksums
+from xlabml.finite import find_nonfinite
 from xlabml.untrusted import schema
 from xlabml.untrusted.archive import check_archive
 
@@ -51,16 +52,20 @@ class Export(NamedTuple):
         path: Where it lies.
         sha256: Hash of the whole file, in hex.
         n_bytes: Its size.
+        nonfinite: How many values of each weight are NaN or infinite, where any are.
     """
 
     path: Path
     sha256: str
     n_bytes: int
+    nonfinite: dict[str, int]
 
 
-def header() -> dict[str, Any]:
-    """What `write` adds to a checkpoint, for those who must write one some other way."""
-    return {'xlabml_format': FORMAT}
+def dump(checkpoint: dict[str, Any], file: Any) -> None:
+    """Write a checkpoint into an open file, as `write` does, with its checksum; only the file's `write` is called."""
+    archive = checksums.SealedArchive(file)
+    torch.save({**checkpoint, **_header()}, archive)  # type: ignore[arg-type]
+    archive.seal()
 
 
 def read(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict[str, Any]:
@@ -87,7 +92,7 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _part(path) as part:
         with part.open('wb') as file:
-            torch.save({**checkpoint, **header()}, file)
+            dump(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         _rename(part, path)
@@ -119,19 +124,21 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     checkpoint = read(path)
     values = {name: checkpoint[name] for name in _EXPORTED_VALUES if name in checkpoint}
     try:
-        metadata = {_METADATA: json.dumps({**header(), **values}, sort_keys=True)}
+        checksum = {checksums.EXPORT_KEY: checksums.EXPORT_VALUE}
+        metadata = {_METADATA: json.dumps({**_header(), **checksum, **values}, sort_keys=True)}
     except TypeError as error:
         raise ValueError(f'the settings in {path} are not plain values ({error}); save the run again') from error
     tensors = {**_apart(checkpoint['state_dict']), _TOKENIZER: _tokenizer_tensor(checkpoint)}
     with _part(target or path) as part:
         save_file(tensors, part, metadata)
+        checksums.seal_export(part)
         with part.open('rb') as file:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
             os.fsync(file.fileno())
         target = target or path.with_name(f'{path.stem}-{digest[:8]}.safetensors')
         _refuse_existing(target)
         _rename(part, target)
-    return Export(target, digest, target.stat().st_size)
+    return Export(target, digest, target.stat().st_size, find_nonfinite(tensors))
 
 
 def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
@@ -229,23 +236,38 @@ def cache_folder() -> Path:
 
 
 def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> dict[str, Any]:
+    """Read all of a file, compared with its checksum; or, mapped, its settings alone, compared with the archive's."""
     with _require_file(path).open('rb') as file:
         head = file.read(9)
     size = path.stat().st_size
     if not head:
         raise ValueError(f'{path} is empty; copy it again, or choose another checkpoint')
     if head.startswith(b'PK\x03\x04'):
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f'{path} is cut short ({size} bytes); copy it again, or choose another checkpoint')
-        checkpoint = _read_zip(path, map_location, mmap)
+        if not _is_archive(path):
+            raise ValueError(
+                f'{path} is cut short, or damaged ({size} bytes); copy it again, or choose another checkpoint'
+            )
+        with contextlib.nullcontext(True) if mmap else checksums.compared(path) as has_checksum:
+            checkpoint = _read_zip(path, map_location, mmap)
     elif head[8:] == b'{':
-        checkpoint = _read_safetensors(path, map_location)
+        with checksums.compared(path) as has_checksum:
+            checkpoint = _read_safetensors(path, map_location)
     else:
         raise ValueError(f'{path} is no checkpoint; {_REMEDY}')
-    return _migrate(checkpoint, path)
+    checkpoint = _migrate(checkpoint, path)
+    if not has_checksum:
+        checksums.note_old(path)
+    return checkpoint
 
 
 _REMEDY = 'give a .ckpt file that fit has written, or a file that export-checkpoint has'
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # what it finds at the end makes no sense
+        return False
 
 
 def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
@@ -278,6 +300,8 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
         return None
     try:
         values = json.loads(metadata[_METADATA])
+        if isinstance(values, dict):
+            values.pop(checksums.EXPORT_KEY, None)
         schema.check_export(values)
     except (ValueError, RecursionError) as error:
         why = 'its settings are nested too deep' if isinstance(error, RecursionError) else error
@@ -296,7 +320,9 @@ def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
             f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
         )
     if number < 0 or any(old not in MIGRATIONS for old in range(number, FORMAT)):
-        raise ValueError(f'{path} has format {bounds.shown(number)}, which this version of xlabml does not know; {_REMEDY}')
+        raise ValueError(
+            f'{path} has format {bounds.shown(number)}, which this version of xlabml does not know; {_REMEDY}'
+        )
     while number < FORMAT:
         checkpoint = MIGRATIONS[number](checkpoint)
         number += 1
@@ -364,3 +390,7 @@ def _rename(part: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _header() -> dict[str, Any]:
+    return {'xlabml_format': FORMAT}

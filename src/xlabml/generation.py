@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xlabml import checkpoints, inference, settings
+from xlabml.finite import require_finite
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import LanguageModel, language_model
 from xlabml.untrusted.building import building, naming
@@ -58,7 +59,8 @@ class TextGenerator:
 
         Raises:
             FileNotFoundError: A file is not there.
-            ValueError: It is no checkpoint of a language model of ours, or the device cannot be used.
+            ValueError: It is no checkpoint of a language model of ours, its weights are NaN or infinite, or the device
+                cannot be used.
         """
         where = find_device(device)
         path = checkpoints.find(str(ckpt), Path(), LANGUAGE_MODEL)
@@ -80,6 +82,7 @@ class TextGenerator:
             model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith('loss.')})
         except RuntimeError as error:
             raise ValueError(f'the weights in {path} do not fit its settings: {error}') from error
+        require_finite(dict(model.named_parameters()), path)
         return cls(model.to(where).eval().requires_grad_(False), loaded)
 
     def stream(
@@ -109,7 +112,8 @@ class TextGenerator:
             The pieces of the continuation as they are made, each of whole characters.
 
         Raises:
-            ValueError: A value is out of range, or the prompt has no tokens or does not fit the model's context.
+            ValueError: A value is out of range, the prompt has no tokens or does not fit the model's context, or the
+                model's logits are not finite.
         """
         ids = self._encode(prompt, continued)
         choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))

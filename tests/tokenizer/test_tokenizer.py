@@ -165,6 +165,25 @@ def test_a_model_cut_anywhere_is_refused_by_path(tokenizer, tmp_path):
             Tokenizer.load(path)
 
 
+def test_a_damaged_model_is_refused_by_path_or_gives_back_what_it_reads(tokenizer, tmp_path):
+    draw, path, n_refused = random.Random(0), tmp_path / 'damaged.model', 0
+    for _ in range(400):
+        content = bytearray(tokenizer.data)
+        for _ in range(draw.randrange(1, 4)):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = Tokenizer.load(path)
+        except ValueError as error:
+            n_refused += 1
+            message = str(error)
+        else:
+            message = str(path)
+            assert all(found.decode(found.encode(text)) == text for text in BY_HAND)
+        assert f'{path}' in message
+    assert n_refused > 200
+
+
 def test_an_absent_file_is_refused_by_path(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'there is no tokenizer at .*gone\.model'):
         Tokenizer.load(tmp_path / 'gone.model')

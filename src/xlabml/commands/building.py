@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from xlabml import checkpoints, settings
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
 from xlabml.datamodules import XLabDataModule
+from xlabml.finite import require_finite
 from xlabml.untrusted.building import building, naming
 
 from .command_line import DATA_COMMANDS, plain
@@ -44,6 +45,10 @@ class BuildingCLI(ParsingCLI):
                 self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
                 if self.subcommand == 'fit':
                     self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
+                else:
+                    state = self._checkpoint['state_dict']
+                    parameters = {name: state[name] for name, _ in self.model.named_parameters()}
+                    require_finite(parameters, self._checkpoint_name)
         with self._nothing_left_behind(), usage_errors():
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':

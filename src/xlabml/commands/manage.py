@@ -63,8 +63,13 @@ def export_checkpoint(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from xlabml import checkpoints
+    from xlabml.finite import describe_nonfinite
 
-    export = checkpoints.export(checkpoints.find(options.ckpt, Path()), options.output)
+    path = checkpoints.find(options.ckpt, Path())
+    export = checkpoints.export(path, options.output)
+    if export.nonfinite:
+        found = describe_nonfinite(export.nonfinite)
+        print(f'{PROGRAM}: {path} has weights that are not finite (NaN or infinity): {found}', file=sys.stderr)
     print(f'{export.path}\n{export.n_bytes} bytes\nsha256 {export.sha256}')
 
 

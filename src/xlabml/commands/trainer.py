@@ -210,13 +210,16 @@ class _Restoring(_CheckpointConnector):
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Checkpoints as plain values, written beside and renamed; remote folders as Lightning does it."""
+    """Checkpoints as plain values, with checksums: written beside and renamed, or in a remote folder's transaction."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        if '://' in str(path):
-            super().save_checkpoint({**checkpoint, **checkpoints.header()}, path, storage_options)
-        else:
+        if '://' not in str(path):
             checkpoints.write(checkpoint, Path(path))
+            return
+        files, remote = fsspec.core.url_to_fs(str(path))
+        files.makedirs(remote.rpartition('/')[0], exist_ok=True)
+        with files.transaction, files.open(remote, 'wb') as file:  # streamed: Lightning makes two copies in memory
+            checkpoints.dump(checkpoint, file)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .context import Context, Overflow
-from .sampling import exclude, precise
+from .sampling import exclude, precise, refuse_unusable
 from .search import Prompts
 
 
@@ -76,7 +76,7 @@ def beam_search(
         The new ids without the end of text; a list of them for a list.
 
     Raises:
-        ValueError: A value is out of range, or a prompt has no tokens.
+        ValueError: A value is out of range, a prompt has no tokens, or a prompt's logits are not finite.
     """
     if beam_width < 1:
         raise ValueError(f'beam_width is {beam_width}; it must be at least 1')
@@ -111,6 +111,9 @@ def _search(
         scores = precise(logits).log_softmax(dim=1).unflatten(0, beams.shape) + beams[..., None]  # p beams v
         values, places = scores.flatten(1).topk(min(beam_width, n_beams * n_vocab), dim=1)
         step = list(zip(values.tolist(), places.tolist()))
+        # NaN is the largest of all; a row with plus infinity, or nothing but minus infinity, has it too by now.
+        if unusable := [prompt for prompt, (row, _) in zip(open_prompts, step) if math.isnan(row[0])]:
+            refuse_unusable(unusable, length - 1)
 
         rows, ids, still_open, log_probs = [], [], [], []
         for i, (prompt, (row_values, row_places)) in enumerate(zip(open_prompts, step)):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,28 @@ def exclude(logits: Float[Tensor, 'r v'], classes: Collection[int] | None) -> Fl
     if len(set(classes)) == n_vocab:
         raise ValueError(f'exclude_classes has all {n_vocab} ids; leave at least one that may come')
     return logits.index_fill(1, torch.tensor(list(classes), device=logits.device), -math.inf)
+
+
+def mark_unusable(ids: Int[Tensor, ' r'], logits: Float[Tensor, 'r v']) -> Int[Tensor, ' r']:
+    """The ids, but -1 in rows whose logits say nothing: one of them is NaN or plus infinity, or all are minus infinity.
+
+    The host finds them when it reads the ids: the device is not waited for. Costs one more pass over the logits.
+    """
+    return ids.where(logits.amax(dim=1).isfinite(), -1)
+
+
+def refuse_unusable(numbers: list[int], step: int) -> NoReturn:
+    """Raise ValueError: logits say nothing.
+
+    Args:
+        numbers: The rows, or prompts, that they are of.
+        step: How many ids had been made before.
+    """
+    rows = ', '.join(map(str, numbers[:10])) + (' …' if len(numbers) > 10 else '')
+    raise ValueError(
+        f'the logits of row {rows} are not finite after {step} new ids, so that no id can be chosen; the weights hold '
+        'NaN or infinity, or overflow in the precision that they run in: use another checkpoint, or float32'
+    )
 
 
 def precise(values: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
@@ -65,7 +88,8 @@ def draw(
     total = cumulative[:, -1:]
     # Below the total even after rounding, so that the place found has a probability of its own.
     wanted = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, wanted, right=True)
+    # Where nothing is a number none is passed; an id must come all the same, which whoever made the logits refuses.
+    place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=cumulative.size(1) - 1)
     return (place if ids is None else ids.gather(1, place)).squeeze(1)
 
 

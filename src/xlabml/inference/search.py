@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .context import Context, Overflow
-from .sampling import Greedy, Sampler, exclude
+from .sampling import Greedy, Sampler, exclude, mark_unusable, refuse_unusable
 
 Prompts = TypeVar('Prompts', Int[Tensor, ' _'], list[Int[Tensor, ' _']])
 """A prompt's ids, or a list of prompts of any lengths; what comes back is of the same kind."""
@@ -44,7 +44,7 @@ def stream(
         An id for each row, None for those that have ended; the end of text itself is not among them.
 
     Raises:
-        ValueError: A value is out of range, or a prompt has no tokens.
+        ValueError: A value is out of range, a prompt has no tokens, or a row's logits are not finite.
     """
     if output_length < 0:
         raise ValueError(f'output_length is {output_length}; it must be 0 or more')
@@ -53,9 +53,12 @@ def stream(
         return
     context = Context(model, prompts, output_length, block_size, overflow)
     rows = list(range(n_rows))
-    for _ in range(output_length):
-        ids = choose(exclude(context.logits(), exclude_classes), rows, n_rows)
+    for n_made in range(output_length):
+        logits = exclude(context.logits(), exclude_classes)
+        ids = mark_unusable(choose(logits, rows, n_rows), logits)
         values = ids.tolist()  # the step's only wait for the device
+        if min(values) < 0:
+            refuse_unusable([row for row, value in zip(rows, values) if value < 0], n_made)
         kept = [i for i, value in enumerate(values) if value != eos_class]
         if len(kept) < len(rows):
             if not kept:
@@ -105,7 +108,7 @@ def sample(
         The new ids without the end of text; a list of them for a list.
 
     Raises:
-        ValueError: A value is out of range, or a prompt has no tokens.
+        ValueError: A value is out of range, a prompt has no tokens, or a row's logits are not finite.
     """
     choose = Sampler(temperature, top_k, top_p, generator)
     return _collect(model, x, output_length, block_size, choose, eos_class, exclude_classes, overflow)

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import lightning.pytorch as L
 import torch
 from jaxtyping import Bool, Float
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
+from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
@@ -287,6 +289,8 @@ class Task(L.LightningModule):
         with naming(checkpoint_path):
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint['state_dict'])
+        if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
+            rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
         return model.to(map_location)
 
 

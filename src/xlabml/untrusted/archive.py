@@ -5,6 +5,7 @@ unpacks what is compressed to any size; and its restricted unpickler makes more 
 """
 
 import collections
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -41,7 +42,9 @@ def check_archive(path: Path) -> None:
         folders = {name.partition('/')[0] for name in names}
         if len(entries) > _MAX_ENTRIES or len(set(names)) < len(names) or len(folders) != 1:
             raise ValueError('its archive is not laid out as torch lays one out')
-        if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries
+        ):
             raise ValueError('its archive is compressed, which fit never does')
         sizes = {entry.filename: entry.file_size for entry in entries}
         if sum(sizes.values()) > path.stat().st_size:
@@ -49,8 +52,8 @@ def check_archive(path: Path) -> None:
         folder = folders.pop()
         if sizes.get(f'{folder}/data.pkl', _MAX_PICKLE_BYTES + 1) > _MAX_PICKLE_BYTES:
             raise ValueError('its archive has no data.pkl, or one that is too large')
-        with archive.open(f'{folder}/data.pkl') as file:
-            _Scan(file, {name.removeprefix(f'{folder}/data/'): size for name, size in sizes.items()}).load()
+        file = io.BytesIO(archive.read(f'{folder}/data.pkl'))  # whole, so that it is compared with the archive's CRC
+        _Scan(file, {name.removeprefix(f'{folder}/data/'): size for name, size in sizes.items()}).load()
 
 
 class _Storage:
