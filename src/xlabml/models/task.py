@@ -76,8 +76,12 @@ class Task(L.LightningModule):
         if self.horizon_tokens is not None and self.horizon_tokens < 1:
             raise ValueError(f'model.horizon_tokens is {self.horizon_tokens}; give 1 or more, or null for the run')
         if max_steps >= 0 and self.horizon_tokens is None:
-            with _named('model.schedule'):
-                self.schedule(max_steps)
+            self.check_schedule(max_steps)
+
+    def check_schedule(self, horizon: int | None) -> None:
+        """Raise ValueError where the schedule refuses a length in steps; None: it is not known."""
+        with _named('model.schedule'):
+            self.schedule(horizon)
 
     def figures(self) -> list[str] | None:
         """The names of what an evaluation gives, without `val_` and `test_`; None: the first one will show them."""
@@ -88,16 +92,24 @@ class Task(L.LightningModule):
         with _named('model.optimizer'):
             built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        horizon = self._find_horizon()
+        horizon = self.find_horizon(self.trainer.max_steps, getattr(self.trainer, 'datamodule', None))
         with _named('model.schedule'):
             rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
 
-    def _find_horizon(self) -> int | None:
-        """The schedule's length in steps; None where the run's is not known and no other is set."""
+    def find_horizon(self, max_steps: int, data: Any) -> int | None:
+        """The schedule's length in steps; None where the run's is not known and no other is set.
+
+        Args:
+            max_steps: The run's length; -1: not known.
+            data: What it trains on: an XLabDataModule knows how many steps some tokens take.
+
+        Raises:
+            ValueError: The length is set in tokens, and the data does not know.
+        """
         if self.horizon_tokens is None:
-            return self.trainer.max_steps if self.trainer.max_steps >= 0 else None
-        find_steps = getattr(self.trainer.datamodule, 'steps_of_tokens', None)  # type: ignore[attr-defined]
+            return max_steps if max_steps >= 0 else None
+        find_steps = getattr(data, 'steps_of_tokens', None)
         if find_steps is None:
             raise ValueError(
                 f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
