@@ -21,6 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xlabml import bounds
+from xlabml.untrusted import schema
+from xlabml.untrusted.archive import check_archive
+
 FORMAT = 1
 """The format that this version writes."""
 
@@ -245,13 +249,19 @@ _REMEDY = 'give a .ckpt file that fit has written, or a file that export-checkpo
 
 
 def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
+    why = 'cannot be read'
     try:
+        try:
+            check_archive(path)
+        except ValueError as error:
+            why = f'cannot be read, for {error}'
+            raise
         return torch.load(path, map_location, weights_only=True, mmap=mmap)
-    except (OSError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a foreign file can fail in any way
-        is_unsafe = isinstance(error, pickle.UnpicklingError)
-        why = 'holds objects that only running code could open' if is_unsafe else 'cannot be read'
+        if isinstance(error, pickle.UnpicklingError):
+            why = 'holds objects that only running code could open'
         raise ValueError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
 
 
@@ -266,28 +276,34 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
         ) from error
     if _METADATA not in metadata:
         return None
-    tokenizer = tensors.pop(_TOKENIZER).cpu()
-    return {**json.loads(metadata[_METADATA]), 'state_dict': tensors, 'XLabDataModule': {'tokenizer': tokenizer}}
+    try:
+        values = json.loads(metadata[_METADATA])
+        schema.check_export(values)
+    except (ValueError, RecursionError) as error:
+        why = 'its settings are nested too deep' if isinstance(error, RecursionError) else error
+        raise ValueError(f'{path} is no exported file of xlabml: {why}; {_REMEDY}') from error
+    tokenizer = tensors.pop(_TOKENIZER, None)
+    own = {} if tokenizer is None else {'XLabDataModule': {'tokenizer': tokenizer.cpu()}}
+    return {**values, 'state_dict': tensors, **own}
 
 
 def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
     number = checkpoint.get('xlabml_format') if isinstance(checkpoint, dict) else None
-    if not isinstance(number, int):
+    if not isinstance(number, int) or isinstance(number, bool):
         raise ValueError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
     if number > FORMAT:
         raise ValueError(
-            f'{path} has format {number}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
+            f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
         )
-    if any(old not in MIGRATIONS for old in range(number, FORMAT)):
-        raise ValueError(f'{path} has format {number}, which this version of xlabml does not know; {_REMEDY}')
+    if number < 0 or any(old not in MIGRATIONS for old in range(number, FORMAT)):
+        raise ValueError(f'{path} has format {bounds.shown(number)}, which this version of xlabml does not know; {_REMEDY}')
     while number < FORMAT:
         checkpoint = MIGRATIONS[number](checkpoint)
         number += 1
-    for name in ('state_dict', 'hyper_parameters'):
-        if not isinstance(checkpoint.get(name), dict):
-            raise ValueError(f'{path} is no whole checkpoint: it has no {name}; {_REMEDY}')
-    if not isinstance(checkpoint['hyper_parameters'].get('_class_path'), str):
-        raise ValueError(f'{path} is no whole checkpoint: it does not say of which task; {_REMEDY}')
+    try:
+        schema.check(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
     return {**checkpoint, 'xlabml_format': number}
 
 

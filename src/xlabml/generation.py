@@ -10,6 +10,8 @@ from torch import Tensor
 from xlabml import checkpoints, inference, settings
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import LanguageModel, language_model
+from xlabml.untrusted.building import building, naming
+from xlabml.untrusted.matching import match_arguments
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
 """The task whose checkpoints generate text; so do those of its subclasses."""
@@ -64,11 +66,14 @@ class TextGenerator:
         values = checkpoint['hyper_parameters']
         _require_language_model(values.get('_class_path', LANGUAGE_MODEL), path)
         if tokenizer is None:
-            loaded = Tokenizer.from_bytes(checkpoints.tokenizer_bytes(checkpoint))
+            with naming(path):
+                loaded = Tokenizer.from_bytes(checkpoints.tokenizer_bytes(checkpoint))
         else:
             loaded = Tokenizer.load(tokenizer)
         known = {name: values[name] for name in _SETTINGS if name in values}
-        model = language_model(**settings.build_arguments(language_model, known))
+        with building(path, checkpoint['state_dict']):
+            known = match_arguments(language_model, known, 'model')
+            model = language_model(**settings.build_arguments(language_model, known))
         state = checkpoint['state_dict'].items()  # a subclass may have weights beside the model's
         weights = {name.removeprefix('model.'): tensor for name, tensor in state if name.startswith('model.')}
         try:

@@ -14,7 +14,11 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-_TRUSTED = {'xlabml', 'torch.nn', 'torch.optim'}
+_NOT_THE_USERS = frozenset({'xlabml', 'torch.nn', 'torch.optim'})
+_TRUSTED = set(_NOT_THE_USERS)
+_ROOMS = ('data', 'datamodules', 'evaluation', 'losses', 'models', 'training', 'transformer')
+"""Where parts live that settings can name."""
+
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -114,29 +118,46 @@ def keep_arguments(module: Any) -> str:
 def find_class(path: str) -> type:
     """Find a class by its dotted path, among those that a checkpoint may name.
 
+    Nothing is imported but the rooms of xlabml that have parts, and modules that the user named.
+
     Raises:
         ValueError: Nothing of ours, of torch.nn, torch.optim or of a module that the user named has this path.
     """
-    if not any(path.startswith(f'{root}.') for root in _TRUSTED):
+    root = next((root for root in sorted(_TRUSTED, key=len, reverse=True) if path.startswith(f'{root}.')), None)
+    if root is None or not all(part.isidentifier() for part in path.split('.')):
         raise ValueError(
-            f'{path} is not a class of xlabml, torch.nn or torch.optim; if you trust it, name its module with '
-            f'--import {path.rpartition(".")[0] or path}'
+            f'{path[:200]} is not a class of xlabml, torch.nn or torch.optim; if you trust it, name its module with '
+            f'--import {path[:200].rpartition(".")[0] or path[:200]}'
         )
     if path.startswith('xlabml.commands.'):
-        raise ValueError(f'{path} is a command, not a part')
-    parts = path.split('.')
-    found: Any = None
-    for n in range(len(parts) - 1, 0, -1):
-        try:
-            found = importlib.import_module('.'.join(parts[:n]))
-        except ModuleNotFoundError:
-            continue
-        for name in parts[n:]:
-            found = getattr(found, name, None)
-        break
+        raise ValueError(f'{path[:200]} is a command, not a part')
+    found = _walk(path.split('.'), root)
     # A path may lead through a module that ours imports (`xlabml.settings.importlib`): where it ends is what counts.
     if not inspect.isclass(found) or not any(f'{found.__module__}.'.startswith(f'{root}.') for root in _TRUSTED):
-        raise ValueError(f'there is no class {path}; was it made by a later version, or is its module not imported?')
+        raise ValueError(
+            f'there is no class {path[:200]}; was it made by a later version, or is its module not imported?'
+        )
+    return found
+
+
+def _walk(parts: Sequence[str], root: str) -> Any:
+    """What stands at a path: of ours and torch's, only what is there once our rooms are loaded."""
+    if root == 'xlabml' and parts[1] in _ROOMS:
+        importlib.import_module(f'xlabml.{parts[1]}')
+    elif root.startswith('torch.'):
+        importlib.import_module(root)
+    is_users = root not in _NOT_THE_USERS
+    found: Any = None
+    for n in range(len(parts) - 1, 0, -1):
+        name = '.'.join(parts[:n])
+        if is_users and f'{name}.'.startswith(f'{root}.'):
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
+        found = sys.modules.get(name)
+        if found is not None:
+            for item in parts[n:]:
+                found = getattr(found, item, None) if is_users else getattr(found, '__dict__', {}).get(item)
+            break
     return found
 
 

@@ -1,9 +1,11 @@
 """The subcommands that prepare data and look at it."""
 
 import json
+import os
 import random
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from served import served
@@ -36,6 +38,22 @@ def test_validate_data_compares_a_store_with_its_hashes(xlab, tiny):
     status, printed = xlab('validate_data', *tiny)
     assert status == 1
     assert 'hashes.bin is not what manifest.json says' in printed
+
+
+def test_validate_data_compares_plans_with_their_hashes(xlab, tiny):
+    _, printed = xlab('fit', *tiny, '--trainer.max_steps=1')
+    status, printed = xlab('validate_data', *tiny)
+    assert status == 0, printed
+    plans = re.findall(r'plan: (\S+) is as it was written \(\d+ rows of (train|val)\)', printed)
+    assert len(plans) == 2
+    path = Path(plans[0][0], 'documents.bin')
+    time = path.stat().st_mtime_ns
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(time, time))  # what the disk loses changes no time
+    status, printed = xlab('validate_data', *tiny)
+    assert status == 1
+    assert f'{path} is not what manifest.json says' in printed
+    assert f'delete {path.parent}, and it is prepared anew' in printed
 
 
 def test_a_row_that_is_not_there_is_refused(xlab, tiny):

@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 import pytest
 
-from xlabml.data import Document, Location, Source, TokenStore, folders, prepare_store, store_folder
+from xlabml.data import Document, Location, Source, TokenStore, folders, manifests, prepare_store, store_folder
 from xlabml.data.splits import content_hash
 from xlabml.tokenizer import train_tokenizer
 
@@ -107,7 +107,7 @@ def copy(store, tmp_path):
 
 def test_a_copied_store_is_compared_once(copy, store, monkeypatch):
     assert TokenStore.open(copy).fingerprint == store.fingerprint
-    monkeypatch.setattr(folders, 'check_content', lambda *_: pytest.fail('compared twice'))
+    monkeypatch.setattr(manifests, 'check_content', lambda *_: pytest.fail('compared twice'))
     TokenStore.open(copy)
 
 

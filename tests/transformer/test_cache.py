@@ -152,3 +152,28 @@ def test_refusals():
 def test_the_language_model_makes_its_cache():
     cache = LanguageModel(make_trunk(positions=Rotary, n_kv_heads=2)).new_cache(3, 7)
     assert (cache.batch, cache.length, cache.data.shape) == (3, 7, (2, 2, 3, 2, 7, 4))
+
+
+def test_rows_can_be_replaced_by_those_of_another_cache():
+    trunk = make_trunk(window=4)
+    prompts, _, cache = prefill(trunk, [3, 5, 4])
+    others, _, other = prefill(trunk, [2, 0])
+    cache.replace(torch.tensor([1, 2]), other)
+    cache.set_lengths([3, 2, 0])
+    assert (cache.longest, cache.is_even) == (3, False)
+    step = make_ids(1, seed=1, batch=3)
+    got = trunk(step, cache=cache)
+    for i, prompt in enumerate((prompts[0], *others)):
+        torch.testing.assert_close(got[i], trunk(torch.cat((prompt, step[i : i + 1]), 1))[0, -1:], **TOLERANCE)
+    with pytest.raises(ValueError, match='2 rows of 11 tokens cannot hold a cache of 3 rows, the longest of 4 tokens'):
+        cache.replace(torch.tensor([1, 2]), cache)
+
+
+def test_a_cache_that_is_told_its_lengths_keeps_no_room_for_a_row_that_left():
+    trunk = make_trunk()
+    prompts, _, cache = prefill(trunk, [6, 2], room=0)
+    cache.select(torch.tensor([1]))
+    cache.set_lengths([2])
+    step = make_ids(4, batch=1)
+    got = torch.cat([trunk(part, cache=cache) for part in step.split(1, dim=1)], 1)
+    torch.testing.assert_close(got, trunk(torch.cat((prompts[1], step), 1))[:, 2:], **TOLERANCE)

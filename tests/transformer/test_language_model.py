@@ -53,6 +53,9 @@ def test_sums_and_nats_are_those_of_the_logits(options, layout):
     torch.testing.assert_close(sums.nats, nats.sum().detach())
     assert sums.correct == ((logits.argmax(-1) == targets) & (targets != IGNORED)).sum()
     assert sums.count == (targets != IGNORED).sum()
+    same, each = model(ids, layout, targets=targets, each=True)
+    assert all(torch.equal(one, other) for one, other in zip(same, sums))
+    assert torch.equal(each, model.nats(ids, targets, layout))
 
 
 def test_the_loss_is_a_part():

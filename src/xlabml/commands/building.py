@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from xlabml import checkpoints, settings
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
 from xlabml.datamodules import XLabDataModule
+from xlabml.untrusted.building import building, naming
 
 from .command_line import DATA_COMMANDS, plain
 from .errors import UsageError, usage_errors
@@ -27,7 +28,7 @@ class BuildingCLI(ParsingCLI):
         config = plain(self._own_config())
         self.run_folder: Path | None = None
         self._claimed: RunFolder | None = None
-        with usage_errors():
+        with usage_errors(), self._from_the_checkpoint():
             self.datamodule = XLabDataModule(**settings.build_arguments(XLabDataModule, config['data']))
             self.config_init = self.config.clone()
             rest = self.config_init[self.subcommand] if self.subcommand else self.config_init
@@ -38,15 +39,22 @@ class BuildingCLI(ParsingCLI):
             self.model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
             self.config_init = self.parser.instantiate_classes(self.config_init)
         if self._checkpoint is not None:
-            self.model.check_weights(self._checkpoint)
-            self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
-            if self.subcommand == 'fit':
-                self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
+            with naming(str(self._checkpoint_path)):
+                self.model.check_weights(self._checkpoint)
+                self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
+                if self.subcommand == 'fit':
+                    self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
         with self._nothing_left_behind(), usage_errors():
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':
                 self.model.check_training(self.trainer.max_steps)
                 self._check_monitor()
+
+    def _from_the_checkpoint(self) -> contextlib.AbstractContextManager[None]:
+        """What is built while this is open may be of a checkpoint's settings."""
+        if self._checkpoint is None:
+            return contextlib.nullcontext()
+        return building(str(self._checkpoint_path), self._checkpoint['state_dict'])
 
     def _check_monitor(self) -> None:
         """Refuse a metric that no validation will give. A class of the user's may give more than it says."""

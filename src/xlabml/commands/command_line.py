@@ -18,57 +18,6 @@ DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_st
 LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
 """Arguments of every task that follow from a setting of the data."""
 
-GROUPS = (
-    'trainer',
-    'checkpoint',
-    'curves',
-    'nonfinite',
-    'progress',
-    'samples',
-    'spikes',
-    'stopping',
-    'summary',
-)
-"""Groups of settings that a resumed run takes from its checkpoint, where they are plain values."""
-
-_NOT_FROM_A_FILE = {
-    *('default_root_dir', 'folder', 'devices', 'num_nodes'),
-    *('callbacks', 'plugins', 'profiler', 'logger', 'strategy'),
-}
-"""Settings that belong to the machine, or that may name a class of another library."""
-
-
-def saved_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
-
-    Only plain values are taken of all but the model and the data: no class of another library is named by a file.
-    """
-    model, data = dict(checkpoint['hyper_parameters']), dict(checkpoint.get('datamodule_hyper_parameters', {}))
-    class_path = model.pop('_class_path')
-    data.pop('_class_path', None)
-    seed = data.pop('seed', 42)
-    data.pop('tokenizer_path', None)
-    data.pop('accept_changes', None)  # a change is accepted once
-    found: dict[str, Any] = {
-        'seed_everything': seed,
-        'model': {'class_path': class_path, 'init_args': {k: v for k, v in model.items() if k not in LINKED}},
-        'data': data,
-    }
-    for group in GROUPS:
-        values = checkpoint.get('config', {}).get(group, {})
-        found[group] = {
-            name: value
-            for name, value in values.items()
-            if (isinstance(value, str | int | float | bool | None) or (group == 'checkpoint' and _is_numbers(value)))
-            and name not in _NOT_FROM_A_FILE
-        }
-    return found
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
-
-
 def plain(value: Any) -> Any:
     """Settings as dictionaries, lists and plain values."""
     if isinstance(value, Namespace):

@@ -154,7 +154,8 @@ def validate_data(
 ) -> None:
     """Read every document of the sources, and say which are left out and why.
 
-    Token stores that are there already are read as well, and compared with the hashes of what was written.
+    Token stores, and the rows laid out from them, that are there already are read as well, and compared with the hashes
+    of what was written.
 
     Args:
         output_path: A CSV file to write them to (index, reason); nothing may be there. With several sources, each but
@@ -187,9 +188,10 @@ def validate_data(
         if paths:
             write_invalid(found, paths[i], dump)
             print(f'  written to {paths[i]}')
-    for store in data.stores() if map_rows is None else data.corpus.stores:
-        store.verify()
-        print(f'store: {store.folder} is as it was written ({len(store):,} documents)')
+    if map_rows is not None:
+        data.prepare_data()
+    for line in data.verify():
+        print(line)
     if data.near_duplicates is not None:
         data.prepare_data()
         _print_near_duplicates(data)

@@ -11,10 +11,10 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from xlabml import checkpoints, settings
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.strategies import check_strategy
+from xlabml.untrusted.building import naming
 
 from . import autotune
 from . import data as data_commands
@@ -25,11 +25,11 @@ from .command_line import (
     files_first,
     plain,
     refuse_linked,
-    saved_settings,
 )
 from .errors import UsageError, usage_errors
 from .finding import Found, find_checkpoint, refuse_used
 from .parser import Parser
+from .saved import CALLBACKS, Seals, saved_settings
 from .trainer import Trainer, auto_precision
 
 DEFAULTS = Path(__file__).with_name('defaults.yaml')
@@ -100,16 +100,7 @@ class ParsingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, callback in (
-            ('checkpoint', Checkpoints),
-            ('curves', Curves),
-            ('nonfinite', NonFinite),
-            ('progress', Progress),
-            ('samples', SampledText),
-            ('spikes', Spikes),
-            ('stopping', Stopping),
-            ('summary', Summary),
-        ):
+        for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments('seed_everything', 'data.seed')
         for name, source in LINKED.items():
@@ -166,18 +157,16 @@ class ParsingCLI(LightningCLI):
         checkpoint = checkpoints.read(path)
         if name == 'fit' and checkpoints.is_export(checkpoint):
             raise ValueError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
-        saved = saved_settings(checkpoint)
+        seals = Seals()
+        with naming(path):
+            saved = saved_settings(checkpoint, seals)
         if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
             # A length that is typed is the length: no other one of the saved run cuts it short.
             saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
-        for class_path in settings.class_paths(saved):
-            try:
-                settings.find_class(class_path)
-            except ValueError as error:
-                raise ValueError(f'{path}: {error}') from error
         arguments = list(self._arguments)
         where = arguments.index(name) + 1
         self.config = self.parser.parse_args([*arguments[:where], '--config', json.dumps(saved), *arguments[where:]])
+        seals.open(self.config)
         self.config[name].ckpt_path = found.name
         asked_task, found_task = self.config[name].model.class_path, saved['model']['class_path']
         if asked_task != found_task:

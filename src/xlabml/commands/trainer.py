@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -16,11 +18,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from xlabml import checkpoints
 from xlabml.callbacks import Checkpoints, Compiling, Garbage, Heap, Stopping
 from xlabml.callbacks.stopping import ValidationCut
+from xlabml.untrusted.building import naming
 
 DEFAULT_STEPS = 1950
 
@@ -104,6 +108,7 @@ class Trainer(L.Trainer):
         self.validate_every = val_check_interval
         self.max_seconds = None if max_time is None else Timer(max_time).time_remaining()
         self._signal_connector = _Signals(self)
+        self._checkpoint_connector = _Restoring(self)
         step_loop = _StepLoop(self, self.min_steps, self.max_steps)
         self.fit_loop = _RunLoop(self, self.min_epochs, self.max_epochs)
         self.fit_loop.epoch_loop = step_loop
@@ -192,6 +197,18 @@ class _Signals(_SignalConnector):
         self._original_handlers = self._get_current_signal_handlers()
 
 
+class _Restoring(_CheckpointConnector):
+    """Says which file it is where something in a checkpoint cannot be restored."""
+
+    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        with naming(checkpoint_path, 'cannot be restored') if checkpoint_path else contextlib.nullcontext():
+            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
+
+    def restore_training_state(self) -> None:
+        with naming(self._ckpt_path, 'cannot be restored') if self._ckpt_path else contextlib.nullcontext():
+            super().restore_training_state()
+
+
 class CheckpointIO(TorchCheckpointIO):
     """Checkpoints as plain values, written beside and renamed; remote folders as Lightning does it."""
 
@@ -205,7 +222,10 @@ class CheckpointIO(TorchCheckpointIO):
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         if '://' in str(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            with tempfile.TemporaryDirectory(prefix='xlabml-') as folder:
+                files, remote = fsspec.core.url_to_fs(str(path))
+                files.get_file(remote, f'{folder}/fetched.ckpt')
+                return checkpoints.read(f'{folder}/fetched.ckpt', map_location)
         return checkpoints.read(Path(path), map_location)
 
     def remove_checkpoint(self, path: _PATH) -> None:

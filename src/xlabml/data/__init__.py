@@ -1,7 +1,7 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from . import folders
-from .copies import mark_copies, open_copies
+from . import folders, manifests
+from .copies import mark_copies, open_copies, verify_copies
 from .corpus import Corpus, train_texts
 from .embedded import StandardLibrary, WikipediaLeads
 from .held_out import Overlap, check_held_out, find_overlap
@@ -9,12 +9,12 @@ from .histograms import check_picture, plot_histogram
 from .loaders import EvalBatches, Positions, TrainBatches, loader
 from .location import Location
 from .mixture import Mixture, check_weights
-from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates
+from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates, verify_near_duplicates
 from .near_reports import check_near_duplicates, describe_near_duplicates, shared_between_splits
 from .order import mix, permute, shuffled
 from .pieces import CutAtColumn, CutAtPattern, InPieces, JoinColumns
 from .plan_rows import PlanRows
-from .plans import Chunk, Concat, Pack, Plan, open_plan
+from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
 from .progress import TerminalProgress
 from .remote import RemoteFiles
 from .rows import Rows
@@ -84,6 +84,7 @@ __all__ = [
     'format_statistics',
     'join_batches',
     'loader',
+    'manifests',
     'mark_copies',
     'mix',
     'open_copies',
@@ -100,5 +101,8 @@ __all__ = [
     'store_folder',
     'train_texts',
     'validate',
+    'verify_copies',
+    'verify_near_duplicates',
+    'verify_plan',
     'write_invalid',
 ]

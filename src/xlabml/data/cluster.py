@@ -196,7 +196,7 @@ class Slurm(Cluster):
     def run(self, shared: SharedJob, job: Job) -> str:
         executor = self._executor(shared, job)
         number = shared.read_note(_JOB_NOTE)
-        if not (number and _is_queued(number)):
+        if not (number.isascii() and number.isdecimal() and _is_queued(number)):
             for program in ('sbatch', 'squeue'):
                 if shutil.which(program) is None:
                     raise ValueError(

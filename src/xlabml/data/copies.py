@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
-from . import folders
+from . import folders, manifests
 from .buckets import sorted_buckets
 from .store import TokenStore
 
@@ -26,11 +26,11 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     Raises:
         ValueError: The disk is full, or what is there is not as it was written.
     """
-    identity = {'format': _FORMAT, 'stores': [store.fingerprint for store in stores]}
+    identity = _identity(stores)
     folder = folder / folders.short_hash(identity)
 
     def is_ready() -> bool:
-        return (folder / folders.MANIFEST).exists()
+        return (folder / manifests.MANIFEST).exists()
 
     def build(partial: Path) -> dict[str, Any]:
         marks = mark_copies([store.hashes for store in stores], partial)
@@ -42,7 +42,32 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
 
     if not is_ready():
         folders.build_folder(folder, build, is_ready)
-    return folders.map_array(folder, 'copies', folders.read_manifest(folder, _FORMAT))
+    return manifests.map_array(folder, 'copies', manifests.read_manifest(folder, _kind(stores), identity))
+
+
+def verify_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray, ' documents'] | None:
+    """What `open_copies` has written, compared with its hash; None where it is not there.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    folder = folder / folders.short_hash(_identity(stores))
+    if not folder.exists():
+        return None
+    manifest = manifests.read_manifest(folder, _kind(stores), _identity(stores))
+    manifests.check_files(folder, manifest)
+    copies = manifests.map_array(folder, 'copies', manifest)
+    manifests.check_range(copies, 0, 1, folder, 'copies')
+    return copies
+
+
+def _identity(stores: Sequence[TokenStore]) -> dict[str, Any]:
+    return {'format': _FORMAT, 'stores': [store.fingerprint for store in stores]}
+
+
+def _kind(stores: Sequence[TokenStore]) -> manifests.Kind:
+    n_documents = sum(map(len, stores))
+    return manifests.Kind(_FORMAT, {'copies': (np.uint8,)}, {}, lambda _: {'copies': n_documents})
 
 
 def mark_copies(hashes: Sequence[UInt64[np.ndarray, '_ 2']], scratch: Path) -> UInt8[np.ndarray, ' documents']:

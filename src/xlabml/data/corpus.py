@@ -51,6 +51,11 @@ class Corpus:
         return int(self._first[-1])
 
     @property
+    def n_tokens(self) -> int:
+        """How many tokens there are, over all stores."""
+        return int(self._first_token[-1])
+
+    @property
     def n_vocab(self) -> int:
         """How many tokens the stores' tokenizer has."""
         return self.stores[0].manifest['n_vocab']

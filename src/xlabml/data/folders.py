@@ -1,5 +1,5 @@
 """Folders that are whole or not there: written beside, renamed when finished, by one process at a time; and the flat
-arrays in them, which are mapped into memory rather than read."""
+arrays in them, hashed as they are written."""
 
 import contextlib
 import errno
@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import filelock
 import numpy as np
 
-MANIFEST = 'manifest.json'
+from .manifests import MANIFEST, write_manifest
+
 _DROPPED = '.dropped'
 
 
@@ -192,69 +193,7 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a folder's manifest, all or nothing."""
-    part = folder / f'{MANIFEST}.partial'
-    part.write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
-    part.replace(folder / MANIFEST)
-
-
-def read_manifest(folder: Path, format: int) -> dict[str, Any]:
-    """The manifest of a folder, once its files have the sizes and times that it says.
-
-    Where only a time differs (the folder was copied), the content is compared once, and the time set right.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: The folder is of another format, or not as it was written; the message names the file.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f'{folder} holds nothing that xlabml has prepared: there is no {MANIFEST}')
-    try:
-        manifest = json.loads(path.read_text('utf-8'))
-        files = manifest['files']
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f'{path} was changed by hand or is broken; {_remedy(folder)}') from None
-    if manifest.get('format') != format:
-        raise ValueError(f'{folder} has format {manifest.get("format")}, this xlabml reads {format}; {_remedy(folder)}')
-    for name, written in files.items():
-        file = folder / f'{name}.bin'
-        if not file.is_file():
-            raise ValueError(f'{file} is gone; {_remedy(folder)}')
-        stat = file.stat()
-        if stat.st_size != written['bytes']:
-            raise ValueError(
-                f'{file} has {stat.st_size} bytes, but {MANIFEST} says {written["bytes"]}; {_remedy(folder)}'
-            )
-        if stat.st_mtime_ns != written['modified']:
-            check_content(folder, name, written)
-            with contextlib.suppress(OSError):  # a read-only copy is compared each time
-                os.utime(file, ns=(stat.st_atime_ns, written['modified']))
-    return manifest
-
-
-def check_content(folder: Path, name: str, written: Mapping[str, Any]) -> None:
-    """Raise ValueError if a file's content is not what its manifest says."""
-    with (folder / f'{name}.bin').open('rb') as file:
-        there = hashlib.file_digest(file, 'sha256').hexdigest()
-    if there != written['sha256']:
-        raise ValueError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {_remedy(folder)}')
-
-
-def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:
-    """A file of the folder as an array: nothing is read until it is looked at."""
-    written = manifest['files'][name]
-    if not written['bytes']:
-        return np.zeros(0, written['dtype'])
-    return np.asarray(np.memmap(folder / f'{name}.bin', written['dtype'], 'r'))
-
-
 def remove(folder: Path) -> None:
     """Delete a folder, if it is there."""
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _remedy(folder: Path) -> str:
-    return f'delete {folder}, and it is prepared anew'

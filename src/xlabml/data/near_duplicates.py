@@ -13,12 +13,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8, UInt32, UInt64
 
-from . import folders
+from . import folders, manifests
 from .buckets import sorted_buckets
 from .store import TokenStore
 from .store_build import Report
 
 _FORMAT = 1
+_KIND = manifests.Kind(
+    _FORMAT,
+    {'later': (np.int64,), 'earlier': (np.int64,), 'similarity': (np.float32,)},
+    {},
+    lambda manifest: dict.fromkeys(('earlier', 'similarity'), manifests.count_values(manifest, 'later')),
+)
 _CHUNK_TOKENS, _CHUNK_DOCUMENTS, _CHUNK_PAIRS = 1 << 20, 1 << 16, 1 << 15
 _RECALL = 0.95  # at the threshold; more above it
 _MAX_COMPARED = 16
@@ -124,24 +130,15 @@ def open_near_duplicates(
     Raises:
         ValueError: The package rensa is missing, the disk is full, or what is there is not as it was written.
     """
-    looked_for = {name: getattr(settings, name) for name in ('threshold', 'ngram_tokens', 'n_permutations')}
-    identity = {
-        'format': _FORMAT,
-        'stores': [store.fingerprint for store in stores],
-        'without_copies': copies is not None,
-        **looked_for,
-    }
-    name = folders.short_hash(identity)
-    folder = folder / name
-    n_documents = sum(map(len, stores))
+    identity = _identity(stores, settings, copies is not None)
+    folder = folder / folders.short_hash(identity)
 
     def is_ready() -> bool:
-        return (folder / folders.MANIFEST).exists()
+        return (folder / manifests.MANIFEST).exists()
 
     def build(partial: Path) -> dict[str, Any]:
         signatures = _write_signatures(stores, settings, partial / 'signatures', report)
-        kinds = {'later': np.int64, 'earlier': np.int64, 'similarity': np.float32}
-        with folders.ArrayFiles(partial, kinds) as files:
+        with folders.ArrayFiles(partial, {name: dtype for name, (dtype,) in _KIND.dtypes.items()}) as files:
             for later, earlier, similarity in _find_pairs(signatures, settings, copies, partial):
                 files.append(later=later, earlier=earlier, similarity=similarity)
             written = files.close()
@@ -151,11 +148,40 @@ def open_near_duplicates(
 
     if not is_ready():
         folders.build_folder(folder, build, is_ready)
-    manifest = folders.read_manifest(folder, _FORMAT)
-    later, earlier, similarity = (
-        folders.map_array(folder, kind, manifest) for kind in ('later', 'earlier', 'similarity')
-    )
-    return NearPairs(later, earlier, similarity, n_documents, name)
+    return _open(folder, identity, sum(map(len, stores)))
+
+
+def verify_near_duplicates(
+    stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool, folder: Path
+) -> NearPairs | None:
+    """What `open_near_duplicates` has written, compared with its hashes; None where it is not there.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    identity = _identity(stores, settings, without_copies)
+    folder = folder / folders.short_hash(identity)
+    if not folder.exists():
+        return None
+    manifests.check_files(folder, manifests.read_manifest(folder, _KIND, identity))
+    return _open(folder, identity, sum(map(len, stores)))
+
+
+def _open(folder: Path, identity: dict[str, Any], n_documents: int) -> NearPairs:
+    manifest = manifests.read_manifest(folder, _KIND, identity)
+    later, earlier, similarity = (manifests.map_array(folder, name, manifest) for name in _KIND.dtypes)
+    for name, documents in (('later', later), ('earlier', earlier)):
+        manifests.check_range(documents, 0, n_documents - 1, folder, name)
+    return NearPairs(later, earlier, similarity, n_documents, folder.name)
+
+
+def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> dict[str, Any]:
+    return {
+        'format': _FORMAT,
+        'stores': [store.fingerprint for store in stores],
+        'without_copies': without_copies,
+        **{name: getattr(settings, name) for name in ('threshold', 'ngram_tokens', 'n_permutations')},
+    }
 
 
 def ngram_hashes(

@@ -1,13 +1,13 @@
 """The rows of a plan: which pieces of which documents each holds, as arrays that are mapped rather than read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from . import folders
+from . import folders, manifests
 
 FORMAT = 2
 PIECE_ARRAYS = ('documents', 'begins', 'lengths', 'first_counted')
@@ -19,6 +19,22 @@ DTYPES = {
     'lengths': np.int32,
     'first_counted': np.int32,
 }
+
+
+def _array_sizes(manifest: dict[str, Any]) -> dict[str, int]:
+    n_rows = manifest['source_rows'][-1] if manifest['source_rows'] else 0
+    n_pieces = manifests.count_values(manifest, 'documents')
+    return {'row_starts': n_rows + 1, 'counted_before': n_rows + 1, **dict.fromkeys(PIECE_ARRAYS, n_pieces)}
+
+
+_KIND = manifests.Kind(
+    FORMAT,
+    {name: (dtype,) for name, dtype in DTYPES.items()},
+    {'length': int, 'max_documents': int, 'fingerprint': str, 'source_rows': [int], 'identity': {'stores': [str]}},
+    _array_sizes,
+)
+_MAX_SLOTS = int(np.iinfo(np.int32).max)
+_CHUNK_ROWS = 1 << 16
 
 
 class Pieces(NamedTuple):
@@ -155,22 +171,83 @@ class PlanRows:
         )
 
 
-def open_rows(folder: Path) -> PlanRows:
+def open_rows(folder: Path, identity: dict[str, Any] | None = None) -> PlanRows:
     """Open rows that `open_plan` wrote.
 
+    Args:
+        identity: What they follow from; None: it is not compared.
+
     Raises:
+        FileNotFoundError: There are none.
         ValueError: They are not as they were written.
     """
-    manifest = folders.read_manifest(folder, FORMAT)
-    arrays = {name: folders.map_array(folder, name, manifest) for name in DTYPES}
-    return PlanRows(
-        arrays,
-        manifest['length'],
-        manifest['max_documents'],
-        manifest['fingerprint'],
-        folder,
-        manifest['source_rows'],
-    )
+    manifest = manifests.read_manifest(folder, _KIND, identity)
+    n_rows, length, max_documents = manifest['source_rows'][-1], manifest['length'], manifest['max_documents']
+    is_rising = manifest['source_rows'] == sorted([0, *manifest['source_rows'][1:]])
+    if not (is_rising and 1 <= length <= _MAX_SLOTS and 2 <= max_documents <= _MAX_SLOTS):
+        what = f'length {length}, max_documents {max_documents}, source_rows {n_rows}'
+        raise ValueError(f'{folder} has rows as no plan makes them ({what}); {manifests.remedy(folder)}')
+    if manifest['fingerprint'] != find_fingerprint(manifest['identity']['stores'], manifest['files'], length):
+        raise ValueError(f'{folder} has rows of other files than its fingerprint says; {manifests.remedy(folder)}')
+    arrays = {name: manifests.map_array(folder, name, manifest) for name in DTYPES}
+    for name, total in (
+        ('row_starts', len(arrays['documents'])),
+        ('counted_before', int(arrays['counted_before'][-1])),
+    ):
+        manifests.check_ends(arrays[name], total, folder, name, in_full=False)
+    return PlanRows(arrays, length, max_documents, manifest['fingerprint'], folder, manifest['source_rows'])
+
+
+def find_fingerprint(stores: Sequence[str], files: Mapping[str, Any], length: int) -> str:
+    """A short name for rows and their documents.
+
+    Args:
+        stores: The fingerprints of the documents' stores.
+        files: What the manifest says of the arrays.
+        length: Slots in a row.
+    """
+    return folders.short_hash([list(stores), [files[name]['sha256'] for name in sorted(files)], length])
+
+
+def verify_rows(
+    folder: Path, identity: dict[str, Any], find_lengths: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
+) -> PlanRows:
+    """Open rows, read all of them, compare their hashes, and see that they are rows of these documents.
+
+    Args:
+        identity: What they follow from.
+        find_lengths: The tokens of documents of these numbers; IndexError where there is no such document.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: A file is not what the manifest says, or not what a plan writes.
+    """
+    plan = open_rows(folder, identity)
+    manifests.check_files(folder, manifests.read_manifest(folder, _KIND))
+    manifests.check_ends(plan.row_starts, len(plan.documents), folder, 'row_starts', in_full=True)
+    manifests.check_range(plan.documents, 0, _MAX_SLOTS * _MAX_SLOTS, folder, 'documents')
+    manifests.check_range(plan.begins, 0, _MAX_SLOTS * _MAX_SLOTS, folder, 'begins')
+    manifests.check_range(plan.lengths, 1, plan.length, folder, 'lengths')
+    manifests.check_range(plan.first_counted, 0, plan.length, folder, 'first_counted')
+    for first in range(0, len(plan), _CHUNK_ROWS):
+        starts = np.asarray(plan.row_starts[first : first + _CHUNK_ROWS + 1])
+        here = slice(int(starts[0]), int(starts[-1]))
+        before = np.concatenate([[0], np.cumsum(plan.lengths[here], dtype=np.int64)])
+        if (np.diff(before[starts - starts[0]]) > plan.length).any():
+            raise manifests.wrong_values(folder, 'lengths', f'more than {plan.length} in a row')
+        if (np.diff(starts) >= plan.max_documents).any():
+            raise manifests.wrong_values(folder, 'row_starts', f'more than {plan.max_documents - 1} pieces in a row')
+        counted = np.cumsum(plan.lengths[here] - plan.first_counted[here], dtype=np.int64)
+        counted = np.concatenate([[0], counted])[starts - starts[0]]
+        if (np.diff(plan.counted_before[first : first + len(starts)]) != np.diff(counted)).any():
+            raise manifests.wrong_values(folder, 'counted_before', 'not those of the rows')
+        try:
+            room = find_lengths(np.asarray(plan.documents[here])) + 1
+        except IndexError:
+            raise manifests.wrong_values(folder, 'documents', 'not all documents of the stores') from None
+        if (plan.begins[here] + plan.lengths[here] > room).any():
+            raise manifests.wrong_values(folder, 'begins', 'beyond the ends of documents')
+    return plan
 
 
 def ranges(starts: Int64[np.ndarray, ' k'], lengths: Int64[np.ndarray, ' k']) -> Int64[np.ndarray, ' n']:

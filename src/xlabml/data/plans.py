@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from . import folders
+from . import folders, manifests
 from .corpus import Corpus
-from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, open_rows, ranges
+from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, find_fingerprint, open_rows, ranges, verify_rows
 from .store_build import Report
 
 _BLOCK_DOCUMENTS = 1 << 14
@@ -187,20 +187,11 @@ def open_plan(
     Raises:
         ValueError: The split is empty, the disk is full, or the plan that is there is not as it was written.
     """
-    identity = {
-        'format': FORMAT,
-        'stores': [store.fingerprint for store in corpus.stores],
-        'splits': corpus.ratios,
-        'drops_copies': corpus.copies is not None,
-        'drops_near': None if corpus.near is None else corpus.near.fingerprint,
-        'split': split,
-        'plan': plan.settings(),
-        'counted_once': counted_once,
-    }
+    identity = _identity(plan, corpus, split, counted_once)
     folder = folder / folders.short_hash(identity)
 
     def is_ready() -> bool:
-        return (folder / folders.MANIFEST).exists()
+        return (folder / manifests.MANIFEST).exists()
 
     def build(partial: Path) -> dict[str, Any]:
         n_pieces = n_counted = n_rows = 0
@@ -221,7 +212,6 @@ def open_plan(
                         report(f'planning {split}', n_counted, None)
                 source_rows.append(n_rows)
             written = files.close()
-        contents = [identity['stores'], [written[name]['sha256'] for name in sorted(written)], plan.length]
         return {
             'format': FORMAT,
             'identity': identity,
@@ -230,12 +220,39 @@ def open_plan(
             'max_documents': plan.max_documents,
             'n_documents': len(documents),
             'source_rows': source_rows,
-            'fingerprint': folders.short_hash(contents),
+            'fingerprint': find_fingerprint(identity['stores'], written, plan.length),
         }
 
     if not is_ready():
         folders.build_folder(folder, build, is_ready)
-    return open_rows(folder)
+    return open_rows(folder, identity)
+
+
+def verify_plan(plan: Plan, corpus: Corpus, split: str, counted_once: bool, folder: Path) -> PlanRows | None:
+    """Read the rows of a split that are in the folder of plans, and compare them with their hashes; None where they are
+    not laid out yet. Arguments are those of `open_plan`.
+
+    Raises:
+        ValueError: They are not as they were written.
+    """
+    identity = _identity(plan, corpus, split, counted_once)
+    folder = folder / folders.short_hash(identity)
+    if not folder.exists():
+        return None
+    return verify_rows(folder, identity, lambda documents: corpus.token_spans(documents)[1])
+
+
+def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool) -> dict[str, Any]:
+    return {
+        'format': FORMAT,
+        'stores': [store.fingerprint for store in corpus.stores],
+        'splits': corpus.ratios,
+        'drops_copies': corpus.copies is not None,
+        'drops_near': None if corpus.near is None else corpus.near.fingerprint,
+        'split': split,
+        'plan': plan.settings(),
+        'counted_once': counted_once,
+    }
 
 
 def _check_max_documents(max_documents: int) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from xlabml.batches import IGNORED, Batch, Layout
 from xlabml.tokenizer import Tokenizer
@@ -64,15 +64,21 @@ class Rows:
             seed: What the step's randomness is drawn from.
             longest: Pieces of more slots are cut into segments of so many, padding too, with b * length // longest
                 segments more; a later one begins with the target before it, as a later piece does. None: none is cut.
+
+        Raises:
+            ValueError: A store or the plan holds what xlabml does not write; `validate_data` says which.
         """
         plan, n = self.plan, self.plan.length
         n_rows, n_segments = len(row_numbers), len(row_numbers) * plan.max_documents
         first = plan.row_starts[row_numbers]
         n_pieces = np.where(row_numbers < 0, 0, plan.row_starts[row_numbers + 1] - first)
+        self._require((n_pieces >= 0) & (n_pieces < plan.max_documents))
         pieces = ranges(first, n_pieces)
         row = np.repeat(np.arange(n_rows), n_pieces)
         lengths = plan.lengths[pieces].astype(np.int64)
+        self._require((lengths >= 1) & (lengths <= n))
         free = n - np.bincount(row, lengths, n_rows).astype(np.int64)
+        self._require(free >= 0)
 
         n_paddings = np.cumsum(free > 0)
         n_paddings_before: np.ndarray = n_paddings - (free > 0)
@@ -114,8 +120,11 @@ class Rows:
         lengths: Int64[np.ndarray, ' pieces'],
     ) -> tuple[Int64[np.ndarray, ' tokens'], Int64[np.ndarray, ' tokens']]:
         """What is read and what is asked for in each slot of the pieces, back to back."""
+        self._require((documents >= 0) & (documents < len(self.corpus)) & (begins >= 0))
         starts, n_tokens = self.corpus.token_spans(documents)
+        self._require((starts >= 0) & (begins + lengths <= n_tokens + 1))
         ends = starts + n_tokens
+        self._require(ends <= self.corpus.n_tokens)
         places, place_ends = ranges(starts + begins, lengths), np.repeat(ends, lengths)
         targets = self.corpus.tokens_at(np.minimum(places, place_ends - 1))
         targets[places == place_ends] = self._eos
@@ -123,7 +132,17 @@ class Rows:
         inputs[1:] = targets[:-1]
         before = self.corpus.tokens_at(starts + np.maximum(begins - 1, 0))
         inputs[np.cumsum(lengths) - lengths] = np.where(begins == 0, self._sos, before)
+        n_vocab = len(self._piece_bytes)
+        self._require(np.array([inputs.max(initial=0) < n_vocab, targets.max(initial=0) < n_vocab]))
         return inputs, targets
+
+    def _require(self, are_right: Bool[np.ndarray, ' _']) -> None:
+        if not are_right.all():
+            where = ', '.join(str(store.folder) for store in self.corpus.stores)
+            raise ValueError(
+                f'rows {self.plan.folder or ""} of the texts in {where} are not as xlabml writes them; '
+                'xlab validate_data names the folder to delete'
+            )
 
 
 def _cut(

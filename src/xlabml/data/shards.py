@@ -12,7 +12,7 @@ import filelock
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .files import Span
 from .recorded import stat_files
 from .remote import Advance, RemoteFiles
@@ -137,7 +137,7 @@ class ShardCache:
         with self.locked():
             path, keep = self.path(shard), {*keep, shard}
             files = stat_files(Shard(*self.shards[shard]).files())
-            if (path / folders.MANIFEST).exists():
+            if (path / manifests.MANIFEST).exists():
                 store = TokenStore.open(path)
                 if store.manifest['source_files'] == files:
                     os.utime(path)

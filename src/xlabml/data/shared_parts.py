@@ -8,6 +8,7 @@ bytes and the parts.
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,11 +19,18 @@ import fsspec
 from xlabml import settings
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .sources import Part, Source
-from .store_parts import Job, encode_part, read_part
+from .store_parts import PART, Job, encode_part, read_part
 
 _JOB, _TOKENIZER = 'job.json', 'tokenizer.model'
+_PLAN = {
+    'source': {'class_path': str},
+    'columns': [str],
+    'begun': {'identity': {'source': dict}, 'parts': [list]},
+    'folder': str,
+}
+_PART_NAME = re.compile(r'[0-9]{5,9}')
 
 
 class SharedJob:
@@ -68,12 +76,13 @@ class SharedJob:
     def there(self) -> set[int]:
         """The parts that somebody has finished."""
         self._files.invalidate_cache()
-        found = self._files.glob(f'{self._at("parts")}/*/{folders.MANIFEST}')
-        return {int(path.split('/')[-2]) for path in found}
+        found = self._files.glob(f'{self._at("parts")}/*/{manifests.MANIFEST}')
+        names = (path.split('/')[-2] for path in found)
+        return {int(name) for name in names if _PART_NAME.fullmatch(name)}
 
     def _is_there(self, index: int) -> bool:
         self._files.invalidate_cache()
-        return self._files.exists(self._at(f'parts/{index:05d}/{folders.MANIFEST}'))
+        return self._files.exists(self._at(f'{_part(index)}/{manifests.MANIFEST}'))
 
     def encode(
         self, rank: int, n_ranks: int, n_threads: int, advance: Callable[[int], None] = lambda n_bytes: None
@@ -95,8 +104,8 @@ class SharedJob:
             raise
 
     def _encode(self, rank: int, n_ranks: int, n_threads: int, advance: Callable[[int], None]) -> int:
-        plan = json.loads(self._files.cat_file(self._at(_JOB)))
-        tokenizer = Tokenizer.from_bytes(self._files.cat_file(self._at(_TOKENIZER)))
+        plan = self._read_job()
+        tokenizer = Tokenizer(self._files.cat_file(self._at(_TOKENIZER)), f'tokenizer {self.url}/{_TOKENIZER}')
         n_done = 0
         with _inside(Path(plan['folder'])), tempfile.TemporaryDirectory() as scratch:
             source: Source = settings.build(plan['source'], Source)
@@ -116,15 +125,28 @@ class SharedJob:
                     n_done += 1
         return n_done
 
+    def _read_job(self) -> dict[str, Any]:
+        try:
+            plan = json.loads(self._files.cat_file(self._at(_JOB)))
+            misfit = manifests.find_misfit(plan, _PLAN)
+        except (ValueError, RecursionError) as error:
+            misfit = str(error)
+        if misfit is not None:
+            raise ValueError(
+                f'{self.url}/{_JOB} was changed by hand or is broken: {misfit}; delete {self.url}, and give the '
+                'command that wrote it again'
+            )
+        return plan
+
     def _put(self, folder: Path) -> None:
         """Copy a part into the shared folder; its manifest last, under another name until it is whole."""
         target = self._at(f'parts/{folder.name}')
         self._files.makedirs(target, exist_ok=True)
         for file in sorted(folder.glob('*.bin')):
             self._files.put_file(str(file), f'{target}/{file.name}')
-        part = f'{target}/{folders.MANIFEST}.{os.getpid()}.partial'
-        self._files.put_file(str(folder / folders.MANIFEST), part)
-        self._files.mv(part, f'{target}/{folders.MANIFEST}')
+        part = f'{target}/{manifests.MANIFEST}.{os.getpid()}.partial'
+        self._files.put_file(str(folder / manifests.MANIFEST), part)
+        self._files.mv(part, f'{target}/{manifests.MANIFEST}')
 
     def gather(self, job: Job, indices: Iterable[int]) -> None:
         """Copy finished parts into the folder of the job, and compare their content with their hashes.
@@ -133,13 +155,13 @@ class SharedJob:
             ChildProcessError: A part is not as it was written; it is removed.
         """
         for index in indices:
-            folder, source = job.part_folder(index), self._at(f'parts/{index:05d}')
+            folder, source = job.part_folder(index), self._at(_part(index))
             partial = folder.with_name(f'{folder.name}.partial')
             folders.remove(partial)
             partial.mkdir(parents=True)
             for path in self._files.ls(source, detail=False):
                 name = path.rpartition('/')[2]
-                if name == folders.MANIFEST or name.endswith('.bin'):
+                if name == manifests.MANIFEST or name in {f'{array}.bin' for array in PART.dtypes}:
                     self._files.get_file(path, str(partial / name))
             if read_part(partial) is None:
                 self._files.rm(source, recursive=True)
@@ -155,7 +177,9 @@ class SharedJob:
         """What went wrong for others, if anything."""
         if not self._files.exists(self._at('errors')):
             return []
-        return [self._files.cat_file(path).decode() for path in sorted(self._files.find(self._at('errors')))]
+        return [
+            self._files.cat_file(path).decode(errors='replace') for path in sorted(self._files.find(self._at('errors')))
+        ]
 
     def remove_parts(self) -> None:
         """Delete the parts; what else there is (logs) stays."""
@@ -163,7 +187,9 @@ class SharedJob:
 
     def read_note(self, name: str) -> str:
         """A line that was left in the folder; empty where there is none."""
-        return self._files.cat_file(self._at(name)).decode() if self._files.exists(self._at(name)) else ''
+        return (
+            self._files.cat_file(self._at(name)).decode(errors='replace') if self._files.exists(self._at(name)) else ''
+        )
 
     def write_note(self, name: str, text: str) -> None:
         """Leave a line in the folder."""
@@ -171,6 +197,10 @@ class SharedJob:
 
     def _at(self, name: str) -> str:
         return f'{self._root.rstrip("/")}/{name}'
+
+
+def _part(index: int) -> str:
+    return f'parts/{index:05d}'
 
 
 def describe_source(source: Source) -> dict[str, Any]:
@@ -190,7 +220,7 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 def bytes_of(parts: Sequence[Part], indices: Iterable[int]) -> int:
     """About how much text some parts have."""
-    return sum(parts[index].n_bytes or 0 for index in indices)
+    return sum(parts[index].n_bytes or 0 for index in indices if index < len(parts))
 
 
 def _absolute(url: str) -> str:

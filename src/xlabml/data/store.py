@@ -15,12 +15,24 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .processes import Processes
 from .recorded import same_content, stat_files
 from .sources import Source
 from .store_build import Engine, Report, build_store, plan_job
-from .store_parts import FORMAT, Job
+from .store_parts import FORMAT, Job, store_kind
+
+_STORE = store_kind(
+    {
+        'identity': {'format': int, 'source': dict, 'tokenizer': str, 'columns': [str]},
+        'source': str,
+        'source_files': [list],
+        'columns': [str],
+        'n_vocab': int,
+    },
+    n_begins=1,
+)
+_SOURCE_FILES = [(str, int, object, str)]
 
 
 class TokenStore:
@@ -45,14 +57,14 @@ class TokenStore:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         self.tokens, self.offsets, self.n_bytes, hashes, self.rows = (
-            folders.map_array(folder, name, manifest) for name in ('tokens', 'offsets', 'n_bytes', 'hashes', 'rows')
+            manifests.map_array(folder, name, manifest) for name in ('tokens', 'offsets', 'n_bytes', 'hashes', 'rows')
         )
         self.hashes = hashes.reshape(-1, 2)
         self._columns, self._column_offsets = (
-            folders.map_array(folder, name, manifest) for name in ('columns', 'column_offsets')
+            manifests.map_array(folder, name, manifest) for name in ('columns', 'column_offsets')
         )
         self._piece_ends, self._piece_offsets = (
-            folders.map_array(folder, name, manifest) if name in manifest['files'] else None
+            manifests.map_array(folder, name, manifest) if name in manifest['files'] else None
             for name in ('piece_ends', 'piece_offsets')
         )
 
@@ -64,16 +76,30 @@ class TokenStore:
             FileNotFoundError: There is none.
             ValueError: It is not as it was written.
         """
-        return cls(folder, folders.read_manifest(folder, FORMAT))
+        store = cls(folder, manifests.read_manifest(folder, _STORE))
+        store._check_offsets(in_full=False)
+        return store
 
     def verify(self) -> None:
-        """Read all of it and compare the hashes.
+        """Read all of it, compare the hashes, and see that every number points into what it counts.
 
         Raises:
-            ValueError: A file is not what the manifest says.
+            ValueError: A file is not what the manifest says, or not what xlabml writes.
         """
-        for name, written in self.manifest['files'].items():
-            folders.check_content(self.folder, name, written)
+        manifests.check_files(self.folder, self.manifest)
+        self._check_offsets(in_full=True)
+        manifests.check_range(self.tokens, 0, self.manifest['n_vocab'] - 1, self.folder, 'tokens')
+        manifests.check_range(self.n_bytes, 1, self.manifest['n_bytes'], self.folder, 'n_bytes')
+        manifests.check_range(self.rows, 0, self.manifest['n_rows'] - 1, self.folder, 'rows')
+
+    def _check_offsets(self, in_full: bool) -> None:
+        ends = [('offsets', self.offsets, self.tokens), ('column_offsets', self._column_offsets, self._columns)]
+        if self._piece_ends is not None and self._piece_offsets is not None:
+            ends.append(('piece_offsets', self._piece_offsets, self._piece_ends))
+            n_tokens = len(self.tokens)
+            manifests.check_ends(self._piece_ends, n_tokens, self.folder, 'piece_ends', in_full, begins=False)
+        for name, offsets, values in ends:
+            manifests.check_ends(offsets, len(values), self.folder, name, in_full)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,7 +117,10 @@ class TokenStore:
         if not self.manifest['columns']:
             return {}
         start, end = self._column_offsets[document : document + 2]
-        return json.loads(self._columns[start:end].tobytes())
+        try:
+            return json.loads(self._columns[start:end].tobytes())
+        except (ValueError, RecursionError):
+            raise manifests.wrong_values(self.folder, 'columns', f'no JSON for document {document}') from None
 
     def pieces(self, document: int) -> Int64[np.ndarray, 'pieces 2']:
         """Where each of a document's pieces begins and ends, in tokens from the document's first: back to back. One of
@@ -141,7 +170,7 @@ def prepare_store(
 
     def is_ready() -> bool:
         try:
-            manifest = folders.read_manifest(folder, FORMAT)
+            manifest = manifests.read_manifest(folder, _STORE)
         except FileNotFoundError:
             return False
         return manifest['identity'] == identity and _holds_the_same(source, folder, manifest)
@@ -175,11 +204,11 @@ def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> b
     recorded, now = manifest['source_files'], stat_files(source.files())
     if [file[:3] for file in recorded] == now:
         return True
-    if not same_content(recorded, now):
+    if manifests.find_misfit(recorded, _SOURCE_FILES) or not same_content(recorded, now):
         return False
     files = [[*today, then[3]] for then, today in zip(recorded, now)]
     with contextlib.suppress(OSError):  # a read-only store is compared each time
-        folders.write_manifest(folder, {**manifest, 'source_files': files})
+        manifests.write_manifest(folder, {**manifest, 'source_files': files})
     return True
 
 

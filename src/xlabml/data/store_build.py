@@ -13,10 +13,10 @@ import numpy as np
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .recorded import hash_file, stat_files
 from .sources import Part, Source
-from .store_parts import COUNTS, FORMAT, Job, array_types, batches, merge_invalid, piece_texts
+from .store_parts import COUNTS, FORMAT, PART, Job, array_types, batches, merge_invalid, piece_texts
 
 Engine = Callable[[Job, Callable[[int], None]], None]
 """Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
@@ -89,7 +89,7 @@ def plan_job(
 def _start_over_unless_same(folder: Path, begun: dict[str, Any]) -> None:
     """Clear away what is in the folder, unless it is of the same texts, cut into the same parts."""
     state, text = folder / _STATE, json.dumps(begun, sort_keys=True)
-    if not state.is_file() or state.read_text('utf-8') != text:
+    if not state.is_file() or state.read_bytes() != text.encode():
         folders.remove(folder)
         (folder / 'parts').mkdir(parents=True)
         state.write_text(text, 'utf-8')
@@ -156,7 +156,7 @@ def _merge(job: Job) -> dict[str, Any]:
         files.append(**{name: begin for name in ('offsets', 'column_offsets', 'piece_offsets') if name in types})
         for index in range(len(job.parts)):
             part = job.part_folder(index)
-            manifest = folders.read_manifest(part, FORMAT)
+            manifest = manifests.read_manifest(part, PART)
             shifts = {
                 **dict.fromkeys(('offsets', 'piece_ends'), sums['n_tokens']),
                 'column_offsets': sums['n_column_bytes'],
@@ -164,7 +164,7 @@ def _merge(job: Job) -> dict[str, Any]:
                 'rows': sums['n_rows'],
             }
             for name in manifest['files']:
-                values, content = folders.map_array(part, name, manifest), hashlib.sha256()
+                values, content = manifests.map_array(part, name, manifest), hashlib.sha256()
                 for start in range(0, len(values), _COPIED_VALUES):
                     some = values[start : start + _COPIED_VALUES]
                     content.update(some.data)

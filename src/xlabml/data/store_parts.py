@@ -12,18 +12,24 @@ import numpy as np
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .files import Span
 from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
-from .validation import utf8
+from .validation import REASONS, utf8
 
 FORMAT = 2
 COUNTS = ('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes', 'n_pieces')
 _ENDS = {'offsets', 'column_offsets', 'piece_offsets'}
 _BATCH_BYTES = 1 << 20
 _MAX_NAMED_ROWS = 10
+_FIXED_TYPES = {
+    **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
+    'hashes': np.uint64,
+    'columns': np.uint8,
+}
+_PIECE_TYPES = dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64)
 
 
 def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
@@ -31,11 +37,44 @@ def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
     tokens, and `piece_offsets`, how many pieces end with each document."""
     return {
         'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
-        **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
-        'hashes': np.uint64,
-        'columns': np.uint8,
-        **(dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64) if in_pieces else {}),
+        **_FIXED_TYPES,
+        **(_PIECE_TYPES if in_pieces else {}),
     }
+
+
+def array_sizes(manifest: dict[str, Any], n_begins: int) -> dict[str, int]:
+    """How many numbers each array of a store, or of a part of it, has by its manifest's counts; but `columns` and
+    `piece_ends`, which offsets end in.
+
+    Args:
+        n_begins: Offsets before the end of the first document: 1 in a store, 0 in a part.
+    """
+    n = manifest['n_documents']
+    sizes = {'tokens': manifest['n_tokens'], 'offsets': n + n_begins, 'n_bytes': n, 'rows': n, 'hashes': 2 * n}
+    sizes['column_offsets'] = n_begins + (
+        n if manifest.get('columns', manifests.count_values(manifest, 'columns')) else 0
+    )
+    if {'piece_ends', 'piece_offsets'} & {*manifest['files']}:
+        sizes['piece_offsets'] = n + n_begins
+    return sizes
+
+
+def store_kind(values: dict[str, Any], n_begins: int) -> manifests.Kind:
+    """What the manifest of a store, or of a part of it, has to say; with more values than counts and what was left
+    out."""
+    counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes'), int)
+    reason = {'count': int, 'rows': [int]}
+    return manifests.Kind(
+        FORMAT,
+        {name: (dtype,) for name, dtype in (_FIXED_TYPES | _PIECE_TYPES).items()} | {'tokens': (np.uint16, np.uint32)},
+        {**counts, 'invalid': {frozenset(REASONS): reason}, **values},
+        lambda manifest: array_sizes(manifest, n_begins),
+        frozenset(_PIECE_TYPES),
+    )
+
+
+PART = store_kind(dict.fromkeys(COUNTS, int), n_begins=0)
+"""A part of a store."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +147,7 @@ def encode_part(
     folders.remove(partial)
     partial.mkdir(parents=True)
     manifest = _encode(source, part, tokenizer, columns, partial, advance, n_threads)
-    folders.write_manifest(partial, manifest)
+    manifests.write_manifest(partial, manifest)
     folders.remove(folder)
     partial.rename(folder)
     return manifest
@@ -120,21 +159,21 @@ def finish_part(folder: Path, source: Source, tokenizer: Tokenizer, files: Seque
     Args:
         files: (path, bytes, time) of each local file of the source, as it was when reading began.
     """
-    manifest = folders.read_manifest(folder, FORMAT)
+    manifest = manifests.read_manifest(folder, PART)
     for name in _ENDS & {*manifest['files']}:
-        ends = np.array(folders.map_array(folder, name, manifest))
+        ends = np.array(manifests.map_array(folder, name, manifest))
         with folders.ArrayFiles(folder, {name: np.int64}) as arrays:
             arrays.append(**{name: np.concatenate([np.zeros(1, np.int64), ends])})
             manifest['files'] |= arrays.close()
     identity = {'format': FORMAT, 'source': source.fingerprint(), 'tokenizer': tokenizer.hash, 'columns': []}
     about = {'identity': identity, 'source': str(source), 'source_files': list(files), 'columns': []}
-    folders.write_manifest(folder, {**manifest, **about, 'n_vocab': len(tokenizer)})
+    manifests.write_manifest(folder, {**manifest, **about, 'n_vocab': len(tokenizer)})
 
 
 def read_part(folder: Path) -> dict[str, Any] | None:
     """The manifest of a part that is whole; None where it is not."""
     try:
-        return folders.read_manifest(folder, FORMAT)
+        return manifests.read_manifest(folder, PART)
     except (FileNotFoundError, ValueError):
         return None
 

@@ -22,7 +22,7 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders
+from . import folders, manifests
 from .copies import open_copies
 from .corpus import Corpus
 from .held_out import read_hashes
@@ -35,6 +35,7 @@ from .splits import split_names, splits_of
 from .store import TokenStore
 
 _DOCUMENT_BITS = 32
+_SEEN = (int, str)  # how many rows a window has, and their fingerprint
 _KEPT_WINDOWS = 2
 
 
@@ -134,7 +135,7 @@ class StreamedRows:
             path = self._count_path(window)
             if not path.exists():
                 self.rows(window)
-            self._counts[window] = json.loads(path.read_text('utf-8'))[0]
+            self._counts[window] = _read_seen(path)[0]
         return self._counts[window]
 
     def rows(self, window: int) -> Rows | None:
@@ -172,7 +173,7 @@ class StreamedRows:
         """A document's name for people, by the number that `global_numbers` gives."""
         shard, number = (document >> _DOCUMENT_BITS) - 1, document & (1 << _DOCUMENT_BITS) - 1
         path = self.cache.path(shard)
-        if not (path / folders.MANIFEST).exists():
+        if not (path / manifests.MANIFEST).exists():
             return f'{self.cache.name(shard)}, valid document {number}'
         return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
 
@@ -216,7 +217,7 @@ class StreamedRows:
         path, found = self._count_path(window), [0, ''] if rows is None else [len(rows), rows.fingerprint]
         names = ', '.join(self.cache.name(shard) for shard in self.shards(window))
         if path.exists():
-            if json.loads(path.read_text('utf-8')) != found:
+            if _read_seen(path) != found:
                 what = f'one of {names}' + (', or of data.held_out,' if self.held_out else '')
                 raise ValueError(
                     f'{what} is not what it was when it was streamed before; restore it, or delete {self.cache.folder} '
@@ -290,3 +291,11 @@ class StreamedRows:
         """Close the windows, and stop fetching."""
         self._end_ahead(wait=False)
         self._open.clear()
+
+
+def _read_seen(path: Path) -> list[Any]:
+    what_to_do = 'delete that file, and the window is laid out anew'
+    found = manifests.read_json(path, what_to_do)
+    if misfit := manifests.find_misfit(found, _SEEN, 'its content'):
+        raise ValueError(f'{path} was changed by hand or is broken: {misfit}; {what_to_do}')
+    return found

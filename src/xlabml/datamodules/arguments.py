@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xlabml.data import check_ratios, check_weights, count_doublings, split_names
+from xlabml.tokenizer import check_coverage
 
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
 
@@ -31,8 +32,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in (*counts, 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
-    if not 0 < get('coverage') <= 1:
-        raise ValueError(f'data.coverage is {get("coverage")}; it is a share, above 0 and at most 1')
+    check_coverage(get('coverage'), 'data.coverage')
     if get('seed') < 0:
         raise ValueError(f'seed_everything is {get("seed")}; it must be 0 or more')
     if get('num_workers') < 0:

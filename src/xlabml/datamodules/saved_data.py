@@ -9,6 +9,8 @@ import torch
 
 from xlabml import checkpoints, settings
 from xlabml.data import Plan
+from xlabml.untrusted.building import building
+from xlabml.untrusted.matching import match_arguments
 
 from .run_length import StepSize
 from .streamed import StreamedTraining
@@ -137,8 +139,10 @@ class SavedData(L.LightningDataModule):
         checkpoint = checkpoints.read(checkpoint_path, map_location)
         values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
         values.pop('_class_path', None)
-        data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
-        data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+        with building(checkpoint_path, {}):
+            values = match_arguments(cls, values, 'data')
+            data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
+            data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
         return data
 
 

@@ -95,7 +95,7 @@ class StreamedTexts(Texts):
                     'data.stream.eval_shards to more'
                 )
             self._check_window(stores, say)
-        copies = open_copies(stores, self.cache.folder / 'copies') if self.drop_duplicates else None
+        copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splits, copies)
 
     def _announce(self) -> str:
@@ -149,6 +149,16 @@ class StreamedTexts(Texts):
             return []
         paths = [self.cache.path(shard) for shard in range(len(self.cache.shards))]
         return [TokenStore.open(path) for path in paths if path.exists()]
+
+    @property
+    def _copies_folder(self) -> Path:
+        return self.cache.folder / 'copies'
+
+    def _corpus_stores(self) -> list[TokenStore]:
+        if not self.tokenizer_path.exists():
+            return []
+        paths = [self.cache.path(shard) for shard in range(min(self.stream.eval_shards, len(self.cache.shards)))]
+        return [TokenStore.open(path) for path in paths] if all(path.exists() for path in paths) else []
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         try:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ from xlabml.data import (
     open_near_duplicates,
     open_plan,
     prepare_store,
+    split_names,
     store_folder,
     train_texts,
+    verify_copies,
+    verify_near_duplicates,
+    verify_plan,
 )
 from xlabml.tokenizer import Tokenizer, train_tokenizer
 
@@ -168,7 +172,7 @@ class Texts:
                 )
                 for source, folder in zip(self.sources, folders)
             ]
-            copies = open_copies(stores, checkpoints.cache_folder() / 'copies') if self.drop_duplicates else None
+            copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
             if near is not None:
                 found = checkpoints.cache_folder() / 'near_duplicates'
@@ -206,6 +210,45 @@ class Texts:
             return []
         folders = [self._store_folder(source) for source in self.sources]
         return [TokenStore.open(folder) for folder in folders if folder.exists()]
+
+    def verify(self) -> Iterator[str]:
+        """Read the stores that are there, and the copies, near-duplicates and plans that were made of them, and compare
+        them with the hashes of what was written; yields a line for people on each store and plan.
+
+        Raises:
+            ValueError: One of them is not as it was written; it is named.
+        """
+        for store in self.stores():
+            store.verify()
+            yield f'store: {store.folder} is as it was written ({len(store):,} documents)'
+        stores = self._corpus_stores()
+        if not stores:
+            return
+        copies = near = None
+        if self.drop_duplicates:
+            copies = verify_copies(stores, self._copies_folder)
+        if self.near_duplicates is not None:
+            found = checkpoints.cache_folder() / 'near_duplicates'
+            near = verify_near_duplicates(stores, self.near_duplicates, self.drop_duplicates, found)
+        drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
+        if (self.drop_duplicates and copies is None) or (drops_near and near is None):
+            return  # there are no rows before it is known what to drop
+        corpus = Corpus(stores, self.splits, copies, near if drops_near else None)
+        for split in split_names:
+            for counted_once in (False, True):
+                folder = checkpoints.cache_folder() / 'plans'
+                plan = verify_plan(self.plan, corpus, split, counted_once, folder)
+                if plan is not None:
+                    yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
+
+    @property
+    def _copies_folder(self) -> Path:
+        return checkpoints.cache_folder() / 'copies'
+
+    def _corpus_stores(self) -> list[TokenStore]:
+        """The stores that the corpus is made of; none where one of them is not there."""
+        found = self.stores()
+        return found if len(found) == len(self.sources) else []
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.

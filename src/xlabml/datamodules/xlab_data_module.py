@@ -1,7 +1,7 @@
 """The data module: sources in, batches out, in an order that depends on nothing but a seed and a count."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class XLabDataModule(SavedData):
         tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
             there. None: in the cache, named by what it is trained on.
         n_vocab: How many tokens the tokenizer has, special ones included.
-        coverage: Share of the characters that the tokenizer knows as such; the rest is spelt in bytes.
+        coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         batch_tokens: Slots that one optimizer step sees, over all devices.
@@ -169,6 +169,14 @@ class XLabDataModule(SavedData):
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already, of those that `prepare_data` makes."""
         return self._texts.stores()
+
+    def verify(self) -> Iterator[str]:
+        """Compare the stores and plans that are there already with their hashes; yields a line on each.
+
+        Raises:
+            ValueError: One of them is not as it was written; it is named, and what to do.
+        """
+        return self._texts.verify()
 
     @property
     def near_pairs(self) -> NearPairs | None:

@@ -11,8 +11,8 @@ from xlabml.batches import Layout
 Overflow = Literal['refill', 'slide']
 """What happens when a row's window would grow beyond `block_size`.
 
-refill: it is cut to its last block_size // 2 tokens (at least 1) and grows again. One refill costs one forward pass
-over half a window, every other step the cache's single token.
+refill: it is cut to its last block_size // 2 tokens (at least 1) and grows again. A refill reads half a window of this
+row anew, every other step reads a single token.
 slide: it is cut to its last block_size tokens, at every step from then on, and read anew.
 """
 
@@ -25,7 +25,8 @@ class Context:
 
     A model with a `new_cache(batch, length)` is called as `transformer.LanguageModel` is: `(ids, layout=, cache=,
     ends=True)`, where `ends` asks for the logits of each row's (with a layout: segment's) last token only, and the
-    cache has a `select(rows)`. Any other model gets whole windows, those of one length in one call.
+    cache is used as `transformer.Cache` is: `select`, `replace`, `set_lengths`. A row that overflows is read anew, and
+    no other is. Any other model gets whole windows, those of one length in one call.
 
     Args:
         model: Ids (b, n) to logits (b, n, v).
@@ -61,18 +62,20 @@ class Context:
         self._room = longest if block_size is None else min(block_size, longest)
         self._begin = [max(0, len(row) - self._room) for row in self.tokens]
         self._cache: Any = None
-        self._n_cached = 0  # tokens of the longest row in the cache
+        self._stale = [False] * len(prompts)
+        """Rows of the cache that no longer hold their windows: these overflowed."""
         self._newest: Tensor | None = None  # r 1: what the cache has not read yet; None: it must read all
 
     def logits(self) -> Float[Tensor, 'r v']:
         """Of each row's next token."""
-        # The cache has as much room as a window; it counts a row that was dropped as long as it holds others.
-        if self._cache is not None and self._newest is not None and self._n_cached < self._room:
-            newest, self._newest = self._newest, None
-            self._n_cached += 1
-            return self._model(newest, cache=self._cache)[:, -1]
         windows = [row[begin:] for row, begin in zip(self.tokens, self._begin)]
-        return self._read_cached(windows) if hasattr(self._model, 'new_cache') else self._read_plain(windows)
+        if not hasattr(self._model, 'new_cache'):
+            return self._read_plain(windows)
+        if self._cache is None or self._newest is None or all(self._stale):
+            return self._read_all(windows)
+        self._refill(windows)
+        newest, self._newest = self._newest, None
+        return self._model(newest, cache=self._cache)[:, -1]
 
     def append(self, ids: Int[Tensor, ' r'], values: list[int]) -> None:
         """Add a token to every row.
@@ -87,7 +90,7 @@ class Context:
             if len(self.tokens[i]) - self._begin[i] > self._room:
                 kept = self._room if self._overflow == 'slide' else max(1, self._room // 2)
                 self._begin[i] = len(self.tokens[i]) - kept
-                self._cache = None
+                self._stale[i] = True
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows, in this order; a row may come several times, or not at all."""
@@ -95,8 +98,12 @@ class Context:
             return
         self.tokens = [self.tokens[i].copy() for i in rows]
         self._begin = [self._begin[i] for i in rows]
+        self._stale = [self._stale[i] for i in rows]
+        if self._newest is not None:
+            self._newest = self._newest[rows]
         if self._cache is not None:
             self._cache.select(torch.tensor(rows, device=self._device))
+            self._count_cached()
 
     def _read_plain(self, windows: list[list[int]]) -> Float[Tensor, 'r v']:
         lengths = [len(window) for window in windows]
@@ -108,11 +115,35 @@ class Context:
                 last[i] = row
         return torch.stack(last)
 
-    def _read_cached(self, windows: list[list[int]]) -> Float[Tensor, 'r v']:
+    def _read_all(self, windows: list[list[int]]) -> Float[Tensor, 'r v']:
+        """Read every window, into a new cache unless each of them will be read anew at the next step as well."""
+        must_slide = self._overflow == 'slide' and all(len(window) == self._room for window in windows)
+        self._cache = None if must_slide else self._model.new_cache(len(windows), self._room)
+        self._stale, self._newest = [False] * len(windows), None
+        return self._read(windows, self._cache)
+
+    def _refill(self, windows: list[list[int]]) -> None:
+        """Read the windows that overflowed, without their newest tokens, which are read together with the others'."""
+        rows = [i for i, is_stale in enumerate(self._stale) if is_stale]
+        if not rows:
+            return
+        read = [windows[i][:-1] for i in rows]
+        longest = max(map(len, read))
+        fresh = self._model.new_cache(len(rows), max(1, longest))
+        if longest:
+            self._read(read, fresh)
+        self._cache.replace(torch.tensor(rows, device=self._device), fresh)
+        self._stale = [False] * len(windows)
+        self._count_cached()
+
+    def _count_cached(self) -> None:
+        """Tell the cache how long its rows are: it need not keep room for what was dropped."""
+        n_unread = 0 if self._newest is None else 1
+        lengths = [len(row) - begin - n_unread for row, begin in zip(self.tokens, self._begin)]
+        self._cache.set_lengths(lengths)
+
+    def _read(self, windows: list[list[int]], cache: Any) -> Float[Tensor, 'r v']:
         lengths = [len(window) for window in windows]
-        # Where every step reads all windows anew, a cache would only be filled.
-        is_sliding = self._overflow == 'slide' and any(self._begin)
-        self._cache = None if is_sliding else self._model.new_cache(len(windows), self._room)
         layout = None
         if len(set(lengths)) == 1:
             ids = torch.tensor(windows, device=self._device)
@@ -120,5 +151,4 @@ class Context:
             ids = torch.tensor([[token for window in windows for token in window]], device=self._device)
             starts = torch.tensor([0, *lengths], device=self._device).cumsum(0)
             layout = Layout(starts.int(), max(lengths))
-        self._newest, self._n_cached = None, max(lengths)
-        return self._model(ids, layout=layout, cache=self._cache, ends=True)[:, -1]
+        return self._model(ids, layout=layout, cache=cache, ends=True)[:, -1]

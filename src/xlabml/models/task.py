@@ -19,6 +19,8 @@ from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
 from xlabml.transformer import Block
+from xlabml.untrusted.building import building, naming
+from xlabml.untrusted.matching import match_part
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -287,12 +289,16 @@ class Task(L.LightningModule):
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
         values = dict(checkpoint['hyper_parameters'])
-        found = settings.find_class(values.pop('_class_path'))
-        if not issubclass(found, cls):
-            raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
-        model = found(**{**settings.build_arguments(found, values), **overrides})
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint['state_dict'])
+        part = {'class_path': values.pop('_class_path'), 'init_args': values}
+        with building(checkpoint_path, checkpoint['state_dict']):
+            values = match_part(part, Task, 'model')['init_args']
+            found = settings.find_class(part['class_path'])
+            if not issubclass(found, cls):
+                raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
+            model = found(**{**settings.build_arguments(found, values), **overrides})
+        with naming(checkpoint_path):
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(checkpoint['state_dict'])
         return model.to(map_location)
 
 

@@ -139,12 +139,12 @@ class XLabModel(Task):
 
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
-        sums = self.model(batch.ids, batch.layout, targets=batch.targets)
+        result = self.model(batch.ids, batch.layout, targets=batch.targets, each=bool(self.metrics))
+        sums, nats = result if self.metrics else (result, None)
         row = [sums.nats, sums.correct, sums.count, batch.n_bytes.sum()]
-        if self.metrics:
+        if nats is not None:
             asked = batch.targets != IGNORED
-            nats, targets = self.model.nats(batch.ids, batch.targets, batch.layout)[asked], batch.targets[asked]
-            row += [metric.values(nats, targets).sum() for metric in self.metrics]
+            row += [metric.values(nats[asked], batch.targets[asked]).sum() for metric in self.metrics]
         self._eval_sums += torch.stack([value.to(self._eval_sums.dtype) for value in row])
 
     def _eval_end(self, stage: str) -> None:

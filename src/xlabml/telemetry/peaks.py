@@ -1,6 +1,7 @@
 """How many floating-point operations a device can do in a second, which model FLOPs are held against (MFU)."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -39,10 +40,7 @@ def find_tflops(device: torch.device, dtype: torch.dtype, cache: Path) -> tuple[
     if known is not None:
         return known, 'known'
     path = cache / 'peaks.json'
-    try:
-        peaks = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        peaks = {}
+    peaks = _read_peaks(path)
     threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
     key = f'{name}{threads}, {str(dtype).removeprefix("torch.")}, torch {torch.__version__}'
     if key not in peaks:
@@ -52,6 +50,17 @@ def find_tflops(device: torch.device, dtype: torch.dtype, cache: Path) -> tuple[
         part.write_text(json.dumps(peaks, indent=1), encoding='utf-8')
         os.replace(part, path)
     return peaks[key], 'measured'
+
+
+def _read_peaks(path: Path) -> dict[str, float]:
+    """What was measured before; nothing of a file that is not as it was written."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if type(value) is float and 0 < value < math.inf}
 
 
 def measure_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:

@@ -2,6 +2,13 @@
 
 from .stream import StreamDecoder
 from .tokenizer import RESERVED_PIECES, Tokenizer
-from .training import train_tokenizer
+from .training import MIN_COVERAGE, check_coverage, train_tokenizer
 
-__all__ = ['RESERVED_PIECES', 'StreamDecoder', 'Tokenizer', 'train_tokenizer']
+__all__ = [
+    'MIN_COVERAGE',
+    'RESERVED_PIECES',
+    'StreamDecoder',
+    'Tokenizer',
+    'check_coverage',
+    'train_tokenizer',
+]

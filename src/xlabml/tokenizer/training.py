@@ -1,5 +1,6 @@
 """Learn a vocabulary from texts: SentencePiece's byte-pair trainer, set up so that nothing of a text is ever lost."""
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -7,11 +8,17 @@ from pathlib import Path
 
 import sentencepiece
 
-from .tokenizer import RESERVED_PIECES, Tokenizer, refuse_surrogates
+from .model_file import without_field
+from .tokenizer import RESERVED_PIECES, SPACE_MARK, Tokenizer, refuse_surrogates
 
 # Line ends are always bytes, so that a long line is not one word; the trainer keeps NUL, U+2581 and U+2585 to itself.
 _NEVER_LEARNED = re.compile('[\n\0\u2581\u2585]')
 _MAX_LINE_CHARS = 65_536
+_MAX_PIECE_CHARS = 512  # SentencePiece takes no more
+_REQUIRED_CHARS = 2, 36  # ModelProto.trainer_spec.required_chars in sentencepiece_model.proto
+
+MIN_COVERAGE = 0.98
+"""The smallest share of characters that SentencePiece can be asked to know."""
 
 
 def train_tokenizer(
@@ -32,8 +39,9 @@ def train_tokenizer(
         texts: Read once; held in memory by the trainer.
         path: Where the file goes; nothing may be there.
         n_vocab: How many tokens, the special ones and the 256 bytes included.
-        coverage: Share of the texts' characters that get a token of their own; the rarest are spelt in bytes.
-        max_piece_chars: No token is longer.
+        coverage: Share of the texts' characters that get a token of their own, from 0.98 to 1; the rarest are spelt in
+            bytes. The space always has a token.
+        max_piece_chars: No token is longer; 1 to 512.
         split_by_script: Whether a token stays within one script.
         split_by_number: Whether a token never joins digits to letters.
         split_by_whitespace: Whether a space can only begin a token.
@@ -52,55 +60,65 @@ def train_tokenizer(
     n_fixed = len(RESERVED_PIECES) + 256
     if n_vocab <= n_fixed:
         raise ValueError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give it more than that')
-    if not 0 < coverage <= 1:
-        raise ValueError(f'coverage is {coverage}; it is a share, above 0 and at most 1')
+    check_coverage(coverage, 'coverage')
+    if not 1 <= max_piece_chars <= _MAX_PIECE_CHARS:
+        raise ValueError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    lines = _Lines(texts)
+    lines, model = _Lines(texts), io.BytesIO()
     try:
-        with partial.open('wb') as file:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
-                model_writer=file,
-                model_type='bpe',
-                vocab_size=n_vocab,
-                hard_vocab_limit=True,
-                byte_fallback=True,
-                normalization_rule_name='identity',
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                unk_id=0,
-                bos_id=1,
-                eos_id=2,
-                pad_id=3,
-                unk_piece=RESERVED_PIECES[0],
-                bos_piece=RESERVED_PIECES[1],
-                eos_piece=RESERVED_PIECES[2],
-                pad_piece=RESERVED_PIECES[3],
-                control_symbols=list(RESERVED_PIECES[4:]),
-                character_coverage=coverage,
-                input_sentence_size=0,
-                max_sentence_length=4 * _MAX_LINE_CHARS + 4,
-                max_sentencepiece_length=max_piece_chars,
-                split_by_unicode_script=split_by_script,
-                split_by_number=split_by_number,
-                split_by_whitespace=split_by_whitespace,
-                split_digits=split_digits,
-                allow_whitespace_only_pieces=whitespace_pieces,
-                num_threads=1,  # the file records it, and would be another on another machine; the gain is nil
-                minloglevel=2,
-            )
-        tokenizer = Tokenizer.load(partial)
+        partial.touch()  # where it cannot be written, that is said before it is learned
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type='bpe',
+            vocab_size=n_vocab,
+            hard_vocab_limit=True,
+            byte_fallback=True,
+            normalization_rule_name='identity',
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=3,
+            unk_piece=RESERVED_PIECES[0],
+            bos_piece=RESERVED_PIECES[1],
+            eos_piece=RESERVED_PIECES[2],
+            pad_piece=RESERVED_PIECES[3],
+            control_symbols=list(RESERVED_PIECES[4:]),
+            character_coverage=coverage,
+            required_chars=SPACE_MARK,  # else unknown where spaces are rarer than 1 - coverage, and not given back
+            input_sentence_size=0,
+            max_sentence_length=4 * _MAX_LINE_CHARS + 4,
+            max_sentencepiece_length=max_piece_chars,
+            split_by_unicode_script=split_by_script,
+            split_by_number=split_by_number,
+            split_by_whitespace=split_by_whitespace,
+            split_digits=split_digits,
+            allow_whitespace_only_pieces=whitespace_pieces,
+            num_threads=1,  # the file records it, and would be another on another machine; the gain is nil
+            minloglevel=2,
+        )
+        # What was required is kept out of the file: most texts have spaces, and their models stay what they were.
+        tokenizer = Tokenizer(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
+        partial.write_bytes(tokenizer.data)
         partial.replace(path)
     except OSError as error:
         raise OSError(error.errno, f'the tokenizer could not be written ({error.strerror})', str(path)) from error
     except RuntimeError as error:
         if lines.error is not None:
             raise lines.error from None
-        raise ValueError(_explain(str(error), n_vocab, lines.n_texts)) from error
+        raise ValueError(_explain(str(error), n_vocab, coverage, lines)) from error
     finally:
         partial.unlink(missing_ok=True)
-    return Tokenizer(tokenizer.data, f'tokenizer {path}')
+    return tokenizer
+
+
+def check_coverage(coverage: float, name: str) -> None:
+    """Raise ValueError unless SentencePiece takes this coverage; name is what the message calls it."""
+    if not MIN_COVERAGE <= coverage <= 1:
+        raise ValueError(f'{name} is {coverage}; it is a share of the characters, from {MIN_COVERAGE} to 1')
 
 
 class _Lines:
@@ -111,7 +129,7 @@ class _Lines:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.texts, self.n_texts = texts, 0
+        self.texts, self.n_texts, self.n_chars = texts, 0, 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -119,6 +137,7 @@ class _Lines:
             for text in self.texts:
                 refuse_surrogates(text, f'text {self.n_texts}')
                 self.n_texts += 1
+                self.n_chars += len(text)
                 for line in _NEVER_LEARNED.split(text):
                     yield from _bisect(line)
         except BaseException as error:  # Ctrl-C too
@@ -138,18 +157,23 @@ def _bisect(line: str) -> Iterator[str]:
     yield from _bisect(line[middle:])
 
 
-def _explain(message: str, n_vocab: int, n_texts: int) -> str:
+def _explain(message: str, n_vocab: int, coverage: float, lines: _Lines) -> str:
     """Say in the caller's words what SentencePiece says in its own."""
     if found := re.search(r'too high \(\d+\).*<= (\d+)', message):
         return (
-            f'n_vocab is {n_vocab}, but the {n_texts} texts have no more than {found[1]} pieces to learn; '
+            f'n_vocab is {n_vocab}, but the {lines.n_texts} texts have no more than {found[1]} pieces to learn; '
             f'set n_vocab to {found[1]} or less, or give more text'
         )
     if found := re.search(r'smaller than required_chars. \d+ vs (\d+)', message):
+        lower = f', or coverage lower (it may be {MIN_COVERAGE})' if coverage > MIN_COVERAGE else ''
         return (
             f'n_vocab is {n_vocab}, but special tokens, bytes and the characters of the texts alone take {found[1]}; '
-            'set n_vocab above that, or coverage lower'
+            f'set n_vocab to {found[1]} or more{lower}'
         )
     if 'sentences_.empty()' in message:
-        return f'there is no text to train a tokenizer on ({n_texts} texts, all empty); check the source and the splits'
-    return f'SentencePiece could not learn {n_vocab} tokens from {n_texts} texts: {message}'
+        what = 'line ends, NUL, U+2581 or U+2585, which are always bytes' if lines.n_chars else 'nothing'
+        return (
+            f'there is no text to train a tokenizer on: the {lines.n_texts} texts hold {what}; check the source and '
+            'the splits'
+        )
+    return f'SentencePiece could not learn {n_vocab} tokens from {lines.n_texts} texts: {message}'

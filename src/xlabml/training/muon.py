@@ -131,6 +131,11 @@ class Muon(Optimizer):
                         'into a group with another name than matrices, which gets AdamW'
                     )
 
+    @staticmethod
+    def state_names(group: dict[str, Any]) -> frozenset[str]:
+        """What the state of each parameter of a group is called."""
+        return frozenset({'momentum_buffer'} if is_orthogonal(group) else {'step', 'exp_avg', 'exp_avg_sq'})
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient.

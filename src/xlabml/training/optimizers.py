@@ -59,6 +59,15 @@ class AdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
+    @staticmethod
+    def state_names(group: dict[str, Any]) -> frozenset[str]:
+        """What the state of each parameter of a group is called."""
+        return frozenset({'step', 'exp_avg', 'exp_avg_sq'})
+
+
+_ONE_A_WEIGHT = frozenset({'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'exp_inf', 'square_avg', 'sum'})
+"""State of torch's optimizers and ours that has a number for each weight."""
+
 
 def keep_own_options(optimizer: torch.optim.Optimizer) -> None:
     """Let a checkpoint restore an optimizer's state, but not its options: these are what the user set for this run."""
@@ -69,6 +78,34 @@ def keep_own_options(optimizer: torch.optim.Optimizer) -> None:
             for saved, own in zip(state['param_groups'], optimizer.param_groups)
         ]
         # A count that differs is left as it is: torch refuses it by name.
-        return state if len(state['param_groups']) != len(optimizer.param_groups) else {**state, 'param_groups': groups}
+        if len(state['param_groups']) != len(optimizer.param_groups):
+            return state
+        _check_state(optimizer, state)
+        return {**state, 'param_groups': groups}
 
     optimizer.register_load_state_dict_pre_hook(replace_options)
+
+
+def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Refuse a state that the optimizer's next step could not use.
+
+    Raises:
+        ValueError: Names the value that does not fit.
+    """
+    for saved, own in zip(state['param_groups'], optimizer.param_groups):
+        group, alike = own.get('name', 'parameters'), set[frozenset[str]]()
+        for number, parameter in zip(saved['params'], own['params']):
+            values = state['state'].get(number, {})
+            alike |= {frozenset(values)} if values else set()
+            for name, value in values.items():
+                if name in _ONE_A_WEIGHT and isinstance(value, Tensor) and value.shape != parameter.shape:
+                    raise ValueError(
+                        f'optimizer_states: {name} of parameter {number} ({group}) is of shape {tuple(value.shape)}, '
+                        f'the parameter of shape {tuple(parameter.shape)}'
+                    )
+                if name == 'step' and (value.numel() if isinstance(value, Tensor) else 1) != 1:
+                    raise ValueError(f'optimizer_states: step of parameter {number} ({group}) is no number')
+        wanted = getattr(optimizer, 'state_names', lambda _: None)(own)
+        if len(alike) > 1 or (alike and wanted is not None and alike != {wanted}):
+            found = ', '.join(sorted(set().union(*alike)))
+            raise ValueError(f'optimizer_states: the state of {group} is not that of a {type(optimizer).__name__}: {found}')

@@ -63,6 +63,29 @@ class Cache:
         self.data[:, :, :, :, : self.longest] = held
         self.lengths = self.lengths[rows]
 
+    def replace(self, rows: Int[Tensor, ' r'], other: 'Cache') -> None:
+        """Let these rows hold what the rows of another cache hold, whatever was in them.
+
+        Raises:
+            ValueError: The other has another number of rows, or more tokens than fit.
+        """
+        if other.batch != rows.numel() or other.longest > self.length:
+            raise ValueError(
+                f'{rows.numel()} rows of {self.length} tokens cannot hold a cache of {other.batch} rows, the longest '
+                f'of {other.longest} tokens'
+            )
+        self.data[:, :, rows, :, : other.longest] = other.data[:, :, :, :, : other.longest].to(self.data.dtype)
+        self.lengths = self.lengths.index_copy(0, rows, other.lengths)
+        self.longest, self.is_even = max(self.longest, other.longest), False
+
+    def set_lengths(self, lengths: list[int]) -> None:
+        """Say how long the rows are, where the caller has counted: then none is taken to be as long as one that left.
+
+        Args:
+            lengths: Of each row, what `lengths` holds on the device, which is not asked.
+        """
+        self.longest, self.is_even = max(lengths), len(set(lengths)) == 1
+
     def expand(self, n: int) -> None:
         """Put n copies of each row one after another: 0 0 1 1 for n = 2."""
         self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))

@@ -59,7 +59,8 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
         targets: Int[Tensor, 'b n'] | None = None,
         ends: bool = False,
-    ) -> Float[Tensor, 'b n v'] | Float[Tensor, 's 1 v'] | LossSums:
+        each: bool = False,
+    ) -> Float[Tensor, 'b n v'] | Float[Tensor, 's 1 v'] | LossSums | tuple[LossSums, Float[Tensor, 'b n']]:
         """Logits of each token; with targets, sums of the loss, for which the whole logits are never made.
 
         Args:
@@ -68,6 +69,7 @@ class LanguageModel(nn.Module):
             targets: What follows each token; batches.IGNORED where nothing is asked.
             ends: Give only the logits of the last token of each segment (of each row, without a layout). Those of an
                 empty segment mean nothing.
+            each: With targets, return what `nats` does as well, from the same pass through the trunk.
 
         Raises:
             ValueError: As in Transformer.forward; or targets come with a cache, through which no gradient flows.
@@ -77,7 +79,8 @@ class LanguageModel(nn.Module):
         hidden = self.hidden(ids, layout, cache)
         weight = self._weight
         if targets is not None:
-            return self.loss(hidden.flatten(0, 1), weight, targets.flatten(), self.head_bias, self.logit_cap)
+            sums = self.loss(hidden.flatten(0, 1), weight, targets.flatten(), self.head_bias, self.logit_cap)
+            return (sums, self._nats(hidden, targets)) if each else sums
         if ends:
             hidden = hidden[:, -1:] if layout is None else hidden.flatten(0, 1)[layout.starts[1:] - 1][:, None]
         return make_logits(hidden, weight, self.head_bias, self.logit_cap)
@@ -92,8 +95,11 @@ class LanguageModel(nn.Module):
         self, ids: Int[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout | None = None
     ) -> Float[Tensor, 'b n']:
         """Cross-entropy of each target in nats; 0 where it is ignored."""
-        hidden = self.hidden(ids, layout).flatten(0, 1)
-        return self.loss.nats(hidden, self._weight, targets.flatten(), self.head_bias, self.logit_cap).view(ids.shape)
+        return self._nats(self.hidden(ids, layout), targets)
+
+    def _nats(self, hidden: Float[Tensor, 'b n d'], targets: Int[Tensor, 'b n']) -> Float[Tensor, 'b n']:
+        flat = hidden.flatten(0, 1), self._weight, targets.flatten(), self.head_bias, self.logit_cap
+        return self.loss.nats(*flat).view(targets.shape)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache; arguments and errors as in Transformer.new_cache."""

@@ -1,0 +1,98 @@
+"""The largest value that each whole-number setting may have, by the name of the argument, for all groups and parts.
+
+A bound is far above any use: it is there so that a number with a few zeros too many, typed or read from a file, is
+refused by name before it forks processes, fills the memory or overflows a tensor. A test walks all signatures and asks
+for a line here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_STEPS = 1 << 48
+"""Optimizer steps, and counts of tokens of a run: a run at a million steps a second would take nine years."""
+
+_TABLE = 1 << 24
+"""Sizes that make a tensor by themselves: ids of a vocabulary, positions of a row, channels of a layer."""
+
+MOST: dict[str, int] = {
+    # the model
+    **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
+    **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads'), 1 << 20),
+    'n_layers': 10_000,
+    'window': _TABLE,
+    'horizon_tokens': _STEPS,
+    'ns_steps': 99,
+    'min_steps': _STEPS,  # the trainer's, and of AdaptiveClip, which holds it below window_steps
+    'window_steps': 1_000_000,
+    **dict.fromkeys(('warmup_steps', 'cooldown_steps', 'peak_steps', 'period_steps'), _STEPS),
+    # the data
+    **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'first_batch_tokens'), 1 << 36),
+    'first_len': _TABLE,
+    **dict.fromkeys(('batch_warmup_steps', 'len_warmup_steps', 'skip'), _STEPS),
+    **dict.fromkeys(('n_processes', 'num_workers'), 1024),
+    **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
+    **dict.fromkeys(('stride_tokens', 'max_documents'), _TABLE),
+    'ngram_tokens': 100_000,
+    'n_permutations': 65_536,
+    **dict.fromkeys(('window_shards', 'eval_shards'), 1_000_000),
+    # the trainer and what watches a run
+    **dict.fromkeys(('devices', 'num_nodes'), 100_000),
+    **dict.fromkeys(('max_steps', 'max_epochs', 'min_epochs', 'val_check_interval', 'log_every_n_steps'), _STEPS),
+    **dict.fromkeys(('fast_dev_run', 'overfit_batches', 'num_sanity_val_steps', 'accumulate_grad_batches'), _STEPS),
+    **dict.fromkeys((f'limit_{name}_batches' for name in ('train', 'val', 'test', 'predict')), _STEPS),
+    **dict.fromkeys(('reload_dataloaders_every_n_epochs', 'check_val_every_n_epoch'), _STEPS),
+    'precision': 64,
+    'max_time': 1 << 31,
+    **dict.fromkeys(('every_n_steps', 'spectra_every_n_steps', 'pin_steps', 'pin_every_n_steps'), _STEPS),
+    **dict.fromkeys(('save_top_k', 'save_last_k', 'max_in_row'), _STEPS),
+    'n_tokens': _TABLE,
+    'top_k': _TABLE,
+    'max_depth': 1000,
+    # data commands
+    **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
+    'max_hours': 1_000_000,
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples'), _STEPS),
+}
+
+ANY = 1 << 63
+"""What no whole number may reach, whatever it is of: no tensor, store or clock counts further."""
+
+
+def check(settings: Mapping[str, Any], where: str = '') -> None:
+    """Refuse a whole number that is beyond its bound.
+
+    Args:
+        settings: Plain values by name, nested or not.
+        where: What the names are of: `data`, `model.trunk`; empty: they stand for themselves.
+
+    Raises:
+        ValueError: Names the setting and its bound.
+    """
+    for path, name, value in _whole_numbers(settings, where, ''):
+        check_one(value, name, path)
+
+
+def check_one(value: int, name: str, path: str) -> None:
+    """The same for one number: `name` is that of the argument, `path` what the message calls it."""
+    most = MOST.get(name, ANY - 1)
+    if not -ANY < value <= most:
+        raise ValueError(f'{path} is {shown(value)}; it can be at most {most}')
+
+
+def shown(value: int) -> str:
+    """A whole number for people: with hundreds of digits, how many."""
+    return str(value) if value.bit_length() <= 256 else f'a number of some {value.bit_length() * 3 // 10} digits'
+
+
+def _whole_numbers(value: Any, path: str, name: str) -> Iterator[tuple[str, str, int]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in ('init_args', 'class_path'):
+                yield from _whole_numbers(item, path, name)
+            else:
+                yield from _whole_numbers(item, f'{path}.{key}' if path else str(key), str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _whole_numbers(item, path, name)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield path, name, value

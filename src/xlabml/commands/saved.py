@@ -1,0 +1,114 @@
+"""What a checkpoint says of the settings of its run, held against the signatures before the parser sees any of it."""
+
+import secrets
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
+from xlabml.datamodules import XLabDataModule
+from xlabml.models import Task
+from xlabml.untrusted.matching import match_arguments, match_part, parameters
+
+from .command_line import LINKED
+from .trainer import Trainer
+
+CALLBACKS: dict[str, type] = {
+    'checkpoint': Checkpoints,
+    'curves': Curves,
+    'nonfinite': NonFinite,
+    'progress': Progress,
+    'samples': SampledText,
+    'spikes': Spikes,
+    'stopping': Stopping,
+    'summary': Summary,
+}
+"""Groups of settings that are of a callback."""
+
+_GROUPS = {'trainer': Trainer, **CALLBACKS}
+"""Groups that a resumed run takes from its checkpoint, where they are plain values."""
+
+_NOT_FROM_A_FILE = {
+    *('default_root_dir', 'folder', 'devices', 'num_nodes'),
+    *('callbacks', 'plugins', 'profiler', 'logger', 'strategy'),
+}
+"""Settings that belong to the machine, or that may name a class of another library."""
+
+_NOT_OF_THE_NEXT = ('tokenizer_path', 'accept_changes')
+"""Of the data: the tokenizer comes from the checkpoint, and a change is accepted once."""
+
+
+class Seals:
+    """Names in place of the texts of a file, so that a parser finds nothing in them: no object, no path."""
+
+    def __init__(self) -> None:
+        self._word, self._texts = f'text-{secrets.token_hex(8)}', list[str]()
+
+    def close(self, text: str) -> str:
+        """The name of a text."""
+        self._texts.append(text)
+        return f'{self._word}-{len(self._texts) - 1}'
+
+    def open(self, value: Any) -> Any:
+        """Put every text back in its place, in settings of any depth; those that are namespaces stay the same ones."""
+        if isinstance(value, Namespace | dict):
+            items = vars(value) if isinstance(value, Namespace) else value
+            for name, item in items.items():
+                items[name] = self.open(item)
+        elif isinstance(value, list):
+            value[:] = [self.open(item) for item in value]
+        elif isinstance(value, str) and value.startswith(self._word):
+            return self._texts[int(value.rpartition('-')[2])]
+        return value
+
+
+def saved_settings(checkpoint: Mapping[str, Any], seals: Seals | None = None) -> dict[str, Any]:
+    """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
+
+    Of all but the model and the data only plain values are taken: no class of another library is named by a file.
+
+    Args:
+        checkpoint: As `checkpoints.read` returns it.
+        seals: Closes all texts; None: they stay as they are.
+
+    Raises:
+        ValueError: A name or a value does not fit the signature that it would end in.
+    """
+    text = str if seals is None else seals.close
+    values, config = dict(checkpoint['hyper_parameters']), checkpoint.get('config', {})
+    model = match_part({'class_path': values.pop('_class_path'), 'init_args': values}, Task, 'model', text)
+    model['init_args'] = {name: value for name, value in model['init_args'].items() if name not in LINKED}
+    data = dict(checkpoint.get('datamodule_hyper_parameters', {}))
+    data.pop('_class_path', None)
+    data = match_arguments(XLabDataModule, data, 'data', text)
+    found: dict[str, Any] = {
+        'seed_everything': data.pop('seed', 42),
+        'model': model,
+        'data': {name: value for name, value in data.items() if name not in _NOT_OF_THE_NEXT},
+    }
+    for group, cls in _GROUPS.items():
+        found[group] = match_arguments(cls, _plain_of(config.get(group, {}), cls, group), group, text)
+    return found
+
+
+def _plain_of(values: Any, cls: type, group: str) -> dict[str, Any]:
+    """The settings of a group that a file may set; a class, a list or a mapping of it has to be typed again."""
+    if not isinstance(values, dict):
+        raise ValueError(f'{group} is a {type(values).__name__}, where settings by name belong')
+    kinds = parameters(cls)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _NOT_FROM_A_FILE and not (isinstance(value, dict | list) and _holds_parts(kinds.get(name)))
+    }
+
+
+def _holds_parts(kind: Any) -> bool:
+    """Whether a setting of this kind may be a class or a mapping; a list of numbers is neither."""
+    members = typing.get_args(kind)
+    return any(
+        one is dict or typing.get_origin(one) is dict or (isinstance(one, type) and one.__module__ != 'builtins')
+        for one in (members or (kind,))
+    )

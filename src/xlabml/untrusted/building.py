@@ -1,0 +1,103 @@
+"""Building from a file: within the size of the weights that it holds, and with errors that name it."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_FACTOR = 8
+"""Settings that were typed over a checkpoint's may make a model that does not fit it: that is said in detail later."""
+
+_SPARE_ELEMENTS = 1 << 24
+_SPARE_PARAMETERS = 1000
+_RAW = (
+    *(TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    *(RuntimeError, MemoryError, UnicodeError),
+)
+"""Errors of code that met values which it does not expect."""
+
+
+@contextlib.contextmanager
+def naming(path: str | Path, what: str = 'cannot be used') -> Iterator[None]:
+    """Let an error say that it comes of a file.
+
+    Args:
+        path: The file.
+        what: What is wrong where the error itself does not say so.
+
+    Raises:
+        ValueError: In place of every error that something in the file has caused.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if str(path) not in str(error) and type(error) is ValueError:
+            raise ValueError(f'{error} (read from {path})') from error
+        raise
+    except _RAW as error:
+        detail = str(error).strip().partition('\n')[0][:200]
+        raise ValueError(
+            f'{path} {what}: {type(error).__name__}{f": {detail}" if detail else ""}; copy the file again, or choose '
+            'another checkpoint'
+        ) from error
+
+
+@contextlib.contextmanager
+def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let nothing be built that is far larger than a file's weights: a size in its settings costs nothing to write.
+
+    Args:
+        path: The file.
+        state_dict: Its weights.
+
+    Raises:
+        ValueError: What is built is larger, or cannot be.
+    """
+    n_elements = sum(math.prod(tensor.shape) for tensor in state_dict.values())
+    limit = _Limit(path, _FACTOR * n_elements + _SPARE_ELEMENTS, _FACTOR * len(state_dict) + _SPARE_PARAMETERS)
+    hook = register_module_parameter_registration_hook(limit.count)
+    try:
+        with naming(path, 'has settings that nothing can be built from'), limit:
+            yield
+    finally:
+        hook.remove()
+
+
+class _Limit(TorchDispatchMode):
+    """Refuses to make tensors, or parameters, of more than so many numbers."""
+
+    def __init__(self, path: str | Path, n_elements: int, n_parameters: int) -> None:
+        super().__init__()
+        self._path, self._n_elements, self._n_parameters = path, n_elements, n_parameters
+
+    def count(self, module: Any, name: str, parameter: Any) -> None:
+        self._n_parameters -= 1
+        if self._n_parameters < 0:
+            self._refuse()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._n_elements -= _size(args)
+        if self._n_elements < 0:
+            self._refuse()
+        return func(*args, **(kwargs or {}))
+
+    def _refuse(self) -> None:
+        raise ValueError(
+            f'{self._path} has settings of a model that is far larger than the weights in it; they are not those that '
+            'it was trained with: copy the file again, or choose another checkpoint'
+        )
+
+
+def _size(args: Any) -> int:
+    """How many numbers an operation makes that makes a tensor of none: those of a shape, or up to a number."""
+    if any(isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg)) for arg in args):
+        return 0
+    shapes = [arg for arg in args if isinstance(arg, list | tuple)]
+    shape = shapes[0] if shapes else args
+    return math.prod(abs(n) for n in shape if isinstance(n, int)) if shape else 0

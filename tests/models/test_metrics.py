@@ -1,0 +1,50 @@
+"""Evaluating with metrics: one pass through the trunk for each batch, and the figures of two."""
+
+import functools
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from xlabml.batches import IGNORED, Batch
+from xlabml.evaluation import WithinNats, summarize
+from xlabml.models import XLabModel
+from xlabml.transformer import Transformer
+
+
+def make_batch(seed):
+    torch.manual_seed(seed)
+    ids, targets = torch.randint(0, 20, (2, 2, 8))
+    targets[:, -2:] = IGNORED
+    documents = torch.arange(2)
+    return Batch(ids, targets, None, documents, torch.full((2,), 24), int((targets != IGNORED).sum()), seed)
+
+
+@pytest.mark.parametrize('way', ['validate', 'test'])
+@pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, way, precision):
+    torch.manual_seed(0)
+    trunk = functools.partial(Transformer, d_model=16, n_layers=2, n_heads=2)
+    metrics = [WithinNats(2.9), WithinNats(3.0, name='within_3')]
+    model, batches, calls = XLabModel(20, 8, trunk, metrics=metrics), [make_batch(i) for i in range(3)], []
+    model.model.trunk.register_forward_hook(lambda *_: calls.append(1))
+    quiet = dict.fromkeys(['logger', 'enable_checkpointing', 'enable_progress_bar', 'enable_model_summary'], False)
+    trainer = L.Trainer(accelerator='cpu', precision=precision, default_root_dir=tmp_path, **quiet)
+    with torch.no_grad():
+        getattr(trainer, way)(model, DataLoader(batches, batch_size=None), verbose=False)
+    assert len(calls) == len(batches)
+
+    sums, within = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16-mixed'):
+        for batch in batches:
+            part = model.model(batch.ids, targets=batch.targets)
+            nats = model.model.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
+            sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
+            within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])
+    expected = summarize(dict(zip(('nats', 'hits', 'count', 'n_bytes'), sums.tolist())))
+    expected |= dict(zip(('within_nats', 'within_3'), (within / sums[2]).tolist()))
+    stage = {'validate': 'val', 'test': 'test'}[way]
+    assert 0 < expected['within_nats'] < expected['within_3'] < 1
+    for name, value in expected.items():
+        assert trainer.callback_metrics[f'{stage}_{name}'] == torch.tensor(value)  # bit for bit in float32
