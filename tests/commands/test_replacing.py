@@ -13,10 +13,17 @@ from jsonargparse._common import parser_context
 from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths, get_subclass_types, import_object
 
 from xlabml.commands.command_line import plain
+from xlabml.commands.parser import Parser
 from xlabml.commands.parsing import ParsingCLI
 
 SKIPPED = ('torch.nn.', 'torch.ao.', 'torch.utils.', 'torch.distributed.')
 """Where a part may be any module of torch, those of ours are looked at."""
+
+
+REQUIRED = {'xlabml.data.Location': {'path': 'a.jsonl'}, 'xlabml.data.RemoteFiles': {'path': 'https://host/a.jsonl'}}
+"""What these classes have to be given."""
+
+LISTS = ('data.sources', 'data.held_out')
 
 
 class _Parsed(ParsingCLI):
@@ -36,7 +43,10 @@ class _Parsed(ParsingCLI):
 
 
 def parse(*arguments):
-    return plain(_Parsed(['fit', *map(str, arguments)]).config['fit'])
+    Parser.said.clear()
+    found = plain(_Parsed(['fit', *map(str, arguments)]).config['fit'])
+    found.pop('config')  # which files there were
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -74,6 +84,13 @@ def _n_handed(kind):
     return max((len(arguments) for arguments in handed), default=0)
 
 
+def _is_complete(path, n_handed):
+    """Whether nothing has to be given that this test does not."""
+    parameters = list(inspect.signature(import_object(path)).parameters.values())[n_handed:]
+    needed = {item.name for item in parameters if item.default is item.empty and item.kind is not item.VAR_KEYWORD}
+    return needed <= REQUIRED.get(path, {}).keys()
+
+
 def _find_parts(parser, owner=''):
     """Every setting that takes one of several classes: its path, and the two with the most arguments in common.
 
@@ -91,8 +108,9 @@ def _find_parts(parser, owner=''):
         elif len(paths) == 1:
             yield from _find_parts(_class_parser(paths[0], action), f'{where}.init_args.')
         elif paths:
-            taken = {path: _arguments(path, action) for path in paths}
-            pairs = [(a, b) for a in paths for b in paths if a != b]
+            n_handed = _n_handed(action._typehint)
+            taken = {path: _arguments(path, action) for path in paths if _is_complete(path, n_handed)}
+            pairs = [(a, b) for a in taken for b in taken if a != b]
             yield where, max(pairs, key=lambda pair: len(taken[pair[0]].keys() & taken[pair[1]].keys())), taken
 
 
@@ -108,9 +126,6 @@ def _set(settings, where, value):
     for group in groups:
         settings = settings.setdefault(group, {})
     settings[name] = value
-
-
-REQUIRED = {'xlabml.data.Location': {'path': 'a.jsonl'}, 'xlabml.data.CutAtColumn': {'path': 'a.jsonl', 'column': 'c'}}
 
 
 def test_every_part_that_replaces_another_is_as_it_is_alone(parts, write, capfd):
@@ -130,9 +145,6 @@ def test_every_part_that_replaces_another_is_as_it_is_alone(parts, write, capfd)
     assert 'xlabml.training.Muon replaces xlabml.training.AdamW, and drops what was set' in capfd.readouterr().err
     flags = [f'--{name}={json.dumps(value)}' for name, value in _flat(after)]
     assert parse('-c', write(before), *flags) == parse(*flags) == alone
-
-
-LISTS = ('data.sources', 'data.held_out')
 
 
 def _flat(settings, owner=''):

@@ -203,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         quieten()
+        Parser.said.clear()
         if not is_smoke:
             XLabCLI(take_imports(given))
             return

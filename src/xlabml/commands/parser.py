@@ -5,14 +5,15 @@ import re
 import sys
 from collections.abc import Iterator
 from textwrap import shorten
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.models import XLabModel
 
-from .errors import UsageError
+from .errors import UsageError, show
 
 _HINT = ' (xlab COMMAND --help lists what there is)'
 _UNKNOWN = object()
@@ -28,7 +29,8 @@ class Parser(LightningArgumentParser):
     (jsonargparse would keep arguments of equal names: Muon's momentum and decay in plain SGD.)
     """
 
-    _said: set[str]
+    said: ClassVar[set[str]] = set()
+    """The lines of this command: `--smoke`, and a checkpoint that is named, have it parsed several times."""
 
     def add_subclass_arguments(  # type: ignore[override]
         self, baseclass: Any, nested_key: str, **kwargs: Any
@@ -51,7 +53,7 @@ class Parser(LightningArgumentParser):
         message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
         message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
         message = re.sub(r'\s*\n\s*', ' ', message.strip())
-        message = shorten(message, 1000, placeholder=' …')
+        message = shorten(message, 900, placeholder=' …')
         raise UsageError(f'{message.replace(_HINT, "")}{_HINT}')
 
     @contextlib.contextmanager
@@ -82,11 +84,10 @@ class Parser(LightningArgumentParser):
         finally:
             for name, function in zip(names, originals):
                 setattr(_typehints, name, function)
-        said = self.__dict__.setdefault('_said', set())
         for line in dict.fromkeys(dropped):
-            if line not in said:
-                said.add(line)
-                print(line, file=sys.stderr)
+            if line not in self.said and getattr(rank_zero_only, 'rank', 0) == 0:
+                print(show(line), file=sys.stderr)
+            self.said.add(line)
 
 
 def _adapt_lists_anew(value: Any, kind: Any, *args: Any, **options: Any) -> Any:

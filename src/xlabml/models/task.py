@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
+from xlabml.errors import SettingsError
 from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
@@ -253,7 +254,7 @@ class Task(L.LightningModule):
             for values in (checkpoint['hyper_parameters'], self.hparams)
         )
         if saved != now:
-            raise ValueError(
+            raise SettingsError(
                 f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
                 f'go on with {saved}, or start a new run'
             )
@@ -266,7 +267,7 @@ class Task(L.LightningModule):
         unfit = [name for name in names if own.get(name) != saved.get(name)]
         if unfit:
             changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
-            raise ValueError(
+            raise SettingsError(
                 f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
                 f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
                 f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
