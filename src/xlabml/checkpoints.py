@@ -120,7 +120,7 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     if target is not None:
         _refuse_existing(target)
         if not target.parent.is_dir():
-            raise ValueError(f'there is no folder {target.parent} to write {target.name} to; make it first')
+            raise FileNotFoundError(f'there is no folder {target.parent} to write {target.name} to; make it first')
     checkpoint = read(path)
     values = {name: checkpoint[name] for name in _EXPORTED_VALUES if name in checkpoint}
     try:
@@ -353,7 +353,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _require_file(path: Path) -> Path:
     if path.is_dir():
-        raise ValueError(f'{path} is a folder; give a checkpoint in it')
+        raise IsADirectoryError(f'{path} is a folder; give a checkpoint in it')
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; check the path, or say 'last' for the newest run's")
     return path
@@ -361,7 +361,7 @@ def _require_file(path: Path) -> Path:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise ValueError(f'{path} is there already; delete it, or choose another --output')
+        raise FileExistsError(f'{path} is there already; delete it, or choose another --output')
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xlabml import checkpoints, inference, settings
+from xlabml.errors import SettingsError
 from xlabml.finite import require_finite
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import LanguageModel, language_model
@@ -40,7 +41,7 @@ class TextGenerator:
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
         n_vocab = model.trunk.embedding.num_embeddings
         if len(tokenizer) != n_vocab:
-            raise ValueError(
+            raise SettingsError(
                 f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
                 'use the tokenizer that it was trained with (its checkpoint has it inside)'
             )
@@ -169,13 +170,18 @@ class TextGenerator:
         return texts[0] if isinstance(prompt, str) else texts
 
     def _encode(self, prompt: str, continued: bool) -> Tensor:
-        ids = self.tokenizer.encode(prompt)
+        try:
+            ids = self.tokenizer.encode(prompt)
+        except ValueError as error:
+            raise SettingsError(f'the prompt cannot be read: {error}') from error
         if not continued:
             ids = [self.tokenizer[self.tokenizer.sos_token], *ids]
         if not ids:
-            raise ValueError('the prompt is empty, and without a start token there is nothing to continue; give a text')
+            raise SettingsError(
+                'the prompt is empty, and without a start token there is nothing to continue; give a text'
+            )
         if len(ids) > self.model.max_len:
-            raise ValueError(
+            raise SettingsError(
                 f'the prompt has {len(ids)} tokens, and the context of the model is {self.model.max_len}; shorten it'
             )
         return torch.tensor(ids, device=next(self.model.parameters()).device)
@@ -212,7 +218,7 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu') from error
+        raise SettingsError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu') from error
 
 
 def _require_language_model(class_path: str, path: Path) -> None:
@@ -223,7 +229,7 @@ def _require_language_model(class_path: str, path: Path) -> None:
         else [f'{base.__module__}.{base.__name__}' for base in settings.find_class(class_path).__mro__]
     )
     if not any(name.startswith('xlabml.models.') and name.endswith('.XLabModel') for name in names):
-        raise ValueError(
+        raise SettingsError(
             f'{path} holds a {class_path}, which is no language model; give a checkpoint of {LANGUAGE_MODEL}'
         )
 

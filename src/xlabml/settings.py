@@ -44,6 +44,8 @@ def trust_class(path: str) -> None:
         ValueError: There is no such module.
     """
     module, _, name = path.rpartition('.')
+    if not module:
+        raise ValueError(f'{path!r} is no path of a class; give its module too, as in torch.optim.{path}')
     if any(path.startswith(f'{root}.') for root in _TRUSTED):
         return
     trust(module)

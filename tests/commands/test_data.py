@@ -58,7 +58,7 @@ def test_validate_data_compares_plans_with_their_hashes(xlab, tiny):
 
 def test_a_row_that_is_not_there_is_refused(xlab, tiny):
     status, printed = xlab('validate_data', *tiny, '--map_rows=[100000]', '--map_split=val')
-    assert status == 1
+    assert status == 2
     assert 'there is no row 100000' in printed
 
 
@@ -183,6 +183,6 @@ def test_a_column_missing_from_the_last_source_is_said_before_the_first_is_read(
     (tmp_path / 'b.jsonl').write_text('{"body": "no text"}\n')
     sources = f'--data.sources=[{{path: {tmp_path}/a.jsonl}}, {{path: {tmp_path}/b.jsonl}}]'
     status, printed = xlab('prepare_data', *tiny, sources)
-    assert status == 1
+    assert status == 2
     assert "b.jsonl, has no column 'text'; its columns are body" in printed
     assert 'tokenizing' not in printed

@@ -87,7 +87,7 @@ def test_validate_data_writes_what_is_left_out(door, flags, tmp_path):
     lines = (tmp_path / 'invalid.csv').read_text().splitlines()
     assert lines[0] == 'index,reason,text'
     assert [line.split(',')[0] for line in lines[1:]] == ['1', '2', '3']
-    assert 'is not overwritten' in door('xlab.py', 'validate_data', *arguments, status=1)
+    assert 'is not overwritten' in door('xlab.py', 'validate_data', *arguments, status=2)
 
 
 def test_fit_evaluate_predict(door, trained):

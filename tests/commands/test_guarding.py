@@ -38,7 +38,7 @@ def test_rows_of_skipped_steps_are_left_out_and_stay_out_however_the_run_goes_on
     assert saved['skipped'] == [[3, 4, 8, 16]]
     assert saved['row'] == 32
     status, printed = xlab('fit', *flat, *last, '--trainer.max_steps=12', '--data.skip=[[3, 4], [8, 9]]')
-    assert status == 1
+    assert status == 2
     assert 'data.skip has [8, 9], but the checkpoint has trained 8 steps already' in printed
 
 
@@ -155,7 +155,7 @@ def test_last_and_best_are_found_in_remote_folders(xlab, tiny, tmp_path):
     status, printed = xlab('test', *remote[:-1], '--ckpt_path=best')
     assert status == 0, printed
     status, printed = xlab('fit', *tiny, '--ckpt_path=memory://bucket/none.ckpt')
-    assert status == 1
+    assert status == 2
     assert 'there is no checkpoint memory://bucket/none.ckpt' in printed
 
 

@@ -40,7 +40,7 @@ def test_the_output_has_the_name_that_was_asked_for_and_overwrites_nothing(ckpt,
     monkeypatch.chdir(tmp_path)
     assert main(['export-checkpoint', 'last', '--output', 'model.bin']) == 0
     before = (tmp_path / 'model.bin').read_bytes()
-    assert main(['export-checkpoint', 'last', '--output', 'model.bin']) == 1
+    assert main(['export-checkpoint', 'last', '--output', 'model.bin']) == 2
     error = 'xlab-manage: model.bin is there already; delete it, or choose another --output\n'
     assert capsys.readouterr().err == error
     assert (tmp_path / 'model.bin').read_bytes() == before
@@ -53,8 +53,8 @@ def test_the_output_has_the_name_that_was_asked_for_and_overwrites_nothing(ckpt,
         (['explode'], 2, "invalid choice: 'explode'"),
         (['export-checkpoint'], 2, 'the following arguments are required: CKPT'),
         (['export-checkpoint', 'x', '--out', 'y'], 2, 'unrecognized arguments: --out'),
-        (['export-checkpoint', 'x.ckpt'], 1, 'there is no checkpoint x.ckpt'),
-        (['export-checkpoint', 'x.ckpt', '--import', 'no_such_module'], 1, "cannot import 'no_such_module'"),
+        (['export-checkpoint', 'x.ckpt'], 2, 'there is no checkpoint x.ckpt'),
+        (['export-checkpoint', 'x.ckpt', '--import', 'no_such_module'], 2, "cannot import 'no_such_module'"),
     ],
 )
 def test_what_is_wrong_is_one_line(capsys, arguments, status, message):
@@ -67,5 +67,5 @@ def test_what_is_wrong_is_one_line(capsys, arguments, status, message):
 
 
 def test_a_traceback_is_shown_when_asked_for(capsys):
-    assert main(['export-checkpoint', 'x.ckpt', '--debug']) == 1
+    assert main(['export-checkpoint', 'x.ckpt', '--debug']) == 2
     assert 'Traceback' in capsys.readouterr().err

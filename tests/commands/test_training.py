@@ -45,7 +45,7 @@ def test_another_optimizer_than_the_checkpoints_is_refused(xlab, tiny):
     status, printed = xlab(
         'fit', *tiny, '--trainer.max_steps=4', '--ckpt_path=last', '--model.optimizer=xlabml.training.AdamW'
     )
-    assert status == 1
+    assert status == 2
     assert 'trained by xlabml.training.Muon' in printed
 
 
@@ -81,10 +81,49 @@ def test_a_schedule_may_have_another_length_than_the_run(xlab, tiny, tmp_path):
     status, printed = xlab('fit', *tiny, *schedule, '--trainer.max_steps=5')
     assert status == 0, printed
     rates = read_curve(tmp_path / 'logs/version_0', 'learning_rate/matrices')
-    assert [rates[step] / rates[1] for step in range(1, 6)] == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
+    assert [rates[step] / rates[1] for step in range(1, 6)] == pytest.approx([1, 3 / 4, 1 / 2, 1 / 4, 0])
     status, printed = xlab('fit', *tiny, '--model.horizon_tokens=0')
     assert status == 2
     assert 'model.horizon_tokens is 0' in printed
+
+
+def test_a_longer_run_says_what_becomes_of_its_rate(xlab, tiny):
+    flat = ['--model.schedule.warmup_steps=0', '--model.optimizer.matrix_lr=0.01']
+    assert xlab('fit', *tiny, *flat)[0] == 0
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=16')
+    assert status == 0, printed
+    assert 'the schedule is 16 steps long, it was 12: the learning rate of matrices rises from 0 to 0.0025\n' in printed
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=100', '--model.horizon_tokens=2560')
+    assert status == 0, printed
+    assert 'the schedule is 20 steps long, it was 16: the learning rate of matrices rises from 0 to 0.002\n' in printed
+    for length in ('--trainer.max_steps=102', '--model.schedule=WarmupConstant'):
+        status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=102', length)
+        assert status == 0, printed
+        assert 'the schedule is' not in printed
+
+
+@pytest.mark.parametrize(
+    'length',
+    [['--trainer.max_steps=5'], ['--model.horizon_tokens=640'], ['--trainer.max_steps=-1', '--trainer.max_epochs=1']],
+)
+def test_a_warmup_longer_than_the_run_is_refused_before_it_begins(xlab, tiny, tmp_path, length):
+    status, printed = xlab('fit', *tiny, '--model.schedule.warmup_steps=500', *length)
+    assert status == 2, printed
+    assert 'model.schedule: a warmup of 500 steps does not fit into' in printed
+    assert not (tmp_path / 'logs').exists()
+
+
+def test_a_few_steps_that_try_a_run_need_not_hold_its_warmup(xlab, tiny):
+    status, printed = xlab('fit', *tiny, '--model.schedule.warmup_steps=500', '--trainer.fast_dev_run=2')
+    assert status == 0, printed
+
+
+def test_a_run_of_a_few_steps_needs_no_other_schedule(xlab, tiny, tmp_path):
+    for i, n in enumerate((1, 2, 5)):
+        status, printed = xlab('fit', *tiny, f'--trainer.max_steps={n}', '--trainer.val_check_interval=1')
+        assert status == 0, printed
+        rates = read_curve(tmp_path / f'logs/version_{i}', 'learning_rate/matrices')
+        assert all(rate > 0 for rate in rates.values())
 
 
 def test_clipping_and_guards_are_settings_of_their_own_and_in_the_curves(xlab, tiny, tmp_path):

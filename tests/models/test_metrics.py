@@ -40,7 +40,7 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
         for batch in batches:
             part = model.model(batch.ids, targets=batch.targets)
             nats = model.model.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
-            sums += torch.stack([part.nats, part.hits, part.count, batch.n_bytes.sum()]).double()
+            sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
             within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])
     expected = summarize(dict(zip(('nats', 'hits', 'count', 'n_bytes'), sums.tolist())))
     expected |= dict(zip(('within_nats', 'within_3'), (within / sums[2]).tolist()))

@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .errors import UsageError
+from xlabml import settings
+
+from .errors import UsageError, usage_errors
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,6 +50,13 @@ def number(bounds: str, is_within: Callable[[float], bool]) -> Callable[[str], f
         return value
 
     return read
+
+
+def import_modules(options: argparse.Namespace) -> None:
+    """Import what `--import` names, and let checkpoints name its classes."""
+    with usage_errors():
+        for module in options.modules:
+            settings.trust(module)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from xlabml.data import (
 )
 from xlabml.datamodules import XLabDataModule
 
-from .errors import UsageError, usage_errors
+from .errors import UsageError, typed_paths, usage_errors
 
 FLAGS = {
     'dump': 'Write the text too, in base64.',
@@ -170,7 +170,7 @@ def validate_data(
     paths = [] if output_path is None else [numbered(Path(output_path), i) for i in range(len(data.sources))]
     for path in paths:
         if path.exists():
-            raise FileExistsError(f'{path} exists and is not overwritten; name another --output_path')
+            raise UsageError(f'{path} exists and is not overwritten; name another --output_path')
         if not path.parent.is_dir():
             raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
     for i, source in enumerate(data.sources):
@@ -235,7 +235,7 @@ def compute_stats(
     if n_examples < 0:
         raise UsageError(f'--n_examples is {n_examples}; it must be 0 or more')
     if plot is not None:
-        with usage_errors():
+        with usage_errors(), typed_paths():
             check_picture(Path(plot))
     data.prepare_data()
     plan = data.rows(split).plan

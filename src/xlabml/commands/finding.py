@@ -1,11 +1,13 @@
 """What `--ckpt_path` means: a file, `last` or `best`; in the newest run, or in the folder that checkpoints go to."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 
 from xlabml import checkpoints
+
+from .errors import UsageError
 
 
 class Found(NamedTuple):
@@ -76,9 +78,17 @@ def refuse_used(folder: str, found: Found | None) -> None:
         )
 
 
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path on it."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:  # a scheme that there is not, or that needs a package
+        raise UsageError(f'{url} cannot be opened here: {error}') from error
+
+
 def _newest(folder: str) -> str:
     """The checkpoint in a remote folder that was written last."""
-    files, root = fsspec.core.url_to_fs(folder)
+    files, root = _open(folder)
     paths = [path for path in files.ls(root, detail=False) if path.endswith('.ckpt')]
     if not paths:
         raise FileNotFoundError(f'there is no checkpoint in {folder}')
@@ -91,7 +101,7 @@ def _newest(folder: str) -> str:
 
 
 def _fetch(url: str, into: Path) -> Found:
-    files, remote = fsspec.core.url_to_fs(url)
+    files, remote = _open(url)
     path = into / url.rpartition('/')[2]
     if not files.exists(remote):
         raise FileNotFoundError(f"there is no checkpoint {url}; check the path, or say 'last' for the newest")

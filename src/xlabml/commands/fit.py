@@ -25,6 +25,7 @@ from . import data as data_commands
 from .building import BuildingCLI, find_callback
 from .command_line import files_first, take_imports
 from .errors import report_errors, usage_errors
+from .horizon import describe_new_horizon
 from .parser import Parser
 from .parsing import DEFAULTS
 
@@ -62,8 +63,14 @@ class XLabCLI(BuildingCLI):
             self._say(f'{self._checkpoint_name} has finished its {step:,} steps; a larger trainer.max_steps goes on')
             self._say_results()
             return
+        length = data.run_steps(trainer.max_steps, self._own_config().trainer.max_epochs)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with usage_errors():
+                self.model.check_schedule(self.model.find_horizon(length, data))
         if self._checkpoint is not None:
             self._say(f'going on from {self._checkpoint_name}')
+            if line := describe_new_horizon(self.model, data, length, self._checkpoint):
+                self._say(line)
             step, skipped = self._checkpoint['global_step'], self._checkpoint[type(data).__name__].get('skipped', [])
             known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
             if known:
@@ -197,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         quieten()
+        Parser.said.clear()
         if not is_smoke:
             XLabCLI(take_imports(given))
             return

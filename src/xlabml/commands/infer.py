@@ -7,10 +7,8 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
-from xlabml import settings
-
-from .arguments import Parser, add_common, count, number
-from .errors import report_errors
+from .arguments import Parser, add_common, count, import_modules, number
+from .errors import EXIT_STATUS, report_errors, typed_paths
 
 PROGRAM = 'xlab-infer'
 
@@ -34,7 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Let a trained language model continue a text.')
+    parser = Parser(PROGRAM, description='Let a trained language model continue a text.', epilog=f'{EXIT_STATUS}.')
     add = parser.add_argument
     add(
         'ckpt',
@@ -81,9 +79,9 @@ def infer(options: argparse.Namespace) -> None:
 
     from xlabml.generation import TextGenerator
 
-    for module in options.modules:
-        settings.trust(module)
-    generator = TextGenerator.load(options.ckpt, options.device, options.tokenizer)
+    import_modules(options)
+    with typed_paths():
+        generator = TextGenerator.load(options.ckpt, options.device, options.tokenizer)
     seed = None if options.seed is None else torch.Generator().manual_seed(options.seed)  # one for all runs
     drawing = (options.temperature, options.top_k, options.top_p, seed)
     for run in range(options.runs):

@@ -3,10 +3,8 @@
 import argparse
 import sys
 
-from xlabml import settings
-
-from .arguments import Parser, add_common
-from .errors import report_errors
+from .arguments import Parser, add_common, import_modules
+from .errors import EXIT_STATUS, report_errors, typed_paths
 
 PROGRAM = 'xlab-manage'
 
@@ -27,7 +25,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Do something with a checkpoint, or look at runs.')
+    parser = Parser(PROGRAM, description='Do something with a checkpoint, or look at runs.', epilog=f'{EXIT_STATUS}.')
     tasks = parser.add_subparsers(title='tasks', metavar='TASK', required=True)
     task = tasks.add_parser(
         'export-checkpoint',
@@ -65,8 +63,9 @@ def export_checkpoint(options: argparse.Namespace) -> None:
     from xlabml import checkpoints
     from xlabml.finite import describe_nonfinite
 
-    path = checkpoints.find(options.ckpt, Path())
-    export = checkpoints.export(path, options.output)
+    with typed_paths():
+        path = checkpoints.find(options.ckpt, Path())
+        export = checkpoints.export(path, options.output)
     if export.nonfinite:
         found = describe_nonfinite(export.nonfinite)
         print(f'{PROGRAM}: {path} has weights that are not finite (NaN or infinity): {found}', file=sys.stderr)
@@ -81,7 +80,8 @@ def describe(options: argparse.Namespace) -> None:
     from xlabml.reports.page import write_report
     from xlabml.reports.runs import find_folders, read_runs
 
-    folders = find_folders(options.runs, Path())
+    with typed_paths():
+        folders = find_folders(options.runs, Path())
     beside = folders[0] / 'describe'
     if len(folders) > 1:
         named = [folder.name for folder in folders[:3]] + ([f'{len(folders) - 3}-more'] if len(folders) > 3 else [])
@@ -95,8 +95,7 @@ def describe(options: argparse.Namespace) -> None:
 def _run(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
-        for module in options.modules:
-            settings.trust(module)
+        import_modules(options)
         options.run(options)
     except KeyboardInterrupt:
         return 130

@@ -1,20 +1,36 @@
-"""The parser of settings: a default task, and errors that fit on a line."""
+"""The parser of settings: a default task, a rule for classes that take another's place, errors that fit on a line."""
 
+import contextlib
 import re
+import sys
+from collections.abc import Iterator
 from textwrap import shorten
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
+from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.models import XLabModel
 
-from .errors import UsageError
+from .errors import UsageError, show
 
 _HINT = ' (xlab COMMAND --help lists what there is)'
+_UNKNOWN = object()
+_adapt_typehints = _typehints.adapt_typehints
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with a default task, and errors without pages of usage."""
+    """Lightning's parser with a default task, and errors without pages of usage.
+
+    A class that takes another's place starts from its own defaults: only what is set together with it, or after it,
+    counts. Of what was set for the other class one line on the terminal says that it does not count. Where the same
+    class is named again, what was set for it before stays, but for the items of lists: a list replaces a list.
+    (jsonargparse would keep arguments of equal names: Muon's momentum and decay in plain SGD.)
+    """
+
+    said: ClassVar[set[str]] = set()
+    """The lines of this command: `--smoke`, and a checkpoint that is named, have it parsed several times."""
 
     def add_subclass_arguments(  # type: ignore[override]
         self, baseclass: Any, nested_key: str, **kwargs: Any
@@ -23,11 +39,85 @@ class Parser(LightningArgumentParser):
             kwargs.update(default={'class_path': f'xlabml.models.{XLabModel.__name__}'}, required=False)
         return super().add_subclass_arguments(baseclass, nested_key, **kwargs)
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        with self._own_defaults():
+            return super().parse_args(*args, **kwargs)
+
+    def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:
+        with self._own_defaults():
+            return super().parse_object(*args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One message in place of usage and tip; types and namespaces, which nobody typed, are left out."""
         message = re.sub(r'Type \S.*? expects a function or a callable class: ', '', message)
         message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
         message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
         message = re.sub(r'\s*\n\s*', ' ', message.strip())
-        message = shorten(message, 1000, placeholder=' …')
+        message = shorten(message, 900, placeholder=' …')
         raise UsageError(f'{message.replace(_HINT, "")}{_HINT}')
+
+    @contextlib.contextmanager
+    def _own_defaults(self) -> Iterator[None]:
+        """Put the rule into the two functions of jsonargparse that carry values on; parsers within parsers have it."""
+        if _typehints.adapt_typehints is not _adapt_typehints:
+            yield
+            return
+        dropped: list[str] = []
+
+        def drop(parser: Any, before: Any, now: Any) -> None:
+            if not before or before['class_path'] is None:  # a class without a name of its own
+                originals[1](parser, before, now)
+            elif not _is_same_class(before['class_path'], now['class_path']):
+                if typed := _typed(before):
+                    dropped.append(
+                        f'{now["class_path"]} replaces {before["class_path"]}, and drops what was set for it: {typed}'
+                    )
+                for name in ('init_args', 'dict_kwargs'):
+                    before.pop(name, None)
+
+        names = 'adapt_typehints', 'discard_init_args_on_class_path_change'
+        originals = [getattr(_typehints, name) for name in names]
+        try:
+            for name, function in zip(names, (_adapt_lists_anew, drop)):
+                setattr(_typehints, name, function)
+            yield
+        finally:
+            for name, function in zip(names, originals):
+                setattr(_typehints, name, function)
+        for line in dict.fromkeys(dropped):
+            if line not in self.said and getattr(rank_zero_only, 'rank', 0) == 0:
+                print(show(line), file=sys.stderr)
+            self.said.add(line)
+
+
+def _adapt_lists_anew(value: Any, kind: Any, *args: Any, **options: Any) -> Any:
+    """jsonargparse's, but an item of a list takes nothing over from the item that was in its place in another list."""
+    is_whole = isinstance(value, list) and not any(isinstance(item, _typehints.NestedArg) for item in value)
+    if is_whole and not options.get('append') and isinstance(options.get('prev_val'), list):
+        options['prev_val'] = None
+    return _adapt_typehints(value, kind, *args, **options)
+
+
+def _is_same_class(path: str, other: str) -> bool:
+    """Whether two dotted paths, or bare names where jsonargparse knows the class, are of one class."""
+    if path == other or path.rpartition('.')[2] == other or other.rpartition('.')[2] == path:
+        return True
+    try:
+        return _typehints.import_object(path) is _typehints.import_object(other)
+    except Exception:  # jsonargparse says what is wrong with a path
+        return False
+
+
+def _typed(part: Any) -> str:
+    """Those arguments of a part that are no defaults of its class, for people."""
+    arguments = part.get('init_args') or {}
+    try:
+        defaults = _typehints.ActionTypeHint.get_class_parser(part['class_path']).get_defaults()
+    except Exception:
+        defaults = Namespace()
+    found = [
+        f'{name}={value}'
+        for name, value in (arguments if isinstance(arguments, dict) else vars(arguments)).items()
+        if defaults.get(name, _UNKNOWN) != value
+    ]
+    return ', '.join(shorten(item, 60, placeholder=' …') for item in found)

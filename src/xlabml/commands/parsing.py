@@ -26,7 +26,7 @@ from .command_line import (
     plain,
     refuse_linked,
 )
-from .errors import UsageError, usage_errors
+from .errors import EXIT_STATUS, UsageError, typed_paths, usage_errors
 from .finding import Found, find_checkpoint, refuse_used
 from .parser import Parser
 from .saved import CALLBACKS, Seals, saved_settings
@@ -39,12 +39,13 @@ _LIMITS = ('max_steps', 'max_epochs', 'max_time')
 _EPILOGUE = (
     'xlab COMMAND --help lists the settings of the trainer and the data; --model.help XLabModel those of a model; '
     '-c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets checkpoints '
-    'name classes of a module of yours, --debug shows where an error comes from.'
+    'name classes of a module of yours, --debug shows where an error comes from. '
+    f'{EXIT_STATUS}.'
 )
 _FIT_EPILOGUE = (
     '--smoke tries these settings on a batch of everything in a folder that goes again. --autotune measures which '
-    'data.device_batch_tokens is the fastest, and uses and saves it. Exit status: 0 the run is '
-    'finished; 1 an error, 2 one in what was typed; 3 a loss spike ended the run (spikes.action=stop); 124 '
+    'data.device_batch_tokens is the fastest, and uses and saves it. '
+    f'{EXIT_STATUS}; 3 a loss spike ended the run (spikes.action=stop); 124 '
     'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
     'checkpoint, and the same command with --ckpt_path last goes on.'
 )
@@ -135,7 +136,8 @@ class ParsingCLI(LightningCLI):
             self._arguments = arguments
             self.config = parser.parse_args(arguments)
         for path in settings.class_paths(plain(self.config)):
-            settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
+            with usage_errors():
+                settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
 
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint's settings stand below what the user typed, and above the defaults."""
@@ -146,17 +148,18 @@ class ParsingCLI(LightningCLI):
                 raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, last or best')
             return
         typed = self.config[name]
-        try:
-            found = self._find(asked, typed)
-        except FileNotFoundError:
-            if name != 'fit' or asked != 'last':
-                raise
-            typed.ckpt_path = None
-            return
+        with typed_paths():
+            try:
+                found = self._find(asked, typed)
+            except FileNotFoundError:
+                if name != 'fit' or asked != 'last':
+                    raise
+                typed.ckpt_path = None
+                return
         path = found.path
         checkpoint = checkpoints.read(path)
         if name == 'fit' and checkpoints.is_export(checkpoint):
-            raise ValueError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
+            raise UsageError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
         seals = Seals()
         with naming(path):
             saved = saved_settings(checkpoint, seals)
@@ -170,7 +173,7 @@ class ParsingCLI(LightningCLI):
         self.config[name].ckpt_path = found.name
         asked_task, found_task = self.config[name].model.class_path, saved['model']['class_path']
         if asked_task != found_task:
-            raise ValueError(f'{path} holds a {found_task}, but model is {asked_task}; a run goes on as the same task')
+            raise UsageError(f'{path} holds a {found_task}, but model is {asked_task}; a run goes on as the same task')
         self._checkpoint, self._checkpoint_path, self._checkpoint_name = checkpoint, path, found.name
 
     def _find(self, asked: str, config: Namespace) -> Found:

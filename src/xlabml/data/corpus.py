@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
+from xlabml.errors import SettingsError
+
 from .near_duplicates import NearPairs
 from .sources import Source
 from .splits import check_ratios, content_hash, hash_words, split_names, splits_of
@@ -77,7 +79,7 @@ class Corpus:
             ValueError: There is no such split, or it has no document.
         """
         if split not in split_names:
-            raise ValueError(f'there is no split {split!r}; the splits are {", ".join(split_names)}')
+            raise SettingsError(f'there is no split {split!r}; the splits are {", ".join(split_names)}')
         index = split_names.index(split)
         parts = []
         for first, store in zip(self._first.tolist(), self.stores):
@@ -88,7 +90,8 @@ class Corpus:
         found = np.concatenate(parts)
         if not len(found):
             ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
-            raise ValueError(
+            # Of no documents at all every split has none: then it is not the shares that have to change.
+            raise (SettingsError if len(self) else ValueError)(
                 f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
                 f'give it a larger share in data.splits.{split}, or more documents'
             )

@@ -17,6 +17,8 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from xlabml.errors import SettingsError
+
 _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
 PACKED = ('.gz', '.xz', '.zst')
 _BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
@@ -84,7 +86,7 @@ def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
     path = Path(span.path)
     reader = _READERS.get(_kind(path))
     if reader is None:
-        raise ValueError(
+        raise SettingsError(
             f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(PACKED)})'
         )
     with _named(path):

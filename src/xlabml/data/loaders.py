@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xlabml.batches import Batch
+from xlabml.errors import SettingsError
 
 from .gaps import Gaps
 from .mixture import Mixture
@@ -67,7 +68,7 @@ class TrainBatches(Dataset[Batch]):
         self.rows_per_step = Doubling(n_rows, n_rows) if isinstance(rows_per_step, int) else rows_per_step
         self.batches_per_step = n_rows // (rows_per_batch * world)
         if self.rows_per_step.start % (self.batches_per_step * world):
-            raise ValueError(
+            raise SettingsError(
                 f'{self.rows_per_step.start} rows in the first step cannot be dealt to {world} ranks in '
                 f'{self.batches_per_step} batches each; make it a multiple of {self.batches_per_step * world}'
             )
@@ -128,7 +129,7 @@ class TrainBatches(Dataset[Batch]):
 def check_dealing(rows_per_step: int, rows_per_batch: int, world: int) -> None:
     """Raise ValueError unless the rows of a step can be dealt to so many ranks in batches of so many."""
     if min(rows_per_step, rows_per_batch) < 1 or rows_per_step % (rows_per_batch * world):
-        raise ValueError(
+        raise SettingsError(
             f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
             f'make it a multiple of {rows_per_batch * world}'
         )

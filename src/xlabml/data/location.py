@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from xlabml.errors import SettingsError
+
 from .files import Span, file_columns, is_readable, read_span, spans
 from .sources import Document, Part, Source, check_columns
 
@@ -109,22 +111,22 @@ class Location(Source):
             self._refuse_hub_settings('a file')
             return [path]
         if '://' in self.path:
-            raise ValueError(
+            raise SettingsError(
                 f'{self.path} is a URL; write {{class_path: RemoteFiles, init_args: {{path: {self.path}}}}} for it'
             )
         if any(letter in self.path for letter in '*?['):
             self._refuse_hub_settings('a pattern')
             files = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if Path(found).is_file())
             if not files:
-                raise ValueError(f'no file matches {self.path} (from {Path.cwd()}); check the path of the source')
+                raise SettingsError(f'no file matches {self.path} (from {Path.cwd()}); check the path of the source')
             return files
         if re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', self.path) and not is_readable(path):
             return None
-        raise ValueError(f'there is no file or folder {self.path} (from {Path.cwd()}); check the path of the source')
+        raise SettingsError(f'there is no file or folder {self.path} (from {Path.cwd()}); check the path of the source')
 
     def _refuse_hub_settings(self, kind: str) -> None:
         if self.name is not None or not self._is_train:
-            raise ValueError(
+            raise SettingsError(
                 f'source {self}: {kind} has no configurations or splits; leave out name and split, or name a folder'
             )
 
@@ -132,7 +134,9 @@ class Location(Source):
         if self.name is not None:
             if not (folder / self.name).is_dir():
                 there = ', '.join(sorted(item.name for item in folder.iterdir() if item.is_dir())) or 'none'
-                raise ValueError(f'source {self}: there is no folder {self.name} in {folder}; those there are: {there}')
+                raise SettingsError(
+                    f'source {self}: there is no folder {self.name} in {folder}; those there are: {there}'
+                )
             folder /= self.name
         places = [folder, folder / 'data', folder / self.split, folder / 'data' / self.split]
         files = [file for place in places if place.is_dir() for file in sorted(place.iterdir()) if is_readable(file)]
@@ -144,7 +148,7 @@ class Location(Source):
             return files
         there = ', '.join(sorted(item.name for item in folder.iterdir())[:20]) or 'nothing'
         what = f'files of the split {self.split!r}' if files else 'parquet, jsonl, json, csv, tsv or txt files'
-        raise ValueError(
+        raise SettingsError(
             f'source {self}: there are no {what} in {folder}; it holds {there}. '
             'Give the configuration as name, and split as the files begin'
         )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from xlabml.errors import SettingsError
+
 from .order import mix, shuffled
 
 _PERIOD = 1 << 16
@@ -31,7 +33,7 @@ class Mixture:
         self.first_rows, self.n_rows = np.array(source_rows[:-1], np.int64), np.diff(source_rows)
         for i, weight in enumerate(weights):
             if weight and not self.n_rows[i]:
-                raise ValueError(
+                raise SettingsError(
                     f'data.weights gives {weight:g} to source {i}, which has no document in the train split; '
                     'set it to 0, or give the source more documents'
                 )
@@ -40,7 +42,9 @@ class Mixture:
         self.per_period = _round(rows / rows.sum() * _PERIOD)
         for i, weight in enumerate(weights):
             if weight and not self.per_period[i]:
-                raise ValueError(f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0')
+                raise SettingsError(
+                    f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
+                )
         source = np.repeat(np.arange(len(rows)), self.per_period)
         rank = np.concatenate([np.arange(n) for n in self.per_period])
         order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from xlabml.errors import SettingsError
+
 from . import folders, manifests
 
 FORMAT = 2
@@ -162,7 +164,7 @@ class PlanRows:
             ValueError: There is no such row.
         """
         if not 0 <= row < len(self):
-            raise ValueError(f'there is no row {row}; rows are 0 to {len(self) - 1}')
+            raise SettingsError(f'there is no row {row}; rows are 0 to {len(self) - 1}')
         here = slice(int(self.row_starts[row]), int(self.row_starts[row + 1]))
         lengths = self.lengths[here].astype(np.int64)
         positions = np.cumsum(lengths) - lengths

@@ -11,6 +11,8 @@ from typing import Any
 
 import fsspec
 
+from xlabml.errors import SettingsError
+
 from .files import PACKED, UNPACKED_RATIO, Span, file_columns, is_readable, read_span
 from .sources import Document, Part, Source, check_columns
 
@@ -138,7 +140,9 @@ class RemoteFiles(Source):
                 f'source {self} cannot be listed ({type(error).__name__}: {error}); check the URL and the network'
             ) from error
         if not names:
-            raise ValueError(f'source {self}: there are no parquet, jsonl, json, csv, tsv or txt files; check the URL')
+            raise SettingsError(
+                f'source {self}: there are no parquet, jsonl, json, csv, tsv or txt files; check the URL'
+            )
         known = [size for size in sizes.values() if size is not None]
         typical = sum(known) // len(known) if known else None
         listing = []

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xlabml.errors import SettingsError
+
 
 class Document(NamedTuple):
     """One text of a source, as found.
@@ -92,4 +94,4 @@ def check_columns(asked: Sequence[str], there: Sequence[str], where: str) -> Non
     """Raise ValueError if a column is asked for that is not there."""
     for name in asked:
         if name not in there:
-            raise ValueError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')
+            raise SettingsError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')

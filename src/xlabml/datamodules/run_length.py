@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from xlabml.data import Doubling
+from xlabml.errors import SettingsError
 
 
 class StepSize(NamedTuple):
@@ -60,14 +61,14 @@ class StepSize(NamedTuple):
         """
         per_round = self.rows_per_batch * self.world
         if self.rows % per_round:
-            raise ValueError(
+            raise SettingsError(
                 f'data.batch_tokens is {self.batch_tokens}, {self.rows} rows of {self.max_len}, which cannot be dealt '
                 f'to {self.world} device(s) in batches of {self.rows_per_batch} rows; make it a multiple of '
                 f'{per_round * self.max_len}, or set data.device_batch_tokens to a divisor'
             )
         n_batches = self.rows // per_round * self.world
         if self.rows_per_step.start % n_batches:
-            raise ValueError(
+            raise SettingsError(
                 f'data.first_batch_tokens is {self.first_batch_tokens}, {self.rows_per_step.start} rows of '
                 f'{self.max_len}, which cannot be dealt to the {n_batches} batches of a step on {self.world} '
                 f'device(s); make it {n_batches * self.max_len} or more, or make data.device_batch_tokens larger'
@@ -90,14 +91,14 @@ def set_run_length(trainer: Any, accumulation: int, max_steps: int) -> None:
         ValueError: The trainer's own settings say something else.
     """
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
+        raise SettingsError(
             f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
             'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
         )
     for name, neutral in (('limit_train_batches', (None, 1.0)), ('overfit_batches', (0, 0.0))):
         value = getattr(trainer, name)
         if value not in neutral and not trainer.fast_dev_run:
-            raise ValueError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
+            raise SettingsError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
     trainer.accumulate_grad_batches = accumulation
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     trainer.fit_loop.max_epochs = -1  # one fit is one epoch of Lightning's

@@ -26,6 +26,7 @@ from xlabml.data import (
     open_copies,
     train_texts,
 )
+from xlabml.errors import SettingsError
 from xlabml.tokenizer import train_tokenizer
 
 from .run_length import StepSize
@@ -77,7 +78,7 @@ class StreamedTexts(Texts):
 
     def prepare(self, engine: Engine | None = None) -> None:
         if engine is not None:
-            raise ValueError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
+            raise SettingsError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
         if self._corpus is not None:
             return
         self.ensure_tokenizer()
@@ -108,7 +109,7 @@ class StreamedTexts(Texts):
         cache.folder.mkdir(parents=True, exist_ok=True)
         free, more = shutil.disk_usage(cache.folder).free, cache.max_bytes - cache.n_bytes
         if more > free:
-            raise ValueError(
+            raise SettingsError(
                 f'data.stream.cache_gb is {self.stream.cache_gb:g}, but only {folders.show_bytes(free)} are free at '
                 f'{cache.folder}; set it to {(free + cache.n_bytes) / 1e9:.3g} or less, or XLABML_CACHE to a folder on '
                 'a larger disk'
@@ -133,7 +134,7 @@ class StreamedTexts(Texts):
         fit = int(room // each)
         if fit < min(n, len(sizes)):
             less = f'set that to {fit}, or' if fit > 0 else 'set'
-            raise ValueError(
+            raise SettingsError(
                 f'data.stream.cache_gb is {self.stream.cache_gb:g}: beside what is evaluated on it holds about '
                 f'{max(0, fit)} shards, but data.stream.window_shards is {n}; {less} cache_gb to '
                 f'{(there + most + 2 * n * each) / 1e9:.3g}, so that the next window fits too'
@@ -165,7 +166,7 @@ class StreamedTexts(Texts):
             self.corpus.documents(split)
         except ValueError as error:
             n = self.stream.eval_shards
-            raise ValueError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
+            raise SettingsError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
         return super().rows(split, counted_once)
 
     def describe(self) -> dict[str, Any]:
@@ -224,7 +225,7 @@ class StreamedTraining:
     @property
     def n_epoch_rows(self) -> int:
         """Nobody knows before all shards were read: raises ValueError."""
-        raise ValueError(
+        raise SettingsError(
             'the length of a streamed corpus is not known before all of it was read; set trainer.max_steps in place of '
             'trainer.max_epochs'
         )

@@ -31,6 +31,7 @@ from xlabml.data import (
     verify_near_duplicates,
     verify_plan,
 )
+from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -98,7 +99,7 @@ class Texts:
         if self._tokenizer is None:
             tokenizer = Tokenizer.load(self.tokenizer_path)
             if len(tokenizer) != self.n_vocab:
-                raise ValueError(
+                raise SettingsError(
                     f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens, but data.n_vocab is {self.n_vocab}; '
                     f'set data.n_vocab to {len(tokenizer)}, or train a tokenizer of {self.n_vocab}'
                 )
@@ -135,7 +136,7 @@ class Texts:
         """
         given = self._given_path
         if given is not None and given.exists() and given.read_bytes() != data:
-            raise ValueError(
+            raise SettingsError(
                 f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
                 'one, or leave it out: the checkpoint has it inside'
             )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xlabml.data import Mixture, Rows, Source, TrainBatches, check_held_out
+from xlabml.errors import SettingsError
 
 from .run_length import StepSize
 from .texts import Texts
@@ -71,7 +72,7 @@ class TrainingRows:
             check_held_out(self.texts.corpus, source)
         n_used = self.rows.plan.n_used
         if n_used < self.max_len:
-            raise ValueError(
+            raise SettingsError(
                 f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {self.max_len}; '
                 f'give it more text, or set data.max_len to {n_used} or less'
             )
@@ -85,7 +86,7 @@ class TrainingRows:
         if self.max_source_epochs is None:
             return
         if end is None:
-            raise ValueError(
+            raise SettingsError(
                 'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
                 'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
             )
@@ -95,7 +96,7 @@ class TrainingRows:
         epochs = [n_rows / len(self.rows)] * len(sources) if mixture is None else mixture.epochs(n_rows)
         for source, asked, cap in zip(sources, epochs, self.max_source_epochs):
             if asked > cap + 1e-9:
-                raise ValueError(
+                raise SettingsError(
                     f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
                     f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
                     'data.weights, or allow more'
@@ -129,7 +130,7 @@ class TrainingRows:
             if [first, last] in known:
                 continue
             if first <= step:
-                raise ValueError(
+                raise SettingsError(
                     f'data.skip has [{first}, {last}], but the checkpoint has trained {step} steps already; '
                     f'go on from one of step {first - 1} or before, or leave the pair out'
                 )

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from xlabml import checkpoints, settings
+from xlabml.errors import SettingsError
 from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
@@ -23,6 +24,9 @@ from xlabml.training.optimizers import keep_own_options
 from xlabml.transformer import Block
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part
+
+_TRIED_STEPS = 1_000_000
+"""The length of the schedule under trainer.fast_dev_run, whose few steps try the code: any warmup fits into it."""
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -80,8 +84,12 @@ class Task(L.LightningModule):
         if self.horizon_tokens is not None and self.horizon_tokens < 1:
             raise ValueError(f'model.horizon_tokens is {self.horizon_tokens}; give 1 or more, or null for the run')
         if max_steps >= 0 and self.horizon_tokens is None:
-            with _named('model.schedule'):
-                self.schedule(max_steps)
+            self.check_schedule(max_steps)
+
+    def check_schedule(self, horizon: int | None) -> None:
+        """Raise ValueError where the schedule refuses a length in steps; None: it is not known."""
+        with _named('model.schedule'):
+            self.schedule(horizon)
 
     def figures(self) -> list[str] | None:
         """The names of what an evaluation gives, without `val_` and `test_`; None: the first one will show them."""
@@ -92,16 +100,27 @@ class Task(L.LightningModule):
         with _named('model.optimizer'):
             built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        horizon = self._find_horizon()
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            horizon: int | None = _TRIED_STEPS
+        else:
+            horizon = self.find_horizon(self.trainer.max_steps, getattr(self.trainer, 'datamodule', None))
         with _named('model.schedule'):
             rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
 
-    def _find_horizon(self) -> int | None:
-        """The schedule's length in steps; None where the run's is not known and no other is set."""
+    def find_horizon(self, max_steps: int, data: Any) -> int | None:
+        """The schedule's length in steps; None where the run's is not known and no other is set.
+
+        Args:
+            max_steps: The run's length; -1: not known.
+            data: What it trains on: an XLabDataModule knows how many steps some tokens take.
+
+        Raises:
+            ValueError: The length is set in tokens, and the data does not know.
+        """
         if self.horizon_tokens is None:
-            return self.trainer.max_steps if self.trainer.max_steps >= 0 else None
-        find_steps = getattr(self.trainer.datamodule, 'steps_of_tokens', None)  # type: ignore[attr-defined]
+            return max_steps if max_steps >= 0 else None
+        find_steps = getattr(data, 'steps_of_tokens', None)
         if find_steps is None:
             raise ValueError(
                 f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
@@ -243,7 +262,7 @@ class Task(L.LightningModule):
             for values in (checkpoint['hyper_parameters'], self.hparams)
         )
         if saved != now:
-            raise ValueError(
+            raise SettingsError(
                 f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
                 f'go on with {saved}, or start a new run'
             )
@@ -256,7 +275,7 @@ class Task(L.LightningModule):
         unfit = [name for name in names if own.get(name) != saved.get(name)]
         if unfit:
             changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
-            raise ValueError(
+            raise SettingsError(
                 f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
                 f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
                 f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'

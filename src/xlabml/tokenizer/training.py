@@ -8,6 +8,8 @@ from pathlib import Path
 
 import sentencepiece
 
+from xlabml.errors import SettingsError
+
 from .model_file import without_field
 from .tokenizer import RESERVED_PIECES, SPACE_MARK, Tokenizer, refuse_surrogates
 
@@ -59,10 +61,10 @@ def train_tokenizer(
         )
     n_fixed = len(RESERVED_PIECES) + 256
     if n_vocab <= n_fixed:
-        raise ValueError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give it more than that')
+        raise SettingsError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give it more than that')
     check_coverage(coverage, 'coverage')
     if not 1 <= max_piece_chars <= _MAX_PIECE_CHARS:
-        raise ValueError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
+        raise SettingsError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
     lines, model = _Lines(texts), io.BytesIO()
@@ -109,7 +111,8 @@ def train_tokenizer(
     except RuntimeError as error:
         if lines.error is not None:
             raise lines.error from None
-        raise ValueError(_explain(str(error), n_vocab, coverage, lines)) from error
+        kind = ValueError if 'sentences_.empty()' in str(error) else SettingsError
+        raise kind(_explain(str(error), n_vocab, coverage, lines)) from error
     finally:
         partial.unlink(missing_ok=True)
     return tokenizer
@@ -118,7 +121,7 @@ def train_tokenizer(
 def check_coverage(coverage: float, name: str) -> None:
     """Raise ValueError unless SentencePiece takes this coverage; name is what the message calls it."""
     if not MIN_COVERAGE <= coverage <= 1:
-        raise ValueError(f'{name} is {coverage}; it is a share of the characters, from {MIN_COVERAGE} to 1')
+        raise SettingsError(f'{name} is {coverage}; it is a share of the characters, from {MIN_COVERAGE} to 1')
 
 
 class _Lines:

@@ -1,6 +1,9 @@
 """Learning rate schedules: pure functions of the optimizer step, so that any step can be resumed.
 
 Step s is the update that is about to be made, counted from 0; a run of `total_steps` makes steps 0 to total_steps - 1.
+A decay is at its end when the run is over, at step total_steps, which is not made: the last step, total_steps - 1,
+still trains. (So it is in torch's CosineAnnealingLR and in Hugging Face's schedules.) Where the warmup ends, at step
+warmup_steps, the factor is 1.
 """
 
 import math
@@ -17,20 +20,20 @@ DEFAULT_PEAK_RATIO = 0.05
 DEFAULT_PERIOD_RATIO = 0.1
 
 
-def _count(total_steps: int | None, name: str, steps: int | None, ratio: float | None) -> int:
-    """A number of steps that is given as such, or as a share of the run."""
+def _length(total_steps: int | None, name: str, steps: int | None, ratio: float | None) -> float:
+    """A number of steps that is given as such, or as a share of the run, not rounded yet."""
     if steps is not None and ratio is not None:
         raise ValueError(f'{name}_steps is {steps} and {name}_ratio {ratio}; give one of them')
     if steps is not None:
         if steps < 0:
             raise ValueError(f'{name}_steps is {steps}, it must be 0 or more')
-        return steps
+        return float(steps)
     assert ratio is not None
     if not 0 <= ratio <= 1:
         raise ValueError(f'{name}_ratio is {ratio}, it must lie in 0..1')
     if total_steps is None:
         raise ValueError(f'the length of the run is not known: set trainer.max_steps, or {name}_steps')
-    return round(ratio * total_steps)
+    return ratio * total_steps
 
 
 class Schedule:
@@ -47,8 +50,8 @@ class Schedule:
     ) -> None:
         if warmup_ratio is None and warmup_steps is None:
             warmup_ratio = DEFAULT_WARMUP_RATIO
-        warmup_steps = _count(total_steps, 'warmup', warmup_steps, warmup_ratio)
-        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self._warmup_length = _length(total_steps, 'warmup', warmup_steps, warmup_ratio)
+        self.total_steps, self.warmup_steps = total_steps, round(self._warmup_length)
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""
@@ -61,10 +64,15 @@ class Schedule:
         return 1.0
 
     def progress(self, step: int) -> float:
-        """How much of the way from the end of warmup to the run's last step is done, in 0..1."""
+        """How much of the way from the end of the warmup to that of the run is done before a step, in 0..1."""
         if self.total_steps is None:
             raise ValueError(f'{type(self).__name__} needs the length of the run: set trainer.max_steps')
-        return min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps))
+        return _share(step - self.warmup_steps, self.total_steps - self.warmup_steps)
+
+
+def _share(done: int, whole: int) -> float:
+    """Of a stretch of `whole` steps, in 0..1; one of none is over as soon as it begins."""
+    return min(1.0, max(0.0, done / whole)) if whole > 0 else float(done >= 0)
 
 
 class WarmupConstant(Schedule):
@@ -72,6 +80,8 @@ class WarmupConstant(Schedule):
 
 
 class _Decay(Schedule):
+    """What ends at end_ratio, for which its parts have to fit into the run."""
+
     def __init__(
         self,
         total_steps: int | None,
@@ -84,15 +94,33 @@ class _Decay(Schedule):
             raise ValueError(f'end_ratio is {end_ratio}, it must lie in 0..1')
         self.end_ratio = end_ratio
         self.progress(0)
+        self._fit()
+
+    def _fit(self, name: str = '', length: float = 0.0) -> int:
+        """The steps of a part that follows upon the warmup, or ends the run.
+
+        Raises:
+            ValueError: Warmup and part are longer than the run.
+        """
+        assert self.total_steps is not None
+        # Shares that make up the run fit into it, however they are rounded: two halves of 3 steps are 2 and 1.
+        if min(self._warmup_length + length, self.warmup_steps + round(length)) > self.total_steps + 1e-6:
+            parts = f'a warmup of {self.warmup_steps} steps' + (f' and a {name} of {round(length)}' if name else '')
+            verb, which = ('do', 'one of them') if name else ('does', 'it')
+            raise ValueError(
+                f'{parts} {verb} not fit into {self.total_steps}; shorten {which}, or make the run longer '
+                '(trainer.max_steps)'
+            )
+        return min(round(length), self.total_steps - self.warmup_steps)
 
 
 class WarmupCosine(_Decay):
-    """Linear warmup, then half a cosine down to end_ratio, which the last step reaches exactly.
+    """Linear warmup, then half a cosine down to end_ratio, which the run reaches when its last step is made.
 
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, without restarts.
 
     Args:
-        end_ratio: The factor of the last step, in 0..1.
+        end_ratio: The factor after the last step, in 0..1.
     """
 
     def after_warmup(self, step: int) -> float:
@@ -100,10 +128,10 @@ class WarmupCosine(_Decay):
 
 
 class WarmupLinear(_Decay):
-    """Linear warmup, then a line down to end_ratio, which the last step reaches exactly.
+    """Linear warmup, then a line down to end_ratio, which the run reaches when its last step is made.
 
     Args:
-        end_ratio: The factor of the last step, in 0..1.
+        end_ratio: The factor after the last step, in 0..1.
     """
 
     def after_warmup(self, step: int) -> float:
@@ -117,8 +145,9 @@ class WarmupStableDecay(_Decay):
     Haegele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
 
     Args:
-        end_ratio: The factor of the last step, in 0..1.
-        cooldown_steps: How many steps the cool-down takes.
+        end_ratio: The factor after the last step, in 0..1.
+        cooldown_steps: How many steps the cool-down takes: before the first of them the factor is 1, after the last
+            end_ratio. With 0, all steps after the warmup have 1.
         cooldown_ratio: The same as a share of total_steps. Neither given is 0.4 of them.
         cooldown: Its shape, with x going from 0 to 1: `sqrt` is 1 - sqrt(x), `linear` 1 - x, `cosine` half a cosine.
     """
@@ -134,22 +163,16 @@ class WarmupStableDecay(_Decay):
         cooldown: Literal['sqrt', 'linear', 'cosine'] = 'linear',
     ) -> None:
         super().__init__(total_steps, warmup_steps, warmup_ratio, end_ratio)
-        assert self.total_steps is not None
         if cooldown not in _SHAPES:
             raise ValueError(f'cooldown is {cooldown!r}; choose {", ".join(_SHAPES)}')
         if cooldown_ratio is None and cooldown_steps is None:
             cooldown_ratio = DEFAULT_COOLDOWN_RATIO
-        self.cooldown, self.cooldown_steps = cooldown, _count(total_steps, 'cooldown', cooldown_steps, cooldown_ratio)
-        if self.warmup_steps + self.cooldown_steps > self.total_steps:
-            raise ValueError(
-                f'a warmup of {self.warmup_steps} steps and a cool-down of {self.cooldown_steps} do not fit into '
-                f'{self.total_steps}; shorten one of them'
-            )
+        length = _length(total_steps, 'cooldown', cooldown_steps, cooldown_ratio)
+        self.cooldown, self.cooldown_steps = cooldown, self._fit('cool-down', length)
 
     def after_warmup(self, step: int) -> float:
         assert self.total_steps is not None
-        n_left = max(0, self.total_steps - 1 - step)
-        x = 1 - min(1.0, n_left / max(1, self.cooldown_steps))
+        x = _share(step - (self.total_steps - self.cooldown_steps), self.cooldown_steps)
         return self.end_ratio + (1 - self.end_ratio) * _SHAPES[self.cooldown](x)
 
 
@@ -161,11 +184,11 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 class Trapezoid(_Decay):
-    """A line up from start_ratio, a stretch at the peak, and a line down to end_ratio, which the last step reaches.
+    """A line up from start_ratio, a stretch at the peak, and a line down to end_ratio, where the run is over.
 
     Args:
-        end_ratio: The factor of the last step, in 0..1.
-        start_ratio: The factor of step 0, in 0..1; None: as in a linear warmup.
+        end_ratio: The factor after the last step, in 0..1.
+        start_ratio: The factor of step 0, in 0..1 (at 0 it trains nothing); None: as in a linear warmup.
         peak_steps: How many steps from the end of the warmup the factor stays 1.
         peak_ratio: The same as a share of total_steps. Neither given is 0.05 of them.
     """
@@ -185,7 +208,8 @@ class Trapezoid(_Decay):
             raise ValueError(f'start_ratio is {start_ratio}, it must lie in 0..1')
         if peak_ratio is None and peak_steps is None:
             peak_ratio = DEFAULT_PEAK_RATIO
-        self.start_ratio, self.peak_steps = start_ratio, _count(total_steps, 'peak', peak_steps, peak_ratio)
+        length = _length(total_steps, 'peak', peak_steps, peak_ratio)
+        self.start_ratio, self.peak_steps = start_ratio, self._fit('peak', length)
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps and self.start_ratio is not None:
@@ -195,8 +219,7 @@ class Trapezoid(_Decay):
     def after_warmup(self, step: int) -> float:
         assert self.total_steps is not None
         top = self.warmup_steps + self.peak_steps
-        x = (step - top) / max(1, self.total_steps - 1 - top)
-        return 1 - (1 - self.end_ratio) * min(1.0, max(0.0, x))
+        return 1 - (1 - self.end_ratio) * _share(step - top, self.total_steps - top)
 
 
 class Stepped(Schedule):
@@ -226,7 +249,7 @@ class Stepped(Schedule):
         if period_ratio is None and period_steps is None:
             period_ratio = DEFAULT_PERIOD_RATIO
         self.end_ratio, self.decay = end_ratio, decay
-        self.period_steps = max(1, _count(total_steps, 'period', period_steps, period_ratio))
+        self.period_steps = max(1, round(_length(total_steps, 'period', period_steps, period_ratio)))
 
     def after_warmup(self, step: int) -> float:
         return max(self.end_ratio, self.decay ** ((step - self.warmup_steps) // self.period_steps))

@@ -1,0 +1,48 @@
+"""What a resumed run says where the length of its schedule changes: another length is another learning rate."""
+
+from typing import Any
+
+from xlabml.datamodules import XLabDataModule
+from xlabml.models import Task
+from xlabml.training import parameter_groups
+
+from .trainer import DEFAULT_STEPS
+
+
+def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpoint: dict[str, Any]) -> str:
+    """The old and the new length of the schedule, and what becomes of the rate; '' where it stays as it was.
+
+    Args:
+        model: The task of this run, before it is trained.
+        data: Its data.
+        length: Its steps; -1 where their number is not known.
+        checkpoint: What it resumes from.
+    """
+    new, old = model.find_horizon(length, data), _saved_horizon(data, checkpoint)
+    if old is None or new is None or new == old:
+        return ''
+    step = checkpoint['global_step']
+    group = model.optimizer(parameter_groups(model)).param_groups[0]
+    name = group.get('name', 'the first group')
+    before = checkpoint['optimizer_states'][0]['param_groups'][0]['lr']
+    after = group['lr'] * model.schedule(new)(step)
+    if abs(after - before) <= 1e-6 * before:
+        return ''
+    return (
+        f'the schedule is {new:,} steps long, it was {old:,}: the learning rate of {name} '
+        f'{"rises" if after > before else "falls"} from {before:.4g} to {after:.4g}'
+    )
+
+
+def _saved_horizon(data: XLabDataModule, checkpoint: dict[str, Any]) -> int | None:
+    """The length of the schedule of the checkpoint's run, by its settings; None where they do not say."""
+    if (n_tokens := checkpoint['hyper_parameters'].get('horizon_tokens')) is not None:
+        return data.steps_of_tokens(n_tokens)
+    saved = checkpoint.get('config', {}).get('trainer', {})
+    max_steps, max_epochs, max_time = (saved.get(name) for name in ('max_steps', 'max_epochs', 'max_time'))
+    if not isinstance(max_steps, int):
+        return None
+    if max_steps < 0 and max_epochs is None and max_time is None:
+        return DEFAULT_STEPS
+    length = data.run_steps(max_steps, max_epochs)
+    return length if length >= 0 else None
