@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from xlabml import checkpoints
+from xlabml import checkpoints, inference
 from xlabml.commands import infer, manage
 from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
@@ -93,3 +93,16 @@ def test_logits_that_are_no_numbers_end_every_way_of_generating(trained):
     for generate in (generator.generate, generator.beam, lambda text: list(generator.stream(text))):
         with pytest.raises(ValueError, match='the logits of row 0 are not finite after 0 new ids'):
             generate('the cat')
+
+
+def test_a_sample_that_cannot_be_made_does_not_end_a_run(xlab, tiny, monkeypatch):
+    """Sampling has its own precision, and may overflow where training does not."""
+
+    def fail(*_, **__):
+        raise inference.NonFiniteLogitsError('the logits of row 0 are not finite')
+
+    monkeypatch.setattr(inference, 'sample', fail)
+    with pytest.warns(UserWarning, match='no sample at step 6: the logits of row 0 are not finite'):
+        status, printed = xlab('fit', *tiny)
+    assert status == 0, printed
+    assert 'best checkpoint' in printed

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -52,18 +53,23 @@ class SampledText(L.Callback):
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
         with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
-            ids = inference.sample(
-                _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
-                torch.tensor(prompt, device=pl_module.device),
-                self.n_tokens,
-                block_size=pl_module.hparams['max_len'],
-                eos_class=tokenizer[tokenizer.eos_token],
-                exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                generator=torch.Generator().manual_seed(self.seed),
-            )
+            try:
+                ids = inference.sample(
+                    _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
+                    torch.tensor(prompt, device=pl_module.device),
+                    self.n_tokens,
+                    block_size=pl_module.hparams['max_len'],
+                    eos_class=tokenizer[tokenizer.eos_token],
+                    exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
+                    temperature=self.temperature,
+                    top_k=self.top_k,
+                    top_p=self.top_p,
+                    generator=torch.Generator().manual_seed(self.seed),
+                )
+            except inference.NonFiniteLogitsError as error:  # on all ranks at once: they have the same logits
+                self.newest = ''
+                rank_zero_warn(f'no sample at step {trainer.global_step}: {error}')
+                return
         if not trainer.is_global_zero:
             return
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])

@@ -6,7 +6,7 @@ Axes are those of `xlabml.transformer`; `r` counts the rows that go on.
 
 from .beam import beam_search
 from .context import Overflow
-from .sampling import Greedy, Sampler
+from .sampling import Greedy, NonFiniteLogitsError, Sampler
 from .search import greedy_search, sample, stream
 
-__all__ = ['Greedy', 'Overflow', 'Sampler', 'beam_search', 'greedy_search', 'sample', 'stream']
+__all__ = ['Greedy', 'NonFiniteLogitsError', 'Overflow', 'Sampler', 'beam_search', 'greedy_search', 'sample', 'stream']

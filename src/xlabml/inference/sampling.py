@@ -9,6 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+class NonFiniteLogitsError(ValueError):
+    """The logits of a row say nothing, so that no id can be chosen."""
+
+
 def exclude(logits: Float[Tensor, 'r v'], classes: Collection[int] | None) -> Float[Tensor, 'r v']:
     """Logits in float32, minus infinity for the ids that must not come.
 
@@ -36,14 +40,14 @@ def mark_unusable(ids: Int[Tensor, ' r'], logits: Float[Tensor, 'r v']) -> Int[T
 
 
 def refuse_unusable(numbers: list[int], step: int) -> NoReturn:
-    """Raise ValueError: logits say nothing.
+    """Raise NonFiniteLogitsError: logits say nothing.
 
     Args:
         numbers: The rows, or prompts, that they are of.
         step: How many ids had been made before.
     """
     rows = ', '.join(map(str, numbers[:10])) + (' …' if len(numbers) > 10 else '')
-    raise ValueError(
+    raise NonFiniteLogitsError(
         f'the logits of row {rows} are not finite after {step} new ids, so that no id can be chosen; the weights hold '
         'NaN or infinity, or overflow in the precision that they run in: use another checkpoint, or float32'
     )
