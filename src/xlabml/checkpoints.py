@@ -250,8 +250,8 @@ def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> d
         with contextlib.nullcontext(True) if mmap else checksums.compared(path) as has_checksum:
             checkpoint = _read_zip(path, map_location, mmap)
     elif head[8:] == b'{':
-        with checksums.compared(path) as has_checksum:
-            checkpoint = _read_safetensors(path, map_location)
+        has_checksum = checksums.compare(path)
+        checkpoint = _read_safetensors(path, map_location)
     else:
         raise ValueError(f'{path} is no checkpoint; {_REMEDY}')
     checkpoint = _migrate(checkpoint, path)

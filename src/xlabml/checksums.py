@@ -132,6 +132,22 @@ def find_checksum(path: Path) -> Place | None:
     return None
 
 
+def compare(path: Path) -> bool:
+    """Compare a file with its checksum, before it is mapped: read from one end to the other it is there sooner than page
+    by page.
+
+    Returns:
+        Whether it has one.
+
+    Raises:
+        ValueError: The file is not as it was written.
+    """
+    place = find_checksum(path)
+    if place is not None and _hash_file(path, place) != place.digits:
+        raise _damaged(path)
+    return place is not None
+
+
 @contextlib.contextmanager
 def compared(path: Path) -> Iterator[bool]:
     """While a file is read, compare it with its checksum; what is wrong with it counts more than what its reader says.
