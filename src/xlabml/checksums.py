@@ -133,8 +133,7 @@ def find_checksum(path: Path) -> Place | None:
 
 
 def compare(path: Path) -> bool:
-    """Compare a file with its checksum, before it is mapped: read from one end to the other it is there sooner than page
-    by page.
+    """Compare a file with its checksum, before it is mapped: read from end to end it is there sooner than page by page.
 
     Returns:
         Whether it has one.
