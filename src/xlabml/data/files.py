@@ -129,7 +129,7 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(
             f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
         ) from error
-    except (*_BROKEN, *_arrow_errors(), OSError) as error:
+    except _raised() as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's own; the libraries' have no number
             raise
         is_csv = type(error).__name__ == 'ArrowInvalid' and _kind(path) in ('.csv', '.tsv')
@@ -137,10 +137,10 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f'{path} is broken or cut short ({error}); {remedy}fetch it again, or leave it out') from error
 
 
-def _arrow_errors() -> tuple[type[Exception], ...]:
-    """What pyarrow raises, once it was needed."""
-    loaded = sys.modules.get('pyarrow')
-    return () if loaded is None else (loaded.ArrowException,)
+def _raised() -> tuple[type[Exception], ...]:
+    """What libraries raise over a broken file: pyarrow too, once it was needed."""
+    arrow = sys.modules.get('pyarrow')
+    return (*_BROKEN, OSError) if arrow is None else (*_BROKEN, OSError, arrow.ArrowException)
 
 
 def _kind(path: Path) -> str:
