@@ -125,7 +125,8 @@ def losses(sizes: Sizes, folder: Path) -> None:
         tell(
             f'default model, {name}',
             f'{largest:.1e} from the CPU in {min(n_held, len(far))} steps (at most {limit:.0e}), '
-            f'{_largest(far):.1e} in {len(far)}; loss {expected[0]:.3f} to {found[-1]["train_loss"]:.3f}, on the CPU {expected[-1]:.3f}',
+            f'{_largest(far):.1e} in {len(far)}; '
+            f'loss {expected[0]:.3f} to {found[-1]["train_loss"]:.3f}, on the CPU {expected[-1]:.3f}',
             len(far) == sizes.losses_steps and largest <= limit,
             losses=[row['train_loss'] for row in found],
             cpu=expected,

@@ -113,6 +113,11 @@ def test_a_warmup_longer_than_the_run_is_refused_before_it_begins(xlab, tiny, tm
     assert not (tmp_path / 'logs').exists()
 
 
+def test_a_few_steps_that_try_a_run_need_not_hold_its_warmup(xlab, tiny):
+    status, printed = xlab('fit', *tiny, '--model.schedule.warmup_steps=500', '--trainer.fast_dev_run=2')
+    assert status == 0, printed
+
+
 def test_a_run_of_a_few_steps_needs_no_other_schedule(xlab, tiny, tmp_path):
     for i, n in enumerate((1, 2, 5)):
         status, printed = xlab('fit', *tiny, f'--trainer.max_steps={n}', '--trainer.val_check_interval=1')

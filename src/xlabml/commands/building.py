@@ -47,7 +47,8 @@ class BuildingCLI(ParsingCLI):
         with self._nothing_left_behind(), usage_errors():
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':
-                self.model.check_training(self.trainer.max_steps)
+                # A few steps of trainer.fast_dev_run are no run that a schedule has to fit into.
+                self.model.check_training(-1 if config['trainer']['fast_dev_run'] else self.trainer.max_steps)
                 self._check_monitor()
 
     def _from_the_checkpoint(self) -> contextlib.AbstractContextManager[None]:

@@ -64,8 +64,9 @@ class XLabCLI(BuildingCLI):
             self._say_results()
             return
         length = data.run_steps(trainer.max_steps, self._own_config().trainer.max_epochs)
-        with usage_errors():
-            self.model.check_schedule(self.model.find_horizon(length, data))
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with usage_errors():
+                self.model.check_schedule(self.model.find_horizon(length, data))
         if self._checkpoint is not None:
             self._say(f'going on from {self._checkpoint_name}')
             if line := describe_new_horizon(self.model, data, length, self._checkpoint):

@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
         with self._own_defaults():
             return super().parse_args(*args, **kwargs)
 
-    def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+    def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:
         with self._own_defaults():
             return super().parse_object(*args, **kwargs)
 

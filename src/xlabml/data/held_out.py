@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from xlabml.errors import SettingsError
-
 from .corpus import Corpus
 from .sources import Source
 from .splits import content_hash, hash_words, split_names
@@ -58,7 +56,7 @@ def check_held_out(corpus: Corpus, source: Source) -> None:
     if overlap.n_documents:
         named = ', '.join(f'row {row} (there {name})' for row, name in overlap.pairs)
         more = ' …' if overlap.n_documents > len(overlap.pairs) else ''
-        raise SettingsError(
+        raise ValueError(
             f'{overlap.n_documents:,} documents of the train split are in {source}, which data.held_out keeps from '
             f'training: {named}{more}; take them out of the sources, or {source} out of data.held_out'
         )

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from xlabml.errors import SettingsError
-
 from .corpus import Corpus
 from .near_duplicates import NearPairs
 from .splits import split_names
@@ -48,7 +46,7 @@ def check_near_duplicates(corpus: Corpus, pairs: NearPairs) -> None:
     apart = np.flatnonzero((later != earlier) & (later >= 0) & (earlier >= 0) & ((later == train) | (earlier == train)))
     named, more = _name(corpus, pairs, apart), ' …' if sum(shared.values()) > 5 else ''
     counts = ', '.join(f'{n:,} documents of {split}' for split, n in shared.items())
-    raise SettingsError(
+    raise ValueError(
         f'{counts} have near-duplicates in the train split: {"; ".join(named)}{more}; drop them with '
         '--data.near_duplicates.action drop, or accept them with report'
     )

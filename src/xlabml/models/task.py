@@ -23,6 +23,9 @@ from xlabml.transformer import Block
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part
 
+_TRIED_STEPS = 1_000_000
+"""The length of the schedule under trainer.fast_dev_run, whose few steps try the code: any warmup fits into it."""
+
 _Task = TypeVar('_Task', bound='Task')
 
 
@@ -95,7 +98,10 @@ class Task(L.LightningModule):
         with _named('model.optimizer'):
             built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        horizon = self.find_horizon(self.trainer.max_steps, getattr(self.trainer, 'datamodule', None))
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            horizon: int | None = _TRIED_STEPS
+        else:
+            horizon = self.find_horizon(self.trainer.max_steps, getattr(self.trainer, 'datamodule', None))
         with _named('model.schedule'):
             rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
