@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 _GIB_A_TEST_PROCESS = 3
 """Its CUDA context, torch's kernels and small tensors take about one."""
-_SIDE_BY_SIDE_SECONDS = 200
+_SIDE_BY_SIDE_SECONDS = 190
 """What runs side by side gets, before what is timed begins."""
 
 
@@ -53,10 +53,10 @@ def make_jobs(options: argparse.Namespace, folder: Path, found: dict[str, Any]) 
     tokens = {name: small if name == 'plain' else large for name in [found['best'], *able]}
     at_350 = large // 2
     timed = [
-        ('c', '124 M', found['best'], 'compiled', steps, large, 90, 60),
-        ('c', '124 M', found['best'], 'eager', steps, large, 60, 35),
-        ('c', '350 M', found['best'], 'compiled', steps, at_350, 100, 55),
-        *(('d', '124 M', name, 'compiled', few, tokens[name], 60, 20) for name in able),
+        ('c', '124 M', found['best'], 'compiled', steps, large, 120, 60),
+        ('c', '124 M', found['best'], 'eager', steps, large, 70, 35),
+        ('c', '350 M', found['best'], 'compiled', steps, at_350, 140, 55),
+        *(('d', '124 M', name, 'compiled', few, tokens[name], 80, 20) for name in able),
     ]
     ahead = [f'{size}:{backend}:{count}' for _, size, backend, mode, _, count, *_ in timed if mode == 'compiled']
 
@@ -73,7 +73,7 @@ def make_jobs(options: argparse.Namespace, folder: Path, found: dict[str, Any]) 
         tests('other tests marked gpu', rest, ['parity of flex'], 60),
         Job('-', 'tokenizers and stores', _part(options, folder, 'prepare'), 90),
         Job('b', 'losses', _part(options, folder, 'losses'), 120, ['tokenizers and stores']),
-        Job('-', 'compile ahead', _part(options, folder, 'warm', *ahead), 150, ['tokenizers and stores']),
+        Job('-', 'compile ahead', _part(options, folder, 'warm', *ahead), 120, ['tokenizers and stores']),
     ]
     last = [job.name for job in jobs]
     for part, size, backend, mode, count, device_tokens, limit, reserve in timed:
@@ -83,6 +83,9 @@ def make_jobs(options: argparse.Namespace, folder: Path, found: dict[str, Any]) 
         last = [job.name]
     jobs.append(Job('e', 'decoding', _part(options, folder, 'decode'), 60, last, 30))
     jobs.append(Job('f', 'resume', _part(options, folder, 'resume'), 90, ['decoding'], 45))
+    if options.tiny:  # on a CPU that may have other work
+        for job in jobs:
+            job.limit *= 5
     if options.only:
         jobs = _pick(jobs, options.only)
     return jobs
@@ -230,7 +233,8 @@ def main() -> int:
     print(f'\n{report.table()}\n\n{time.monotonic() - began:.0f} s; details: {report.out}', flush=True)
     if received:
         return 128 + received[0]
-    return 0 if all(outcome.status == 'ok' for _, outcome in report.done) and len(report.done) > 1 else 1
+    is_good = all(outcome.status == 'ok' for job, outcome in report.done if job.part != '-')
+    return 0 if is_good and len(report.done) > 1 else 1
 
 
 if __name__ == '__main__':

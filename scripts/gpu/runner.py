@@ -18,7 +18,7 @@ from typing import Any
 _POLL_SECONDS = 0.1
 _LEAST_SECONDS = 3.0
 """A job that would get less is left out."""
-_LOG_BYTES = 400_000
+_LOG_BYTES = 2_000_000
 """So much of the end of a job's output is kept."""
 
 
