@@ -1,9 +1,10 @@
 # make fit: train the default model and read what it writes. make test: the test suite. Both on a fresh machine.
+# make wheels: what a machine with Python 3.12 and torch, but no network, lacks. make gpu: everything that needs a GPU.
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: fit test test-all check format clean
+.PHONY: fit test test-all check format wheels gpu clean
 
 fit: $(READY)
 	$(BIN)/python xlab.py fit --ckpt_path last
@@ -26,6 +27,25 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Left out: torch and what comes with it; what only checks code, plots, or reads parquet and CSV files and a hub's texts.
+WHEELS ?= .wheels
+WHEELS_PYTHON ?= 3.12
+LEFT_OUT = torch|sympy|mpmath|networkx|setuptools|mypy|mypy_extensions|librt|ast_serialize|pathspec|ruff|matplotlib|$\
+	contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|rensa|pyarrow|datasets|pandas|python-dateutil|tzdata|dill|$\
+	multiprocess|xxhash|huggingface_hub|hf-xet|httpx2|httpcore2|h11|anyio|click|truststore
+
+wheels: $(READY)
+	rm -rf $(WHEELS)
+	grep -vE '^(($(LEFT_OUT))==|#)' requirements.txt | $(BIN)/pip download --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: --python-version $(WHEELS_PYTHON) --implementation cp \
+		$(foreach n,5 12 17 24 27 28 31 34,--platform manylinux_2_$(n)_x86_64) --platform manylinux1_x86_64 \
+		--platform manylinux2014_x86_64 --dest $(WHEELS) --requirement /dev/stdin
+	@echo "$$(ls $(WHEELS) | wc -l) wheels, $$(du -sm $(WHEELS) | cut -f1) MiB, in $(WHEELS)"
+	@test $$(du -scm $(WHEELS) $$(git ls-files) | tail -1 | cut -f1) -lt 64 || { echo 'code and wheels exceed 64 MiB'; exit 1; }
+
+gpu:
+	PYTHON=$(PYTHON) WHEELS=$(WHEELS) bash scripts/gpu.sh $(ARGS)
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

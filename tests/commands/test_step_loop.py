@@ -158,3 +158,34 @@ def test_garbage_is_collected_every_so_many_steps_and_at_validations(tmp_path, m
     loaders = [torch.utils.data.DataLoader(list(batches(10)), batch_size=None) for _ in range(2)]
     trainer.fit(make_model(), *loaders)
     assert steps == [3, 5, 8, 10]
+
+
+@pytest.mark.parametrize('accelerator', ['cpu', pytest.param('gpu', marks=pytest.mark.gpu)])
+@pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+@pytest.mark.parametrize('optimizer', ['xlabml.training.Muon', 'xlabml.training.AdamW'])
+def test_between_rows_a_run_never_waits_for_its_gpu(accelerator, precision, optimizer, xlab, tiny, monkeypatch):
+    """From the batch in the host's memory to the optimizer; on a CPU it is the test that is tried."""
+    watched = []
+
+    def watch(self, *_):
+        step = self.trainer.global_step
+        is_watched = 2 <= step < 5  # steps 3, 4 and 5: not the first ones, nor 6, whose row is read
+        if self.device.type == 'cuda':
+            torch.cuda.set_sync_debug_mode('error' if is_watched else 'default')
+        watched.append(is_watched)
+
+    monkeypatch.setattr(XLabModel, 'on_train_batch_end', watch)
+    flags = [
+        f'--trainer.accelerator={accelerator}',
+        f'--trainer.precision={precision}',
+        f'--model.optimizer={optimizer}',
+    ]
+    more = [
+        '--trainer.max_steps=6',
+        '--trainer.log_every_n_steps=6',
+        '--model.clip=AdaptiveClip',
+        '--trainer.devices=1',
+    ]
+    status, printed = xlab('fit', *tiny, *flags, *more)
+    assert status == 0, printed
+    assert watched == [False, True, True, True, False, False]

@@ -5,6 +5,8 @@ import importlib.metadata
 import io
 import json
 import lzma
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.csv
@@ -236,3 +238,24 @@ def test_the_standard_library_is_always_there():
     assert parts.isdisjoint({'test', 'tests', 'site-packages', 'encodings'})
     assert sum(len(str(document.text)) for document in documents) > 5e6
     assert StandardLibrary().fingerprint() == StandardLibrary().fingerprint()
+
+
+def test_only_what_arrow_reads_needs_pyarrow(tmp_path):
+    """A machine without it trains on the texts of packages and on JSON lines, and says what is broken in them."""
+    (tmp_path / 'a.jsonl').write_text('{"text": "a"}\n')
+    (tmp_path / 'b.jsonl.gz').write_bytes(gzip.compress(b'{"text": "b"}\n')[:-9])
+    script = f"""
+import sys
+sys.modules['pyarrow'] = None
+from pathlib import Path
+import xlabml.commands.fit
+from xlabml.data import files
+print(list(files.read_file(Path('{tmp_path}/a.jsonl'), [])))
+try:
+    list(files.read_file(Path('{tmp_path}/b.jsonl.gz'), []))
+except ValueError as error:
+    print(error)
+"""
+    printed = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("[{'text': 'a'}]")
+    assert 'b.jsonl.gz is broken or cut short' in printed

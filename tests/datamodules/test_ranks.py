@@ -149,3 +149,16 @@ def test_epochs_count_from_a_checkpoint_that_comes_after_setup(corpus):
     assert loop.epoch_loop.max_steps == math.ceil(n_rows / 8)
     data.load_state_dict({**data.state_dict(), 'step': 3, 'row': 100})
     assert loop.epoch_loop.max_steps == math.ceil(3 + (n_rows - 100) / 8)
+
+
+@pytest.mark.parametrize(
+    ('device', 'asked', 'pinned'), [('cuda', True, True), ('cpu', True, False), ('cuda', False, False)]
+)
+def test_batches_are_pinned_for_a_gpu_only(device, asked, pinned, corpus):
+    data = build(corpus, pin_memory=asked)
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)), global_rank=0, global_step=0, world_size=1,
+        max_steps=2, accumulate_grad_batches=1,
+    )  # fmt: skip
+    data.prepare_data()
+    assert data.val_dataloader().pin_memory == data.train_dataloader().pin_memory == pinned

@@ -160,7 +160,7 @@ def fake_varlen(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -
 
 def fake_flash(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, causal=False,
-    window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+    window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False,
 ):  # fmt: skip
     """What flash-attn documents of flash_attn_varlen_func, for a CPU: the window counts tokens left and right."""
     assert isinstance(max_seqlen_q, int)
@@ -308,10 +308,9 @@ def test_what_is_missing_is_looked_for(monkeypatch):
     assert 'no C++ compiler' in BACKENDS['flex'].missing('cpu')
     monkeypatch.delattr('torch.nn.attention.activate_flash_attention_impl')
     assert 'this torch cannot activate FA4' in BACKENDS['flash4'].missing('cuda')
-    backends.find_varlen.cache_clear()
+    monkeypatch.setattr(backends, '_varlen', [])
     monkeypatch.setitem(sys.modules, 'torch.nn.attention.varlen', None)
     assert 'torch has no torch.nn.attention.varlen' in BACKENDS['varlen'].missing('cuda')
-    backends.find_varlen.cache_clear()
 
 
 def test_flash_attention_3_and_4_are_activated_once(with_gpu, monkeypatch):
@@ -396,6 +395,23 @@ def test_flash_attention_asks_a_device_for_nothing(name, monkeypatch):
     q, k, v = (part.to('meta') for part in make_parts(CASES[0]))
     for one in (documents, None):
         assert kernels.compute(name, q, k, v, Rule(), one, {}).shape == q.shape
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_flash_attn_is_told_whether_its_gradient_has_to_be_deterministic(wanted, monkeypatch):
+    told = []
+
+    def run(q, *args, deterministic, **options):
+        told.append(deterministic)
+        return torch.empty_like(q)
+
+    monkeypatch.setitem(sys.modules, 'flash_attn', types.SimpleNamespace(flash_attn_varlen_func=run))
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        kernels.compute('flash_attn', *make_parts(CASES[0]), Rule(), None, {})
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert told == [wanted]
 
 
 def test_dropout_in_packed_rows_is_right_on_average():

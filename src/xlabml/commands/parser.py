@@ -65,7 +65,7 @@ class Parser(LightningArgumentParser):
         dropped: list[str] = []
 
         def drop(parser: Any, before: Any, now: Any) -> None:
-            if not before or before['class_path'] is None:  # a class without a name of its own
+            if not before or before.get('class_path') is None:  # nothing, or a class without a name of its own
                 originals[1](parser, before, now)
             elif not _is_same_class(before['class_path'], now['class_path']):
                 if typed := _typed(before):

@@ -1,6 +1,7 @@
 """Rows of parquet, JSON, CSV and text files, one after the other, with errors that say which file and line.
 
-Large parquet and JSON-lines files can be read in spans, each on its own.
+Large parquet and JSON-lines files can be read in spans, each on its own. pyarrow is loaded by the first file that needs
+it: the sources that come in packages do without.
 """
 
 import contextlib
@@ -8,20 +9,20 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
+if TYPE_CHECKING:
+    import pyarrow
 
 from xlabml.errors import SettingsError
 
 _KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
 PACKED = ('.gz', '.xz', '.zst')
-_BROKEN = (pyarrow.ArrowException, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
+_BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 _BATCH_ROWS = 1024
 _CSV_BLOCK_BYTES = (1 << 20, 1 << 24)  # a row must fit; 32 blocks are read ahead, so that the larger takes 0.5 GB
 _TEXT_COLUMNS = ['text', 'path']
@@ -109,6 +110,8 @@ def file_columns(path: Path) -> list[str]:
         return _TEXT_COLUMNS
     with _named(path):
         if kind == '.parquet':
+            import pyarrow.parquet
+
             metadata = pyarrow.parquet.read_metadata(path)
             return list(metadata.schema.to_arrow_schema().names) if metadata.num_rows else []
         if kind in ('.csv', '.tsv'):
@@ -126,12 +129,18 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(
             f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
         ) from error
-    except (*_BROKEN, OSError) as error:
+    except _raised() as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's own; the libraries' have no number
             raise
-        is_csv = isinstance(error, pyarrow.ArrowInvalid) and _kind(path) in ('.csv', '.tsv')
+        is_csv = type(error).__name__ == 'ArrowInvalid' and _kind(path) in ('.csv', '.tsv')
         remedy = f'mend the row (it may have {_CSV_BLOCK_BYTES[-1] >> 20} MB), or ' if is_csv else ''
         raise ValueError(f'{path} is broken or cut short ({error}); {remedy}fetch it again, or leave it out') from error
+
+
+def _raised() -> tuple[type[Exception], ...]:
+    """What libraries raise over a broken file: pyarrow too, once it was needed."""
+    arrow = sys.modules.get('pyarrow')
+    return (*_BROKEN, OSError) if arrow is None else (*_BROKEN, OSError, arrow.ArrowException)
 
 
 def _kind(path: Path) -> str:
@@ -147,17 +156,23 @@ def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == '.xz':
         return lzma.LZMAFile(path)
     if path.suffix == '.zst':
+        import pyarrow
+
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
     return path.open('rb')
 
 
 def _parquet(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, object]]:
+    import pyarrow.parquet
+
     with pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=columns or None):
             yield from batch.to_pylist()
 
 
 def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
+    import pyarrow.parquet
+
     with _named(path):
         metadata = pyarrow.parquet.read_metadata(path)
     found: list[tuple[Span, int]] = []
@@ -178,8 +193,10 @@ def _csv(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
             yield from batch.slice(start, _BATCH_ROWS).to_pylist()
 
 
-def _csv_batches(path: Path, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+def _csv_batches(path: Path, columns: list[str]) -> 'Iterator[pyarrow.RecordBatch]':
     """The rows of a file, many at a time; the first batch has none, and says which columns there are."""
+    import pyarrow
+
     n_read = 0
     for block_bytes in _CSV_BLOCK_BYTES:
         try:
@@ -199,6 +216,8 @@ def _csv_batches(path: Path, columns: list[str]) -> Iterator[pyarrow.RecordBatch
 
 def _open_csv(path: Path, raw: io.BufferedIOBase, columns: list[str], block_bytes: int) -> Any:
     """A reader of these columns (none: all): the first, the text, is taken as it stands; other types are inferred."""
+    import pyarrow.csv
+
     return pyarrow.csv.open_csv(
         raw,
         # With threads the rows are not counted, and an error does not say which.

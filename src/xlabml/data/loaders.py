@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -186,13 +185,13 @@ def loader(
 
     Args:
         num_workers: Processes that make batches; 0: this one.
-        pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        pin_memory: Whether batches are made in pinned memory, for a GPU.
     """
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=Positions(start, total),
         num_workers=num_workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),
+        pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
     )

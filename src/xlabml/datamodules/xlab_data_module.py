@@ -74,7 +74,8 @@ class XLabDataModule(SavedData):
         predict_split: The split that `predict` scores.
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
-        pin_memory: Whether batches are made in memory that a GPU copies from faster.
+        pin_memory: Whether batches for a GPU are made in pinned memory; a copy from any other may wait until the GPU
+            has done all that it was given.
         stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
             into a bounded cache while training goes on, and dropped again. None: all sources are tokenized first.
             Exact copies are then dropped within a window only, and documents of held_out are left out.
@@ -109,7 +110,7 @@ class XLabDataModule(SavedData):
         predict_split: str = 'test',
         n_processes: int | None = None,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         stream: Stream | None = None,
         accept_changes: bool = False,
         skip: list[list[int]] | None = None,
@@ -243,7 +244,7 @@ class XLabDataModule(SavedData):
             self._goes_on_from = self._training.leave_out(self.skip, size, self._goes_on_from)
             self._training.check_epochs(size, self._goes_on_from, None if end == _ENDLESS else end)
         batches, per_step = self._train_batches(), self._accumulation()
-        return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self.pin_memory)
+        return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self._pins())
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader('val')
@@ -256,7 +257,11 @@ class XLabDataModule(SavedData):
 
     def _eval_loader(self, split: str) -> DataLoader:
         batches = EvalBatches(self.rows(split), self._step_size().rows_per_batch, self._rank(), self._world())
-        return loader(batches, 0, len(batches), self.num_workers, self.pin_memory)
+        return loader(batches, 0, len(batches), self.num_workers, self._pins())
+
+    def _pins(self) -> bool:
+        strategy = getattr(self.trainer, 'strategy', None)
+        return self.pin_memory and strategy is not None and strategy.root_device.type == 'cuda'
 
     def _train_batches(self) -> TrainBatches | StreamBatches:
         return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)

@@ -58,6 +58,16 @@ def precise(values: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
     return values.float() if values.device.type == 'mps' else values.double()
 
 
+def accumulate(probabilities: Float[Tensor, 'r k']) -> Float[Tensor, 'r k']:
+    """Sums of the first 1, 2, … probabilities of each row.
+
+    On a GPU torch refuses them where algorithms have to be deterministic (`trainer.deterministic`); then the host adds.
+    """
+    if probabilities.device.type == 'cuda' and torch.are_deterministic_algorithms_enabled():
+        return probabilities.cpu().cumsum(dim=1).to(probabilities.device)
+    return probabilities.cumsum(dim=1)
+
+
 def truncate(
     logits: Float[Tensor, 'r v'], top_k: int | None, top_p: float | int | None
 ) -> tuple[Float[Tensor, 'r k'], Int[Tensor, 'r k'] | None]:
@@ -78,7 +88,7 @@ def truncate(
     kept, ids = torch.topk(logits, n_kept, dim=1)
     probabilities = precise(kept).softmax(dim=1)
     if top_p is not None and top_p < 1:
-        mass_before = probabilities.cumsum(dim=1) - probabilities
+        mass_before = accumulate(probabilities) - probabilities
         mass_before[:, 0] = 0  # exactly, so that one id stays whatever was rounded
         probabilities = probabilities.where(mass_before < top_p, 0)
     return probabilities, ids
@@ -88,7 +98,7 @@ def draw(
     probabilities: Float[Tensor, 'r k'], ids: Int[Tensor, 'r k'] | None, uniform: Float[Tensor, ' r']
 ) -> Int[Tensor, ' r']:
     """The id at which the cumulative probability passes a uniform number in 0..1 (1 excluded) of the total."""
-    cumulative = probabilities.cumsum(dim=1)
+    cumulative = accumulate(probabilities)
     total = cumulative[:, -1:]
     # Below the total even after rounding, so that the place found has a probability of its own.
     wanted = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))

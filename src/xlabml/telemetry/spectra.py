@@ -37,7 +37,8 @@ def figures(values: Float[Tensor, '... m']) -> Float[Tensor, '... 4']:
         values: The largest first.
     """
     top, m = values[..., 0], values.size(-1)
-    median = (values[..., (m - 1) // 2] + values[..., m // 2]) / 2  # torch's is the lower of the two
+    # torch.median is the lower of the two, and refused in a deterministic run on a GPU.
+    median = (values[..., (m - 1) // 2] + values[..., m // 2]) / 2
     return torch.stack([top, values.square().sum(-1) / top.square(), top / values.mean(-1), top / median], dim=-1)
 
 

@@ -296,9 +296,17 @@ class Varlen(NamedTuple):
     has_groups: bool
 
 
-@functools.cache
 def find_varlen() -> Varlen | None:
     """Look for varlen_attn, whose arguments changed in every release; None: this torch has none that will do."""
+    if not _varlen:  # no functools.cache, which compilers do not heed: they would look at the signature again
+        _varlen.append(_look_for_varlen())
+    return _varlen[0]
+
+
+_varlen: list[Varlen | None] = []
+
+
+def _look_for_varlen() -> Varlen | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

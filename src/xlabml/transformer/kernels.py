@@ -58,6 +58,7 @@ def mix_flash_attn(
         window_size=_window(rule),
         softcap=rule.score_cap or 0.0,
         alibi_slopes=None if rule.slopes is None else rule.slopes.float(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),  # of the gradient; torch's own kernels look
     )
     return mixed.view(q.shape)
 
