@@ -260,12 +260,43 @@ def a_run(root, version, *names, class_path='xlabml.models.XLabModel'):
     return root / 'logs' / f'version_{version}' / 'checkpoints'
 
 
-def test_last_is_the_newest_file_of_the_newest_run_that_has_one(tmp_path):
-    a_run(tmp_path, 9, 'step=5.ckpt')
-    newest = a_run(tmp_path, 10, 'step=900.ckpt', 'step=30.ckpt')
+def test_last_is_the_file_of_the_latest_step_of_the_newest_run_that_has_one(tmp_path):
+    """Whatever the times of the files say: they are those of a copy, perhaps."""
+    a_run(tmp_path, 9, 'step=5000.ckpt')
+    newest = a_run(tmp_path, 10, 'step=900.ckpt', 'step=30.ckpt', 'step=0000100-val_loss=1.0000.ckpt')
     (tmp_path / 'logs' / 'version_11' / 'checkpoints').mkdir(parents=True)
     (tmp_path / 'logs' / 'version_notes').mkdir()
-    assert checkpoints.find('last', tmp_path) == newest / 'step=30.ckpt'
+    assert checkpoints.find('last', tmp_path) == newest / 'step=900.ckpt'
+
+
+def test_of_two_files_of_a_step_the_one_that_was_validated_is_last(tmp_path):
+    folder = a_run(tmp_path, 0, 'step=0000007-val_loss=1.0000.ckpt', 'step=0000007.ckpt', 'copy of it.ckpt')
+    assert [path.name for path in checkpoints.by_step(folder)] == [
+        'copy of it.ckpt',  # step 7, too: what is inside says so
+        'step=0000007.ckpt',
+        'step=0000007-val_loss=1.0000.ckpt',
+    ]
+
+
+def test_a_renamed_file_goes_by_the_step_inside_and_what_is_no_checkpoint_comes_first(tmp_path):
+    folder = a_run(tmp_path, 0, 'mine.ckpt', 'step=0000006.ckpt')
+    (folder / 'notes.ckpt').write_text('no checkpoint')
+    assert [path.name for path in checkpoints.by_step(folder)] == ['notes.ckpt', 'step=0000006.ckpt', 'mine.ckpt']
+
+
+@pytest.mark.parametrize('asked', ['last', 'best'])
+def test_where_the_newest_is_damaged_the_one_before_it_is_named(tmp_path, asked):
+    folder = a_run(tmp_path, 0, 'step=3.ckpt', 'step=6.ckpt', 'step=8.ckpt', 'step=9.ckpt')
+    whole = (folder / 'step=9.ckpt').read_bytes()
+    (folder / 'step=9.ckpt').write_bytes(whole[:-100])
+    (folder / 'step=8.ckpt').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'step=9\.ckpt is cut short') as caught:
+        checkpoints.find(asked, tmp_path, 'xlabml.models.XLabModel', '--ckpt_path {}')
+    assert str(caught.value).endswith(f'The one before it: --ckpt_path {folder}/step=6.ckpt')
+    for name in ('step=3.ckpt', 'step=6.ckpt'):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match='has no other that opens'):
+        checkpoints.find(asked, tmp_path, 'xlabml.models.XLabModel')
 
 
 def test_last_of_a_task_passes_over_runs_of_others(tmp_path):

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import pickle
+import re
+import shlex
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xlabml import bounds, checksums
+from xlabml import artifacts, bounds, checksums
 from xlabml.finite import find_nonfinite
 from xlabml.untrusted import schema
 from xlabml.untrusted.archive import check_archive
@@ -34,6 +36,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _TOKENIZER = 'XLabDataModule.tokenizer'  # the tensor's name in an exported file
 _METADATA = 'xlabml'  # safetensors shuffles several entries, and the file's hash with them, so there is one
+_WRITTEN = re.compile(r'step=(\d{1,18})(-[\w.+-]+=[\w.+-]+)?\.ckpt')
 _EXPORTED_VALUES = (
     'pytorch-lightning_version',
     'epoch',
@@ -128,6 +131,7 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
         metadata = {_METADATA: json.dumps({**_header(), **checksum, **values}, sort_keys=True)}
     except TypeError as error:
         raise ValueError(f'the settings in {path} are not plain values ({error}); save the run again') from error
+    artifacts.sweep((target or path).parent, (target or path).name)
     tensors = {**_apart(checkpoint['state_dict']), _TOKENIZER: _tokenizer_tensor(checkpoint)}
     with _part(target or path) as part:
         save_file(tensors, part, metadata)
@@ -141,7 +145,7 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     return Export(target, digest, target.stat().st_size, find_nonfinite(tensors))
 
 
-def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
+def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}') -> Path:
     """Turn what a user typed into the path of a checkpoint.
 
     Args:
@@ -149,10 +153,11 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
             the best of that run.
         root: The folder that holds `logs`.
         class_path: Look only at runs of this task.
+        typed: How another path is typed in its place, `--ckpt_path {}` for example.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A checkpoint that must be looked into cannot be read.
+        ValueError: A checkpoint that must be looked into cannot be read; another one of its run is named.
     """
     if ckpt not in ('last', 'best'):
         return _require_file(Path(ckpt))
@@ -161,8 +166,14 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
         if not any(run.glob('checkpoints/*.ckpt')):
             continue
         newest = find_newest(run / 'checkpoints')
-        if class_path is None or _read(newest, 'cpu', mmap=True)['hyper_parameters'].get('_class_path') == class_path:
-            return newest if ckpt == 'last' else find_best(newest)
+        try:
+            with naming_another(ckpt, newest, typed):
+                if class_path is None or _class_path(newest) == class_path:
+                    return newest if ckpt == 'last' else find_best(newest)
+        except FileNotFoundError:
+            if newest.exists():
+                raise
+            return find(ckpt, root, class_path, typed)  # the run trains on, and has just deleted it for a newer one
     kind = '' if class_path is None else f' of {class_path}'
     raise FileNotFoundError(
         f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
@@ -170,16 +181,44 @@ def find(ckpt: str, root: Path, class_path: str | None = None) -> Path:
     )
 
 
+def _class_path(path: Path) -> str | None:
+    return _read(path, 'cpu', mmap=True)['hyper_parameters'].get('_class_path')
+
+
 def find_newest(folder: Path) -> Path:
-    """The checkpoint in a folder that was written last.
+    """The checkpoint in a folder that was written at the latest step.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    files = [file for file in folder.glob('*.ckpt') if file.is_file()]
+    files = by_step(folder)
     if not files:
         raise FileNotFoundError(f'there is no checkpoint in {folder.absolute()}')
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return files[-1]
+
+
+def by_step(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of the steps that they were written at.
+
+    A copy has a new time, so the name says the step, or what is inside where somebody gave the file another name. Of
+    two of one step the one that was validated is later; what cannot be read comes first.
+    """
+    return sorted((file for file in folder.glob('*.ckpt') if file.is_file()), key=_place)
+
+
+def _place(file: Path) -> tuple[int, bool, bool, float, str]:
+    step, seconds = written_step(file.name), 0.0
+    has_own_name = step is not None
+    with contextlib.suppress(ValueError, OSError):  # no checkpoint, or deleted by now
+        seconds = file.stat().st_mtime
+        step = _read(file, 'cpu', mmap=True).get('global_step') if step is None else step
+    return step if isinstance(step, int) else -1, has_own_name, '-' in file.name, seconds, file.name
+
+
+def written_step(name: str) -> int | None:
+    """The step of a file that `fit` has written, from its bare name; None: no such name."""
+    found = _WRITTEN.fullmatch(name)
+    return None if found is None else int(found[1])
 
 
 def find_best(newest: Path) -> Path:
@@ -198,12 +237,46 @@ def best_name(path: Path) -> str:
         FileNotFoundError: There was none.
     """
     name = _read(path, 'cpu', mmap=True).get('best_checkpoint')
-    if not isinstance(name, str):
+    if not isinstance(name, str) or written_step(name) is None:
         raise FileNotFoundError(
             f'{path} knows of no best checkpoint: none had been validated by then, or checkpoint.monitor was null; '
             "say 'last' for the newest one"
         )
-    return Path(name).name
+    return name
+
+
+@contextlib.contextmanager
+def naming_another(asked: str, path: Path, typed: str = '{}') -> Iterator[None]:
+    """While this lasts, what is wrong with a checkpoint that `last` or `best` stood for names another one of its run.
+
+    Args:
+        asked: What the user typed; nothing is added where it is a path.
+        path: What it stood for.
+        typed: How another path is typed in its place.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if asked not in ('last', 'best') or not str(error).startswith(str(path)):
+            raise
+        other = _find_another(path)
+        if other is None:
+            note = f"('{asked}' stands for it, and {path.parent} has no other that opens)"
+        else:
+            note = f"('{asked}' stands for it). The one before it: {typed.format(shlex.quote(str(other)))}"
+        error.args = (f'{error} {note}',)
+        raise
+
+
+def _find_another(path: Path) -> Path | None:
+    """The checkpoint before one, else the newest of those after it, that opens."""
+    there = by_step(path.parent)
+    at = there.index(path) if path in there else len(there)
+    for other in [*reversed(there[:at]), *reversed(there[at + 1 :])]:
+        with contextlib.suppress(ValueError, OSError):
+            _read(other, 'cpu', mmap=True)
+            return other
+    return None
 
 
 def tokenizer_bytes(checkpoint: dict[str, Any]) -> bytes:
@@ -224,6 +297,7 @@ def unpack_tokenizer(data: bytes, cache: Path) -> Path:
     path = cache / 'tokenizers' / f'{hashlib.sha256(data).hexdigest()}.model'
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.sweep(path.parent)
         with _part(path) as part:
             part.write_bytes(data)
             _rename(part, path)
@@ -367,9 +441,9 @@ def _refuse_existing(path: Path) -> None:
 @contextlib.contextmanager
 def _part(path: Path) -> Iterator[Path]:
     """A name beside a path to write to before renaming; whatever happens, it does not stay."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        yield part
+        with artifacts.part(path) as part:
+            yield part
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch hides what the system said in the context of an error of its own.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -377,8 +451,6 @@ def _part(path: Path) -> Iterator[Path]:
             f'cannot write into {path.parent.absolute()}: {getattr(cause, "strerror", None) or cause}; '
             'see that the disk has room and the folder is yours'
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _rename(part: Path, path: Path) -> None:

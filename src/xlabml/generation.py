@@ -65,7 +65,8 @@ class TextGenerator:
         """
         where = find_device(device)
         path = checkpoints.find(str(ckpt), Path(), LANGUAGE_MODEL)
-        checkpoint = checkpoints.read(path)
+        with checkpoints.naming_another(str(ckpt), path):
+            checkpoint = checkpoints.read(path)
         values = checkpoint['hyper_parameters']
         _require_language_model(values.get('_class_path', LANGUAGE_MODEL), path)
         if tokenizer is None:

@@ -5,6 +5,7 @@ import math
 import os
 from unittest import mock
 
+import fsspec
 import lightning.pytorch as L
 import pytest
 import torch
@@ -12,6 +13,7 @@ from given_losses import Given, fit
 
 from xlabml import checkpoints
 from xlabml.callbacks import Checkpoints
+from xlabml.commands.trainer import CheckpointIO
 
 
 def _steps(folder):
@@ -76,6 +78,70 @@ def test_a_step_pinned_by_an_earlier_start_stays_though_nobody_asks_again(tmp_pa
     assert again._kept() == {again._path('step=0000003.ckpt'), again._path('step=0000004-val_loss=2.0000.ckpt')}
 
 
+def _state(names, pinned=()):
+    return {'saved': dict.fromkeys(names, 1.0), 'pinned': list(pinned), 'owes_validation': False}
+
+
+def test_names_in_a_checkpoint_delete_nothing_but_files_that_runs_write(tmp_path, capfd):
+    """Files above the folder, folders, links, other names: whatever a checkpoint lists as its own."""
+    folder = tmp_path / 'run/c'
+    (folder / 'step=0000003.ckpt').mkdir(parents=True)
+    outside = tmp_path / 'step=0000001.ckpt'
+    (folder / 'step=0000004.ckpt').symlink_to(outside)
+    for path in (outside, tmp_path / 'x', folder / 'notes.txt', folder / 'step=0000002.ckpt'):
+        path.write_text('mine')
+    bad = ['../../x', '../../step=0000001.ckpt', f'{tmp_path}/x', 'notes.txt', 'step=1.ckpt/../../../x', '', '..', 7]
+    good = ['step=0000002.ckpt', 'step=0000003.ckpt', 'step=0000004.ckpt', 'step=0000009.ckpt']
+    saver = Checkpoints(str(folder), save_top_k=0)
+    saver.load_state_dict(_state([*bad, *good], [*bad, 'step=0000002.ckpt']))
+    assert list(saver.saved) == [f'{folder}/step=0000002.ckpt']
+    assert 'the checkpoint names 8 file(s) that no run writes' in capfd.readouterr().err
+
+
+def test_a_new_run_owns_nothing_of_what_lies_in_its_folder(tmp_path):
+    (tmp_path / 'step=0000002.ckpt').write_text('of another')
+    saver = Checkpoints(str(tmp_path))
+    saver.continues = False
+    saver.load_state_dict(_state(['step=0000002.ckpt']))
+    assert not saver.saved
+
+
+@pytest.mark.parametrize('name', ['x', '../step=0000001.ckpt/..', 'notes.txt', 'step=.ckpt', '.step=1.ckpt.7.part'])
+def test_nothing_of_another_name_is_removed(tmp_path, name):
+    with pytest.raises(ValueError, match='is not removed'):
+        CheckpointIO().remove_checkpoint(f'{tmp_path}/{name}')
+
+
+def test_no_folder_and_no_link_is_removed(tmp_path):
+    there = [tmp_path / f'step=000000{i}.ckpt' for i in range(3)]
+    there[0].mkdir()
+    (there[0] / 'mine').write_text('mine')
+    there[1].symlink_to(there[0] / 'mine')
+    there[2].write_text('of a run')
+    for path in there:
+        CheckpointIO().remove_checkpoint(path)
+    assert sorted(tmp_path.iterdir()) == there[:2]
+    remote = fsspec.filesystem('memory')
+    for name in ('step=0000001.ckpt/inside', 'step=0000002.ckpt'):
+        remote.pipe_file(f'/keeping/{name}', b'x')
+    for step in (1, 2):
+        CheckpointIO().remove_checkpoint(f'memory://keeping/step=000000{step}.ckpt')
+    assert remote.find('/keeping') == ['/keeping/step=0000001.ckpt/inside']
+
+
+def test_a_metric_of_any_name_gives_a_bare_file_name(tmp_path):
+    class Odd(Valley):
+        def validation_step(self, batch, batch_idx):
+            self.log('val/loss @1', torch.tensor(1.0))
+
+    saver = _run(tmp_path, Odd(), n_steps=4, monitor='val/loss @1')
+    assert sorted(path.name for path in (tmp_path / 'c').iterdir()) == [
+        'step=0000002-val_loss__1=1.0000.ckpt',
+        'step=0000004-val_loss__1=1.0000.ckpt',
+    ]
+    assert saver.best.endswith('step=0000002-val_loss__1=1.0000.ckpt')
+
+
 def test_a_checkpoint_says_which_is_the_best_of_its_run(tmp_path):
     run = tmp_path / 'logs/version_3'
     run.mkdir(parents=True)
@@ -128,3 +194,15 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path, monkeypatch):
 def test_settings_without_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Checkpoints(**arguments)
+
+
+def test_a_folder_that_this_run_has_written_is_deleted_in_its_turn(tmp_path):
+    """As DeepSpeed writes them; one of the same name that was there is none of it."""
+    saver, trainer = Checkpoints(str(tmp_path)), mock.MagicMock(spec=L.Trainer, is_global_zero=True)
+    trainer.strategy = mock.MagicMock()
+    trainer.strategy.remove_checkpoint = CheckpointIO().remove_checkpoint
+    saver._written.add(f'{tmp_path}/step=0000002.ckpt')
+    for name in ('step=0000001.ckpt', 'step=0000002.ckpt'):
+        (tmp_path / name / 'shard').mkdir(parents=True)
+        saver._drop(trainer, f'{tmp_path}/{name}')
+    assert [path.name for path in tmp_path.iterdir()] == ['step=0000001.ckpt']

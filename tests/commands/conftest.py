@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 
 import pytest
@@ -56,6 +57,24 @@ def tiny(corpus):
         '--trainer.val_check_interval=6',
         '--samples.n_tokens=8',
     ]
+
+
+@pytest.fixture(scope='session')
+def trained(tiny, tmp_path_factory):
+    """A folder with a run of 12 steps, whose checkpoints are of steps 6 and 12."""
+    folder = tmp_path_factory.mktemp('trained')
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setenv('XLABML_CACHE', str(tmp_path_factory.mktemp('cache')))
+        assert fit.main(['fit', *tiny, '--checkpoint.save_last_k=2']) == 0
+    return folder
+
+
+@pytest.fixture
+def root(trained, tmp_path, monkeypatch):
+    """A folder that this run was moved to, in which the test stands."""
+    shutil.copytree(trained / 'logs', tmp_path / 'logs')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from curves import read_curve
@@ -143,6 +144,7 @@ def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):
 
 def test_last_and_best_are_found_in_remote_folders(xlab, tiny, tmp_path):
     remote = [*tiny, '--checkpoint.folder=memory://bucket/guarded', '--ckpt_path=last']
+    remote.append('--checkpoint.save_last_k=2')
     status, printed = xlab('fit', *remote, '--trainer.max_steps=6')
     assert status == 0, printed
     status, printed = xlab('fit', *remote)
@@ -152,8 +154,19 @@ def test_last_and_best_are_found_in_remote_folders(xlab, tiny, tmp_path):
     status, printed = xlab('fit', *remote)
     assert 'memory://bucket/guarded/step=0000012' in printed
     assert 'has finished its 12 steps' in printed
-    status, printed = xlab('test', *remote[:-1], '--ckpt_path=best')
+    status, printed = xlab('test', *remote, '--ckpt_path=best')
     assert status == 0, printed
+    files = fsspec.filesystem('memory')
+    older, newest = sorted(files.find('/bucket/guarded'))[-2:]
+    files.pipe_file(newest, files.cat_file(newest)[:-1000])
+    for command, flags in (('fit', tiny), ('test', [])):
+        for asked in ('last', 'best'):
+            status, printed = xlab(
+                command, *flags, '--checkpoint.folder=memory://bucket/guarded', f'--ckpt_path={asked}'
+            )
+            assert status == 1, printed
+            assert f'xlab: memory:/{newest} is cut short' in printed
+            assert f"('{asked}' stands for it). The one before it: --ckpt_path memory:/{older}" in printed
     status, printed = xlab('fit', *tiny, '--ckpt_path=memory://bucket/none.ckpt')
     assert status == 2
     assert 'there is no checkpoint memory://bucket/none.ckpt' in printed

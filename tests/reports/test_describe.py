@@ -109,6 +109,21 @@ def test_the_page_needs_nothing_else_and_holds_no_foreign_markup(run):
     assert not re.search(r'<(script|link|iframe)|url\(|@import', page)
 
 
+def test_what_a_report_says_of_itself_deletes_nothing_of_anyone_elses(run):
+    main(['describe', 'last'])
+    folder = run / 'describe'
+    marker = json.loads((folder / 'describe.json').read_text())
+    bad = ['../../log.jsonl', f'../{records.TRAINING}', str(run / 'mine'), '../mine', 'notes.png', '..', '', 3, None]
+    for path in (run / 'mine', folder / 'notes.png'):
+        path.write_text('mine')
+    log = (run / records.TRAINING).read_bytes()
+    for files, status in ((marker['files'] + bad, 0), ({'index.html': 1}, 1), ('index.html', 1), (None, 1)):
+        (folder / 'describe.json').write_text(json.dumps({**marker, 'files': files}))
+        assert main(['describe', 'last']) == status
+    assert (run / 'mine').read_text() == (folder / 'notes.png').read_text() == 'mine'
+    assert (run / records.TRAINING).read_bytes() == log
+
+
 def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, capsys):
     write_run(run.parent / 'version_10', n_rows=25, scale=0.5)
     assert main(['describe', 'logs']) == 0

@@ -3,6 +3,8 @@
 import math
 import os
 import re
+import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.tensor import DTensor
 
 from xlabml import checkpoints
@@ -36,6 +38,10 @@ class Checkpoints(Checkpoint):
         pin_every_n_steps: The same for every so many steps.
         restore_best: Whether the best weights are put back when the run ends by itself, and exported to
             `best.safetensors` beside the checkpoints; `last` stays the newest checkpoint.
+
+    Attributes:
+        continues: Whether the folder is that of the run which is resumed: only then are the checkpoints that the loaded
+            one names in it this run's, and are deleted in their turn.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Checkpoints(Checkpoint):
         self.save_top_k, self.save_last_k, self.every_n_steps = save_top_k, save_last_k, every_n_steps
         self.pin_steps, self.pin_every_n_steps = set(pin_steps or []), pin_every_n_steps
         self.restore_best = restore_best
+        self.continues = True
         self.exported: str | None = None
         """The file that the best weights were exported to, when the run ended."""
         self.saved: dict[str, float | None] = {}
@@ -77,6 +84,7 @@ class Checkpoints(Checkpoint):
         self.owes_validation = False
         """Whether the step of the newest checkpoint is still to be validated: the run was stopped before, or in it."""
         self._pinned: set[str] = set()
+        self._written: set[str] = set()
         self._stopped_early = False
         self._validated_step = 0
 
@@ -114,10 +122,21 @@ class Checkpoints(Checkpoint):
         checkpoint['best_checkpoint'] = None if self.best is None else self.best.rpartition('/')[2]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, score in state_dict['saved'].items():
-            if self.folder is not None and _exists(path := self._path(name)):
+        """Take over the checkpoints that are there. What a file says is no reason to delete any other: only plain files
+        in this folder, under the names that `save` gives, are ever this run's."""
+        foreign = []
+        for name, score in state_dict['saved'].items() if self.continues else ():
+            is_number = score is None or isinstance(score, int | float)
+            if not isinstance(name, str) or checkpoints.written_step(name) is None or not is_number:
+                foreign.append(name)
+            elif self.folder is not None and _is_plain_file(path := self._path(name)):
                 self.saved[path] = score
-        self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(name)) in self.saved}
+        if foreign:
+            _note(
+                f'the checkpoint names {len(foreign)} file(s) that no run writes, such as {str(foreign[0])[:80]!r}: '
+                'they are left alone'
+            )
+        self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(str(name))) in self.saved}
         self.owes_validation = state_dict.get('owes_validation', False)
 
     def _path(self, name: str) -> str:
@@ -162,7 +181,7 @@ class Checkpoints(Checkpoint):
         pl_module.load_state_dict(checkpoints.read(best)['state_dict'])
         if trainer.is_global_zero:
             output = best.with_name('best.safetensors')
-            written = checkpoints.export(best, output.with_name(f'.best.{os.getpid()}.safetensors'))
+            written = checkpoints.export(best, output.with_name(f'.{output.name}.{os.getpid()}.part'))
             os.replace(written.path, output)
             self.exported = str(output)
 
@@ -186,7 +205,8 @@ class Checkpoints(Checkpoint):
         else:
             old = None
         value = None if score is None else float(score)
-        name = f'step={step:07d}' + (f'-{self.monitor}={value:.4f}' if value is not None else '')
+        metric = re.sub(r'[^\w.+-]', '_', self.monitor or '')
+        name = f'step={step:07d}' + (f'-{metric}={value:.4f}' if value is not None else '')
         path = self._path(f'{name}.ckpt')
         self.saved[path] = value
         if self._is_pinned(step) or old in self._pinned:
@@ -194,11 +214,22 @@ class Checkpoints(Checkpoint):
         kept = self._kept()
         dropped = [known for known in self.saved if known not in kept] + ([old] if old and old != path else [])
         self.saved = {known: self.saved[known] for known in self.saved if known in kept}
+        self._written.add(path)
         trainer.save_checkpoint(path)
         for known in dropped:
-            trainer.strategy.remove_checkpoint(known)
+            self._drop(trainer, known)
         if trainer.validating and score is None:
             self.check_monitor(trainer.callback_metrics)
+
+    def _drop(self, trainer: L.Trainer, path: str) -> None:
+        """Delete a checkpoint that need not stay. Where that fails the run trains on: the newest one is saved."""
+        try:
+            if trainer.is_global_zero and path in self._written and os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)  # DeepSpeed writes folders
+            else:
+                trainer.strategy.remove_checkpoint(path)
+        except OSError as error:
+            _note(f'{path} could not be deleted ({error.strerror or error}); delete it yourself')
 
     def check_monitor(self, names: Collection[str]) -> None:
         """Raise ValueError where the monitored metric is none of those that validation gives."""
@@ -225,13 +256,18 @@ class Checkpoints(Checkpoint):
         return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 
-def _exists(path: str) -> bool:
-    return get_filesystem(path).exists(path)
+def _is_plain_file(path: str) -> bool:
+    """Whether there is a file, and no folder, nor a link to what lies elsewhere."""
+    if '://' in path:
+        return get_filesystem(path).isfile(path)
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
+@rank_zero_only
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _step_of(path: str) -> int:
-    found = re.search(r'step=(\d+)', path.rpartition('/')[2])
-    if found is None:
-        rank_zero_warn(f'{path} is not named by its step')
-        return -1
-    return int(found[1])
+    step = checkpoints.written_step(path.rpartition('/')[2])
+    return -1 if step is None else step

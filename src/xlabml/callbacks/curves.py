@@ -1,6 +1,9 @@
 """The curves of a run: one row a step, for whatever logger there is and as JSON lines in the run's folder."""
 
+import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ class Curves(L.Callback):
     Attributes:
         newest: The newest training row, for whoever shows it.
         folder: Where the JSON lines go; None: where the logger writes.
+        is_given_up: Whether rows could not be written.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Curves(L.Callback):
         self.peak_tflops = peak_tflops
         self.newest: dict[str, float] = {}
         self.folder: Path | None = None
+        self.is_given_up = False
         self._sums: dict[str, float] = {}
         self._n_tokens = self._n_timed = 0.0
         self._since = self._paused = 0.0
@@ -77,8 +82,10 @@ class Curves(L.Callback):
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: meter.clock.enter('other')))
         if (folder := self._run_folder(trainer)) is not None:
             for name in (records.TRAINING, records.EVALUATION):
-                records.drop_after(folder / name, trainer.global_step)
-            records.append(folder / records.EVENTS, describe_start(trainer, pl_module, meter.flops, *peak))
+                with self._or_without():
+                    records.drop_after(folder / name, trainer.global_step)
+            with self._or_without():
+                records.append(folder / records.EVENTS, describe_start(trainer, pl_module, meter.flops, *peak))
         self._n_timed, self._since = 0.0, time.perf_counter()
         self._begin_step(trainer)
 
@@ -106,7 +113,8 @@ class Curves(L.Callback):
             hook.remove()
         self._hooks, self._meter = [], None
         if (folder := self._run_folder(trainer)) is not None:
-            records.append(folder / records.EVENTS, describe_end(trainer, error))
+            with self._or_without():
+                records.append(folder / records.EVENTS, describe_end(trainer, error))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._collect(pl_module)
@@ -240,9 +248,26 @@ class Curves(L.Callback):
 
     def _write(self, trainer: L.Trainer, row: dict[str, float], step: int, name: str, line: dict[str, Any]) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=step)
+            with self._or_without():
+                logger.log_metrics(row, step=step)
         if (folder := self._run_folder(trainer)) is not None:
-            records.append(folder / name, {'step': step, **line})
+            with self._or_without():
+                records.append(folder / name, {'step': step, **line})
+
+    @contextlib.contextmanager
+    def _or_without(self) -> Iterator[None]:
+        """Do without curves where the disk takes none: what must not be lost is the weights."""
+        try:
+            yield
+        except OSError as error:
+            self.give_up(error)
+
+    def give_up(self, error: OSError) -> None:
+        """Say, once, that rows are missing. Each later one is tried again: the disk may have room by then."""
+        if not self.is_given_up:
+            self.is_given_up = True
+            where = self.folder or 'the folder of the run'
+            print(f'curves are not written to {where}: {error.strerror or error}', file=sys.stderr, flush=True)
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:
         """Where this process writes, if it does."""

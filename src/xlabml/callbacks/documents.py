@@ -1,6 +1,7 @@
 """Which documents the last steps read, for guards to write down."""
 
 import json
+import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,17 +30,22 @@ class ReadDocuments:
     def write(self, trainer: L.Trainer, name: str, steps: Mapping[int, dict[str, Any]], append: bool = False) -> Path:
         """Write what is said of these steps, a line for each micro-batch, to `name.jsonl`.
 
-        Each rank has a file of its own.
+        Each rank has a file of its own. A disk that takes none does not change how the run ends.
         """
         folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.log_dir or trainer.default_root_dir)))
         rank = f'-{trainer.global_rank}' if trainer.world_size > 1 else ''
         path = folder / f'{name}{rank}.jsonl'
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open('a' if append else 'w', encoding='utf-8') as file:
-            for step, documents in self._read:
-                if step in steps:
-                    ids = [] if documents is None else sorted({int(i) for i in documents.tolist()} - {-1})
-                    file.write(json.dumps({'step': step, **steps[step], 'documents': ids}) + '\n')
+        lines = []
+        for step, documents in self._read:
+            if step in steps:
+                ids = [] if documents is None else sorted({int(i) for i in documents.tolist()} - {-1})
+                lines.append(json.dumps({'step': step, **steps[step], 'documents': ids}) + '\n')
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open('a' if append else 'w', encoding='utf-8') as file:
+                file.writelines(lines)
+        except OSError as error:
+            print(f'{path} could not be written: {error.strerror or error}', file=sys.stderr, flush=True)
         return path
 
 

@@ -9,6 +9,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 
+from xlabml import artifacts
 from xlabml.evaluation import summarize
 
 
@@ -56,8 +57,7 @@ class Predictions(L.Callback):
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
-        written = path.with_suffix('.part')
-        with written.open('w', encoding='utf-8') as file:
+        with artifacts.part(path) as written, written.open('w', encoding='utf-8') as file:
             for document, (count, nats, n_bytes) in zip(documents.tolist(), sums.tolist()):
                 figures = summarize({'nats': nats, 'correct': 0.0, 'count': count, 'n_bytes': n_bytes})
                 row = {
@@ -67,7 +67,8 @@ class Predictions(L.Callback):
                     'bits_per_byte': round(figures['bits_per_byte'], 6),
                 }
                 file.write(json.dumps(row) + '\n')
-        os.replace(written, path)
+            file.flush()
+            os.replace(written, path)
         self.path = path
 
 

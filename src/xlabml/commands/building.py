@@ -1,23 +1,29 @@
 """From checked settings to objects: data, task, callbacks and trainer."""
 
 import contextlib
+import errno
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
+from xlabml.callbacks.events import Events
 from xlabml.datamodules import XLabDataModule
 from xlabml.finite import require_finite
 from xlabml.untrusted.building import building, naming
 
 from .command_line import DATA_COMMANDS, plain
 from .errors import UsageError, usage_errors
+from .finding import Found, is_newest, is_same_folder
 from .parsing import ParsingCLI
 from .run_folder import RunFolder, SavedSettings
+from .run_lock import RunInUse, only_one
 
 _Callback = TypeVar('_Callback', bound=L.Callback)
 
@@ -72,12 +78,14 @@ class BuildingCLI(ParsingCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, 'trainer')
         if self.subcommand and not config['fast_dev_run']:
-            logs = Path(config['default_root_dir']) / 'logs'
-            self._claimed = RunFolder(logs, self.subcommand, self._checkpoint_path, self._checkpoint)
-            self.run_folder = self._claimed.path
+            self._claimed = self._claim(Path(config['default_root_dir']) / 'logs')
+            self.run_folder = None if self._claimed is None else self._claimed.path
+            if config['logger'] is True and self.run_folder is None:
+                config['logger'] = False
             if config['logger'] is True:
+                assert self.run_folder is not None
                 step = self._checkpoint['global_step'] + 1 if self._checkpoint and self.subcommand == 'fit' else None
-                config['logger'] = TensorBoardLogger(
+                config['logger'] = Events(
                     self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, purge_step=step
                 )
         own: list[L.Callback] = [Predictions(self.run_folder)]
@@ -94,13 +102,65 @@ class BuildingCLI(ParsingCLI):
             self._get(self.config_init, 'progress').refresh_seconds = 0
             config['enable_progress_bar'] = None
         trainer = super().instantiate_trainer(**kwargs)
-        saver = find_callback(trainer, Checkpoints)
+        saver, curves = find_callback(trainer, Checkpoints), find_callback(trainer, Curves)
+        saver.continues = self._choice.run is not None
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
-        find_callback(trainer, Curves).folder = self.run_folder
+        curves.folder = self.run_folder
+        for logger in trainer.loggers:
+            if isinstance(logger, Events):
+                logger.give_up = curves.give_up
         find_callback(trainer, NonFinite).documents.folder = self.run_folder
         find_callback(trainer, Spikes).documents.folder = self.run_folder
         return trainer
+
+    def _claim(self, logs: Path) -> RunFolder | None:
+        """Find or make the run's folder; None where an evaluation can do without, as there is no place for one.
+
+        Raises:
+            OSError: It cannot be written to, or another process trains this run.
+        """
+        try:
+            claimed = self._claimed = RunFolder(logs, self._choice.run)
+            place = self._place_to_write(claimed.path)
+            if place is not None and not os.access(place, os.W_OK):
+                raise OSError(errno.EROFS, 'it cannot be written to', str(place))
+        except OSError as error:
+            if self.subcommand in ('validate', 'test'):
+                print(f'curves are not written to {logs}: {error.strerror}', file=sys.stderr, flush=True)
+                return None
+            raise OSError(
+                f'{error.filename or logs}: {error.strerror}; name a folder of yours with --trainer.default_root_dir'
+                + (f', and the checkpoint by --ckpt_path {self._checkpoint_name}' if self._checkpoint_name else '')
+            ) from error
+        if self.subcommand == 'fit' and getattr(rank_zero_only, 'rank', 0) == 0:
+            self._hold(claimed)
+        return claimed
+
+    def _place_to_write(self, run: Path) -> Path | None:
+        """The folder that a command is useless without, where it is there already."""
+        if self.subcommand == 'predict':
+            return run if run.is_dir() else None  # a new one is made by rank 0 alone
+        if self.subcommand != 'fit':
+            return None
+        asked = self._own_config().checkpoint.folder
+        folder = run / 'checkpoints' if asked is None else None if '://' in asked else Path(asked)
+        return folder if folder is not None and folder.is_dir() else None
+
+    def _hold(self, claimed: RunFolder) -> None:
+        """Be the only process that trains the run, and clean up after one that was killed."""
+        folder = self._own_config().checkpoint.folder
+        is_apart = folder is not None and '://' not in folder and not is_same_folder(folder, claimed.path)
+        other = [Path(str(folder))] if is_apart else []
+        for path in (claimed.path, *other):
+            if not path.exists():
+                path.mkdir(parents=True)
+                self._open.callback(_remove_if_empty, path)
+            self._open.enter_context(only_one(path))
+        found = None if self._checkpoint_path is None else Found(self._checkpoint_name, self._checkpoint_path)
+        if self._choice.run is not None and found is not None and not is_newest(found):
+            raise RunInUse(f'{claimed.path} was trained on while {found.name} was read; the same command resumes it')
+        claimed.clean(*other)
 
     @contextlib.contextmanager
     def _nothing_left_behind(self) -> Iterator[None]:
@@ -112,6 +172,11 @@ class BuildingCLI(ParsingCLI):
             if self._claimed is not None and (trainer is None or not trainer.global_step):
                 self._claimed.give_up()
             raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def find_callback(trainer: L.Trainer, kind: type[_Callback]) -> _Callback:

@@ -1,5 +1,8 @@
 """What `--ckpt_path` means: a file, `last` or `best`; in the newest run, or in the folder that checkpoints go to."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +11,9 @@ import fsspec
 from xlabml import checkpoints
 
 from .errors import UsageError
+
+INSTEAD = '--ckpt_path {}'
+"""How another checkpoint is typed in the place of one that is damaged."""
 
 
 class Found(NamedTuple):
@@ -39,29 +45,75 @@ def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None,
     if '://' in asked:
         return _fetch(asked, into)
     if folder is None or asked not in ('last', 'best'):
-        path = checkpoints.find(asked, root, class_path)
+        path = checkpoints.find(asked, root, class_path, INSTEAD)
         return Found(str(path), path)
     if '://' not in folder:
         newest = checkpoints.find_newest(Path(folder))
-        path = newest if asked == 'last' else checkpoints.find_best(newest)
+        with checkpoints.naming_another(asked, newest, INSTEAD):
+            path = newest if asked == 'last' else checkpoints.find_best(newest)
         return Found(str(path), path)
     found = _fetch(_newest(folder), into)
     if asked == 'last':
         return found
-    best = _fetch(f'{folder.rstrip("/")}/{checkpoints.best_name(found.path)}', into)
-    if best.path != found.path:
-        found.path.touch()  # the newest of the two stays the newest
-    return best
+    with reading(asked, found):
+        name = checkpoints.best_name(found.path)
+    return _fetch(f'{folder.rstrip("/")}/{name}', into)
+
+
+@contextlib.contextmanager
+def reading(asked: str, found: Found) -> Iterator[None]:
+    """While this lasts, an error names the checkpoint as the user knows it, and another one where it is damaged."""
+    if '://' not in found.name:
+        with checkpoints.naming_another(asked, found.path, INSTEAD):
+            yield
+        return
+    try:
+        yield
+    except ValueError as error:
+        folder, _, name = found.name.rpartition('/')
+        message, names = str(error).replace(str(found.path), found.name), _by_step(folder)
+        at = names.index(name) if name in names else 0
+        if asked in ('last', 'best') and at:
+            message += f" ('{asked}' stands for it). The one before it: {INSTEAD.format(f'{folder}/{names[at - 1]}')}"
+        error.args = (message,)
+        raise
+
+
+def lies_in(found: Found) -> Path | str | None:
+    """The folder, or its URL, that a checkpoint lies in; None where what was named is a link to the file."""
+    if '://' in found.name:
+        return found.name.rpartition('/')[0]
+    if found.path.is_symlink():
+        return None
+    folder = found.path.parent
+    return folder if folder.name not in ('', '..') else folder.resolve()
+
+
+def is_same_folder(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths, or URLs, are those of one folder that is there."""
+    if '://' in str(one) or '://' in str(other):
+        return str(one).rstrip('/') == str(other).rstrip('/')
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one that no file system could have
+        return False
+
+
+def is_newest(found: Found) -> bool:
+    """Whether a checkpoint is the newest in its folder."""
+    if '://' in found.name:
+        return found.name == _newest(found.name.rpartition('/')[0])
+    return checkpoints.find_newest(found.path.parent).samefile(found.path)
 
 
 def refuse_used(folder: str, found: Found | None) -> None:
-    """Refuse a folder for checkpoints that has some already, unless the run goes on from the newest of them.
+    """Refuse a folder for checkpoints that has some already, unless what is resumed is the newest of them.
 
-    Files are named by step and metric: another run, or a branch of the same one, would overwrite and delete them.
+    Files are named by step and metric: another run, or a branch of the same one, would overwrite them.
 
     Args:
         folder: It, or its URL.
-        found: What the run goes on from; None: it is new.
+        found: What is resumed; None: the run is new.
 
     Raises:
         ValueError: It has checkpoints of another run.
@@ -70,12 +122,16 @@ def refuse_used(folder: str, found: Found | None) -> None:
     try:
         newest = _newest(folder) if is_remote else str(checkpoints.find_newest(Path(folder)))
     except FileNotFoundError:
-        return
-    if found is None or not (found.name == newest if is_remote else found.path.samefile(newest)):
-        raise ValueError(
-            f'checkpoint.folder {folder} holds checkpoints of another run ({newest} is the newest), which this one '
-            'would overwrite; name another folder, or go on with --ckpt_path last'
-        )
+        newest = f'{folder}/best.safetensors'
+        if is_remote or not os.path.lexists(newest):
+            return
+    else:
+        if found is not None and (found.name == newest if is_remote else found.path.samefile(newest)):
+            return
+    raise ValueError(
+        f'checkpoint.folder {folder} holds checkpoints of another run ({newest} is the newest), which this one '
+        'would overwrite; name another folder, or go on with --ckpt_path last'
+    )
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -87,17 +143,19 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _newest(folder: str) -> str:
-    """The checkpoint in a remote folder that was written last."""
-    files, root = _open(folder)
-    paths = [path for path in files.ls(root, detail=False) if path.endswith('.ckpt')]
-    if not paths:
+    """The checkpoint in a remote folder that was written at the latest step."""
+    names = _by_step(folder)
+    if not names:
         raise FileNotFoundError(f'there is no checkpoint in {folder}')
-    try:
-        times = {path: files.modified(path).timestamp() for path in paths}
-    except NotImplementedError:  # the step is in the name
-        times = dict.fromkeys(paths, 0.0)
-    newest = max(paths, key=lambda path: (times[path], path))
-    return f'{folder.rstrip("/")}/{newest.rpartition("/")[2]}'
+    return f'{folder.rstrip("/")}/{names[-1]}'
+
+
+def _by_step(folder: str) -> list[str]:
+    """The names of the checkpoints in a remote folder, in the order of the steps that the names say."""
+    files, root = _open(folder)
+    names = [path.rpartition('/')[2] for path in files.ls(root, detail=False) if path.endswith('.ckpt')]
+    steps = {name: -1 if (step := checkpoints.written_step(name)) is None else step for name in names}
+    return sorted(names, key=lambda name: (steps[name], '-' in name, name))
 
 
 def _fetch(url: str, into: Path) -> Found:

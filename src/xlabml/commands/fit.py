@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, Predictions, Spikes, Stopping, attention_lines, skip_argument
+from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, Stopping, attention_lines, skip_argument
 from xlabml.callbacks.progress import describe_figures, find_figures
 
 from . import data as data_commands
@@ -26,6 +26,7 @@ from .building import BuildingCLI, find_callback
 from .command_line import files_first, take_imports
 from .errors import report_errors, usage_errors
 from .horizon import describe_new_horizon
+from .output import lossy_output
 from .parser import Parser
 from .parsing import DEFAULTS
 
@@ -61,7 +62,10 @@ class XLabCLI(BuildingCLI):
         if self._checkpoint is not None and self._is_finished(self._checkpoint):
             step = self._checkpoint['global_step']
             self._say(f'{self._checkpoint_name} has finished its {step:,} steps; a larger trainer.max_steps goes on')
-            self._say_results()
+            if self._choice.run is None and self._claimed is not None:
+                self._claimed.give_up()
+            else:
+                self._say_results()
             return
         length = data.run_steps(trainer.max_steps, self._own_config().trainer.max_epochs)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -69,6 +73,7 @@ class XLabCLI(BuildingCLI):
                 self.model.check_schedule(self.model.find_horizon(length, data))
         if self._checkpoint is not None:
             self._say(f'going on from {self._checkpoint_name}')
+            self._say_new_run()
             if line := describe_new_horizon(self.model, data, length, self._checkpoint):
                 self._say(line)
             step, skipped = self._checkpoint['global_step'], self._checkpoint[type(data).__name__].get('skipped', [])
@@ -134,7 +139,8 @@ class XLabCLI(BuildingCLI):
             self._say(f'its weights are put back, and exported to {saver.exported}')
         if best is None and newest is None:
             self._say('no checkpoint was saved')
-        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+        is_written = not find_callback(self.trainer, Curves).is_given_up
+        if is_written and any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             self._say(f'curves: tensorboard --logdir {self.run_folder.parent.parent}')
 
     def run_validate(self) -> None:
@@ -145,8 +151,13 @@ class XLabCLI(BuildingCLI):
         """Evaluate on the test split."""
         self._evaluate('test', 'test')
 
+    def _say_new_run(self) -> None:
+        if self._choice.why_new and self._claimed is not None:
+            self._say(f'opening a new run, {self.run_folder}: {self._choice.why_new}')
+
     def _evaluate(self, command: str, split: str) -> None:
         self.datamodule.prepare_data()
+        self._say_new_run()
         getattr(self.trainer, command)(
             self.model,
             datamodule=self.datamodule,
@@ -160,6 +171,7 @@ class XLabCLI(BuildingCLI):
     def run_predict(self) -> None:
         """Score every document of a split."""
         self.datamodule.prepare_data()
+        self._say_new_run()
         self.trainer.predict(
             self.model,
             datamodule=self.datamodule,
@@ -212,4 +224,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         smoke(files_first(take_imports(given)))
 
-    return report_errors('xlab', run, debug)
+    with lossy_output() if 'fit' in given else contextlib.nullcontext():
+        return report_errors('xlab', run, debug)

@@ -65,7 +65,8 @@ def export_checkpoint(options: argparse.Namespace) -> None:
 
     with typed_paths():
         path = checkpoints.find(options.ckpt, Path())
-        export = checkpoints.export(path, options.output)
+        with checkpoints.naming_another(options.ckpt, path):
+            export = checkpoints.export(path, options.output)
     if export.nonfinite:
         found = describe_nonfinite(export.nonfinite)
         print(f'{PROGRAM}: {path} has weights that are not finite (NaN or infinity): {found}', file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from xlabml import checkpoints, settings
+from xlabml import artifacts, checkpoints, settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.strategies import check_strategy
@@ -27,13 +26,15 @@ from .command_line import (
     refuse_linked,
 )
 from .errors import EXIT_STATUS, UsageError, typed_paths, usage_errors
-from .finding import Found, find_checkpoint, refuse_used
+from .finding import Found, find_checkpoint, reading, refuse_used
 from .parser import Parser
+from .run_folder import Choice, choose_run
 from .saved import CALLBACKS, Seals, saved_settings
 from .trainer import Trainer, auto_precision
 
 DEFAULTS = Path(__file__).with_name('defaults.yaml')
 
+_MAX_LOOKS = 5
 _LIMITS = ('max_steps', 'max_epochs', 'max_time')
 
 _EPILOGUE = (
@@ -47,7 +48,8 @@ _FIT_EPILOGUE = (
     'data.device_batch_tokens is the fastest, and uses and saves it. '
     f'{EXIT_STATUS}; 3 a loss spike ended the run (spikes.action=stop); 124 '
     'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
-    'checkpoint, and the same command with --ckpt_path last goes on.'
+    'checkpoint, and the same command with --ckpt_path last goes on. A run is resumed where its newest checkpoint '
+    'lies; --ckpt_path PATH with another --trainer.default_root_dir branches it into a run of its own there.'
 )
 
 
@@ -67,6 +69,7 @@ class ParsingCLI(LightningCLI):
         self._checkpoint: dict[str, Any] | None = None
         self._checkpoint_path: Path | None = None
         self._checkpoint_name = ''
+        self._choice = Choice(None)
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
         main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
         # Each command's parser takes time to build: only that of the command which is typed is needed.
@@ -156,8 +159,14 @@ class ParsingCLI(LightningCLI):
                     raise
                 typed.ckpt_path = None
                 return
+        for _ in range(_MAX_LOOKS):
+            with reading(asked, found), contextlib.suppress(FileNotFoundError):
+                checkpoint = checkpoints.read(found.path)
+                break
+            found = self._find(asked, typed)  # a run that trains on has just deleted it, for a newer one
+        else:
+            checkpoint = checkpoints.read(found.path)
         path = found.path
-        checkpoint = checkpoints.read(path)
         if name == 'fit' and checkpoints.is_export(checkpoint):
             raise UsageError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
         seals = Seals()
@@ -177,9 +186,10 @@ class ParsingCLI(LightningCLI):
         self._checkpoint, self._checkpoint_path, self._checkpoint_name = checkpoint, path, found.name
 
     def _find(self, asked: str, config: Namespace) -> Found:
-        into = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix='xlabml-')))
-        root, class_path = Path(config.trainer.default_root_dir), config.model.class_path
-        return find_checkpoint(asked, root, class_path, config.checkpoint.folder, into)
+        root, folder = Path(config.trainer.default_root_dir), config.checkpoint.folder
+        is_remote = '://' in asked or '://' in (folder or '')
+        into = self._open.enter_context(artifacts.scratch()) if is_remote else Path()
+        return find_checkpoint(asked, root, config.model.class_path, folder, into)
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, 'seed_everything')
@@ -194,9 +204,18 @@ class ParsingCLI(LightningCLI):
             config.trainer.precision = auto_precision(config.trainer.accelerator)
         with usage_errors():
             check_strategy(plain(config))
+        path = self._checkpoint_path
+        found = None if path is None else Found(self._checkpoint_name, path)
+        if found is not None and self._checkpoint is not None:
+            root, folder = Path(config.trainer.default_root_dir), config.checkpoint.folder
+            flags = self._arguments if isinstance(self._arguments, list) else []
+            is_typed = str(root) != '.' or any(flag.startswith('--trainer.default_root_dir') for flag in flags)
+            self._choice = choose_run(found, self._checkpoint, str(self.subcommand), root, is_typed, folder)
+            if self._choice.folder is not None:
+                config.checkpoint.folder = self._choice.folder
+        with usage_errors():
             if self.subcommand == 'fit' and config.checkpoint.folder is not None and not config.trainer.fast_dev_run:
-                path = self._checkpoint_path
-                refuse_used(config.checkpoint.folder, None if path is None else Found(self._checkpoint_name, path))
+                refuse_used(config.checkpoint.folder, found)
         if self._autotunes:
             self._autotune(config)
 

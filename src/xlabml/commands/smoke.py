@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import lightning.pytorch as L
 import torch
 from jsonargparse import Namespace
 
-from xlabml import checkpoints, settings
+from xlabml import artifacts, checkpoints, settings
 from xlabml.callbacks import Checkpoints, Predictions
 from xlabml.callbacks.progress import describe_figures, find_figures
 from xlabml.data import Source
@@ -61,8 +60,8 @@ def smoke(arguments: Sequence[str]) -> None:
         raise UsageError('--smoke tries one device; start one process')
     started = time.monotonic()
     users = os.environ.get('XLABML_CACHE')
-    with tempfile.TemporaryDirectory(prefix='xlabml-smoke-') as name, _cache(f'{name}/cache'):
-        stand_in = _StandIn(Path(name), users)
+    with artifacts.scratch('smoke-') as name, _cache(f'{name}/cache'):
+        stand_in = _StandIn(name, users)
         words += [f'--trainer.default_root_dir={name}', '--checkpoint.folder=null']
         done: dict[str, _SmokeCLI] = {}
         for part, command in (('train', 'fit'), ('go on', 'fit'), ('test', 'test'), ('predict', 'predict')):
@@ -72,7 +71,7 @@ def smoke(arguments: Sequence[str]) -> None:
             with _saying_where(part), contextlib.redirect_stdout(io.StringIO()):
                 done[part] = _SmokeCLI(typed, stand_in, _STEPS[part != 'train'])
         with _saying_where('generate'):
-            text = _generate(Path(name))
+            text = _generate(name)
         figures = describe_figures(find_figures(done['test'].trainer, 'test_'))
         n_steps, n_documents = done['go on'].trainer.global_step, find_callback(done['predict'].trainer, Predictions)
     print(

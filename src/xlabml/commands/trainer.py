@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,17 +11,19 @@ import fsspec
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Timer, WeightAveraging
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from xlabml import checkpoints
+from xlabml import artifacts, checkpoints
 from xlabml.callbacks import Checkpoints, Compiling, Garbage, Heap, Stopping
+from xlabml.callbacks.events import Events
 from xlabml.callbacks.stopping import ValidationCut
 from xlabml.untrusted.building import naming
 
@@ -78,7 +79,7 @@ class Trainer(L.Trainer):
             if value is not None and value < least:
                 raise ValueError(f'trainer.{name} is {value}; it must be {least} or more')
         if logger is True:
-            logger = TensorBoardLogger(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
+            logger = Events(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
         if precision == 'auto':
             precision = auto_precision(kwargs.get('accelerator', 'auto'))
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
@@ -225,16 +226,23 @@ class CheckpointIO(TorchCheckpointIO):
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         if '://' in str(path):
-            with tempfile.TemporaryDirectory(prefix='xlabml-') as folder:
+            with artifacts.scratch() as folder:
                 files, remote = fsspec.core.url_to_fs(str(path))
                 files.get_file(remote, f'{folder}/fetched.ckpt')
                 return checkpoints.read(f'{folder}/fetched.ckpt', map_location)
         return checkpoints.read(Path(path), map_location)
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        if '://' not in str(path) and not os.path.exists(path):
-            return
-        super().remove_checkpoint(path)
+        """Remove a file that a run has written: nothing of another name, no folder, no link."""
+        folder, _, name = str(path).rpartition('/')
+        if checkpoints.written_step(name) is None:
+            raise ValueError(f'{path} is no checkpoint that fit has written, and is not removed')
+        if '://' in folder:
+            files = get_filesystem(path)
+            if files.isfile(str(path)):
+                files.rm(str(path), recursive=False)
+        elif os.path.isfile(path) and not os.path.islink(path):
+            os.unlink(path)
 
 
 def _started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from .manifests import MANIFEST, write_manifest
 
 _DROPPED = '.dropped'
+_LEFT_OVER = re.compile(r'([0-9a-f]{16})\.(?:partial|dropped)')  # named by `short_hash`
 
 
 def short_hash(value: Any) -> str:
@@ -115,8 +117,9 @@ def build_folder(
                 raise ValueError(
                     f'{folder} holds something that xlabml did not make; move it away, or name another folder'
                 )
-            if not resumable:
-                remove(partial)  # of a process that was killed
+            if not resumable:  # what is left by processes that were killed
+                remove(partial)
+                _remove_left_over(folder.parent)
             try:
                 partial.mkdir(exist_ok=True)
                 write_manifest(partial, build(partial))
@@ -149,6 +152,15 @@ def _locked(folder: Path, say: Callable[[str], None] | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _remove_left_over(folders: Path) -> None:
+    """Delete what others have left half-made or half-deleted among some folders, each of whose locks nobody holds."""
+    for path in folders.iterdir():
+        if (found := _LEFT_OVER.fullmatch(path.name)) is not None:
+            lock = filelock.FileLock(folders / f'{found[1]}.lock')
+            with contextlib.suppress(filelock.Timeout, OSError), lock.acquire(timeout=0):
+                remove(path)
 
 
 def drop(folder: Path) -> None:
@@ -194,6 +206,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, if it is there."""
-    if folder.exists():
+    """Delete a folder, if it is there; of a link to one, the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)

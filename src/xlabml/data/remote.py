@@ -1,7 +1,6 @@
 """Texts in files that lie elsewhere: behind http, in a cloud's bucket, on a hub; one file is brought here at a time."""
 
 import fnmatch
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from xlabml import artifacts
 from xlabml.errors import SettingsError
 
 from .files import PACKED, UNPACKED_RATIO, Span, file_columns, is_readable, read_span
@@ -65,8 +65,8 @@ class RemoteFiles(Source):
         return [Part((url,), n_bytes) for url, _, n_bytes in self._listing]
 
     def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        with tempfile.TemporaryDirectory(prefix='xlabml-') as folder:
-            yield from self.read_fetched(self.fetch(part, Path(folder)), columns)
+        with artifacts.scratch() as folder:
+            yield from self.read_fetched(self.fetch(part, folder), columns)
 
     def read_fetched(self, file: Path, columns: Sequence[str] = ()) -> Iterator[Document]:
         """The documents of a file that `fetch` brought."""

@@ -225,6 +225,8 @@ class StreamedRows:
                 )
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        for partial in path.parent.glob('*.partial'):  # of a process that was killed: the cache is locked
+            partial.unlink(missing_ok=True)
         partial = path.with_suffix('.partial')
         partial.write_text(json.dumps(found), 'utf-8')
         partial.replace(path)

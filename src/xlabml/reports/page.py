@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from xlabml import artifacts
+
 from . import colours, facts
 from .runs import Run
 
@@ -60,9 +62,10 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     marker = json.dumps({'runs': names, 'files': list(contents)}, indent=1).encode()
     for name, data in {_MARKER: marker, **contents}.items():
-        part = folder / f'.{name}.{os.getpid()}.part'
-        part.write_bytes(data)
-        os.replace(part, folder / name)
+        artifacts.sweep(folder, name)  # of one that was killed
+        with artifacts.part(folder / name) as part:
+            part.write_bytes(data)
+            os.replace(part, folder / name)
     for name in earlier - {*contents, _MARKER}:
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in contents]
@@ -104,10 +107,13 @@ def _png(figure: Any) -> bytes:
 
 
 def _earlier(folder: Path, names: list[str]) -> set[str]:
-    """The files of an earlier report of the same runs."""
+    """The files of an earlier report of the same runs: of what its marker names, plain files that a report may have."""
     try:
         marker = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return set()
-    is_same = isinstance(marker, dict) and marker.get('runs') == names
-    return {_MARKER, *marker['files']} if is_same else set()
+    if not isinstance(marker, dict) or marker.get('runs') != names or not isinstance(marker.get('files'), list):
+        return set()
+    ours = {'report.txt', 'index.html', *(f'{name}.png' for name in _CAPTIONS)}
+    files = {name for name in marker['files'] if isinstance(name, str)} & ours
+    return {_MARKER, *(name for name in files if (folder / name).is_file() and not (folder / name).is_symlink())}

@@ -126,7 +126,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    files = sorted(folder.glob('config*.yaml'), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted(folder.glob('config*.yaml'), key=lambda path: (len(path.name), path.name))  # config.yaml, config-2 …
     try:
         found = yaml.safe_load(files[-1].read_text(encoding='utf-8')) if files else {}
     except (OSError, ValueError, yaml.YAMLError):

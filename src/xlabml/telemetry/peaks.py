@@ -1,13 +1,15 @@
 """How many floating-point operations a device can do in a second, which model FLOPs are held against (MFU)."""
 
+import contextlib
 import json
 import math
-import os
 import platform
 import time
 from pathlib import Path
 
 import torch
+
+from xlabml import artifacts
 
 _DENSE_BF16 = (
     # Names as torch.cuda.get_device_name gives them; the first that is found counts. TFLOP/s of dense bf16 and fp16
@@ -45,10 +47,9 @@ def find_tflops(device: torch.device, dtype: torch.dtype, cache: Path) -> tuple[
     key = f'{name}{threads}, {str(dtype).removeprefix("torch.")}, torch {torch.__version__}'
     if key not in peaks:
         peaks[key] = measure_tflops(device, dtype)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'.peaks.{os.getpid()}.part')
-        part.write_text(json.dumps(peaks, indent=1), encoding='utf-8')
-        os.replace(part, path)
+        with contextlib.suppress(OSError):  # a full or read-only cache: it is measured again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            artifacts.write_text(path, json.dumps(peaks, indent=1))
     return peaks[key], 'measured'
 
 

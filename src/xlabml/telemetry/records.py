@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xlabml import artifacts
+
 TRAINING, EVALUATION, EVENTS = 'log.jsonl', 'eval.jsonl', 'run.jsonl'
 
 
@@ -56,12 +58,9 @@ def drop_after(path: Path, step: int) -> int:
     lines = path.read_bytes().splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and row.get('step', 0) <= step]
     if len(kept) < len(lines) or not path.read_bytes().endswith(b'\n'):
-        part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-        try:
+        with artifacts.part(path) as part:
             part.write_bytes(b''.join(line + b'\n' for line in kept))
             os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     return len(lines) - len(kept)
 
 

@@ -1,5 +1,6 @@
 """Learn a vocabulary from texts: SentencePiece's byte-pair trainer, set up so that nothing of a text is ever lost."""
 
+import contextlib
 import io
 import os
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from xlabml import artifacts
 from xlabml.errors import SettingsError
 
 from .model_file import without_field
@@ -66,10 +68,10 @@ def train_tokenizer(
     if not 1 <= max_piece_chars <= _MAX_PIECE_CHARS:
         raise SettingsError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    lines, model = _Lines(texts), io.BytesIO()
+    lines, model, beside = _Lines(texts), io.BytesIO(), contextlib.ExitStack()
+    artifacts.sweep(path.parent, path.name)
     try:
-        partial.touch()  # where it cannot be written, that is said before it is learned
+        partial = beside.enter_context(artifacts.part(path))  # where it cannot be written, that is said at once
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
@@ -105,7 +107,7 @@ def train_tokenizer(
         # What was required is kept out of the file: most texts have spaces, and their models stay what they were.
         tokenizer = Tokenizer(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
         partial.write_bytes(tokenizer.data)
-        partial.replace(path)
+        os.replace(partial, path)
     except OSError as error:
         raise OSError(error.errno, f'the tokenizer could not be written ({error.strerror})', str(path)) from error
     except RuntimeError as error:
@@ -114,7 +116,7 @@ def train_tokenizer(
         kind = ValueError if 'sentences_.empty()' in str(error) else SettingsError
         raise kind(_explain(str(error), n_vocab, coverage, lines)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        beside.close()
     return tokenizer
 
 

@@ -262,6 +262,7 @@ _KEYS: dict[str, Check] = {
     'datamodule_hparams_name': _text,
     'config': _plain_mapping,
     'run_folder': _text,
+    'run_id': _text,
     'best_checkpoint': _or_none(_text),
     'callbacks': _mapping(
         {

@@ -1,0 +1,135 @@
+"""Curves for TensorBoard that never end a run.
+
+TensorBoard's own writer is a thread: what the disk refuses is printed there as a traceback, and later raised by whoever
+logs next. Ours writes where it is called, a row at once, so that a kill loses none, and gives up at the first error.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+
+_numbers = itertools.count()
+
+
+class Events(TensorBoardLogger):
+    """Lightning's logger for TensorBoard, over an `EventFile`.
+
+    Attributes:
+        give_up: Told of the error after which nothing more is written.
+    """
+
+    give_up: Callable[[OSError], None] = staticmethod(lambda error: None)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> '_Summaries':
+        """What a callback may hand texts and pictures to."""
+        if self._experiment is None:
+            self._experiment = _Summaries(self.log_dir, lambda error: self.give_up(error), **self._kwargs)
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a row."""
+        with self.experiment.held():
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush; and write hyper-parameters, where there are any to show."""
+        try:
+            super().save()
+        except OSError as error:
+            self.give_up(error)
+
+
+class EventFile:
+    """Events in TensorBoard's format, appended to a file; after the first error there is nothing but silence.
+
+    Args:
+        folder: Where the file goes; made where it is not there.
+        give_up: Told of the error.
+
+    Attributes:
+        is_held: Whether events are gathered until the next flush.
+    """
+
+    def __init__(self, folder: str, give_up: Callable[[OSError], None]) -> None:
+        name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}'
+        self.folder, self.path, self._give_up = folder, Path(folder, name), give_up
+        self.is_held = False
+        self._pending, self._is_open = io.BytesIO(), True
+        self.add_event(Event(wall_time=time.time(), file_version='brain.Event:2'))
+
+    def get_logdir(self) -> str:
+        return self.folder
+
+    def add_event(self, event: Any) -> None:
+        RecordWriter(self._pending).write(event.SerializeToString())
+        if not self.is_held:
+            self.flush()
+
+    def flush(self) -> None:
+        """See that what was added is in the file. A record that is cut off ends it for readers: there is no retry."""
+        data, self._pending = self._pending.getvalue(), io.BytesIO()
+        if not data or not self._is_open:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open('ab') as file:
+                file.write(data)
+        except OSError as error:
+            self._is_open = False
+            self._give_up(error)
+
+    def close(self) -> None:
+        self.flush()
+
+
+class _Summaries(SummaryWriter):
+    """torch's writer of summaries, into our file.
+
+    Args:
+        folder: Where the file goes.
+        give_up: Told of an error.
+    """
+
+    def __init__(self, folder: str, give_up: Callable[[OSError], None], **options: Any) -> None:
+        self._give_up = give_up
+        super().__init__(folder, **options)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While this lasts, events are gathered; they are written as it ends."""
+        file = self._get_file_writer().event_writer
+        file.is_held = True
+        try:
+            yield
+        finally:
+            file.is_held = False
+            file.flush()
+
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is None:
+            writer: Any = FileWriter.__new__(FileWriter)  # its constructor would start the thread
+            writer.event_writer = EventFile(self.log_dir, self._give_up)
+            everywhere: Any = {self.log_dir: writer}
+            self.file_writer, self.all_writers = writer, everywhere
+            if self.purge_step is not None:  # as the method does that this one takes the place of
+                writer.add_event(Event(step=self.purge_step, file_version='brain.Event:2'))
+                writer.add_event(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
+                self.purge_step = None
+        return self.file_writer

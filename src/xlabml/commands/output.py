@@ -1,0 +1,62 @@
+"""Printed lines may go to a file on a disk that is full: that ends no training, and changes no exit status."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Lossy:
+    """A stream that loses what there is no room for.
+
+    Args:
+        stream: What it writes to.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _without_room():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _without_room():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lossy_output() -> Iterator[None]:
+    """While this lasts, standard output and error lose what their disks have no room for."""
+    before = sys.stdout, sys.stderr
+    streams = [_Lossy(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            try:
+                stream.flush()
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more as it ends
+
+
+@contextlib.contextmanager
+def _without_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise

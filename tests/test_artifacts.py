@@ -1,0 +1,95 @@
+"""Parts of files: gone when they are written, or when the next process comes; never those of a living one."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from xlabml import artifacts
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from xlabml import artifacts
+with artifacts.part(Path(sys.argv[1])) as part, artifacts.scratch('smoke-') as folder:
+    part.write_text('half')
+    (folder / 'x').write_text('half')
+    print(part.name, folder, flush=True)
+    {end}
+"""
+
+
+def run(path, end, **options):
+    command = [sys.executable, '-c', KILLED.format(end=end), str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
+    path = tmp_path / 'x'
+    artifacts.write_text(path, 'old')
+
+    def fail():
+        with artifacts.part(path) as part:
+            part.write_text('half')
+            assert sorted(tmp_path.iterdir()) == [part, path]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [found.name for found in tmp_path.iterdir()] == ['x']
+    assert path.read_text() == 'old'
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    killed = run(tmp_path / 'x', 'os.kill(os.getpid(), signal.SIGKILL)')
+    name, folder = killed.communicate(timeout=60)[0].split()
+    living = run(tmp_path / 'y', 'sys.stdin.read()')
+    try:
+        other, other_folder = living.stdout.readline().split()
+        assert (tmp_path / name).exists()
+        artifacts.sweep(tmp_path)
+        assert not (tmp_path / name).exists()
+        assert (tmp_path / other).exists()
+        with artifacts.scratch():
+            pass
+        assert not os.path.exists(folder)
+        assert os.path.exists(other_folder)
+    finally:
+        living.communicate(timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_is_locked_stays_whatever_its_number_says(tmp_path):
+    """Its process may be one of another container, or machine."""
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    path = tmp_path / f'.x.{dead.pid}.part'
+    with path.open('w') as file:
+        assert not artifacts.is_locked(file.fileno())
+        artifacts.sweep(tmp_path)
+        assert path.exists()
+    artifacts.sweep(tmp_path)
+    assert not path.exists()
+
+
+def test_nothing_but_parts_of_the_dead_is_ever_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    (tmp_path / 'else').mkdir()
+    stay = [f'x.{dead.pid}.part', f'.x.{dead.pid}.partial', '.x.part', '.x.y.part', '.x.1.part', f'.{dead.pid}.part']
+    for name in (*stay, f'.x.{dead.pid}.part', f'.x.ckpt.{dead.pid}.part', f'x.{dead.pid}.partial'):
+        (tmp_path / name).write_text('')
+    (tmp_path / f'.folder.{dead.pid}.part').mkdir()
+    (tmp_path / f'.link.{dead.pid}.part').symlink_to(tmp_path / 'else')
+    artifacts.sweep(tmp_path, 'x')
+    assert (tmp_path / f'.x.ckpt.{dead.pid}.part').exists()
+    assert not (tmp_path / f'.x.{dead.pid}.part').exists()
+    assert not (tmp_path / f'x.{dead.pid}.partial').exists()
+    artifacts.sweep(tmp_path)
+    artifacts.sweep(tmp_path / 'nowhere')
+    links = [f'.folder.{dead.pid}.part', f'.link.{dead.pid}.part']
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, *links, 'else'])
