@@ -33,7 +33,7 @@ WHEELS ?= .wheels
 WHEELS_PYTHON ?= 3.12
 LEFT_OUT = torch|sympy|mpmath|networkx|setuptools|mypy|mypy_extensions|librt|ast_serialize|pathspec|ruff|matplotlib|$\
 	contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|rensa|pyarrow|datasets|pandas|python-dateutil|tzdata|dill|$\
-	multiprocess|xxhash|huggingface_hub|hf-xet|httpx2|httpcore2|h11|anyio|click|truststore
+	multiprocess|huggingface_hub|hf-xet|httpx2|httpcore2|h11|anyio|click|truststore
 
 wheels: $(READY)
 	rm -rf $(WHEELS)

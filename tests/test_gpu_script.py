@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,3 +262,14 @@ def test_stopped_from_outside_it_still_writes_its_table(tmp_path):
         printed = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM
     assert 'interrupted' in (tmp_path / 'out/table.txt').read_text() or 'timed out' in printed
+
+
+def test_what_the_package_loads_is_among_the_wheels():
+    """What files import at their top, whichever file that is."""
+    left_out = re.search(r'^LEFT_OUT = (.*?)\n\n', (ROOT / 'Makefile').read_text(), re.MULTILINE | re.DOTALL)
+    names = {name.lower() for name in re.sub(r'\$\\\n\s*', '', left_out[1]).split('|')}
+    assert {'pyarrow', 'httpx2', 'torch'} <= names
+    texts = [path.read_text(encoding='utf-8') for path in (ROOT / 'src').rglob('*.py')]
+    loaded = {name for text in texts for name in re.findall(r'^(?:import|from) (\w+)', text, re.MULTILINE)}
+    assert 'lightning' in loaded
+    assert loaded & names == {'torch'}
