@@ -35,7 +35,7 @@ class Events(TensorBoardLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> '_Summaries':
+    def experiment(self) -> Any:
         """What a callback may hand texts and pictures to."""
         if self._experiment is None:
             self._experiment = _Summaries(self.log_dir, lambda error: self.give_up(error), **self._kwargs)
