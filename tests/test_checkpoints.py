@@ -41,7 +41,7 @@ def a_checkpoint(**values):
         },
         'datamodule_hyper_parameters': {'max_len': 16, 'splits': {'train': 0.9}},
         'XLabDataModule': {'tokenizer': torch.frombuffer(bytearray(TOKENIZER), dtype=torch.uint8), 'row': 9},
-        'optimizer_states': [{'state': {0: torch.randn(10_000)}}],
+        'optimizer_states': [{'state': {0: {'momentum_buffer': torch.randn(10_000)}}, 'param_groups': []}],
         'lr_schedulers': [{}],
         'callbacks': {'Checkpoints': {'saved': {'x': 1.0}}},
         **values,
@@ -137,7 +137,7 @@ def test_settings_that_are_not_plain_are_not_exported(tmp_path):
         a_checkpoint(hyper_parameters={'_class_path': 'xlabml.models.XLabModel', 'dtype': torch.float32}),
         tmp_path / 'x.ckpt',
     )
-    with pytest.raises(ValueError, match='are not plain values'):
+    with pytest.raises(ValueError, match=r'hyper_parameters\.dtype is dtype; it must be plain values'):
         checkpoints.export(tmp_path / 'x.ckpt')
 
 

@@ -42,10 +42,11 @@ MOST: dict[str, int] = {
     **dict.fromkeys((f'limit_{name}_batches' for name in ('train', 'val', 'test', 'predict')), _STEPS),
     **dict.fromkeys(('reload_dataloaders_every_n_epochs', 'check_val_every_n_epoch'), _STEPS),
     'precision': 64,
+    'gradient_clip_val': _STEPS,
     'max_time': 1 << 31,
     **dict.fromkeys(('every_n_steps', 'spectra_every_n_steps', 'pin_steps', 'pin_every_n_steps'), _STEPS),
     **dict.fromkeys(('save_top_k', 'save_last_k', 'max_in_row'), _STEPS),
-    'n_tokens': _TABLE,
+    'n_tokens': 1 << 16,  # sampled at each validation
     'top_k': _TABLE,
     'max_depth': 1000,
     # data commands

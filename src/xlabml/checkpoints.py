@@ -7,6 +7,7 @@ safetensors, and opens wherever a training checkpoint does. This file knows no c
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -85,6 +86,23 @@ def read(path: str | Path, map_location: str | torch.device | None = 'cpu') -> d
     return _read(Path(path), map_location or 'cpu')
 
 
+def require_whole(checkpoint: dict[str, Any], path: str | Path, training: bool) -> None:
+    """Refuse a checkpoint that lacks what a trainer is restored from.
+
+    Args:
+        checkpoint: As `read` returns it.
+        path: Where it lies.
+        training: Whether a run resumes; else it is evaluated.
+
+    Raises:
+        ValueError: Names what is missing.
+    """
+    try:
+        schema.check_complete(checkpoint, training)
+    except ValueError as error:
+        raise ValueError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
+
+
 def write(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Save a checkpoint, or leave the path as it was.
 
@@ -132,7 +150,10 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     except TypeError as error:
         raise ValueError(f'the settings in {path} are not plain values ({error}); save the run again') from error
     artifacts.sweep((target or path).parent, (target or path).name)
-    tensors = {**_apart(checkpoint['state_dict']), _TOKENIZER: _tokenizer_tensor(checkpoint)}
+    try:
+        tensors = {**_apart(checkpoint['state_dict']), _TOKENIZER: _tokenizer_tensor(checkpoint)}
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
     with _part(target or path) as part:
         save_file(tensors, part, metadata)
         checksums.seal_export(part)
@@ -353,9 +374,9 @@ def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
             why = f'cannot be read, for {error}'
             raise
         return torch.load(path, map_location, weights_only=True, mmap=mmap)
-    except OSError:
-        raise
     except Exception as error:  # a foreign file can fail in any way
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one is a place that no file has
+            raise
         if isinstance(error, pickle.UnpicklingError):
             why = 'holds objects that only running code could open'
         raise ValueError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
@@ -391,7 +412,8 @@ def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
     if number > FORMAT:
         raise ValueError(
-            f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats up to {FORMAT}; update xlabml'
+            f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats up to {FORMAT}; '
+            'update xlabml'
         )
     if number < 0 or any(old not in MIGRATIONS for old in range(number, FORMAT)):
         raise ValueError(

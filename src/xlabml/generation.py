@@ -12,7 +12,7 @@ from xlabml.errors import SettingsError
 from xlabml.finite import require_finite
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import LanguageModel, language_model
-from xlabml.untrusted.building import building, naming
+from xlabml.untrusted.building import building, naming, try_out
 from xlabml.untrusted.matching import match_arguments
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
@@ -68,7 +68,8 @@ class TextGenerator:
         with checkpoints.naming_another(str(ckpt), path):
             checkpoint = checkpoints.read(path)
         values = checkpoint['hyper_parameters']
-        _require_language_model(values.get('_class_path', LANGUAGE_MODEL), path)
+        with naming(path):
+            _require_language_model(values['_class_path'], path)
         if tokenizer is None:
             with naming(path):
                 loaded = Tokenizer.from_bytes(checkpoints.tokenizer_bytes(checkpoint))
@@ -80,12 +81,14 @@ class TextGenerator:
             model = language_model(**settings.build_arguments(language_model, known))
         state = checkpoint['state_dict'].items()  # a subclass may have weights beside the model's
         weights = {name.removeprefix('model.'): tensor for name, tensor in state if name.startswith('model.')}
-        try:
-            model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith('loss.')})
-        except RuntimeError as error:
-            raise ValueError(f'the weights in {path} do not fit its settings: {error}') from error
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith('loss.')}
+        _check_shapes(model, weights, path)
+        model.load_state_dict(weights)
         require_finite(dict(model.named_parameters()), path)
-        return cls(model.to(where).eval().requires_grad_(False), loaded)
+        model.eval().requires_grad_(False)
+        try_out(path, known, lambda: model(torch.zeros(1, 1, dtype=torch.long)))
+        with naming(path):
+            return cls(model.to(where), loaded)
 
     def stream(
         self,
@@ -206,6 +209,19 @@ class TextGenerator:
 
     def _decode(self, prompt: Tensor, new: list[int]) -> str:
         return ''.join(self._pieces(prompt, ([item] for item in new)))
+
+
+def _check_shapes(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
+    if unfit:
+        name, names = unfit[0], {**own, **saved}
+        raise ValueError(
+            f'the weights in {path} do not fit its settings: {name} is {saved.get(name, "not")} there, where '
+            f'{own.get(name, "nothing")} belongs ({len(unfit)} of {len(names)} weights differ); copy the file again, '
+            'or choose another'
+        )
 
 
 def find_device(name: str) -> torch.device:

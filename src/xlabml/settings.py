@@ -14,6 +14,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from xlabml import bounds
+
 _NOT_THE_USERS = frozenset({'xlabml', 'torch.nn', 'torch.optim'})
 _TRUSTED = set(_NOT_THE_USERS)
 _ROOMS = ('data', 'datamodules', 'evaluation', 'losses', 'models', 'training', 'transformer')
@@ -99,6 +101,9 @@ def keep_arguments(module: Any) -> str:
 
     Returns:
         Why the arguments cannot be written into a checkpoint; empty where they can.
+
+    Raises:
+        ValueError: A whole number among them is beyond its bound.
     """
     frame, outermost = inspect.currentframe(), None
     while frame is not None:
@@ -113,6 +118,7 @@ def keep_arguments(module: Any) -> str:
         arguments = describe(arguments)
     except ValueError as error:
         arguments, problem = {}, str(error)
+    bounds.check(arguments)
     module._set_hparams({**arguments, '_class_path': describe(type(module))['class_path']})
     return problem
 

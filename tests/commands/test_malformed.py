@@ -1,6 +1,7 @@
 """Whatever stands in a file of settings: one message and an exit status, never a traceback, nothing left behind."""
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ MALFORMED = {
 }
 
 
+LAUGHS = '\n'.join(['a0: &a0 [x, x]', *(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 30))])
+MERGES = '\n'.join(
+    ['a0: &a0 {x: 1}', *(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 9)}]}}' for i in range(1, 30))]
+)
+BOMBS = {
+    'aliases': LAUGHS,
+    'merge keys': MERGES,
+    'aliases of settings': f'{LAUGHS}\ndata: {{sources: *a29}}',
+    'long': f'data: {{tokenizer_path: {"a" * 10_000_000}}}',
+    'long list': f'data: {{weights: [{"1, " * 3_000_000}]}}',
+    'long key': f'{"a" * 10_000_000}: 1',
+}
+
+
 def run(content, tmp_path, capfd, *arguments):
     """Fit with these settings; the exit status and what was printed."""
     path = tmp_path / 'settings.yaml'
@@ -80,6 +95,54 @@ def test_malformed_settings_are_refused_in_one_message(name, tmp_path, capfd):
     assert status == 2
     assert ABSENT not in printed  # they are what is refused, not the source
     assert len(printed) < 5000
+
+
+@pytest.mark.parametrize('name', BOMBS)
+def test_settings_of_any_size_are_refused_quickly_and_not_repeated(name, tmp_path, capfd):
+    started = time.process_time()
+    status, printed = run(BOMBS[name].encode(), tmp_path, capfd)
+    assert (status, time.process_time() - started < 10) == (2, True)
+    assert str(tmp_path / 'settings.yaml') in printed
+    assert len(printed) < 1000
+
+
+@pytest.mark.parametrize(
+    'flag', ['--data', '--model', '--data.sources', '--data.max_len', '--samples.prompt', '--evil']
+)
+@pytest.mark.parametrize('value', ['aliases', 'long'])
+def test_values_of_any_size_are_refused_quickly_and_not_repeated(flag, value, tmp_path, capfd):
+    text = {'long': 'a' * 10_000_000, 'aliases': f'{{{", ".join(LAUGHS.splitlines())}}}'}[value]
+    if flag == '--samples.prompt':
+        text = 'a' * 10_000_000  # aliases in it are text like any other
+    started = time.process_time()
+    status, printed = run(b'data: {}', tmp_path, capfd, f'{flag}={text}')
+    assert (status, time.process_time() - started < 10) == (2, True)
+    assert len(printed) < 2500
+
+
+def test_a_file_that_a_file_names_is_bounded_too(tmp_path, capfd):
+    (tmp_path / 'inner.yaml').write_text(LAUGHS)
+    status, printed = run(f'data: {tmp_path}/inner.yaml'.encode(), tmp_path, capfd)
+    assert status == 2
+    assert 'aliases that stand for more' in printed
+
+
+@pytest.mark.parametrize(
+    'typed',
+    [
+        '--data.num_workers=1' + 30 * '0',
+        '--trainer.max_steps=1' + 30 * '0',
+        '--model.trunk.n_layers=1' + 30 * '0',
+        '--seed_everything=1' + 30 * '0',
+        '--checkpoint.pin_steps=[1' + 30 * '0' + ']',
+    ],
+)
+def test_numbers_beyond_their_bound_are_refused_by_name(typed, tmp_path, capfd):
+    status, printed = run(b'data: {}', tmp_path, capfd, f'--data.sources=[{{path: {ABSENT}}}]', typed)
+    assert status == 2
+    name = typed.lstrip('-').partition('=')[0]
+    assert f'{name} is 1' in printed
+    assert 'it can be at most' in printed
 
 
 @pytest.mark.parametrize('name', ['tab', 'unclosed', 'not utf-8', 'empty', 'words', 'group is a number', 'deep list'])

@@ -1,13 +1,14 @@
 """What the commands that argparse reads have in common: one-line errors, checked numbers, two flags."""
 
 import argparse
-import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from xlabml import settings
+from xlabml import bounds, settings
 
 from .errors import UsageError, usage_errors
+
+_MOST = 1 << 24
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,8 +21,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f'{message} (see {self.prog} --help)')
 
 
-def count(least: int = 1, most: float | int = math.inf) -> Callable[[str], int]:
-    """Reads a whole number within bounds."""
+def count(least: int = 1, most: int = _MOST) -> Callable[[str], int]:
+    """Reads a whole number within bounds; 16,777,216 is more than any model's context or vocabulary."""
 
     def read(text: str) -> int:
         try:
@@ -29,9 +30,8 @@ def count(least: int = 1, most: float | int = math.inf) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f'{text!r} is not a whole number') from None
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f'{value} is out of range; give {least}' + (' or more' if most == math.inf else f' to {most}')
-            )
+            span = ' or more' if most == _MOST and value < least else f' to {most}'
+            raise argparse.ArgumentTypeError(f'{bounds.shown(value)} is out of range; give {least}{span}')
         return value
 
     return read

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
@@ -16,7 +17,8 @@ from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
 from xlabml.callbacks.events import Events
 from xlabml.datamodules import XLabDataModule
 from xlabml.finite import require_finite
-from xlabml.untrusted.building import building, naming
+from xlabml.models import XLabModel
+from xlabml.untrusted.building import building, naming, try_out
 
 from .command_line import DATA_COMMANDS, plain
 from .errors import UsageError, usage_errors
@@ -35,8 +37,10 @@ class BuildingCLI(ParsingCLI):
         config = plain(self._own_config())
         self.run_folder: Path | None = None
         self._claimed: RunFolder | None = None
-        with usage_errors(), self._from_the_checkpoint():
+        with self._blame(), self._within_the_checkpoint():
             self.datamodule = XLabDataModule(**settings.build_arguments(XLabDataModule, config['data']))
+            if self._names_sources:
+                self.datamodule.named_by = str(self._checkpoint_path)
             self.config_init = self.config.clone()
             rest = self.config_init[self.subcommand] if self.subcommand else self.config_init
             del rest['data'], rest['model']
@@ -48,6 +52,11 @@ class BuildingCLI(ParsingCLI):
         if self._checkpoint is not None:
             with naming(str(self._checkpoint_path)):
                 self.model.check_weights(self._checkpoint)
+                if isinstance(self.model, XLabModel):
+                    model = self.model.eval()
+                    ids = torch.zeros(1, 1, dtype=torch.long)
+                    try_out(str(self._checkpoint_path), config['model'], lambda: model(ids))
+                    self.model.train()
                 self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
                 if self.subcommand == 'fit':
                     self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
@@ -55,15 +64,26 @@ class BuildingCLI(ParsingCLI):
                     state = self._checkpoint['state_dict']
                     parameters = {name: state[name] for name, _ in self.model.named_parameters()}
                     require_finite(parameters, self._checkpoint_name)
-        with self._nothing_left_behind(), usage_errors():
+        with self._nothing_left_behind(), self._blame():
             self.trainer = self.instantiate_trainer()
             if self.subcommand == 'fit':
                 # A few steps of trainer.fast_dev_run are no run that a schedule has to fit into.
                 self.model.check_training(-1 if config['trainer']['fast_dev_run'] else self.trainer.max_steps)
                 self._check_monitor()
 
-    def _from_the_checkpoint(self) -> contextlib.AbstractContextManager[None]:
-        """What is built while this is open may be of a checkpoint's settings."""
+    @contextlib.contextmanager
+    def _blame(self) -> Iterator[None]:
+        """Errors of constructors are of what was typed, or of the checkpoint where nothing but that was."""
+        path = self._checkpoint_path
+        with contextlib.ExitStack() as stack:
+            if path is None or not self._types_nothing:
+                stack.enter_context(usage_errors())
+            if path is not None:
+                stack.enter_context(naming(path, 'has settings that cannot be used'))
+            yield
+
+    def _within_the_checkpoint(self) -> contextlib.AbstractContextManager[None]:
+        """What is built while this is open may have the sizes of a checkpoint's settings."""
         if self._checkpoint is None:
             return contextlib.nullcontext()
         return building(str(self._checkpoint_path), self._checkpoint['state_dict'])

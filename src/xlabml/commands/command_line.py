@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from xlabml import settings
+from xlabml.untrusted import yaml_text
 
 from .errors import UsageError, usage_errors
 from .files import read_settings
@@ -17,6 +18,7 @@ RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
 DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
 LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
 """Arguments of every task that follow from a setting of the data."""
+
 
 def plain(value: Any) -> Any:
     """Settings as dictionaries, lists and plain values."""
@@ -58,6 +60,23 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     return [*others[: where + 1], *files, *others[where + 1 :]]
 
 
+def refuse_long(arguments: Sequence[str]) -> None:
+    """Refuse a value of a length that no setting has, before anything reads it.
+
+    Raises:
+        UsageError: Names the flag, and does not repeat the value.
+    """
+    flag = 'an argument'
+    for argument in arguments:
+        if argument.startswith('-') and argument != '-':
+            flag = argument.partition('=')[0][:80]
+        if len(argument) > yaml_text.MAX_CHARS:
+            raise UsageError(
+                f'{flag} has a value of {len(argument):,} characters, where {yaml_text.MAX_CHARS:,} are the most; put '
+                'texts and lists into files, and name these'
+            )
+
+
 def refuse_linked(arguments: Sequence[str]) -> None:
     """Refuse a setting that follows from another: the link would overwrite it in silence.
 
@@ -81,7 +100,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
 def _parse(text: str) -> Any:
     """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
     try:
-        return yaml.safe_load(text)
+        return yaml_text.load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
 

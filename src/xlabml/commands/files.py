@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from xlabml.untrusted import yaml_text
+
 from .errors import UsageError
 
 _GROUPS = ('data', 'model', 'trainer', 'checkpoint', 'curves', 'progress', 'samples', 'summary')
@@ -33,7 +35,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         UsageError: It is no YAML, or holds no settings; the message says where.
     """
     try:
-        found = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+        found = yaml_text.load(yaml_text.read(path), _Loader)
         if _depth_exceeds(found, _MAX_DEPTH):
             raise RecursionError
     except OSError as error:

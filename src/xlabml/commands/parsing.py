@@ -1,19 +1,20 @@
 """From what is typed to checked settings: files and flags, and below them what a checkpoint says of its run."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from xlabml import artifacts, checkpoints, settings
+from xlabml import artifacts, bounds, checkpoints, settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.strategies import check_strategy
-from xlabml.untrusted.building import naming
+from xlabml.untrusted import yaml_text
+from xlabml.untrusted.building import REMEDY, naming
 
 from . import autotune
 from . import data as data_commands
@@ -24,6 +25,7 @@ from .command_line import (
     files_first,
     plain,
     refuse_linked,
+    refuse_long,
 )
 from .errors import EXIT_STATUS, UsageError, typed_paths, usage_errors
 from .finding import Found, find_checkpoint, reading, refuse_used
@@ -31,6 +33,20 @@ from .parser import Parser
 from .run_folder import Choice, choose_run
 from .saved import CALLBACKS, Seals, saved_settings
 from .trainer import Trainer, auto_precision
+
+_load = get_loader('yaml')
+
+
+def _bounded(text: str) -> Any:
+    """What jsonargparse reads every value and every file with."""
+    try:
+        yaml_text.check(text)
+    except ValueError as error:
+        raise UsageError(f'settings, typed or in a file that is named there, hold {error}') from error
+    return _load(text)
+
+
+set_loader('yaml', _bounded, (yaml.YAMLError,))
 
 DEFAULTS = Path(__file__).with_name('defaults.yaml')
 
@@ -69,6 +85,7 @@ class ParsingCLI(LightningCLI):
         self._checkpoint: dict[str, Any] | None = None
         self._checkpoint_path: Path | None = None
         self._checkpoint_name = ''
+        self._names_sources, self._types_nothing = False, False
         self._choice = Choice(None)
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
         main = {'allow_abbrev': False, 'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
@@ -134,13 +151,19 @@ class ParsingCLI(LightningCLI):
         if isinstance(args, dict):
             self.config = parser.parse_object(args)
         else:
+            refuse_long(args)
             arguments = files_first(list(args))
             refuse_linked(arguments)
             self._arguments = arguments
             self.config = parser.parse_args(arguments)
+        self._check_bounds()
         for path in settings.class_paths(plain(self.config)):
             with usage_errors():
                 settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
+
+    def _check_bounds(self) -> None:
+        with usage_errors():
+            bounds.check(plain(self.config.get(self.config.get('subcommand'), self.config)))
 
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint's settings stand below what the user typed, and above the defaults."""
@@ -169,16 +192,27 @@ class ParsingCLI(LightningCLI):
         path = found.path
         if name == 'fit' and checkpoints.is_export(checkpoint):
             raise UsageError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
+        checkpoints.require_whole(checkpoint, path, training=name == 'fit')
         seals = Seals()
-        with naming(path):
+        with naming(path, remedy=REMEDY):
             saved = saved_settings(checkpoint, seals)
         if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
             # A length that is typed is the length: no other one of the saved run cuts it short.
             saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
         arguments = list(self._arguments)
+        n_of_checkpoint = 1 if any(argument.startswith('--ckpt_path=') for argument in arguments) else 2
+        self._types_nothing = len(arguments) == 1 + n_of_checkpoint
         where = arguments.index(name) + 1
-        self.config = self.parser.parse_args([*arguments[:where], '--config', json.dumps(saved), *arguments[where:]])
+        text = yaml.safe_dump(saved)
+        try:
+            self.config = self.parser.parse_args([*arguments[:where], '--config', text, *arguments[where:]])
+        except UsageError as error:  # what was typed has been parsed already
+            raise ValueError(f'{path} has settings that do not go with what is typed: {error}') from error
         seals.open(self.config)
+        self._check_bounds()
+        for group in ('sources', 'held_out'):
+            now = plain(self.config[name].data[group])
+            self._names_sources |= now is not None and now != plain(typed.data[group])
         self.config[name].ckpt_path = found.name
         asked_task, found_task = self.config[name].model.class_path, saved['model']['class_path']
         if asked_task != found_task:

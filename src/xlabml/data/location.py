@@ -14,6 +14,7 @@ from .sources import Document, Part, Source, check_columns
 
 _MIN_PART_BYTES, _PART_BYTES = 1 << 20, 16 << 20
 _MIN_PARTS, _MAX_PARTS = 64, 4096
+_HUB_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 _SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test', 'testing')
 
 
@@ -45,6 +46,13 @@ class Location(Source):
     def __str__(self) -> str:
         return '/'.join([self.path, *([self.name] if self.name else [])]) + (
             '' if self._is_train else f'[{self.split}]'
+        )
+
+    def addresses(self) -> list[str]:
+        path = Path(self.path).expanduser()
+        is_local = path.exists() or '://' in self.path or any(letter in self.path for letter in '*?[')
+        return (
+            [] if is_local or not _HUB_ID.fullmatch(self.path) or is_readable(path) else [f'hf://datasets/{self.path}']
         )
 
     @property
@@ -120,7 +128,7 @@ class Location(Source):
             if not files:
                 raise SettingsError(f'no file matches {self.path} (from {Path.cwd()}); check the path of the source')
             return files
-        if re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', self.path) and not is_readable(path):
+        if _HUB_ID.fullmatch(self.path) and not is_readable(path):
             return None
         raise SettingsError(f'there is no file or folder {self.path} (from {Path.cwd()}); check the path of the source')
 

@@ -54,6 +54,9 @@ class InPieces(Source):
         settings = {name: value for name, value in vars(self).items() if name not in ('source', 'credit', 'needs')}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
 
+    def addresses(self) -> list[str]:
+        return self.source.addresses()
+
     def __str__(self) -> str:
         return str(self.source)
 

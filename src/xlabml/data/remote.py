@@ -49,6 +49,9 @@ class RemoteFiles(Source):
     def __str__(self) -> str:
         return self.path
 
+    def addresses(self) -> list[str]:
+        return [self.path]
+
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))  # the listing too: every process goes by the same one
 

@@ -86,6 +86,10 @@ class Source(ABC):
         """
         return []
 
+    def addresses(self) -> list[str]:
+        """Where on a network it is read from, for people; nothing is opened to find out."""
+        return []
+
     def __str__(self) -> str:
         return type(self).__name__
 

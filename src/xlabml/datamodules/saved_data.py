@@ -1,14 +1,15 @@
 """What a checkpoint knows of the data that it was trained on, and how that differs from the data at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.data import Plan
+from xlabml.data import Plan, Source
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
 
@@ -16,6 +17,9 @@ from .run_length import StepSize
 from .streamed import StreamedTraining
 from .texts import Texts
 from .training_rows import TrainingRows
+
+_PROTOCOLS = ('http', 'https', 's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf', 'file', 'memory')
+"""Of addresses that a checkpoint may name: some others of fsspec unpack archives, or templates that are code."""
 
 _Data = TypeVar('_Data', bound='SavedData')
 
@@ -39,6 +43,28 @@ class SavedData(L.LightningDataModule):
     _goes_on_from: dict[str, Any]
     _came_from: dict[str, Any]
     _saved_state: dict[str, Any] | None
+    sources: Sequence[Source]
+    held_out: Sequence[Source]
+    named_by: str | None = None
+    """The checkpoint that names the sources, where nobody typed them."""
+
+    def tell_addresses(self) -> None:
+        """Say, once and before it is opened, which address only a checkpoint names.
+
+        Raises:
+            ValueError: It is of a kind that could run code or reach other files.
+        """
+        path, self.named_by = self.named_by, None
+        if path is None:
+            return
+        for address in (one for source in (*self.sources, *self.held_out) for one in source.addresses()):
+            if '::' in address or address.partition('://')[0] not in _PROTOCOLS:
+                raise ValueError(
+                    f'{path} names {address!r:.200} as a source of its data, which is opened only where data.sources '
+                    f'names it; from a checkpoint alone come {", ".join(_PROTOCOLS)}'
+                )
+            if getattr(rank_zero_only, 'rank', 0) == 0:
+                print(f'reading {address!r:.200}, which {path} names as a source of its data', flush=True)
 
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
@@ -143,6 +169,8 @@ class SavedData(L.LightningDataModule):
             values = match_arguments(cls, values, 'data')
             data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
             data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+        if not {'sources', 'held_out'} <= set(overrides):
+            data.named_by = str(checkpoint_path)
         return data
 
 

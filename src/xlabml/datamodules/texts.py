@@ -132,7 +132,7 @@ class Texts:
         """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
 
         Raises:
-            ValueError: data.tokenizer_path is the file of another one.
+            ValueError: It is damaged, or data.tokenizer_path is the file of another one.
         """
         given = self._given_path
         if given is not None and given.exists() and given.read_bytes() != data:
@@ -140,6 +140,7 @@ class Texts:
                 f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
                 'one, or leave it out: the checkpoint has it inside'
             )
+        Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
         path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
         if self._tokenizer is not None and self._tokenizer.data != data:
             raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')

@@ -211,6 +211,7 @@ class XLabDataModule(SavedData):
         Args:
             engine: What tokenizes; None: data.n_processes processes of this machine.
         """
+        self.tell_addresses()
         self._texts.prepare(engine)
 
     def train_tokenizer(self) -> Path:

@@ -244,7 +244,7 @@ class Task(L.LightningModule):
                 by another optimizer.
         """
         self.check_weights(checkpoint)
-        self.checkpoint_step = checkpoint['global_step']
+        self.checkpoint_step = checkpoint.get('global_step', 0)
         if self._trainer is not None and self.trainer.state.fn == 'fit':
             self._check_optimizer(checkpoint)
             guards = checkpoint.get('guards', {})

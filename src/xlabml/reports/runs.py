@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from xlabml.telemetry import records
+from xlabml.untrusted import yaml_text
 
 _MOST_RUNS = 10
 
@@ -128,7 +129,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def _read_settings(folder: Path) -> dict[str, Any]:
     files = sorted(folder.glob('config*.yaml'), key=lambda path: (len(path.name), path.name))  # config.yaml, config-2 …
     try:
-        found = yaml.safe_load(files[-1].read_text(encoding='utf-8')) if files else {}
-    except (OSError, ValueError, yaml.YAMLError):
+        found = yaml_text.load(yaml_text.read(files[-1])) if files else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

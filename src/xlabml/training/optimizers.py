@@ -65,7 +65,9 @@ class AdamW(torch.optim.AdamW):
         return frozenset({'step', 'exp_avg', 'exp_avg_sq'})
 
 
-_ONE_A_WEIGHT = frozenset({'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'exp_inf', 'square_avg', 'sum'})
+_ONE_A_WEIGHT = frozenset(
+    {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'exp_inf', 'square_avg', 'sum'}
+)
 """State of torch's optimizers and ours that has a number for each weight."""
 
 
@@ -108,4 +110,6 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
         wanted = getattr(optimizer, 'state_names', lambda _: None)(own)
         if len(alike) > 1 or (alike and wanted is not None and alike != {wanted}):
             found = ', '.join(sorted(set().union(*alike)))
-            raise ValueError(f'optimizer_states: the state of {group} is not that of a {type(optimizer).__name__}: {found}')
+            raise ValueError(
+                f'optimizer_states: the state of {group} is not that of a {type(optimizer).__name__}: {found}'
+            )

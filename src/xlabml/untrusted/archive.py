@@ -1,12 +1,13 @@
 """A checkpoint's archive, looked at before torch opens it: what its pickle names, and how large its tensors may be.
 
 torch takes the size of a tensor's storage from the pickle and reads so many bytes, however many the archive has; it
-unpacks what is compressed to any size; and its restricted unpickler makes more kinds of objects than a checkpoint needs.
+unpacks what is compressed to any size; and its restricted unpickler makes more kinds of objects than checkpoints need.
 """
 
 import collections
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,25 @@ _MAX_PICKLE_BYTES = 256 << 20
 """Of the values beside the tensors' data: a hundred thousand tensors take some 20 MB."""
 
 _MAX_ENTRIES = 2_000_000
+_ENTRY = re.compile(
+    r'data\.pkl|data/\d+|byteorder|version|\.data/serialization_id|\.format_version|\.storage_alignment'
+)
 _ELEMENT_BYTES = {
     name: torch.empty(0, dtype=dtype).element_size()
     for name, dtype in {
-        **{'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16},
-        **{'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32},
-        **{'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8},
-        **{'BoolStorage': torch.bool, 'ComplexFloatStorage': torch.complex64},
-        **{'ComplexDoubleStorage': torch.complex128, 'UntypedStorage': torch.uint8},
+        'FloatStorage': torch.float32,
+        'DoubleStorage': torch.float64,
+        'HalfStorage': torch.float16,
+        'BFloat16Storage': torch.bfloat16,
+        'LongStorage': torch.int64,
+        'IntStorage': torch.int32,
+        'ShortStorage': torch.int16,
+        'CharStorage': torch.int8,
+        'ByteStorage': torch.uint8,
+        'BoolStorage': torch.bool,
+        'ComplexFloatStorage': torch.complex64,
+        'ComplexDoubleStorage': torch.complex128,
+        'UntypedStorage': torch.uint8,
     }.items()
 }
 
@@ -40,7 +52,8 @@ def check_archive(path: Path) -> None:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
         folders = {name.partition('/')[0] for name in names}
-        if len(entries) > _MAX_ENTRIES or len(set(names)) < len(names) or len(folders) != 1:
+        is_ours = all(_ENTRY.fullmatch(name.partition('/')[2]) for name in names)
+        if not is_ours or len(entries) > _MAX_ENTRIES or len(set(names)) < len(names) or len(folders) != 1:
             raise ValueError('its archive is not laid out as torch lays one out')
         if any(
             entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries
@@ -98,6 +111,14 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
             raise ValueError(f'it holds a tensor of shape {size} that does not lie in its storage')
 
 
+def _tensor_of_dtype(
+    storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+) -> None:
+    if not isinstance(storage, _Storage) or not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ValueError('it holds a tensor that is none')
+    _tensor(_Storage(storage.n_bytes, getattr(torch, dtype).itemsize), offset, size, stride)
+
+
 def _parameter(data: Any, *_: Any) -> None:
     if data is not None:
         raise ValueError('it holds a parameter that is none')
@@ -110,6 +131,7 @@ def _is_count(value: Any) -> bool:
 _STAND_INS = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+    ('torch._utils', '_rebuild_tensor_v3'): _tensor_of_dtype,
     ('torch._utils', '_rebuild_parameter'): _parameter,
     ('torch', 'Size'): tuple,
     ('torch', 'device'): str,

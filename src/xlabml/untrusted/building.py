@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,11 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from xlabml import settings
+from xlabml.errors import SettingsError
+
+REMEDY = 'copy the file again, or choose another'
+
 _FACTOR = 8
 """Settings that were typed over a checkpoint's may make a model that does not fit it: that is said in detail later."""
 
@@ -18,18 +23,19 @@ _SPARE_ELEMENTS = 1 << 24
 _SPARE_PARAMETERS = 1000
 _RAW = (
     *(TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
-    *(RuntimeError, MemoryError, UnicodeError),
+    *(RuntimeError, MemoryError, UnicodeError, ImportError),
 )
 """Errors of code that met values which it does not expect."""
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, what: str = 'cannot be used') -> Iterator[None]:
+def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> Iterator[None]:
     """Let an error say that it comes of a file.
 
     Args:
         path: The file.
         what: What is wrong where the error itself does not say so.
+        remedy: What to do where the error does not say so; empty: it does.
 
     Raises:
         ValueError: In place of every error that something in the file has caused.
@@ -37,15 +43,17 @@ def naming(path: str | Path, what: str = 'cannot be used') -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if str(path) not in str(error) and type(error) is ValueError:
-            raise ValueError(f'{error} (read from {path})') from error
-        raise
-    except _RAW as error:
+        if str(path) in str(error) or len(error.args) != 1:
+            raise
+        kind = SettingsError if isinstance(error, SettingsError) else ValueError
+        more = f'; {remedy}' if remedy and ';' not in str(error) else ''
+        raise kind(f'{error} (with {path}{more})') from error
+    except Exception as error:
+        # Lightning's own error, for settings of its Trainer, is known by its name: inference never loads it.
+        if not isinstance(error, _RAW) and type(error).__name__ != 'MisconfigurationException':
+            raise
         detail = str(error).strip().partition('\n')[0][:200]
-        raise ValueError(
-            f'{path} {what}: {type(error).__name__}{f": {detail}" if detail else ""}; copy the file again, or choose '
-            'another checkpoint'
-        ) from error
+        raise ValueError(f'{path} {what}: {type(error).__name__}{f": {detail}" if detail else ""}; {REMEDY}') from error
 
 
 @contextlib.contextmanager
@@ -63,10 +71,26 @@ def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[Non
     limit = _Limit(path, _FACTOR * n_elements + _SPARE_ELEMENTS, _FACTOR * len(state_dict) + _SPARE_PARAMETERS)
     hook = register_module_parameter_registration_hook(limit.count)
     try:
-        with naming(path, 'has settings that nothing can be built from'), limit:
+        with naming(path, 'has settings that nothing can be built from', REMEDY), limit:
             yield
     finally:
         hook.remove()
+
+
+def try_out(path: str | Path, values: Any, run: Callable[[], Any]) -> None:
+    """Run a model once where a file's settings name classes of torch's: some take no tensor, or make another shape.
+
+    Args:
+        path: The file.
+        values: Its settings.
+        run: Calls the model.
+
+    Raises:
+        ValueError: It cannot be run.
+    """
+    if any(name.startswith('torch.nn.') for name in settings.class_paths(values)):
+        with naming(path, 'has parts that do not go together'), torch.no_grad():
+            run()
 
 
 class _Limit(TorchDispatchMode):
@@ -90,13 +114,16 @@ class _Limit(TorchDispatchMode):
     def _refuse(self) -> None:
         raise ValueError(
             f'{self._path} has settings of a model that is far larger than the weights in it; they are not those that '
-            'it was trained with: copy the file again, or choose another checkpoint'
+            f'it was trained with: {REMEDY}'
         )
 
 
 def _size(args: Any) -> int:
     """How many numbers an operation makes that makes a tensor of none: those of a shape, or up to a number."""
-    if any(isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg)) for arg in args):
+    if any(
+        isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg))
+        for arg in args
+    ):
         return 0
     shapes = [arg for arg in args if isinstance(arg, list | tuple)]
     shape = shapes[0] if shapes else args

@@ -1,7 +1,7 @@
 """What a file says of classes and their arguments, held against the signatures: names and types, nothing is built.
 
 jsonargparse parses anew whatever it is handed: a string that is JSON becomes an object, one that is a path is read, a
-key with dots reaches into a class. So settings of a checkpoint come to it, and to `xlabml.settings.build`, through here.
+key with dots reaches into a class. So a checkpoint's settings come to it, and to `xlabml.settings.build`, through here.
 """
 
 import inspect
@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from xlabml import bounds, settings
 
@@ -51,7 +51,13 @@ def match_arguments(function: Callable, values: Any, where: str, text: Text = st
 
 def parameters(function: Callable) -> dict[str, Any]:
     """The arguments that can be given by name, and their types; those of base classes where `**kwargs` go there."""
+    return _signature(function)[0]
+
+
+def _signature(function: Callable) -> tuple[dict[str, Any], bool]:
+    """The same, and whether any other name is taken as well."""
     found: dict[str, Any] = {}
+    takes_any = False
     for part in function.__mro__ if inspect.isclass(function) else (function,):
         init = vars(part).get('__init__') if inspect.isclass(part) else part
         if init is None or init is object.__init__:
@@ -64,23 +70,23 @@ def parameters(function: Callable) -> dict[str, Any]:
         for name, parameter in signature.items():
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != 'self':
                 found.setdefault(name, hints.get(name, Any))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values()):
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+        if not takes_any:
             break
-    return found
+    return found, takes_any
 
 
 def _match_arguments(function: Callable, values: Any, where: str, text: Text, depth: int) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        _refuse(where, values, 'arguments by name')
-    kinds = parameters(function)
-    takes_any = any(item.kind is item.VAR_KEYWORD for item in inspect.signature(function).parameters.values())
+        raise _wrong(where, values, 'arguments by name')
+    kinds, takes_any = _signature(function)
     # The arguments of a class of torch's are plain values: none of ours is handed to one.
     may_nest = not str(function.__module__).startswith('torch.')
     matched = {}
     for name, value in values.items():
         _check_key(name, where)
         if name not in kinds and not takes_any:
-            raise ValueError(f'{where}.{_short(name)} is not an argument of {function.__module__}.{_name(function)}')
+            raise ValueError(f'{where}.{name[:80]} is not an argument of {function.__module__}.{_name(function)}')
         matched[name] = _match(value, kinds.get(name, Any), f'{where}.{name}', text, may_nest, depth + 1)
     return matched
 
@@ -119,7 +125,7 @@ def _match(value: Any, kind: Any, where: str, text: Text, may_nest: bool, depth:
                 return {
                     key: _match(one, item, f'{where}.{key}', text, may_nest, depth + 1) for key, one in value.items()
                 }
-    _refuse(where, value, _describe(kinds))
+    raise _wrong(where, value, _describe(kinds))
 
 
 def _match_text(value: str, kinds: Sequence[Any], where: str, text: Text) -> str:
@@ -131,9 +137,10 @@ def _match_text(value: str, kinds: Sequence[Any], where: str, text: Text) -> str
             return text(value)
         if _WORD.fullmatch(value):
             return value
-    elif any(_is_written_as_text(one) for one in kinds) and '\n' not in value:
+        raise _wrong(where, value, 'a single word')
+    if any(_is_written_as_text(one) for one in kinds) and '\n' not in value:
         return value
-    _refuse(where, value, _describe(kinds))
+    raise _wrong(where, value, _describe(kinds))
 
 
 def _match_items(
@@ -156,7 +163,7 @@ def _match_class(
 ) -> dict[str, Any]:
     path = value.get('class_path')
     if not isinstance(path, str) or not set(value) <= {'class_path', 'init_args'}:
-        _refuse(where, value, 'a class: class_path and init_args')
+        raise _wrong(where, value, 'a class: class_path and init_args')
     factories = [one for one in kinds if _is_factory(one)]
     results = [typing.get_args(one)[-1] for one in factories if typing.get_args(one)]
     bases = tuple(one for one in results or kinds if inspect.isclass(one) and not _is_plain(one))
@@ -220,14 +227,28 @@ def _is_plain(kind: Any) -> bool:
 
 def _is_written_as_text(kind: Any) -> bool:
     """Whether a part's argument of this kind gets text, because settings hold nothing else for it."""
-    return inspect.isclass(kind) and (issubclass(kind, Enum) or kind.__module__.partition('.')[0] in ('pathlib', 'datetime'))
+    return inspect.isclass(kind) and (
+        issubclass(kind, Enum) or kind.__module__.partition('.')[0] in ('pathlib', 'datetime')
+    )
 
 
-def _refuse(where: str, value: Any, wanted: str) -> NoReturn:
-    names = {str: 'text', dict: 'a mapping', list: 'a list', tuple: 'a list', type(None): 'nothing'}
-    kind = names.get(type(value), f'a {type(value).__name__}')
+def _wrong(where: str, value: Any, wanted: str) -> ValueError:
+    kind = {type(None): 'nothing', bool: 'a switch'}.get(type(value)) or _WORDS.get(type(value), type(value).__name__)
     shown = '' if isinstance(value, dict | list | tuple) or value is None else f' {_short(value)}'
-    raise ValueError(f'{where} is {kind}{shown}, where {wanted} belongs')
+    return ValueError(f'{where} is {kind}{shown}, where {wanted} belongs')
+
+
+_WORDS = {
+    str: 'text',
+    int: 'a whole number',
+    float: 'a number',
+    bool: 'true or false',
+    type(None): 'null',
+    list: 'a list',
+    tuple: 'a list',
+    dict: 'a mapping',
+    Any: 'a plain value',
+}
 
 
 def _describe(kinds: Sequence[Any]) -> str:
@@ -237,10 +258,9 @@ def _describe(kinds: Sequence[Any]) -> str:
             words += [repr(choice) for choice in typing.get_args(kind)]
         elif _is_factory(kind) or (inspect.isclass(kind) and not _is_plain(kind)):
             words.append('a class with its arguments')
-        elif kind is type(None):
-            words.append('null')
         else:
-            words.append(_name(typing.get_origin(kind) or kind))
+            plain = typing.get_origin(kind) or kind
+            words.append(_WORDS.get(plain, _name(plain)))
     return ' or '.join(dict.fromkeys(words))
 
 

@@ -1,0 +1,108 @@
+"""Kinds of values that a file can hold, as functions that refuse all others."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from xlabml import bounds
+
+_PLAIN_KINDS = (str, int, float, bool, type(None))
+_MOST = 1 << 48
+
+Check = Callable[[Any, str], None]
+"""Raises WrongError where a value is not what it should be; told how messages call it."""
+
+
+class WrongError(ValueError):
+    """Says what is wrong, without the file: who reads it adds the name."""
+
+
+def refuse(value: Any, where: str, wanted: str) -> NoReturn:
+    """Raise WrongError: what is there, and what must be."""
+    shown = f'{value!r:.60}' if isinstance(value, str | float | bool) else type(value).__name__
+    shown = bounds.shown(value) if type(value) is int else shown
+    raise WrongError(f'{where} is {shown}; it must be {wanted}')
+
+
+def count(value: Any, where: str) -> None:
+    """A whole number from 0."""
+    if type(value) is not int or not 0 <= value <= _MOST:
+        refuse(value, where, 'a whole number from 0')
+
+
+def number(value: Any, where: str) -> None:
+    """A number, finite or not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(value, where, 'a number')
+
+
+def flag(value: Any, where: str) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        refuse(value, where, 'true or false')
+
+
+def text(value: Any, where: str) -> None:
+    """A string."""
+    if not isinstance(value, str):
+        refuse(value, where, 'text')
+
+
+def plain(value: Any, where: str) -> None:
+    """Strings, numbers, switches and None, in mappings and lists of any depth."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            text(key, f'a key of {where}')
+            plain(item, f'{where}.{key}')
+    elif isinstance(value, list | tuple):
+        for item in value:
+            plain(item, where)
+    elif not isinstance(value, _PLAIN_KINDS):
+        refuse(value, where, 'plain values')
+
+
+def or_none(check: Check) -> Check:
+    """What a check takes, or None."""
+
+    def check_some(value: Any, where: str) -> None:
+        if value is not None:
+            check(value, where)
+
+    return check_some
+
+
+def mapping(
+    known: Mapping[str, Check] | None = None, every: Check | None = None, needed: tuple[str, ...] = ()
+) -> Check:
+    """Of names: some that are known, some that have to be there, all of one kind."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            refuse(value, where, 'a mapping')
+        for name in needed:
+            if name not in value:
+                raise WrongError(f'{where} has no {name}')
+        for name, item in value.items():
+            one = (known or {}).get(name, every)
+            if one is not None:
+                one(item, f'{where}.{name}')
+
+    return check
+
+
+def items(every: Check | None = None, length: int | None = None) -> Check:
+    """A list, of so many where that is known."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
+            refuse(value, where, 'a list' if length is None else f'a list of {length}')
+        for i, item in enumerate(value):
+            if every is not None:
+                every(item, f'{where}[{i}]')
+
+    return check
+
+
+def plain_mapping(value: Any, where: str) -> None:
+    """Plain values by name."""
+    mapping()(value, where)
+    plain(value, where)
