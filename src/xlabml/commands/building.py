@@ -178,7 +178,7 @@ class BuildingCLI(ParsingCLI):
                 self._open.callback(_remove_if_empty, path)
             self._open.enter_context(only_one(path))
         found = None if self._checkpoint_path is None else Found(self._checkpoint_name, self._checkpoint_path)
-        if self._choice.run is not None and found is not None and not is_newest(found):
+        if self._choice.run is not None and found is not None and not (found.path.exists() and is_newest(found)):
             raise RunInUse(f'{claimed.path} was trained on while {found.name} was read; the same command resumes it')
         claimed.clean(*other)
 

@@ -100,10 +100,13 @@ def is_same_folder(one: Path | str, other: Path | str) -> bool:
 
 
 def is_newest(found: Found) -> bool:
-    """Whether a checkpoint is the newest in its folder."""
+    """Whether a checkpoint is the newest in its folder; one that is gone by now was, and its run trains on."""
     if '://' in found.name:
         return found.name == _newest(found.name.rpartition('/')[0])
-    return checkpoints.find_newest(found.path.parent).samefile(found.path)
+    try:
+        return checkpoints.find_newest(found.path.parent).samefile(found.path)
+    except FileNotFoundError:
+        return True
 
 
 def refuse_used(folder: str, found: Found | None) -> None:
