@@ -1,11 +1,12 @@
-"""Building a token store against SentencePiece alone, in MB/s of text, and how much memory it takes.
+"""Building a token store against the tokenizer's library alone, in MB/s of text, and how much memory each takes.
 
 The texts are those of the English leads with their words altered: each is a real document, cut at a random place and
 turned around, with every tenth word replaced by one drawn from the corpus; so nothing repeats, and the words are as
-frequent as they are. SentencePiece alone encodes the same texts, in memory already, into lists of ints with its own
-threads, as many as the store has processes; the store reads them from JSON lines, and ends on the disk. Both are taken
-in alternation. Memory is the anonymous resident memory (RssAnon) of the process and all its children, summed up every
-20 ms in a run of its own; what a forked child shares with its parent is counted twice.
+frequent as they are. The library alone (SentencePiece's `encode`, or `encode_batch_fast` of `tokenizers`) encodes the
+same texts, in memory already, into lists of ints with its own threads, as many as the store has processes; the store
+reads them from JSON lines, and ends on the disk. Both are taken in alternation, each in a process of its own. Memory is
+the anonymous resident memory (RssAnon) of the process and all its children, summed up every 20 ms in a run of its own;
+what a forked child shares with its parent is counted twice.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -63,7 +64,15 @@ def batches(path: Path) -> Iterator[list[str]]:
 
 
 def encode_alone(path: Path, tokenizer: Tokenizer, n_threads: int) -> float:
-    """Seconds that SentencePiece takes for the texts of a file; reading them is not counted."""
+    """Seconds that the library takes for the texts of a file; reading them is not counted."""
+    if tokenizer.kind == 'huggingface':
+        os.environ['TOKENIZERS_PARALLELISM'] = 'true' if n_threads > 1 else 'false'
+        os.environ['RAYON_NUM_THREADS'] = str(n_threads)
+        encode = tokenizer._library.encode_batch_fast
+        return sum(
+            seconds(lambda some=some: [found.ids for found in encode(some, add_special_tokens=False)])
+            for some in batches(path)
+        )
     encode = tokenizer._processor.encode
     return sum(seconds(lambda some=some: encode(some, num_threads=n_threads)) for some in batches(path))
 
@@ -86,9 +95,9 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def peak_memory(run: Callable[[], subprocess.Popen]) -> int:
+def peak_memory(command: list[str]) -> int:
     """The most that a process and its descendants held at a time."""
-    process, peak, done = run(), 0, threading.Event()
+    process, peak, done = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
@@ -101,8 +110,13 @@ def peak_memory(run: Callable[[], subprocess.Popen]) -> int:
     done.set()
     watcher.join()
     if status:
-        raise SystemExit(f'building the store failed with status {status}')
+        raise SystemExit(f'{" ".join(command)} failed with status {status}')
     return peak
+
+
+def taken_by(command: list[str]) -> float:
+    """The seconds that a process says its work took."""
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -110,19 +124,31 @@ def main() -> None:
     parser.add_argument('--sizes', type=int, nargs='+', default=[10, 1000], help='MB of text')
     parser.add_argument('--processes', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--rounds', type=int, default=5, help='the median of so many')
-    parser.add_argument('--n_vocab', type=int, default=4096)
+    parser.add_argument('--n_vocab', type=int, default=4096, help='of the tokenizer that is trained')
+    parser.add_argument('--tokenizer', type=Path, help='one that is there already; default: one of ours is trained')
+    parser.add_argument('--special_tokens', type=json.loads, default={}, help='as data.special_tokens, in JSON')
     parser.add_argument('--folder', type=Path, help='where texts and stores go; default: a temporary one')
-    parser.add_argument('--only_build', nargs=3, metavar=('FILE', 'MODEL', 'N'), help=argparse.SUPPRESS)
+    parser.add_argument('--only', nargs=4, metavar=('WHAT', 'FILE', 'MODEL', 'N'), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only_build:
-        file, model, n = options.only_build
-        build(Path(file), Tokenizer.load(model), int(n))
+    if options.only:
+        what, file, model, n = options.only
+        loaded = Tokenizer.load(model)
+        if what == 'alone':
+            print(encode_alone(Path(file), loaded, int(n)))
+        else:
+            print(seconds(lambda: build(Path(file), loaded, int(n))))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         model = Path(folder, 'tokenizer.model')
-        texts = (str(document.text) for document in WikipediaLeads().documents())
-        tokenizer = train_tokenizer(texts, model, options.n_vocab)
-        print(f'{os.cpu_count()} cores, {options.n_vocab:,} tokens; medians of {options.rounds}')
+        if options.tokenizer is None:
+            tokenizer = train_tokenizer(
+                (str(document.text) for document in WikipediaLeads().documents()), model, options.n_vocab
+            )
+        else:
+            tokenizer = Tokenizer.load(options.tokenizer, options.special_tokens)
+            model.write_bytes(tokenizer.data)
+        library = 'tokenizers' if tokenizer.kind == 'huggingface' else 'SentencePiece'
+        print(f'{os.cpu_count()} cores, {len(tokenizer):,} tokens ({tokenizer.kind}); medians of {options.rounds}')
         for size in options.sizes:
             path = Path(folder, f'{size}.jsonl')
             started, n_bytes = time.perf_counter(), 0
@@ -132,19 +158,20 @@ def main() -> None:
                     n_bytes += len(text.encode())
             print(f'{n_bytes / 1e6:,.0f} MB of text (made in {time.perf_counter() - started:.0f} s)')
             for n in options.processes:
+                commands = {
+                    what: [sys.executable, __file__, '--only', what, str(path), str(model), str(n)]
+                    for what in ('alone', 'store')
+                }
                 taken = alternate(
-                    {
-                        'alone': lambda n=n, path=path: encode_alone(path, tokenizer, n),
-                        'store': lambda n=n, path=path: seconds(lambda: build(path, tokenizer, n)),
-                    },
+                    {what: lambda command=command: taken_by(command) for what, command in commands.items()},
                     options.rounds,
                 )
-                command = [sys.executable, __file__, '--only_build', str(path), str(model), str(n)]
-                peak = peak_memory(lambda command=command: subprocess.Popen(command))
-                rates = {name: n_bytes / 1e6 / value for name, value in taken.items()}
+                peaks = {what: peak_memory(command) / 1e6 for what, command in commands.items()}
+                rates = {what: n_bytes / 1e6 / value for what, value in taken.items()}
                 print(
-                    f'  {n} processes: store {rates["store"]:.2f} MB/s, SentencePiece alone {rates["alone"]:.2f} MB/s '
-                    f'in {n} threads: {rates["store"] / rates["alone"]:.1%}; peak memory {peak / 1e6:,.0f} MB'
+                    f'  {n} processes: store {rates["store"]:.2f} MB/s, {library} alone {rates["alone"]:.2f} MB/s in '
+                    f'{n} threads: {rates["store"] / rates["alone"]:.1%}; peak memory {peaks["store"]:,.0f} MB, alone '
+                    f'{peaks["alone"]:,.0f} MB'
                 )
             path.unlink()
 

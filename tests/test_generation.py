@@ -3,12 +3,13 @@
 import subprocess
 import sys
 
+import foreign
 import pytest
 import torch
 
 from xlabml import checkpoints, inference, settings
 from xlabml.generation import TextGenerator
-from xlabml.tokenizer import train_tokenizer
+from xlabml.tokenizer import Tokenizer, train_tokenizer
 from xlabml.transformer import language_model
 
 N_VOCAB, MAX_LEN = 330, 24
@@ -220,3 +221,18 @@ def test_an_absent_device_is_refused(ckpt, device):
 def test_no_lightning_is_loaded():
     code = 'import sys, xlabml.generation; print([m for m in sys.modules if "lightning" in m or "jsonargparse" in m])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
+
+
+@pytest.mark.parametrize('kind', ['byte_fallback', 'unigram_bytes', 'byte_level', 'word_piece', 'unigram_json'])
+@pytest.mark.parametrize('prompt', ['the cat', 'a \u4e16', '\u4e16\u754c', 'a\ufffd'])
+def test_a_prompt_is_never_part_of_its_continuation(tmp_path, kind, prompt):
+    tokenizer = Tokenizer.load(foreign.KINDS[kind](tmp_path))
+    n = len(tokenizer)
+    trunk = settings.build_arguments(language_model, {'n_vocab': n, 'max_len': MAX_LEN, 'trunk': TRUNK})
+    generator = TextGenerator(language_model(**trunk).eval(), tokenizer)
+    before = tokenizer.encode(prompt)
+    for more in ('cat', ' a \u4e16 b', '\u754c!', ''):
+        new = tokenizer.encode(more)
+        whole, start = tokenizer.decode([*before, *new]), tokenizer.decode(before)
+        if whole.startswith(start):
+            assert generator._decode(torch.tensor(before), new) == whole[len(start) :]

@@ -46,7 +46,7 @@ class TextGenerator:
                 'use the tokenizer that it was trained with (its checkpoint has it inside)'
             )
         self.model, self.tokenizer = model, tokenizer
-        self._eos = tokenizer[tokenizer.eos_token]
+        self._eos = tokenizer.special_ids['eos']
         self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
 
     @classmethod
@@ -179,7 +179,7 @@ class TextGenerator:
         except ValueError as error:
             raise SettingsError(f'the prompt cannot be read: {error}') from error
         if not continued:
-            ids = [self.tokenizer[self.tokenizer.sos_token], *ids]
+            ids = [self.tokenizer.special_ids['sos'], *ids]
         if not ids:
             raise SettingsError(
                 'the prompt is empty, and without a start token there is nothing to continue; give a text'
@@ -198,13 +198,15 @@ class TextGenerator:
 
     def _pieces(self, prompt: Tensor, steps: Iterator[list[int | None]]) -> Iterator[str]:
         decoder = self.tokenizer.stream()
-        for item in prompt.tolist():
-            decoder.push(item)
+        pushed = ''.join(map(decoder.push, prompt.tolist()))
+        held = self.tokenizer.decode(prompt.tolist())[len(pushed) :]  # of the prompt, until a later token is known
         for step in steps:
             assert step[0] is not None
             if text := decoder.push(step[0]):
-                yield text
-        if text := decoder.close():
+                if new := text.removeprefix(held):
+                    yield new
+                held = ''
+        if text := decoder.close().removeprefix(held):
             yield text
 
     def _decode(self, prompt: Tensor, new: list[int]) -> str:

@@ -13,7 +13,17 @@ import filelock
 import numpy as np
 import pytest
 
-from xlabml.data import Document, Location, Source, TokenStore, folders, manifests, prepare_store, store_folder
+from xlabml.data import (
+    Document,
+    Location,
+    Source,
+    TokenStore,
+    describe_changed,
+    folders,
+    manifests,
+    prepare_store,
+    store_folder,
+)
 from xlabml.data.splits import content_hash
 from xlabml.tokenizer import train_tokenizer
 
@@ -268,3 +278,10 @@ def test_a_store_travels_to_another_process_by_its_folder(store):
 def test_a_manifest_is_plain_json(store):
     assert json.loads((store.folder / 'manifest.json').read_text()) == store.manifest
     assert store.manifest['identity']['source']['class'] == 'Location'
+
+
+def test_a_store_of_ours_has_no_bytes_to_make_up_for(corpus):
+    assert corpus.stores[0].end_bytes is None
+    assert 'end_bytes' not in corpus.stores[0].manifest['files']
+    assert corpus.n_changed is None
+    assert describe_changed(corpus.stores[0].manifest) == ''

@@ -49,7 +49,8 @@ class SampledText(L.Callback):
         if not trainer.is_global_zero and not is_sharded:
             return
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        prompt = [tokenizer[tokenizer.sos_token], *tokenizer.encode(self.prompt)]
+        sos, eos = tokenizer.special_ids['sos'], tokenizer.special_ids['eos']
+        prompt = [sos, *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
         with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
@@ -59,8 +60,8 @@ class SampledText(L.Callback):
                     torch.tensor(prompt, device=pl_module.device),
                     self.n_tokens,
                     block_size=pl_module.hparams['max_len'],
-                    eos_class=tokenizer[tokenizer.eos_token],
-                    exclude_classes=[i for i in tokenizer.reserved_ids if i != tokenizer[tokenizer.eos_token]],
+                    eos_class=eos,
+                    exclude_classes=[i for i in tokenizer.reserved_ids if i != eos],
                     temperature=self.temperature,
                     top_k=self.top_k,
                     top_p=self.top_p,

@@ -44,8 +44,11 @@ class BuildingCLI(ParsingCLI):
             self.config_init = self.config.clone()
             rest = self.config_init[self.subcommand] if self.subcommand else self.config_init
             del rest['data'], rest['model']
-            if self.subcommand in DATA_COMMANDS:
-                return
+        if self._checkpoint is None and self.subcommand != 'train_tokenizer':
+            self.datamodule.check_tokenizer()
+        if self.subcommand in DATA_COMMANDS:
+            return
+        with usage_errors(), self._from_the_checkpoint():
             task = settings.find_class(config['model']['class_path'])
             self.model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
             self.config_init = self.parser.instantiate_classes(self.config_init)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from xlabml.data import (
     SharedJob,
+    TokenStore,
     check_picture,
     compute_statistics,
+    describe_changed,
     describe_near_duplicates,
     format_statistics,
     plan_store,
@@ -68,6 +70,7 @@ def prepare_data(
         return
     data.prepare_data(cluster)
     print(f'tokenizer: {data.tokenizer_path} ({len(data.tokenizer):,} tokens)')
+    _print_losses(data)
     _print_extent(data)
     names = data.sources if data.stream is None else [store.manifest['source'] for store in data.corpus.stores]
     for source, store in zip(names, data.corpus.stores):
@@ -76,6 +79,7 @@ def prepare_data(
             f'store: {store.folder} ({source}: {len(store):,} documents, {len(store.tokens):,} tokens, '
             f'{int(store.n_bytes.sum()):,} bytes; {left_out:,} documents left out)'
         )
+        _print_changed(store)
     if data.drop_duplicates:
         print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
     _print_near_duplicates(data)
@@ -84,6 +88,25 @@ def prepare_data(
 def _print_extent(data: XLabDataModule) -> None:
     if data.extent:
         print(f'what follows is of {data.extent}')
+
+
+def _print_losses(data: XLabDataModule) -> None:
+    """Say of a tokenizer from elsewhere what its special tokens are, and what of a text does not come back."""
+    tokenizer = data.tokenizer
+    if tokenizer.is_lossless:
+        return
+    roles = ', '.join(f'{role} {tokenizer.piece(id)!r}' for role, id in tokenizer.special_ids.items())
+    print(f'  special tokens: {roles}')
+    if not tokenizer.losses:
+        print('  nothing was found that does not come back as it was')
+    else:
+        print('  what does not come back as it was:')
+        print('\n'.join(f'    {loss}' for loss in tokenizer.losses))
+
+
+def _print_changed(store: TokenStore) -> None:
+    if changed := describe_changed(store.manifest):
+        print(f'  {changed}')
 
 
 def _print_near_duplicates(data: XLabDataModule) -> None:
@@ -188,6 +211,8 @@ def validate_data(
         if paths:
             write_invalid(found, paths[i], dump)
             print(f'  written to {paths[i]}')
+    if data.tokenizer_path.exists():
+        _print_losses(data)
     if map_rows is not None:
         data.prepare_data()
     for line in data.verify():
@@ -242,6 +267,7 @@ def compute_stats(
     figures = compute_statistics(data.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
     _print_extent(data)
     print(format_statistics(figures))
+    _print_losses(data)
     _print_near_duplicates(data)
     for source in data.sources:
         if source.credit:

@@ -101,6 +101,7 @@ class _StandIn:
     def make(self, config: dict[str, Any]) -> None:
         """Read the sources that the settings of the data name; where they are absent, this says so."""
         data = XLabDataModule(**settings.build_arguments(XLabDataModule, config))
+        data.check_tokenizer()
         texts = [_first_texts(source) for source in data.sources]
         with _cache(self._cache):
             path = data.tokenizer_path

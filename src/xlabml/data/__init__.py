@@ -23,7 +23,7 @@ from .shared_parts import SharedJob
 from .sources import Document, Part, Source
 from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
-from .store import TokenStore, plan_store, prepare_store, store_folder
+from .store import TokenStore, describe_changed, plan_store, prepare_store, store_folder
 from .store_build import Engine, Report
 from .store_parts import encode_part
 from .stream import Stream, StreamedRows
@@ -77,6 +77,7 @@ __all__ = [
     'check_weights',
     'compute_statistics',
     'count_doublings',
+    'describe_changed',
     'describe_near_duplicates',
     'encode_part',
     'find_overlap',

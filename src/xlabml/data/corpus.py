@@ -12,7 +12,7 @@ from xlabml.errors import SettingsError
 from .near_duplicates import NearPairs
 from .sources import Source
 from .splits import check_ratios, content_hash, hash_words, split_names, splits_of
-from .store import TokenStore
+from .store import TokenStore, count_changed
 from .validation import utf8
 
 _BATCH_DOCUMENTS = 1024
@@ -131,6 +131,23 @@ class Corpus:
             here = index == i
             sizes[here] = self.stores[i].n_bytes[documents[here] - self._first[i]]
         return sizes
+
+    def end_bytes(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents'] | None:
+        """How many of each document's raw bytes its tokens do not stand for; None where that is none of any."""
+        if all(store.end_bytes is None for store in self.stores):
+            return None
+        index, found = self._store_of(documents), np.zeros(len(documents), np.int64)
+        for i in np.unique(index):
+            here, values = index == i, self.stores[i].end_bytes
+            if values is not None:
+                found[here] = values[documents[here] - self._first[i]]
+        return found
+
+    @property
+    def n_changed(self) -> int | None:
+        """How many documents of all stores do not come back from their tokens as they were; None where all do."""
+        counts = [n for store in self.stores if (n := count_changed(store.manifest)) is not None]
+        return sum(counts) if counts else None
 
     def tokens(self, document: int) -> np.ndarray:
         """A document's ids, mapped."""

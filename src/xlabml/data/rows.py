@@ -30,9 +30,7 @@ class Rows:
                 f'{len(tokenizer)}; run prepare_data with it, or take the other'
             )
         self.corpus, self.plan = corpus, plan
-        self._sos, self._eos, self._pad = (
-            tokenizer[piece] for piece in (tokenizer.sos_token, tokenizer.eos_token, tokenizer.pad_token)
-        )
+        self._sos, self._eos, self._pad = (tokenizer.special_ids[name] for name in ('sos', 'eos', 'pad'))
         self._piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
 
     def __len__(self) -> int:
@@ -94,14 +92,14 @@ class Rows:
         starts = np.zeros(len(documents) + 1, np.int32)
         starts[1:] = np.cumsum(segment_lengths)
 
-        inputs, targets = self._read(plan.documents[pieces], plan.begins[pieces], lengths)
+        inputs, targets, is_end = self._read(plan.documents[pieces], plan.begins[pieces], lengths)
         counted = ranges(np.zeros_like(lengths), lengths) >= np.repeat(plan.first_counted[pieces], lengths)
         ids = np.full(n_rows * n, self._pad, np.int64)
         ids[slots] = inputs
         asked = np.full(n_rows * n, IGNORED, np.int64)
         asked[slots] = np.where(counted, targets, IGNORED)
         said = np.zeros(n_rows * n + 1, np.int64)
-        said[slots + 1] = self._piece_bytes[targets] * counted
+        said[slots + 1] = self._bytes_of(targets, is_end, plan.documents[pieces], lengths) * counted
         layout = Layout(torch.from_numpy(starts), min(n, longest or n), torch.from_numpy(documents >= 0))
         return Batch(
             torch.from_numpy(ids).view(n_rows, n),
@@ -118,8 +116,8 @@ class Rows:
         documents: Int64[np.ndarray, ' pieces'],
         begins: Int64[np.ndarray, ' pieces'],
         lengths: Int64[np.ndarray, ' pieces'],
-    ) -> tuple[Int64[np.ndarray, ' tokens'], Int64[np.ndarray, ' tokens']]:
-        """What is read and what is asked for in each slot of the pieces, back to back."""
+    ) -> tuple[Int64[np.ndarray, ' tokens'], Int64[np.ndarray, ' tokens'], Bool[np.ndarray, ' tokens']]:
+        """Input and target of each slot of the pieces, back to back, and whether the target is an end of text."""
         self._require((documents >= 0) & (documents < len(self.corpus)) & (begins >= 0))
         starts, n_tokens = self.corpus.token_spans(documents)
         self._require((starts >= 0) & (begins + lengths <= n_tokens + 1))
@@ -127,14 +125,30 @@ class Rows:
         self._require(ends <= self.corpus.n_tokens)
         places, place_ends = ranges(starts + begins, lengths), np.repeat(ends, lengths)
         targets = self.corpus.tokens_at(np.minimum(places, place_ends - 1))
-        targets[places == place_ends] = self._eos
+        is_end = places == place_ends
+        targets[is_end] = self._eos
         inputs = np.empty_like(targets)
         inputs[1:] = targets[:-1]
         before = self.corpus.tokens_at(starts + np.maximum(begins - 1, 0))
         inputs[np.cumsum(lengths) - lengths] = np.where(begins == 0, self._sos, before)
         n_vocab = len(self._piece_bytes)
         self._require(np.array([inputs.max(initial=0) < n_vocab, targets.max(initial=0) < n_vocab]))
-        return inputs, targets
+        return inputs, targets, is_end
+
+    def _bytes_of(
+        self,
+        targets: Int64[np.ndarray, ' tokens'],
+        is_end: Bool[np.ndarray, ' tokens'],
+        documents: Int64[np.ndarray, ' pieces'],
+        lengths: Int64[np.ndarray, ' pieces'],
+    ) -> Int64[np.ndarray, ' tokens']:
+        """How many raw bytes each target stands for: those of its token; and the end of text, of a tokenizer that may
+        lose text, for what the document's tokens do not account for. Over a document the sum is its raw bytes."""
+        n_bytes = self._piece_bytes[targets]
+        rest = self.corpus.end_bytes(documents)
+        if rest is not None:
+            n_bytes[is_end] = np.repeat(rest, lengths)[is_end]
+        return n_bytes
 
     def _require(self, are_right: Bool[np.ndarray, ' _']) -> None:
         if not are_right.all():

@@ -105,7 +105,9 @@ class SharedJob:
 
     def _encode(self, rank: int, n_ranks: int, n_threads: int, advance: Callable[[int], None]) -> int:
         plan = self._read_job()
-        tokenizer = Tokenizer(self._files.cat_file(self._at(_TOKENIZER)), f'tokenizer {self.url}/{_TOKENIZER}')
+        tokenizer = Tokenizer.from_bytes(
+            self._files.cat_file(self._at(_TOKENIZER)), f'tokenizer {self.url}/{_TOKENIZER}'
+        )
         n_done = 0
         with _inside(Path(plan['folder'])), tempfile.TemporaryDirectory() as scratch:
             source: Source = settings.build(plan['source'], Source)

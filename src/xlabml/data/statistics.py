@@ -69,6 +69,8 @@ def compute_statistics(
             'characters': round(int(lengths.sum()) * characters.sum() / tokens.sum()),
             'bytes': int(corpus.n_bytes(documents).sum()),
             'copies_in_sources': corpus.n_copies,
+            'changed_in_sources': corpus.n_changed,
+            'stored_in_sources': len(corpus),
             'invalid_in_sources': {
                 reason: sum(store.manifest['invalid'].get(reason, {'count': 0})['count'] for store in corpus.stores)
                 for reason in sorted({reason for store in corpus.stores for reason in store.manifest['invalid']})
@@ -96,19 +98,21 @@ def compute_statistics(
 def format_statistics(statistics: dict[str, Any]) -> str:
     """The figures as lines for a terminal."""
     vocabulary, texts, rows = (statistics[name] for name in ('vocabulary', 'texts', 'rows'))
+    decoded = '' if texts['changed_in_sources'] is None else ' (as decoded)'
     lines = [
         ('vocabulary', f'{vocabulary["total"]:,} tokens: {vocabulary["learned"]:,} learned'),
         ('', f'{vocabulary["characters"]:,} of them single characters, {vocabulary["non_ascii"]:,} not ASCII'),
         ('split', f'{statistics["split"]}: {texts["documents"]:,} texts, {texts["bytes"]:,} bytes'),
-        ('', f'{texts["tokens"]:,} tokens, about {texts["characters"]:,} characters'),
+        ('', f'{texts["tokens"]:,} tokens, about {texts["characters"]:,} characters{decoded}'),
         ('left out', _list_counts(texts['invalid_in_sources']) + ' (all splits)'),
         ('copies', f'{texts["copies_in_sources"]:,} texts dropped as exact copies of others (all splits)'),
+        *([] if texts['changed_in_sources'] is None else [('changed', _format_changed(texts))]),
         ('sequences', f'{rows["count"]:,} of {rows["length"]:,} tokens, {rows["fill_ratio"]:.1%} filled'),
         ('', f'{rows["used"]:,} slots used, {rows["padded"]:,} padded'),
         ('', f'{rows["cut"]:,} tokens cut off from the beginning of their text'),
         ('', f'{rows["max_pieces"]} documents in one at most'),
         ('sample', f'{texts["sample"]:,} texts drawn at random; mean (median) ± standard deviation'),
-        ('characters', _format_summary(statistics['characters'])),
+        ('characters', _format_summary(statistics['characters']) + decoded),
         ('tokens', _format_summary(statistics['tokens'])),
         (
             'per token',
@@ -121,6 +125,11 @@ def format_statistics(statistics: dict[str, Any]) -> str:
     examples = [f'{shorten(text, 80, placeholder=" …")!r}' for text in statistics['examples']]
     lines += [('examples' if i == 0 else '', example) for i, example in enumerate(examples)]
     return '\n'.join(f'{name:12}{value}' for name, value in lines)
+
+
+def _format_changed(texts: dict[str, Any]) -> str:
+    n, n_all = texts['changed_in_sources'], texts['stored_in_sources']
+    return f'{n:,} of {n_all:,} texts ({n / n_all:.2%}) do not come back as they were (all splits)'
 
 
 def _summary(values: Num[np.ndarray, ' n']) -> dict[str, float]:

@@ -20,7 +20,7 @@ from .processes import Processes
 from .recorded import same_content, stat_files
 from .sources import Source
 from .store_build import Engine, Report, build_store, plan_job
-from .store_parts import FORMAT, Job, store_kind
+from .store_parts import CHANGED, FORMAT, Job, store_kind
 
 _STORE = store_kind(
     {
@@ -33,6 +33,7 @@ _STORE = store_kind(
     n_begins=1,
 )
 _SOURCE_FILES = [(str, int, object, str)]
+_MOST_ADDED = 1024  # bytes that a tokenizer makes of one, at the very most
 
 
 class TokenStore:
@@ -40,7 +41,8 @@ class TokenStore:
 
     Arrays, all mapped: `tokens` (every document's ids, back to back), `offsets` (document i is
     tokens[offsets[i]:offsets[i + 1]]), `n_bytes` (of raw UTF-8 text), `hashes` (of the content), `rows` (in the
-    source). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text,
+    source), and `end_bytes` where the tokenizer may lose text (how many of a document's raw bytes its tokens do not
+    stand for). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text,
     `pieces(i)` where its pieces are.
 
     Args:
@@ -53,6 +55,7 @@ class TokenStore:
     n_bytes: Int64[np.ndarray, ' documents']
     hashes: UInt64[np.ndarray, 'documents 2']
     rows: Int64[np.ndarray, ' documents']
+    end_bytes: Int64[np.ndarray, ' documents'] | None
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -63,9 +66,9 @@ class TokenStore:
         self._columns, self._column_offsets = (
             manifests.map_array(folder, name, manifest) for name in ('columns', 'column_offsets')
         )
-        self._piece_ends, self._piece_offsets = (
+        self._piece_ends, self._piece_offsets, self.end_bytes = (
             manifests.map_array(folder, name, manifest) if name in manifest['files'] else None
-            for name in ('piece_ends', 'piece_offsets')
+            for name in ('piece_ends', 'piece_offsets', 'end_bytes')
         )
 
     @classmethod
@@ -90,6 +93,9 @@ class TokenStore:
         self._check_offsets(in_full=True)
         manifests.check_range(self.tokens, 0, self.manifest['n_vocab'] - 1, self.folder, 'tokens')
         manifests.check_range(self.n_bytes, 1, self.manifest['n_bytes'], self.folder, 'n_bytes')
+        if self.end_bytes is not None:
+            most = self.manifest['n_bytes']
+            manifests.check_range(self.end_bytes, -_MOST_ADDED * most, most, self.folder, 'end_bytes')
         manifests.check_range(self.rows, 0, self.manifest['n_rows'] - 1, self.folder, 'rows')
 
     def _check_offsets(self, in_full: bool) -> None:
@@ -132,6 +138,20 @@ class TokenStore:
         some = slice(*self._piece_offsets[document : document + 2])
         ends = self._piece_ends[some] - first
         return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+
+
+def count_changed(manifest: dict[str, Any]) -> int | None:
+    """How many documents of a store do not come back from their tokens as they were; None where all do."""
+    n = manifest.get(CHANGED)
+    return n if type(n) is int and 0 <= n <= manifest['n_documents'] else None
+
+
+def describe_changed(manifest: dict[str, Any]) -> str:
+    """How many documents of a store do not come back as they were, for people; '' where the tokenizer loses nothing."""
+    n, n_all = count_changed(manifest), manifest['n_documents']
+    if n is None:
+        return ''
+    return f'{n:,} of {n_all:,} documents ({n / n_all:.2%}) do not come back as they were from their tokens'
 
 
 def store_folder(cache: Path, source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()) -> Path:
@@ -183,6 +203,8 @@ def prepare_store(
         if manifest['invalid']:
             counts = ', '.join(f'{item["count"]:,} {reason}' for reason, item in manifest['invalid'].items())
             speak(f'{source}: left out of {manifest["n_rows"]:,} documents: {counts} (validate_data names them)')
+        if changed := describe_changed(manifest):
+            speak(f'{source}: {changed}')
         return manifest
 
     if not is_ready():

@@ -16,7 +16,7 @@ from xlabml.tokenizer import Tokenizer
 from . import folders, manifests
 from .recorded import hash_file, stat_files
 from .sources import Part, Source
-from .store_parts import COUNTS, FORMAT, PART, Job, array_types, batches, merge_invalid, piece_texts
+from .store_parts import CHANGED, COUNTS, FORMAT, PART, Job, array_types, batches, merge_invalid, piece_texts
 
 Engine = Callable[[Job, Callable[[int], None]], None]
 """Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
@@ -49,6 +49,7 @@ def build_store(
     job = plan_job(source, tokenizer, columns, identity, folder)
     parts, stats = job.parts, job.begun['files']
     _start_over_unless_same(folder, job.begun)
+    _ = tokenizer.piece_bytes  # made once, before processes are forked
     say(_check_room(source, parts, tokenizer, columns, folder, len(parts) - len(job.missing())))
     total = sum(part.n_bytes or 0 for part in parts) if all(part.n_bytes for part in parts) else None
 
@@ -131,7 +132,7 @@ def _disk_ratio(source: Source, part: Part, tokenizer: Tokenizer, columns: Seque
     """Bytes in the store for one of text, from the first documents; 0 where there are none."""
     for documents, raw in batches(islice(source.read(part, columns), _SAMPLE_DOCUMENTS), {'n_rows': 0}, {}):
         texts = [text for texts in piece_texts(documents, source, part) for text in texts]
-        n_tokens = sum(map(len, tokenizer.encode(texts)))
+        n_tokens = sum(map(len, tokenizer.encode(texts, 1)))  # no threads before processes are forked
         types = {name: np.dtype(dtype).itemsize for name, dtype in array_types(tokenizer, True).items()}
         fixed = types['offsets'] + types['n_bytes'] + types['rows'] + 2 * types['hashes']
         kept = sum(types['column_offsets'] + len(repr(document.columns)) for document in documents) if columns else 0
@@ -149,7 +150,7 @@ _size = folders.show_bytes
 
 def _merge(job: Job) -> dict[str, Any]:
     """Put the parts one after the other, and return what the manifest says of them."""
-    sums = dict.fromkeys(COUNTS, 0)
+    sums = dict.fromkeys((*COUNTS, *(() if job.tokenizer.is_lossless else (CHANGED,))), 0)
     invalid: dict[str, dict[str, Any]] = {}
     types, begin = array_types(job.tokenizer, job.source.in_pieces), np.zeros(1, np.int64)
     with folders.ArrayFiles(job.folder, types) as files:

@@ -4,7 +4,7 @@ read."""
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from .validation import REASONS, utf8
 
 FORMAT = 2
 COUNTS = ('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes', 'n_pieces')
+CHANGED = 'n_changed'
+"""The count, where the tokenizer may lose text, of documents that do not come back as they were."""
+NO_TOKENS = 'no token'
+"""Why a document is left out that the tokenizer makes nothing of."""
 _ENDS = {'offsets', 'column_offsets', 'piece_offsets'}
 _BATCH_BYTES = 1 << 20
 _MAX_NAMED_ROWS = 10
@@ -30,15 +34,21 @@ _FIXED_TYPES = {
     'columns': np.uint8,
 }
 _PIECE_TYPES = dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64)
+_LOSSY_TYPES = {'end_bytes': np.int64}
 
 
 def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
-    """The arrays of a store, and of a part of it; with two more where documents have pieces: `piece_ends`, counted in
-    tokens, and `piece_offsets`, how many pieces end with each document."""
+    """The arrays of a store, and of a part of it.
+
+    With two more where documents have pieces: `piece_ends`, counted in tokens, and `piece_offsets`, how many pieces end
+    with each document. With one more where the tokenizer may lose text: `end_bytes`, how many of a document's raw bytes
+    its tokens do not stand for, so that its end of text does (below 0 where they say more than there was).
+    """
     return {
         'tokens': np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32,
         **_FIXED_TYPES,
         **(_PIECE_TYPES if in_pieces else {}),
+        **({} if tokenizer.is_lossless else _LOSSY_TYPES),
     }
 
 
@@ -56,6 +66,8 @@ def array_sizes(manifest: dict[str, Any], n_begins: int) -> dict[str, int]:
     )
     if {'piece_ends', 'piece_offsets'} & {*manifest['files']}:
         sizes['piece_offsets'] = n + n_begins
+    if 'end_bytes' in manifest['files']:
+        sizes['end_bytes'] = n
     return sizes
 
 
@@ -66,10 +78,11 @@ def store_kind(values: dict[str, Any], n_begins: int) -> manifests.Kind:
     reason = {'count': int, 'rows': [int]}
     return manifests.Kind(
         FORMAT,
-        {name: (dtype,) for name, dtype in (_FIXED_TYPES | _PIECE_TYPES).items()} | {'tokens': (np.uint16, np.uint32)},
-        {**counts, 'invalid': {frozenset(REASONS): reason}, **values},
+        {name: (dtype,) for name, dtype in (_FIXED_TYPES | _PIECE_TYPES | _LOSSY_TYPES).items()}
+        | {'tokens': (np.uint16, np.uint32)},
+        {**counts, 'invalid': {frozenset((*REASONS, NO_TOKENS)): reason}, **values},
         lambda manifest: array_sizes(manifest, n_begins),
-        frozenset(_PIECE_TYPES),
+        frozenset(_PIECE_TYPES | _LOSSY_TYPES),
     )
 
 
@@ -189,19 +202,32 @@ def _encode(
 ) -> dict[str, Any]:
     piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
     dtypes = array_types(tokenizer, source.in_pieces)
-    counts = dict.fromkeys(COUNTS, 0)
+    counts = dict.fromkeys((*COUNTS, *(() if tokenizer.is_lossless else (CHANGED,))), 0)
     invalid: dict[str, dict[str, Any]] = {}
     with folders.ArrayFiles(folder, dtypes, sync=False) as files:  # compared with their hashes as they are merged
         for documents, raw in batches(source.read(part, columns), counts, invalid):
             texts = piece_texts(documents, source, part)
-            encoded = tokenizer.encode(list(chain.from_iterable(texts)), n_threads)
-            piece_ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-            n_pieces = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+            ids, lengths = tokenizer.encode_flat(list(chain.from_iterable(texts)), n_threads)
+            n_pieces = np.fromiter(map(len, texts), np.int64, len(texts))
+            if not tokenizer.is_lossless:
+                has_tokens = np.add.reduceat(lengths, np.cumsum(n_pieces) - n_pieces) > 0
+                if not has_tokens.all():
+                    lengths, n_pieces = lengths[np.repeat(has_tokens, n_pieces)], n_pieces[has_tokens]
+                    for document in compress(documents, ~has_tokens):
+                        _add_invalid(invalid, NO_TOKENS, 1, [document.row])
+                    documents = list(compress(documents, has_tokens))
+                    raw, texts = list(compress(raw, has_tokens)), list(compress(texts, has_tokens))
+                if not documents:
+                    continue
+                counts[CHANGED] += _count_changed(tokenizer, texts, ids.tolist(), lengths.tolist())
+            piece_ends, n_pieces = np.cumsum(lengths), np.cumsum(n_pieces)
             ends = piece_ends[n_pieces - 1]
-            ids = np.fromiter(chain.from_iterable(encoded), dtypes['tokens'], int(ends[-1]))
             sizes = np.fromiter(map(len, raw), np.int64, len(raw))
             said = np.diff(np.cumsum(piece_bytes[ids])[ends - 1], prepend=0)
-            assert np.array_equal(said, sizes), f'tokens of {source} do not spell its texts'
+            if tokenizer.is_lossless:
+                assert np.array_equal(said, sizes), f'tokens of {source} do not spell its texts'
+            else:
+                files.append(end_bytes=sizes - said)
             files.append(
                 tokens=ids,
                 offsets=counts['n_tokens'] + ends,
@@ -212,7 +238,7 @@ def _encode(
             if source.in_pieces:
                 piece_offsets = counts['n_pieces'] + n_pieces
                 files.append(piece_ends=counts['n_tokens'] + piece_ends, piece_offsets=piece_offsets)
-                counts['n_pieces'] += len(encoded)
+                counts['n_pieces'] += len(lengths)
             if columns:
                 values = [_column_json(document, source, part) for document in documents]
                 sums = np.cumsum([len(value) for value in values])
@@ -225,6 +251,24 @@ def _encode(
                 advance(int(sizes.sum()))
         written = files.close()
     return {'format': FORMAT, 'files': written, **counts, 'invalid': invalid}
+
+
+def _count_changed(tokenizer: Tokenizer, texts: list[list[str]], ids: list[int], lengths: list[int]) -> int:
+    """How many documents have a piece that does not decode to its text.
+
+    Args:
+        texts: Of each document's pieces.
+        ids: Of all pieces, back to back.
+        lengths: How many ids each piece has.
+    """
+    n_changed, end, numbers = 0, 0, iter(lengths)
+    for pieces in texts:
+        is_changed = False
+        for text, n in zip(pieces, list(islice(numbers, len(pieces)))):
+            is_changed = is_changed or not tokenizer.comes_back(text, ids[end : end + n])
+            end += n
+        n_changed += is_changed
+    return n_changed
 
 
 def batches(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xlabml.data import check_ratios, check_weights, count_doublings, split_names
-from xlabml.tokenizer import check_coverage
+from xlabml.tokenizer import check_coverage, check_roles
 
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
 
@@ -18,6 +18,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     check_ratios(get('splits'))
     if get('weights') is not None:
         check_weights(get('weights'), n_sources)
+    check_roles(get('special_tokens'), 'data.special_tokens')
     caps = get('max_source_epochs')
     if caps is not None and len(caps) != n_sources:
         raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')

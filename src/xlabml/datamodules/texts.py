@@ -20,6 +20,7 @@ from xlabml.data import (
     TerminalProgress,
     TokenStore,
     check_near_duplicates,
+    describe_changed,
     open_copies,
     open_near_duplicates,
     open_plan,
@@ -42,7 +43,8 @@ class Texts:
         sources: Where the texts come from.
         splits: The share of each split.
         drop_duplicates: Whether exact copies of earlier documents are in no split.
-        tokenizer_path: The tokenizer that was asked for; None: one in the cache.
+        tokenizer: The tokenizer that was asked for: its path (None: one in the cache), which of its tokens are special,
+            by role, and whether those that it lacks are appended.
         n_vocab: How many tokens it has.
         coverage: Share of the characters that a tokenizer which is trained here knows as such.
         plan: How documents become rows.
@@ -55,7 +57,7 @@ class Texts:
         sources: Sequence[Source],
         splits: Mapping[str, float],
         drop_duplicates: bool,
-        tokenizer_path: str | None,
+        tokenizer: tuple[str | None, Mapping[str, str], bool],
         n_vocab: int,
         coverage: float,
         plan: Plan,
@@ -66,7 +68,8 @@ class Texts:
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
         self.near_duplicates = near_duplicates
         self.near_pairs: NearPairs | None = None
-        self._given_path = None if tokenizer_path is None else Path(tokenizer_path)
+        path, self._special_tokens, self._append_special_tokens = tokenizer
+        self._given_path = None if path is None else Path(path)
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
@@ -97,20 +100,50 @@ class Texts:
             ValueError: It has not data.n_vocab tokens.
         """
         if self._tokenizer is None:
-            tokenizer = Tokenizer.load(self.tokenizer_path)
+            # What a checkpoint holds says by itself which of its tokens are special.
+            tokenizer = (
+                self._read(self.tokenizer_path) if self._saved_path is None else Tokenizer.load(self._saved_path)
+            )
             if len(tokenizer) != self.n_vocab:
+                n = len(tokenizer.appended)
                 raise SettingsError(
-                    f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens, but data.n_vocab is {self.n_vocab}; '
-                    f'set data.n_vocab to {len(tokenizer)}, or train a tokenizer of {self.n_vocab}'
+                    f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens{f" ({n} of them appended)" * (n > 0)}'
+                    f', but data.n_vocab is {self.n_vocab}; set data.n_vocab to {len(tokenizer)}, or train a tokenizer '
+                    f'of {self.n_vocab}'
                 )
             self._tokenizer = tokenizer
         return self._tokenizer
+
+    def _read(self, path: Path) -> Tokenizer:
+        return Tokenizer.load(path, self._special_tokens, self._append_special_tokens)
+
+    def check_tokenizer(self) -> None:
+        """Raise ValueError if the tokenizer that was asked for cannot be used, or is not as the settings say.
+
+        A tokenizer that is trained is ours: where none is there yet, no setting of somebody else's may be.
+        """
+        if self._given_path is not None and self.tokenizer_path.exists():
+            _ = self.tokenizer
+            return
+        named = [f'special_tokens.{role}' for role in self._special_tokens]
+        for name in named + ['append_special_tokens'] * self._append_special_tokens:
+            raise SettingsError(
+                f'data.{name} is for a tokenizer that one has, but there is none at {self._given_path}: check the path'
+                if self._given_path
+                else f'data.{name} is for a tokenizer that one has; name it in data.tokenizer_path, or leave it out'
+            )
+        if self._given_path is not None and self._given_path.suffix == '.json':
+            raise SettingsError(
+                f'there is no tokenizer at {self._given_path}, and none is trained there: what is trained is a '
+                'SentencePiece model, whose name ends in .model; check the path'
+            )
 
     def ensure_tokenizer(self) -> None:
         """Train the tokenizer where it is not there yet; of several processes one does, and the others wait."""
         path = self.tokenizer_path
         if path.exists():
             return
+        self.check_tokenizer()
         lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock):
@@ -135,7 +168,7 @@ class Texts:
             ValueError: It is damaged, or data.tokenizer_path is the file of another one.
         """
         given = self._given_path
-        if given is not None and given.exists() and given.read_bytes() != data:
+        if given is not None and given.exists() and self._read(given).data != data:
             raise SettingsError(
                 f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
                 'one, or leave it out: the checkpoint has it inside'
@@ -223,6 +256,8 @@ class Texts:
         for store in self.stores():
             store.verify()
             yield f'store: {store.folder} is as it was written ({len(store):,} documents)'
+            if changed := describe_changed(store.manifest):
+                yield f'  {changed}'
         stores = self._corpus_stores()
         if not stores:
             return

@@ -57,8 +57,14 @@ class XLabDataModule(SavedData):
         near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
             them is in the train split.
-        tokenizer_path: A SentencePiece model; where there is no file, one is trained on the train split and written
+        tokenizer_path: The tokenizer: a SentencePiece model, the `tokenizer.json` of a Hugging Face model (extra `hf`)
+            or the folder with either. Where there is no file, one of ours is trained on the train split and written
             there. None: in the cache, named by what it is trained on.
+        special_tokens: Which token of a tokenizer from elsewhere is what (sos, put before a text; eos, behind it; pad,
+            unk, mask, cls, sep), where that is not as its file says or its name tells: `{eos: "<|end|>"}`. Where it has
+            none for sos or pad, eos takes the place.
+        append_special_tokens: Whether the special tokens that a tokenizer from elsewhere lacks are put behind its
+            vocabulary, and five spare ones; data.n_vocab is so much larger then.
         n_vocab: How many tokens the tokenizer has, special ones included.
         coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
@@ -97,6 +103,8 @@ class XLabDataModule(SavedData):
         near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
         tokenizer_path: str | None = None,
+        special_tokens: dict[str, str] | None = None,
+        append_special_tokens: bool = False,
         n_vocab: int = 8192,
         coverage: float = 0.9995,
         max_len: int = 512,
@@ -130,9 +138,10 @@ class XLabDataModule(SavedData):
         self.held_out: Sequence[Source] = held_out or []
         self.near_duplicates = near_duplicates
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
+        self.special_tokens, self.append_special_tokens = special_tokens or {}, append_special_tokens
         check_arguments(vars(self))
-        rows = plan(max_len)
-        texts = (self.sources, self.splits, drop_duplicates, tokenizer_path, n_vocab, coverage, rows, n_processes)
+        rows, tokenizer = plan(max_len), (tokenizer_path, self.special_tokens, append_special_tokens)
+        texts = (self.sources, self.splits, drop_duplicates, tokenizer, n_vocab, coverage, rows, n_processes)
         self._texts: Texts
         self._training: TrainingRows | StreamedTraining
         if stream is None:
@@ -213,6 +222,10 @@ class XLabDataModule(SavedData):
         """
         self.tell_addresses()
         self._texts.prepare(engine)
+
+    def check_tokenizer(self) -> None:
+        """Raise ValueError if the tokenizer that was asked for cannot be used, or is not as the settings say."""
+        self._texts.check_tokenizer()
 
     def train_tokenizer(self) -> Path:
         """Train a tokenizer on the train split; it must not be there yet.

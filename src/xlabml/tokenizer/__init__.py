@@ -1,14 +1,19 @@
-"""Strings <-> token ids: any text in, the same text out, and the raw bytes of each token known. Loads no torch."""
+"""Strings <-> token ids of any tokenizer, special tokens by name, the bytes of each token. Loads no torch."""
 
-from .stream import StreamDecoder
-from .tokenizer import RESERVED_PIECES, Tokenizer
+from .base import Tokenizer
+from .special import check_roles
+from .stream import Stream, StreamDecoder
+from .tokenizer import RESERVED_PIECES, OwnTokenizer
 from .training import MIN_COVERAGE, check_coverage, train_tokenizer
 
 __all__ = [
     'MIN_COVERAGE',
     'RESERVED_PIECES',
+    'OwnTokenizer',
+    'Stream',
     'StreamDecoder',
     'Tokenizer',
     'check_coverage',
+    'check_roles',
     'train_tokenizer',
 ]

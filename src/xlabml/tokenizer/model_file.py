@@ -15,7 +15,7 @@ def without_field(message: bytes, *path: int) -> bytes:
     """
     number, *inner = path
     kept = []
-    for found, start, value, end in _fields(message):
+    for found, start, value, end in fields(message):
         if found != number:
             kept.append(message[start:end])
         elif inner:
@@ -24,7 +24,7 @@ def without_field(message: bytes, *path: int) -> bytes:
     return b''.join(kept)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the value and end of each field."""
     end = 0
     while end < len(message):

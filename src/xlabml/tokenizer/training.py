@@ -12,8 +12,10 @@ import sentencepiece
 from xlabml import artifacts
 from xlabml.errors import SettingsError
 
+from .base import Tokenizer, refuse_surrogates
 from .model_file import without_field
-from .tokenizer import RESERVED_PIECES, SPACE_MARK, Tokenizer, refuse_surrogates
+from .sentencepieces import SPACE_MARK
+from .tokenizer import RESERVED_PIECES
 
 # Line ends are always bytes, so that a long line is not one word; the trainer keeps NUL, U+2581 and U+2585 to itself.
 _NEVER_LEARNED = re.compile('[\n\0\u2581\u2585]')
@@ -105,7 +107,7 @@ def train_tokenizer(
             minloglevel=2,
         )
         # What was required is kept out of the file: most texts have spaces, and their models stay what they were.
-        tokenizer = Tokenizer(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
+        tokenizer = Tokenizer.from_bytes(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
         partial.write_bytes(tokenizer.data)
         os.replace(partial, path)
     except OSError as error:

@@ -1,0 +1,265 @@
+"""A `tokenizer.json` of Hugging Face's library `tokenizers` (extra `hf`), read as it is: data for that library.
+
+No class is looked up, no template is filled in and no code of the file is executed. Of what it says, truncation,
+padding and the tokens that it puts around a text are left out, and so is BPE's dropout: the same text has the same ids.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .base import MAX_VOCAB, Tokenizer
+from .packed import Packed
+from .special import SpecialTokens, find_special_tokens
+from .stream import Stream, StreamDecoder, WindowDecoder
+
+_MAX_DEPTH = 32
+_BYTE_PIECES = {f'<0x{byte:02X}>': byte for byte in range(256)}
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`.
+
+    Args:
+        file: Its bytes.
+        name: What error messages call it.
+        special: Its special tokens.
+        opened: What `open_file` returns for the file, where that was called already.
+
+    Raises:
+        ValueError: It is no such file, it is damaged or larger than any, or lacks one of these; or the library is not
+            installed.
+    """
+
+    kind = 'huggingface'
+
+    def __init__(self, file: bytes, name: str, special: SpecialTokens, opened: 'Opened | None' = None) -> None:
+        content, self._library, self._added = opened or open_file(file, name)
+        self._set_data(Packed(self.kind, special, file).pack(), name)
+        self._ids = self._library.get_vocab(with_added_tokens=True)
+        self._pieces = {id: piece for piece, id in self._ids.items()}
+        self._n_file, self.appended = max(self._pieces) + 1, special.appended
+        self.special_ids = {role: self[piece] for role, piece in special.pieces.items()}
+        decoders = find_types(content.get('decoder'))
+        self._is_byte_level = decoders == ['ByteLevel']
+        self._falls_back = 'ByteFallback' in decoders
+        self._written = self._reserved - {self.special_ids.get('unk')}
+
+    @classmethod
+    def read(
+        cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
+    ) -> 'HuggingFaceTokenizer':
+        """The tokenizer of a file that is read for the first time.
+
+        Args:
+            named: Special tokens that the user names, by role.
+            append: Whether those that it lacks are put behind its vocabulary.
+            configured: Special tokens that the files beside it name.
+        """
+        opened = open_file(file, name)
+        content, library, added = opened
+        unk = content['model'].get('unk_token')
+        if unk is None and isinstance(content['model'].get('unk_id'), int):
+            unk = library.id_to_token(content['model']['unk_id'])
+        found = {'unk': unk, **configured} if isinstance(unk, str) else configured
+        candidates = [token.content for token in added.values() if token.special]
+
+        def has_piece(piece: str) -> bool:
+            return library.token_to_id(piece) is not None
+
+        special = find_special_tokens(named, found, candidates, append, has_piece, name)
+        return cls(file, name, special, opened)
+
+    def __len__(self) -> int:
+        return self._n_file + len(self.appended)
+
+    def _find(self, piece: str) -> int | None:
+        if piece in self.appended:
+            return self._n_file + list(self.appended).index(piece)
+        return self._ids.get(piece)
+
+    def _piece(self, id: int) -> str:
+        return self._pieces.get(id, '') if id < self._n_file else self.appended[id - self._n_file]
+
+    @cached_property
+    def reserved_ids(self) -> list[int]:
+        special = {id for id, token in self._added.items() if token.special}
+        without = {id for id in range(len(self)) if id not in self._pieces}
+        return sorted(special | without | {*self.special_ids.values()})
+
+    @cached_property
+    def piece_bytes(self) -> list[bytes]:
+        known = self._bytes_of_level() if self._is_byte_level else self._bytes_within()
+        return [b'' if id in self._reserved else known[id] for id in range(len(self))]
+
+    def _bytes_of_level(self) -> dict[int, bytes]:
+        """What a byte-level decoder makes of each token."""
+        table = _byte_level()
+
+        def spell(piece: str) -> bytes:
+            known = [table.get(char, -1) for char in piece]
+            return piece.encode() if -1 in known else bytes(known)
+
+        return {id: spell(piece) for id, piece in self._pieces.items()}
+
+    def _bytes_within(self) -> dict[int, bytes]:
+        """What each token adds to a text that it stands in, by the library's own decoding."""
+        before = next(
+            (id for id, piece in self._pieces.items() if piece.isalpha() and self._decode([id]).isalpha()), None
+        )
+        lead = [] if before is None else [before]
+        start = len(self._decode(lead))
+        ids = list(self._pieces)
+        texts = self._library.decode_batch([[*lead, id] for id in ids], skip_special_tokens=True)
+        found = {id: text[start:].encode() for id, text in zip(ids, texts)}
+        if self._falls_back:
+            found |= {self._ids[piece]: bytes([b]) for piece, b in _BYTE_PIECES.items() if piece in self._ids}
+        return found
+
+    def is_byte(self, id: int) -> bool:
+        if self._is_byte_level:
+            return id in self._pieces and len(self.piece_bytes[id]) == 1 and self.piece_bytes[id][0] > 127
+        return self._falls_back and self._pieces.get(id) in _BYTE_PIECES
+
+    def _encode(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
+        n = min(len(texts), n_threads or os.cpu_count() or 1)
+        if n < 2:
+            return self._encode_here(texts)
+        size = -(-len(texts) // n)
+        with ThreadPoolExecutor(n) as pool:
+            parts = pool.map(self._encode_here, [texts[i : i + size] for i in range(0, len(texts), size)])
+            return [ids for part in parts for ids in part]
+
+    def _encode_here(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        except BaseException as error:
+            if type(error).__name__ != 'PanicException':
+                raise
+            raise ValueError(f'{self._name} cannot encode a text: the library tokenizers fails ({error})') from error
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        known = []
+        for id in ids:
+            self._check_id(id)
+            if not self._is_silent(id):
+                known.append(int(id))
+        if self._is_byte_level:
+            return b''.join(map(self.piece_bytes.__getitem__, known)).decode(errors='replace')
+        return self._text(known)
+
+    def _text(self, ids: list[int]) -> str:
+        return self._library.decode(ids, skip_special_tokens=True)
+
+    def stream(self) -> Stream:
+        if self._is_byte_level:
+            return StreamDecoder(self._checked_bytes)
+        return WindowDecoder(self._decode, self._check_id, self._is_silent, self._is_open)
+
+    def _checked_bytes(self, id: int) -> bytes:
+        self._check_id(id)
+        return self.piece_bytes[id]
+
+    def _is_silent(self, id: int) -> bool:
+        return id in self._written or id not in self._pieces or (id in self._added and self._added[id].special)
+
+    def _is_open(self, id: int) -> bool:
+        # The library gives up all of a run of bytes where one is wrong.
+        return self._falls_back and self._pieces[id] in _BYTE_PIECES
+
+
+class Opened(NamedTuple):
+    """A file that was opened.
+
+    Args:
+        content: What it says.
+        library: The library's object for it.
+        added: The tokens that were added to its model's, by id.
+    """
+
+    content: dict[str, Any]
+    library: Any
+    added: dict[int, Any]
+
+
+def open_file(file: bytes, name: str) -> Opened:
+    """Open the bytes of a `tokenizer.json`, which are looked at first and not believed.
+
+    Raises:
+        ValueError: They are none, or nested deeper than any; or the library is not installed.
+    """
+    try:
+        content = json.loads(file.decode('utf-8-sig'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} is no JSON, or cut short ({str(error)[:200]}); copy it again') from error
+    if _depth(content) > _MAX_DEPTH:
+        raise ValueError(f'{name} is nested more than {_MAX_DEPTH} deep, which no tokenizer.json is')
+    if not isinstance(content, dict) or not isinstance(content.get('model'), dict):
+        raise ValueError(
+            f'{name} is no tokenizer.json: it has no model; give the file of that name, which '
+            'PreTrainedTokenizerFast.save_pretrained writes'
+        )
+    # The library threads by itself, and that does not survive a fork: we thread outside it.
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ValueError(
+            f'{name} is one of Hugging Face\'s, which need the library tokenizers: pip install "xlabml[hf]"'
+        ) from error
+    try:
+        library = _open(tokenizers, file)
+    except BaseException as error:  # a panic of the library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise ValueError(
+            f'{name} is no tokenizer.json that the library tokenizers can use: {str(error)[:300]}'
+        ) from error
+    return Opened(content, library, library.get_added_tokens_decoder())
+
+
+def _open(tokenizers: Any, file: bytes) -> Any:
+    library = tokenizers.Tokenizer.from_str(file.decode('utf-8-sig'))
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True  # what a text says is text
+    if getattr(library.model, 'dropout', None) is not None:
+        library.model.dropout = None
+    ids = library.get_vocab(with_added_tokens=True).values()
+    if not ids or max(ids) >= MAX_VOCAB:
+        raise ValueError(f'it has {max(ids, default=-1) + 1:,} ids')
+    library.decode(library.encode('a b', add_special_tokens=False).ids)
+    return library
+
+
+def find_types(decoder: Any) -> list[str]:
+    """The types of the decoders in a `tokenizer.json`, those inside a sequence one by one."""
+    if not isinstance(decoder, dict):
+        return []
+    if decoder.get('type') == 'Sequence' and isinstance(decoder.get('decoders'), list):
+        return [name for inner in decoder['decoders'] for name in find_types(inner)]
+    return [str(decoder.get('type'))]
+
+
+def _depth(value: Any) -> int:
+    deepest, level = 0, [value]
+    while level and deepest <= _MAX_DEPTH:
+        deepest += 1
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, dict | list)
+        ]
+    return deepest
+
+
+def _byte_level() -> dict[str, int]:
+    """The characters that stand for bytes in byte-level tokenizers: GPT-2's `bytes_to_unicode`, turned round."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
