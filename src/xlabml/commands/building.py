@@ -48,7 +48,7 @@ class BuildingCLI(ParsingCLI):
             self.datamodule.check_tokenizer()
         if self.subcommand in DATA_COMMANDS:
             return
-        with usage_errors(), self._from_the_checkpoint():
+        with self._blame(), self._within_the_checkpoint():
             task = settings.find_class(config['model']['class_path'])
             self.model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
             self.config_init = self.parser.instantiate_classes(self.config_init)
