@@ -116,7 +116,7 @@ def test_compute_stats_draws_a_picture_once(xlab, tiny, tmp_path):
     assert (tmp_path / 'lengths.png').read_bytes().startswith(b'\x89PNG')
     assert re.search(r'tokens of +\d+ to +\d+ #+', printed)
     status, printed = xlab('compute_stats', *tiny, '--plot=lengths.png')
-    assert (status, printed) == (1, 'xlab: lengths.png exists and is not overwritten; name another file\n')
+    assert (status, printed) == (2, 'xlab: lengths.png exists and is not overwritten; name another file\n')
 
 
 def test_of_a_stream_the_shards_that_stay_are_described_each_as_its_own(xlab, tiny, texts, tmp_path):
@@ -186,3 +186,55 @@ def test_a_column_missing_from_the_last_source_is_said_before_the_first_is_read(
     assert status == 2
     assert "b.jsonl, has no column 'text'; its columns are body" in printed
     assert 'tokenizing' not in printed
+
+
+def test_prepare_data_says_what_became_of_lines_and_files(xlab, tiny, texts, tmp_path):
+    folder = tmp_path / 'texts'
+    folder.mkdir()
+    quoted = '"' + '\n'.join(texts[:50]) + '"'  # one row of fifty lines
+    (folder / 'a.csv').write_text('\n'.join(['text', quoted, '', *texts[50:100]]) + '\n')
+    (folder / 'b.TSV').write_text('text\n' + '\n'.join(f'"{text}' for text in texts[100:200]) + '\n')
+    for name in ('c.pdf', 'd.pdf', 'e.html'):
+        (folder / name).touch()
+    status, printed = xlab('prepare_data', *tiny, f'--data.sources=[{{path: {folder}}}]')
+    assert status == 0, printed
+    assert (
+        f'read {folder}: 2 files, 203 lines (52 of them headers, blank or inside quoted fields), 151 rows, '
+        '151 documents, 0 left out\n'
+    ) in printed
+    assert printed.count(f'{folder}: reads 2 files, passes over 3 others: 2 .pdf, 1 .html\n') == 1
+    for command in ('prepare_data', 'validate_data', 'compute_stats'):
+        _, printed = xlab(command, *tiny, f'--data.sources=[{{path: {folder}}}]')
+        assert printed.count('passes over 3 others: 2 .pdf, 1 .html\n') == 1
+
+
+def test_settings_of_files_are_typed_saved_and_read_again(xlab, tiny, texts, tmp_path):
+    rows = [f'{i};"été ""{text}"""' for i, text in enumerate(texts)]
+    (tmp_path / 'a.csv').write_bytes('\n'.join(['n;text', *rows]).encode('latin-1'))
+    path = f'path: {tmp_path}/a.csv'
+    for how, code, message in (
+        ('', 2, "no column 'text'; its columns are n;text; if another character parts the fields, set delimiter"),
+        ('delimiter: ";"', 1, r'a.csv:2: not UTF-8 (byte 0xE9: invalid continuation byte); it may be latin-1'),
+        ('delimiter: ";", encoding: cp1252, quoting: none', 0, ''),
+    ):
+        status, printed = xlab('prepare_data', *tiny, f'--data.sources=[{{{path}, {how}}}]')
+        assert status == code, printed
+        assert message in printed
+    for how in ('encoding: latin-42', 'delimiter: ";;"', 'quoting: some'):
+        status, printed = xlab('fit', *tiny, f'--data.sources=[{{{path}, {how}}}]')
+        assert status == 2
+        assert how.partition(':')[0] in printed
+    how = f'--data.sources=[{{{path}, encoding: latin-1, delimiter: ";"}}]'
+    status, printed = xlab('fit', *tiny, how)
+    assert status == 0, printed
+    first = re.search(r'test: .* nats/token', printed)
+    status, printed = xlab('test', '--ckpt_path=last', '--trainer.accelerator=cpu')
+    assert status == 0, printed
+    assert first is None or first[0].split(',')[0] in printed
+
+
+def test_the_settings_of_a_source_are_in_its_help(xlab):
+    status, printed = xlab('prepare_data', '--data.sources.help=Location')
+    assert status == 0
+    for setting in ('encoding', 'delimiter', 'quoting'):
+        assert setting in printed

@@ -1,5 +1,6 @@
 """Documents from files of every kind and layout, and errors that say which file, line and column."""
 
+import bz2
 import gzip
 import importlib.metadata
 import io
@@ -10,6 +11,7 @@ import sys
 
 import pyarrow
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -28,6 +30,13 @@ def parquet(rows):
     return file.getvalue()
 
 
+def arrow(rows):
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(file := io.BytesIO(), table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
 def damaged(data):
     """Bytes of a file, those behind the first few flipped."""
     return data[:4] + bytes(255 - byte for byte in data[4:60]) + data[60:]
@@ -40,6 +49,9 @@ WRITERS = {
     'a.jsonl.gz': lambda path: path.write_bytes(gzip.compress(LINES)),
     'a.jsonl.xz': lambda path: path.write_bytes(lzma.compress(LINES)),
     'a.jsonl.zst': lambda path: path.write_bytes(zstd(LINES)),
+    'A.JSONL': lambda path: path.write_bytes(LINES),
+    'a.ndjson.bz2': lambda path: path.write_bytes(bz2.compress(LINES)),
+    'a.arrow': lambda path: path.write_bytes(arrow(ROWS)),
     'a.csv': lambda path: pyarrow.csv.write_csv(pyarrow.Table.from_pylist(ROWS), path),
     'a.parquet': lambda path: path.write_bytes(parquet(ROWS)),
 }
@@ -77,6 +89,7 @@ def test_a_text_file_is_one_document_with_its_line_ends(tmp_path):
 
 
 def write_hub_layout(folder):
+    (folder / 'empty').mkdir()
     for name, split in [('20231101.en', 'train'), ('20231101.en', 'test'), ('20231101.fr', 'train')]:
         (folder / name).mkdir(exist_ok=True)
         for shard in range(2):
@@ -95,8 +108,8 @@ def test_a_local_folder_may_have_the_layout_of_the_hub(tmp_path):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'name': 'de'}, 'there is no folder de in .*; those there are: 20231101.en, 20231101.fr'),
-        ({}, 'there are no parquet, jsonl, .* it holds 20231101.en, 20231101.fr'),
+        ({'name': 'de'}, 'there is no folder de in .*; those there are: 20231101.en, 20231101.fr, empty'),
+        ({'name': 'empty'}, 'there are no parquet, jsonl, .* it holds nothing'),
         ({'name': '20231101.en', 'split': 'validation'}, "no files of the split 'validation'"),
         ({'name': '20231101.en', 'column': 'body'}, "has no column 'body'; its columns are text"),
     ],
@@ -127,10 +140,10 @@ def test_other_splits_never_slip_into_train(tmp_path):
         ('a.jsonl', b'{"body": "fine"}', r"a\.jsonl, .*no column 'text'"),
         ('a.json', b'[{"text": "fine"},\n x]', r'a\.json:2: not JSON'),
         ('a.csv', b'body,label\nx,1\n', r"a\.csv, .*no column 'text'; its columns are body, label"),
-        ('a.csv', b'text,label\nx,1\ny\n', r'a\.csv is broken .*Row #3: Expected 2 columns, got 1.*mend the row'),
-        ('a.csv', b'', r'a\.csv is broken or cut short \(Empty CSV file'),
+        ('a.csv', b'text,label\nx,1\ny\n', r'a\.csv:3 \(Expected 2 columns, got 1: y\); mend the row'),
+        ('a.csv', b'', r'a\.csv is empty'),
         ('a.jsonl', b'\n', r'a\.jsonl is empty'),
-        ('a.txt', b'\xff', r'a\.txt is not UTF-8: byte 0xFF'),
+        ('a.txt', b'fine\n\xff', r'a\.txt:2: not UTF-8 \(byte 0xFF'),
         ('a.parquet', b'PAR1 cut short', r'a\.parquet is broken or cut short'),
         ('a.jsonl.gz', gzip.compress((LINES + b'\n') * 9, mtime=0)[:-20], r'a\.jsonl\.gz is broken or cut short'),
         ('a.jsonl.xz', lzma.compress((LINES + b'\n') * 9)[:-20], r'a\.jsonl\.xz is broken or cut short'),
@@ -247,12 +260,11 @@ def test_only_what_arrow_reads_needs_pyarrow(tmp_path):
     script = f"""
 import sys
 sys.modules['pyarrow'] = None
-from pathlib import Path
 import xlabml.commands.fit
 from xlabml.data import files
-print(list(files.read_file(Path('{tmp_path}/a.jsonl'), [])))
+print(list(files.read_span(files.Span('{tmp_path}/a.jsonl'), [])))
 try:
-    list(files.read_file(Path('{tmp_path}/b.jsonl.gz'), []))
+    list(files.read_span(files.Span('{tmp_path}/b.jsonl.gz'), []))
 except ValueError as error:
     print(error)
 """

@@ -11,6 +11,7 @@ from xlabml.data import (
     TokenStore,
     check_picture,
     compute_statistics,
+    counts_of,
     describe_changed,
     describe_near_duplicates,
     format_statistics,
@@ -75,6 +76,7 @@ def prepare_data(
     names = data.sources if data.stream is None else [store.manifest['source'] for store in data.corpus.stores]
     for source, store in zip(names, data.corpus.stores):
         left_out = sum(found['count'] for found in store.manifest['invalid'].values())
+        _print_rows(source, store.manifest)
         print(
             f'store: {store.folder} ({source}: {len(store):,} documents, {len(store.tokens):,} tokens, '
             f'{int(store.n_bytes.sum()):,} bytes; {left_out:,} documents left out)'
@@ -83,6 +85,24 @@ def prepare_data(
     if data.drop_duplicates:
         print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
     _print_near_duplicates(data)
+
+
+def _print_rows(source: Any, manifest: dict[str, Any]) -> None:
+    """Say what was read and what became of it, for a source: lines against rows show a quote that swallowed some."""
+    read, rows = counts_of(manifest), manifest['n_rows']
+    counts = [f'{read[name]:,} {name}' for name in ('files', 'lines') if read.get(name)]
+    if read.get('lines', 0) > rows:
+        counts[-1] += f' ({read["lines"] - rows:,} of them headers, blank or inside quoted fields)'
+    reasons = ', '.join(f'{found["count"]:,} {reason}' for reason, found in manifest['invalid'].items())
+    left_out = sum(found['count'] for found in manifest['invalid'].values())
+    counts += [f'{rows:,} rows', f'{manifest["n_documents"]:,} documents']
+    print(f'read {source}: {", ".join(counts)}, {left_out:,} left out' + (f' ({reasons})' if reasons else ''))
+
+
+def _print_passed_over(data: XLabDataModule) -> None:
+    for source in data.sources:
+        if line := source.passed_over():
+            print(f'{source}: {line}')
 
 
 def _print_extent(data: XLabDataModule) -> None:
@@ -165,6 +185,7 @@ def train_tokenizer(data: XLabDataModule) -> None:
     if data.tokenizer_path.exists():
         print(f'{data.tokenizer_path} is there already; it is left as it is')
         return
+    _print_passed_over(data)
     print(f'tokenizer: {data.train_tokenizer()}')
 
 
@@ -196,6 +217,7 @@ def validate_data(
             raise UsageError(f'{path} exists and is not overwritten; name another --output_path')
         if not path.parent.is_dir():
             raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
+    _print_passed_over(data)
     for i, source in enumerate(data.sources):
         n_valid, found = 0, []
         for invalid in validate(source):

@@ -25,7 +25,7 @@ from .splits import check_ratios, split_names, splits_of
 from .statistics import compute_statistics, format_statistics
 from .store import TokenStore, describe_changed, plan_store, prepare_store, store_folder
 from .store_build import Engine, Report
-from .store_parts import encode_part
+from .store_parts import counts_of, encode_part
 from .stream import Stream, StreamedRows
 from .stream_batches import StreamBatches, join_batches
 from .validation import Invalid, validate, write_invalid
@@ -77,6 +77,7 @@ __all__ = [
     'check_weights',
     'compute_statistics',
     'count_doublings',
+    'counts_of',
     'describe_changed',
     'describe_near_duplicates',
     'encode_part',

@@ -1,32 +1,32 @@
-"""Rows of parquet, JSON, CSV and text files, one after the other, with errors that say which file and line.
+"""Rows of parquet, Arrow, JSON, CSV and text files, one after the other, with errors that say which file and line.
 
 Large parquet and JSON-lines files can be read in spans, each on its own. pyarrow is loaded by the first file that needs
 it: the sources that come in packages do without.
 """
 
+import codecs
 import contextlib
+import functools
 import gzip
-import io
-import json
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    import pyarrow
+from typing import Any, NamedTuple, get_args
 
 from xlabml.errors import SettingsError
 
-_KINDS = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.txt')
-PACKED = ('.gz', '.xz', '.zst')
+from . import tally
+from .encodings import check_encoding, explain_not_utf8, is_utf8, open_utf8, starts_with
+from .json_rows import read_json, read_json_lines
+from .kinds import PACKED, TABLES, TEXTS, UNPACKED_RATIO, is_packed, kind_of
+from .quotes import Quoting, check_delimiter
+
 _BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
-_BATCH_ROWS = 1024
-_CSV_BLOCK_BYTES = (1 << 20, 1 << 24)  # a row must fit; 32 blocks are read ahead, so that the larger takes 0.5 GB
 _TEXT_COLUMNS = ['text', 'path']
-UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
+_LINES, _DELIMITED, _BINARY = ('.jsonl', '.ndjson'), ('.csv', '.tsv'), ('.parquet', '.arrow')
 
 
 class Span(NamedTuple):
@@ -43,286 +43,203 @@ class Span(NamedTuple):
     end: int | None = None
 
     def __str__(self) -> str:
-        unit = 'row group' if _kind(Path(self.path)) == '.parquet' else 'byte'
+        unit = 'row group' if kind_of(Path(self.path)) == '.parquet' else 'byte'
         return f'{self.path}, {unit} {self.start} on' if self.start else self.path
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the name says that we can read it."""
-    return _kind(path) in _KINDS and not path.name.startswith(('.', '_'))
+@dataclass(frozen=True)
+class Reading:
+    """How files are read, where their names do not say it.
+
+    Args:
+        encoding: What text files are written in, by Python's name; None: UTF-8, or what a byte order mark says.
+        delimiter: What parts the fields of csv and tsv files; None: a comma, and a tab.
+        quoting: What quotes in these are for; None: `doubled` in csv, `none` in tsv.
+        text: The column that has to hold texts; None: none has.
+
+    Raises:
+        ValueError: There is no such encoding, or the delimiter is not one character.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quoting: Quoting | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+        if self.delimiter is not None:
+            check_delimiter(self.delimiter)
+        if self.quoting not in (None, *get_args(Quoting)):
+            raise ValueError(f'quoting is {self.quoting!r}; it is one of {", ".join(get_args(Quoting))}')
+
+    def settings(self, paths: list[Path]) -> dict[str, Any]:
+        """Plain values that the rows of these files follow from; those of today's defaults are left out.
+
+        Raises:
+            ValueError: A setting is of no use to any of them.
+        """
+        kinds = {kind_of(path) for path in paths}
+        if self.encoding is not None and not kinds - {*_BINARY}:
+            raise SettingsError(f'encoding is {self.encoding!r}, but none of the files is a text file; leave it out')
+        given: dict[str, Any] = {'delimiter': self.delimiter, 'quoting': self.quoting}
+        for name, value in given.items():
+            if value is not None and not kinds & {*_DELIMITED}:
+                raise SettingsError(f'{name} is {value!r}, but none of the files is csv or tsv; leave it out')
+        if self.encoding is not None:
+            given['encoding'] = check_encoding(self.encoding)
+        if '.tsv' in kinds and self.quoting is None:
+            given['quoting'] = 'none in tsv'  # before, it was as in csv
+        return {name: value for name, value in given.items() if value is not None}
 
 
-def spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
+def spans(path: Path, column: str, n_bytes: int, encoding: str | None = None) -> list[tuple[Span, int]]:
     """Cut a file into spans of about so many bytes of text, where its kind allows; each with how many it has, about.
 
     Raises:
         ValueError: The file is broken.
     """
     size = path.stat().st_size
-    if _kind(path) == '.parquet':
+    if kind_of(path) == '.parquet':
         return _parquet_spans(path, column, n_bytes)
-    if path.suffix in PACKED:
+    if is_packed(path):
         return [(Span(str(path)), size * UNPACKED_RATIO)]
-    if _kind(path) not in ('.jsonl', '.ndjson') or size <= n_bytes:
+    if kind_of(path) not in _LINES or size <= n_bytes or not is_utf8(path, encoding):
         return [(Span(str(path)), size)]
     starts = range(0, size, n_bytes)
     return [(Span(str(path), start, min(start + n_bytes, size)), min(n_bytes, size - start)) for start in starts]
 
 
-def read_file(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    """The rows of a file, with these columns of it.
-
-    Raises:
-        ValueError: The file is broken, or a row has no such column.
-    """
-    return read_span(Span(str(path)), columns)
-
-
-def read_span(span: Span, columns: list[str]) -> Iterator[dict[str, object]]:
+def read_span(span: Span, columns: list[str], reading: Reading = Reading()) -> Iterator[dict[str, Any]]:
     """The rows of a span, with these columns of it.
 
     Raises:
         ValueError: The file is broken, or a row has no such column.
     """
     path = Path(span.path)
-    reader = _READERS.get(_kind(path))
-    if reader is None:
-        raise SettingsError(
-            f'cannot read {path}: its name must end in one of {", ".join(_KINDS)} (and {", ".join(PACKED)})'
-        )
     with _named(path):
-        if span.end is None:
-            yield from reader(path, columns)
-        elif _kind(path) == '.parquet':
-            yield from _parquet(path, columns, list(range(span.start, span.end)))
-        else:
-            yield from _json_lines(path, columns, span.start, span.end)
+        yield from _rows(path, span, columns, reading)
+    tally.count(files=not span.start)
 
 
-def file_columns(path: Path) -> list[str]:
+def file_columns(path: Path, reading: Reading = Reading()) -> list[str]:
     """The columns of a file, or of its first row; none where it has no row.
+
+    Raises:
+        ValueError: The file is broken, or is no file; or its column of texts is of another type.
+    """
+    kind = kind_of(path)
+    with _named(path):
+        if not path.is_file():
+            raise ValueError(describe_no_file(path))
+        if not kind:
+            raise SettingsError(_unreadable(path))
+        if kind in TEXTS:
+            return _TEXT_COLUMNS
+        if not path.stat().st_size:
+            return []
+        if kind in _BINARY:
+            from .arrow_rows import arrow_columns
+
+            return arrow_columns(path, reading.text)
+        if kind in _DELIMITED:
+            from .delimited import Dialect, delimited_columns
+
+            dialect = Dialect.of(path, reading.delimiter, reading.quoting)
+            return delimited_columns(path, dialect, reading.encoding)
+        return list(next(_rows(path, Span(str(path)), [], replace(reading, text=None)), {}))
+
+
+@functools.lru_cache(1 << 20)
+def is_marked(path: Path, size: int, modified: int) -> bool:
+    """Whether a file that is one text begins with a byte order mark of UTF-8; of a file's size and time read once.
 
     Raises:
         ValueError: The file is broken.
     """
-    kind = _kind(path)
-    if kind == '.txt':
-        return _TEXT_COLUMNS
+    if kind_of(path) not in TEXTS:
+        return False
     with _named(path):
-        if kind == '.parquet':
-            import pyarrow.parquet
-
-            metadata = pyarrow.parquet.read_metadata(path)
-            return list(metadata.schema.to_arrow_schema().names) if metadata.num_rows else []
-        if kind in ('.csv', '.tsv'):
-            for batch in _csv_batches(path, []):
-                return list(batch.schema.names)
-    return list(next(read_file(path, []), {}))
+        return starts_with(path, [codecs.BOM_UTF8])
 
 
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Have what libraries raise over a broken file name it."""
+def describe_no_file(path: Path) -> str:
+    """What a path is that is neither a file nor a folder, for people."""
+    if path.is_symlink():
+        return f'{path} is a link to {path.readlink()}, which is not there; mend the link, or remove it'
+    if path.exists():
+        return f'{path} is no regular file (a pipe, a device, a folder); write what it gives to a file, or leave it out'
+    return f'{path} is not there any more; restore it, or leave it out'
+
+
+def _rows(path: Path, span: Span, columns: list[str], reading: Reading) -> Iterator[dict[str, Any]]:
+    kind, encoding = kind_of(path), reading.encoding
+    if kind in _BINARY:
+        from .arrow_rows import read_arrow
+
+        return read_arrow(path, columns, None if span.end is None else list(range(span.start, span.end)))
+    if kind in _LINES:
+        return read_json_lines(path, columns, reading.text, encoding, span.start, span.end)
+    if kind == '.json':
+        return read_json(path, columns, reading.text, encoding)
+    if kind in _DELIMITED:
+        from .delimited import Dialect, read_delimited
+
+        return read_delimited(path, columns, Dialect.of(path, reading.delimiter, reading.quoting), encoding)
+    if kind in TEXTS:
+        return _read_text(path, encoding)
+    raise SettingsError(_unreadable(path))
+
+
+def _unreadable(path: Path) -> str:
+    return (
+        f'cannot read {path}: its name must end in one of {", ".join((*TABLES, *TEXTS))}, all but parquet and arrow '
+        f'perhaps with {", ".join(PACKED)} behind it'
+    )
+
+
+def _read_text(path: Path, encoding: str | None) -> Iterator[dict[str, Any]]:
+    with open_utf8(path, encoding) as raw:
+        data = raw.read()
     try:
-        yield
+        yield {'text': data.decode(), 'path': str(path)}
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{path} is not UTF-8: byte 0x{error.object[error.start]:02X} ({error.reason}); convert it, or leave it out'
-        ) from error
-    except _raised() as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's own; the libraries' have no number
-            raise
-        is_csv = type(error).__name__ == 'ArrowInvalid' and _kind(path) in ('.csv', '.tsv')
-        remedy = f'mend the row (it may have {_CSV_BLOCK_BYTES[-1] >> 20} MB), or ' if is_csv else ''
-        raise ValueError(f'{path} is broken or cut short ({error}); {remedy}fetch it again, or leave it out') from error
-
-
-def _raised() -> tuple[type[Exception], ...]:
-    """What libraries raise over a broken file: pyarrow too, once it was needed."""
-    arrow = sys.modules.get('pyarrow')
-    return (*_BROKEN, OSError) if arrow is None else (*_BROKEN, OSError, arrow.ArrowException)
-
-
-def _kind(path: Path) -> str:
-    suffixes = path.suffixes[-2:]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ''
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    if path.suffix == '.gz':
-        return gzip.GzipFile(path)
-    if path.suffix == '.xz':
-        return lzma.LZMAFile(path)
-    if path.suffix == '.zst':
-        import pyarrow
-
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
-    return path.open('rb')
-
-
-def _parquet(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, object]]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=columns or None):
-            yield from batch.to_pylist()
+        raise explain_not_utf8(path) or error from None
 
 
 def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:
-    import pyarrow.parquet
+    from .arrow_rows import parquet_groups
 
     with _named(path):
-        metadata = pyarrow.parquet.read_metadata(path)
+        groups = parquet_groups(path, column)
     found: list[tuple[Span, int]] = []
     start = size = 0
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        chunks = [group.column(k) for k in range(group.num_columns)]
-        size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
-        if size >= n_bytes or i == metadata.num_row_groups - 1:
+    for i, group in enumerate(groups):
+        size += group
+        if size >= n_bytes or i == len(groups) - 1:
             found.append((Span(str(path), start, i + 1), size))
             start, size = i + 1, 0
     return found or [(Span(str(path)), 0)]
 
 
-def _csv(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    for batch in _csv_batches(path, columns):
-        for start in range(0, len(batch), _BATCH_ROWS):
-            yield from batch.slice(start, _BATCH_ROWS).to_pylist()
-
-
-def _csv_batches(path: Path, columns: list[str]) -> 'Iterator[pyarrow.RecordBatch]':
-    """The rows of a file, many at a time; the first batch has none, and says which columns there are."""
-    import pyarrow
-
-    n_read = 0
-    for block_bytes in _CSV_BLOCK_BYTES:
-        try:
-            with _open(path) as raw, _open_csv(path, raw, columns, block_bytes) as reader:
-                yield pyarrow.RecordBatch.from_pylist([], reader.schema)
-                end = 0
-                for batch in reader:
-                    start, end = end, end + len(batch)
-                    if end > n_read:
-                        yield batch.slice(max(0, n_read - start))
-                        n_read = end
-            return
-        except pyarrow.ArrowInvalid as error:
-            if 'straddling' not in str(error) or block_bytes == _CSV_BLOCK_BYTES[-1]:
-                raise
-
-
-def _open_csv(path: Path, raw: io.BufferedIOBase, columns: list[str], block_bytes: int) -> Any:
-    """A reader of these columns (none: all): the first, the text, is taken as it stands; other types are inferred."""
-    import pyarrow.csv
-
-    return pyarrow.csv.open_csv(
-        raw,
-        # With threads the rows are not counted, and an error does not say which.
-        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter='\t' if _kind(path) == '.tsv' else ',', newlines_in_values=True
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=columns, column_types={name: pyarrow.string() for name in columns[:1]}
-        ),
-    )
-
-
-def _json(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    with _open(path) as raw:
-        start = raw.read(1024).lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
-    if start != b'[':
-        yield from _json_lines(path, columns)
-        return
-    with _open(path) as raw:
-        try:
-            rows = json.load(raw)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{path}:{error.lineno}: not JSON ({error.msg}); mend it, or leave the file out') from None
-    for number, row in enumerate(rows):
-        try:
-            _check_row(row, columns)
-        except ValueError as error:
-            raise ValueError(f'{path}, entry {number}: {error}') from None
-        yield row
-
-
-def _json_lines(path: Path, columns: list[str], start: int = 0, end: int | None = None) -> Iterator[dict[str, object]]:
-    with _open(path) as raw:
-        if start:
-            raw.seek(start - 1)
-            raw.readline()
-        place = first = raw.tell() if start else 0
-        for number, line in enumerate(raw, 1):
-            if end is not None and place >= end:
-                return
-            place += len(line)
-            if not line.strip():
-                continue
-            try:
-                row = _parse(line.decode('utf-8-sig' if number == 1 and not start else 'utf-8').strip(' \t\r\n'))
-                _check_row(row, columns)
-            except json.JSONDecodeError as error:
-                problem = f'not JSON ({error.msg}); mend the line, or remove it'
-            except UnicodeDecodeError as error:
-                problem = f'not UTF-8 ({error.reason}); mend the line, or remove it'
-            except ValueError as error:
-                problem = str(error)
-            else:
-                yield row
-                continue
-            raise ValueError(f'{path}:{number + _count_lines(path, first)}: {problem}')
-
-
-_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-
-
-def _parse(text: str) -> Any:
-    """What `json.loads` gives, without what it does before and after: half of the time of a short line.
-
-    Raises:
-        JSONDecodeError: The text is no JSON.
-    """
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what the system and libraries raise over a file name it."""
     try:
-        value, end = _scan(text, 0)
-    except StopIteration as error:
-        raise json.JSONDecodeError('Expecting value', text, error.value) from None
-    if end != len(text):
-        raise json.JSONDecodeError('Extra data', text, end)
-    return value
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8 ({error}); convert it, or leave it out') from error
+    except PermissionError as error:
+        raise ValueError(f'{path} may not be read ({error.strerror}); change its mode, or leave it out') from error
+    except _broken() as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own; the libraries' have no number
+            raise
+        problem = ' '.join(str(error).split())
+        raise ValueError(f'{path} is broken or cut short ({problem}); fetch it again, or leave it out') from error
 
 
-def _count_lines(path: Path, end: int) -> int:
-    """How many lines end before a byte."""
-    n = 0
-    with path.open('rb') as raw:
-        while end and (block := raw.read(min(end, 1 << 20))):
-            n, end = n + block.count(b'\n'), end - len(block)
-    return n
-
-
-def _check_row(row: Any, columns: list[str]) -> None:
-    if not isinstance(row, dict):
-        raise ValueError(f'a row must be an object with columns, but this is {type(row).__name__}')
-    for name in columns:
-        if name not in row:
-            raise ValueError(f'no column {name!r} in this row; it has {", ".join(map(str, row))}')
-
-
-def _text(path: Path, columns: list[str]) -> Iterator[dict[str, object]]:
-    with _open(path) as raw:
-        yield {'text': raw.read().decode(), 'path': str(path)}
-
-
-_READERS: dict[str, Callable[[Path, list[str]], Iterator[dict[str, object]]]] = {
-    '.parquet': _parquet,
-    '.jsonl': _json_lines,
-    '.ndjson': _json_lines,
-    '.json': _json,
-    '.csv': _csv,
-    '.tsv': _csv,
-    '.txt': _text,
-}
+def _broken() -> tuple[type[Exception], ...]:
+    """What the libraries that were needed raise over a broken file."""
+    loaded = sys.modules.get('pyarrow')
+    return (*_BROKEN, OSError, *(() if loaded is None else (loaded.ArrowException,)))

@@ -50,6 +50,9 @@ class InPieces(Source):
     def files(self) -> list[Path]:
         return self.source.files()
 
+    def passed_over(self) -> str:
+        return self.source.passed_over()
+
     def fingerprint(self) -> dict[str, Any]:
         settings = {name: value for name, value in vars(self).items() if name not in ('source', 'credit', 'needs')}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}

@@ -2,8 +2,10 @@
 
 import fnmatch
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +15,21 @@ import fsspec
 from xlabml import artifacts
 from xlabml.errors import SettingsError
 
-from .files import PACKED, UNPACKED_RATIO, Span, file_columns, is_readable, read_span
-from .sources import Document, Part, Source, check_columns
+from .files import Reading, Span, read_span
+from .kinds import (
+    KINDS,
+    TEXTS,
+    UNPACKED_RATIO,
+    describe_passed_over,
+    is_packed,
+    is_readable,
+    kind_of,
+    leave_out_readmes,
+    pick_texts,
+)
+from .location import check_file
+from .quotes import Quoting
+from .sources import Document, Part, Source
 
 Advance = Callable[[int], None]
 """Told how many bytes came since it was last told; what it raises ends the work."""
@@ -27,7 +42,9 @@ _SIZED_AT_ONCE, _SIZED_FILES = 16, 10_000
 
 
 class RemoteFiles(Source):
-    """The files behind a URL that fsspec knows: parquet, jsonl, json, csv, tsv, txt, as in `Location`; a part each.
+    """The files behind a URL that fsspec knows, of the kinds that `Location` reads; a part each.
+
+    A folder means all such files in it and in its folders, but hidden ones (. or _) and a README beside tables.
 
     They are known again by their names and sizes. Where a listing does not say sizes, as over http, each of the first
     10,000 files is asked for its own.
@@ -36,13 +53,26 @@ class RemoteFiles(Source):
         path: A file, a folder or a pattern: `https://host/texts/*.jsonl.zst`, `s3://bucket/texts`,
             `hf://datasets/owner/name/data/train-*.parquet`. Other protocols than http and hf need their own package,
             s3fs for example; the error says which.
-        column: Where the text is. A txt file has the columns text and path.
+        column: Where the text is. A txt, text or md file has the columns text and path.
         storage_options: What fsspec's file system of that protocol takes, `{anon: true}` for example. It is written
             into checkpoints: leave keys and passwords to the environment.
+        encoding: What text files are written in, as Python names it; null: UTF-8, or what a byte order mark says.
+        delimiter: The character between the fields of csv and tsv files; null: a comma, and a tab.
+        quoting: What double quotes around a field of csv and tsv files mean, as in `Location`.
     """
 
-    def __init__(self, path: str, column: str = 'text', storage_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        column: str = 'text',
+        storage_options: dict[str, Any] | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quoting: Quoting | None = None,
+    ) -> None:
         self.path, self.column, self.storage_options = path, column, storage_options
+        self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
+        self._reading = Reading(encoding, delimiter, quoting)
         if '://' not in path:
             raise ValueError(f'{path} is no URL; a local file, folder or pattern is a Location')
 
@@ -61,7 +91,18 @@ class RemoteFiles(Source):
             yield document._replace(row=row)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {'class': 'RemoteFiles', 'column': self.column, 'files': [[url, size] for url, size, _ in self._listing]}
+        names = [Path(_name(url)) for url, _, _ in self._listing]
+        return {
+            'class': 'RemoteFiles',
+            'column': self.column,
+            **self._reading.settings(names),
+            # Before, a byte order mark was part of a text; whether there is one is not known from here.
+            **({'marks': 'left out'} if any(kind_of(name) in TEXTS for name in names) else {}),
+            'files': [[url, size] for url, size, _ in self._listing],
+        }
+
+    def passed_over(self) -> str:
+        return describe_passed_over(len(self._listing), self._passed_over)
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         """A part for each file; where nobody says how large one is, it is taken to be as large as the first ones."""
@@ -73,11 +114,10 @@ class RemoteFiles(Source):
 
     def read_fetched(self, file: Path, columns: Sequence[str] = ()) -> Iterator[Document]:
         """The documents of a file that `fetch` brought."""
-        wanted, there = list(dict.fromkeys([self.column, *columns])), file_columns(file)
-        if not there:
-            raise ValueError(f'source {self}: {file.name} is empty; mend it there, or leave it out of the path')
-        check_columns(wanted, there, f'source {self}, file {file.name},')
-        for row, values in enumerate(read_span(Span(str(file)), wanted)):
+        wanted = list(dict.fromkeys([self.column, *columns]))
+        reading = replace(self._reading, text=None if self.column in columns else self.column)
+        check_file(file, wanted, reading, f'source {self}')
+        for row, values in enumerate(read_span(Span(str(file)), wanted, reading)):
             yield Document(row, values[self.column], {name: values[name] for name in columns})
 
     def fetch(self, part: Part, folder: Path, advance: Advance | None = None) -> Path:
@@ -90,7 +130,7 @@ class RemoteFiles(Source):
             ConnectionError: It cannot be had; there is a way on.
         """
         (url,) = part.where
-        target = folder / PurePosixPath(url).name.partition('?')[0]
+        target = folder / _name(url)
         partial = target.with_name(f'{target.name}.partial')
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
@@ -130,7 +170,7 @@ class RemoteFiles(Source):
         try:
             files, root = fsspec.core.url_to_fs(self.path, **(self.storage_options or {}))
             found = self._find(files, root)
-            names = sorted(name for name in found if is_readable(Path(PurePosixPath(name).name.partition('?')[0])))
+            names = self._pick(found, str(files._strip_protocol(root)))
             sizes = {name: found[name] for name in names}
             unsized = [name for name in names if sizes[name] is None][:_SIZED_FILES]
             with ThreadPoolExecutor(_SIZED_AT_ONCE) as pool:
@@ -143,17 +183,32 @@ class RemoteFiles(Source):
                 f'source {self} cannot be listed ({type(error).__name__}: {error}); check the URL and the network'
             ) from error
         if not names:
-            raise SettingsError(
-                f'source {self}: there are no parquet, jsonl, json, csv, tsv or txt files; check the URL'
-            )
+            raise SettingsError(f'source {self}: there are no {KINDS} files; check the URL')
         known = [size for size in sizes.values() if size is not None]
         typical = sum(known) // len(known) if known else None
         listing = []
         for name in names:
             size = typical if sizes[name] is None else sizes[name]
-            unpacked = UNPACKED_RATIO if name.endswith((*PACKED, '.parquet')) else 1
+            path = Path(_name(name))
+            unpacked = UNPACKED_RATIO if is_packed(path) or kind_of(path) == '.parquet' else 1
             listing.append((urls[name], sizes[name], None if size is None else size * unpacked))
         return listing
+
+    def _pick(self, found: dict[str, int | None], root: str) -> list[str]:
+        """The files that hold texts, by name."""
+        paths: dict[PurePosixPath, list[str]] = {}
+        self._passed_over: Counter[str] = Counter()
+        for name in sorted(found):
+            path = PurePosixPath(name.partition('?')[0])
+            folders = path.parts[len(PurePosixPath(root).parts) : -1]
+            if any(folder.startswith(('.', '_')) for folder in folders):
+                self._passed_over['in hidden folders (. or _)'] += 1
+            elif path.name:
+                paths.setdefault(path, []).append(name)
+        picked, others = pick_texts(paths)
+        texts, readmes = leave_out_readmes(picked)
+        self._passed_over += others + readmes
+        return [name for path in texts for name in paths[path]]
 
     def _find(self, files: Any, root: str) -> dict[str, int | None]:
         """Files by name, with their sizes where the listing says them."""
@@ -163,11 +218,16 @@ class RemoteFiles(Source):
             entries = [entry for entry in entries if fnmatch.fnmatch(PurePosixPath(entry['name']).name, name)]
         elif any(letter in root for letter in '*?['):
             entries = list(files.glob(root, detail=True).values())
-        elif is_readable(Path(name)):
+        elif is_readable(Path(_name(name))):
             entries = [files.info(root)]
         else:
-            entries = files.ls(root, detail=True)
+            entries = list(files.find(root, detail=True).values())
         return {entry['name']: entry.get('size') for entry in entries if entry.get('type') != 'directory'}
+
+
+def _name(url: str) -> str:
+    """A file's name, without what asks for it."""
+    return PurePosixPath(url).name.partition('?')[0]
 
 
 def _ask_size(files: Any, name: str) -> int | None:

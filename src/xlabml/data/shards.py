@@ -66,6 +66,9 @@ class Shard(Source):
         spans = [Path(span.path) for span in where if isinstance(span, Span)]
         return list(dict.fromkeys(spans)) if spans else self.source.files()
 
+    def passed_over(self) -> str:
+        return self.source.passed_over()
+
     def fingerprint(self) -> dict[str, Any]:
         return {'shard': list(self.part.where)}
 

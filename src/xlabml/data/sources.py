@@ -86,6 +86,10 @@ class Source(ABC):
         """
         return []
 
+    def passed_over(self) -> str:
+        """What lies where it is read from and is not read, as a line for people; '' where there is nothing."""
+        return ''
+
     def addresses(self) -> list[str]:
         """Where on a network it is read from, for people; nothing is opened to find out."""
         return []

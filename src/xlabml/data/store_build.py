@@ -4,6 +4,7 @@ tokenized them."""
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,18 @@ from xlabml.tokenizer import Tokenizer
 from . import folders, manifests
 from .recorded import hash_file, stat_files
 from .sources import Part, Source
-from .store_parts import CHANGED, COUNTS, FORMAT, PART, Job, array_types, batches, merge_invalid, piece_texts
+from .store_parts import (
+    CHANGED,
+    COUNTS,
+    FORMAT,
+    PART,
+    Job,
+    array_types,
+    batches,
+    counts_of,
+    merge_invalid,
+    piece_texts,
+)
 
 Engine = Callable[[Job, Callable[[int], None]], None]
 """Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
@@ -152,6 +164,7 @@ def _merge(job: Job) -> dict[str, Any]:
     """Put the parts one after the other, and return what the manifest says of them."""
     sums = dict.fromkeys((*COUNTS, *(() if job.tokenizer.is_lossless else (CHANGED,))), 0)
     invalid: dict[str, dict[str, Any]] = {}
+    read: Counter[str] = Counter()
     types, begin = array_types(job.tokenizer, job.source.in_pieces), np.zeros(1, np.int64)
     with folders.ArrayFiles(job.folder, types) as files:
         files.append(**{name: begin for name in ('offsets', 'column_offsets', 'piece_offsets') if name in types})
@@ -177,10 +190,11 @@ def _merge(job: Job) -> dict[str, Any]:
                         'perhaps); the same command tokenizes it again'
                     )
             merge_invalid(invalid, manifest['invalid'], sums['n_rows'])
+            read.update(counts_of(manifest))
             sums = {name: value + manifest[name] for name, value in sums.items()}
         written = files.close()
     if not sums['n_documents']:
         counts = ', '.join(f'{item["count"]} {reason}' for reason, item in invalid.items()) or 'it has no rows'
         raise ValueError(f'{job.source} has no document with text ({counts}); check its path and column')
     del sums['n_column_bytes']
-    return {'files': written, **sums, 'invalid': invalid}
+    return {'files': written, **sums, 'invalid': invalid, 'read': dict(read)}

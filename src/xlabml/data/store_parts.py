@@ -2,8 +2,8 @@
 read."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 
 from xlabml.tokenizer import Tokenizer
 
-from . import folders, manifests
+from . import folders, manifests, tally
 from .files import Span
+from .kinds import kind_of
 from .pieces import split_text
 from .sources import Document, Part, Source
 from .splits import content_hash, hash_words
@@ -204,7 +205,8 @@ def _encode(
     dtypes = array_types(tokenizer, source.in_pieces)
     counts = dict.fromkeys((*COUNTS, *(() if tokenizer.is_lossless else (CHANGED,))), 0)
     invalid: dict[str, dict[str, Any]] = {}
-    with folders.ArrayFiles(folder, dtypes, sync=False) as files:  # compared with their hashes as they are merged
+    arrays = folders.ArrayFiles(folder, dtypes, sync=False)  # compared with their hashes as they are merged
+    with arrays as files, tally.counting() as read:
         for documents, raw in batches(source.read(part, columns), counts, invalid):
             texts = piece_texts(documents, source, part)
             ids, lengths = tokenizer.encode_flat(list(chain.from_iterable(texts)), n_threads)
@@ -250,7 +252,7 @@ def _encode(
             if advance is not None:
                 advance(int(sizes.sum()))
         written = files.close()
-    return {'format': FORMAT, 'files': written, **counts, 'invalid': invalid}
+    return {'format': FORMAT, 'files': written, **counts, 'invalid': invalid, 'read': asdict(read)}
 
 
 def _count_changed(tokenizer: Tokenizer, texts: list[list[str]], ids: list[int], lengths: list[int]) -> int:
@@ -315,6 +317,12 @@ def piece_texts(documents: Sequence[Document], source: Source, part: Part) -> li
     return [[str(document.text)] for document in documents]
 
 
+def counts_of(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """How many files and lines were read, as a manifest says; {} where it does not, as those of earlier versions."""
+    found: Any = manifest.get('read')
+    return found if manifests.find_misfit(found, {'files': int, 'lines': int}) is None else {}
+
+
 def merge_invalid(invalid: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], first_row: int) -> None:
     """Add what a later part, whose rows begin at first_row, left out."""
     for reason, found in other.items():
@@ -343,6 +351,6 @@ def _name(document: Document, source: Source, part: Part) -> str:
     if isinstance(first, Span):
         if len(part.where) == 1 and not first.start:
             return f'{first.path}, row {document.row}'
-        unit = 'row group' if '.parquet' in Path(first.path).suffixes else 'byte'
+        unit = 'row group' if kind_of(Path(first.path)) == '.parquet' else 'byte'
         return f'{source}, row {document.row} from {first.path}, {unit} {first.start} on'
     return f'{source}, row {document.row}' + (f' of its part {", ".join(map(str, part.where))}' if part.where else '')

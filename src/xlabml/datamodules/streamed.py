@@ -85,6 +85,7 @@ class StreamedTexts(Texts):
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
             say = rank_zero_only(report.say)
+            self.say_passed_over(say)
             say(self._announce())
             with self.cache.locked():
                 self.cache.make_room(0, fixed, 0)  # an earlier run may have been allowed more

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints
 from xlabml.data import (
@@ -189,6 +190,7 @@ class Texts:
         """
         if self._corpus is not None:
             return
+        self.say_passed_over(rank_zero_only(TerminalProgress().say))
         self.ensure_tokenizer()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
@@ -214,6 +216,12 @@ class Texts:
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
         self._corpus = Corpus(stores, self.splits, copies, dropped)
+
+    def say_passed_over(self, say: Callable[[str], None]) -> None:
+        """Say of each source what lies there and is not read."""
+        for source in self.sources:
+            if passed_over := source.passed_over():
+                say(f'{source}: {passed_over}')
 
     def check_near_duplicates(self) -> None:
         """Raise ValueError if the train split has near-duplicates of another split, where they are to be refused."""
