@@ -62,7 +62,7 @@ FILES = {
     'utf16.jsonl': (as_jsonl(TEXTS).encode('utf-16'), {}),
     'latin.jsonl': (as_jsonl(TEXTS).encode('latin-1'), {'encoding': 'latin-1'}),
     'a.jsonl.bz2': (bz2.compress(as_jsonl(TEXTS).encode()), {}),
-    'a.Jsonl.GZ': (gzip.compress(as_jsonl(TEXTS).encode()), {}),
+    'a.Jsonl.GZ': (gzip.compress(as_jsonl(TEXTS).encode(), mtime=0), {}),
     'a.csv': (as_csv(TEXTS), {}),
     'all.csv': (as_csv(TEXTS, quoting=csv.QUOTE_ALL), {}),
     'mark.csv': (as_csv(TEXTS).encode('utf-8-sig'), {}),
@@ -130,7 +130,7 @@ def test_text_files_of_every_ending_make_the_same_store(tmp_path, tokenizer, fin
     ]
     ways += [
         ('text.bz2', lambda text: bz2.compress(text.encode())),
-        ('Md.GZ', lambda text: gzip.compress(text.encode())),
+        ('Md.GZ', lambda text: gzip.compress(text.encode(), mtime=0)),
     ]
     for i, text in enumerate(TEXTS):
         ending, encode = ways[i % len(ways)]
@@ -204,7 +204,7 @@ def test_rows_of_any_length_and_quotes_in_any_place_are_read_block_by_block(tmp_
     written = io.StringIO()
     csv.writer(written, lineterminator=ending).writerows([['text', 'n'], *rows])
     data = written.getvalue().encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith('gz') else data)
+    (tmp_path / name).write_bytes(gzip.compress(data, mtime=0) if name.endswith('gz') else data)
     documents = list(Location(str(tmp_path / name)).documents(['n']))
     assert [[document.text, str(document.columns['n'])] for document in documents] == rows
 
@@ -289,7 +289,7 @@ DEEP = '[' * 100_000 + ']' * 100_000
         ('a.csv', 'text\nplain\ncaf\u00e9\n'.encode('latin-1'), {}, r'a\.csv:3: not UTF-8 .*latin-1'),
         ('a.jsonl', '{"text": "caf\u00e9"}\n'.encode('latin-1'), {}, r'a\.jsonl:1: not UTF-8 .*latin-1'),
         ('a.json', '[\n{"text": "caf\u00e9"}]\n'.encode('latin-1'), {}, r'a\.json:2: not UTF-8 .*latin-1'),
-        ('a.txt.gz', gzip.compress('caf\u00e9'.encode('latin-1')), {}, r'a\.txt\.gz:1: not UTF-8 .*latin-1'),
+        ('a.txt.gz', gzip.compress('caf\u00e9'.encode('latin-1'), mtime=0), {}, r'a\.txt\.gz:1: not UTF-8 .*latin-1'),
         ('a.txt', 'plain text'.encode('utf-16-le'), {}, r'a\.txt is not UTF-8 but utf-16-le'),
         ('a.csv', 'text\nplain'.encode('utf-16-be'), {}, r'a\.csv is not UTF-8 but utf-16-be'),
         ('a.txt', '\u0442\u0435\u043a\u0441\u0442'.encode('cp1251'), {}, r'set encoding to what it is written in'),
@@ -299,7 +299,7 @@ DEEP = '[' * 100_000 + ']' * 100_000
         ('a.csv', 'text,text\na,b\n', {}, r"a\.csv, has the column 'text' twice"),
         ('a.csv', 'text;n\na;1\n', {}, r"no column 'text'; its columns are text;n; .* set delimiter"),
         ('a.csv', 'text,n\n', {}, r'a\.csv is empty'),
-        ('a.csv.gz', gzip.compress(b''), {}, r'a\.csv\.gz is empty'),
+        ('a.csv.gz', gzip.compress(b'', mtime=0), {}, r'a\.csv\.gz is empty'),
         ('a.parquet', b'', {}, r'a\.parquet is empty'),
         ('a.arrow', b'', {}, r'a\.arrow is empty'),
         ('a.arrow', b'ARROW1 cut short', {}, r'a\.arrow is broken or cut short'),
