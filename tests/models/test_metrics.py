@@ -42,7 +42,7 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
             nats = model.model.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
             sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
             within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])
-    expected = summarize(dict(zip(('nats', 'hits', 'count', 'n_bytes'), sums.tolist())))
+    expected = summarize(dict(zip(('nats', 'correct', 'count', 'n_bytes'), sums.tolist())))
     expected |= dict(zip(('within_nats', 'within_3'), (within / sums[2]).tolist()))
     stage = {'validate': 'val', 'test': 'test'}[way]
     assert 0 < expected['within_nats'] < expected['within_3'] < 1

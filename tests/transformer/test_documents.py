@@ -29,9 +29,9 @@ RULES = {
 
 
 @pytest.fixture(autouse=True)
-def narrow(monkeypatch):
+def amx(monkeypatch):
     """As on a machine with AMX: elsewhere torch takes the same products as they are."""
-    monkeypatch.setattr(documents, '_is_narrow', lambda like: like.dtype == torch.bfloat16)
+    monkeypatch.setattr('torch.cpu._is_amx_tile_supported', lambda: True)
 
 
 def make_documents(segments=SEGMENTS, is_read=True):
@@ -248,7 +248,7 @@ def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, wi
     rows: list[int] = []
     rule = Rule(causal, window, torch.ones(2) if has_slopes else None)
     like = torch.empty(0, dtype=torch.bfloat16 if is_narrow else torch.float32)
-    plan = documents._make_plan(documents._part(segments, rule, like), rule, like)
+    plan = documents._make_plan(documents._part(segments, rule, like), segments, rule, like)
     others = None if plan.tokens is None else plan.tokens.tolist()
     for block in plan.blocks:
         length = (block.documents.stop - block.documents.start) // block.n_documents

@@ -29,6 +29,8 @@ class Summary(L.Callback):
 def attention_lines(trainer: L.Trainer, module: nn.Module) -> list[str]:
     """For each trunk in a module, a line that says how training computes attention on packed rows, and why so.
 
+    On a CPU one more says how documents are told apart there.
+
     Raises:
         ValueError: The way that was asked for cannot do so here.
     """
@@ -37,7 +39,8 @@ def attention_lines(trainer: L.Trainer, module: nn.Module) -> list[str]:
         is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if is_cast else torch.get_default_dtype()
     trunks = [part for part in module.modules() if isinstance(part, Transformer)]
-    return [trunk.describe_attention(device, dtype) for trunk in trunks]
+    lines = [trunk.describe_attention(device, dtype) for trunk in trunks]
+    return lines + [line for trunk in trunks if (line := trunk.describe_documents(device, dtype)) is not None]
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:

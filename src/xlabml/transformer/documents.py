@@ -1,6 +1,8 @@
 """Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
 
-Long documents go one way and all others another: see long_documents.py, short_documents.py.
+By blocks of one document after another (short_documents.py), long documents in bf16 by a way of their own where there
+is AMX (long_documents.py). Where the processor's entry in `CPU_WAYS` says tiles, passes of many short documents go by
+tiles of all of them (tiled_documents.py).
 
 Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
 """
@@ -8,7 +10,7 @@ Compiled, all of it is one operator that the compiler does not look into, so tha
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +28,19 @@ from .short_documents import (
     unmix_blocks,
     widened,
 )
+from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
+
+CPU_WAYS: dict[str, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
+"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md).
+
+amx: it has AMX's tiles of bf16. avx512_bf16: it has AVX-512's products of bf16, but no AMX (AMD's EPYC since Genoa).
+"""
+
+_SHORT = 32
+"""Documents are short where they have fewer tokens on average: else blocks are as fast as tiles, or faster."""
+
+_LONGEST_TILED = 512
+"""Where a document has more tokens, tiles would have too large a mask: blocks have none."""
 
 _LONGEST = 1024
 """Where one that is not long has more tokens, all go to torch's kernel, which keeps no n x n probabilities."""
@@ -70,7 +85,7 @@ def mix_documents(
         key = 'documents', rule.window
         if key not in made:
             parts = _part(segments, rule, q)
-            made[key] = _make_plan(parts, rule, q) if longest_text(parts.others) <= _LONGEST else None
+            made[key] = _make_plan(parts, segments, rule, q) if longest_text(parts.others) <= _LONGEST else None
         if made[key] is not None:
             return _Documents.apply(q, *_ungroup(q, k, v), made[key])
     dtype = q.dtype
@@ -156,20 +171,46 @@ def _part(segments: Segments, rule: Rule, like: Tensor) -> _Parts:
     return _Parts(long, others, torch.cat(tokens)) if long else _Parts([], segments, None)
 
 
-def _make_plan(parts: _Parts, rule: Rule, like: Tensor) -> _Plan:
+def _make_plan(parts: _Parts, segments: Segments, rule: Rule, like: Tensor) -> _Plan | Tiling:
+    texts = [length for length, is_text in segments if is_text and length]
+    is_short = sum(texts) < _SHORT * len(texts) and max(texts) <= _LONGEST_TILED
+    if is_short and _is_tiled(rule.slopes is not None):
+        return make_tiling(segments, rule, like)
     return _Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
 
+def cpu_kind() -> str:
+    """What kind of processor this is, for `CPU_WAYS`; a torch that cannot say so has neither."""
+    if getattr(torch.cpu, '_is_amx_tile_supported', bool)():
+        return 'amx'
+    return 'avx512_bf16' if getattr(torch.cpu, '_is_avx512_bf16_supported', bool)() else 'other'
+
+
+def describe_way(has_slopes: bool) -> str:
+    """The way that this processor goes, and why."""
+    name = {'amx': 'AMX', 'avx512_bf16': 'AVX-512-BF16, no AMX', 'other': 'neither AMX nor AVX-512-BF16'}[cpu_kind()]
+    if _is_tiled(has_slopes):
+        return f'by blocks, by tiles below {_SHORT} tokens on average (the CPU has {name})'
+    return f'by blocks (the CPU has {name})'
+
+
+def _is_tiled(has_slopes: bool) -> bool:
+    return CPU_WAYS[cpu_kind()] == 'tiles' and not has_slopes
+
+
 def _is_narrow(like: Tensor) -> bool:
-    return like.dtype == torch.bfloat16 and getattr(torch.cpu, '_is_amx_tile_supported', bool)()
+    return like.dtype == torch.bfloat16 and cpu_kind() == 'amx'
 
 
-def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+def _mix(plan: _Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where what came in is put, if documents are long, and what `mix_blocks` keeps; None: nowhere.
+        kept: Where what came in is put, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None:
+            nowhere.
     """
+    if isinstance(plan, Tiling):
+        return mix_tiles(plan, q, k, v, kept)
     if kept is not None and plan.runs:
         kept += q, k, v
     if plan.tokens is None:
@@ -183,15 +224,17 @@ def _mix(plan: _Plan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None
 
 
 def _unmix(
-    plan: _Plan, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
+    plan: _Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     Args:
         grad: Of the mixed values, t h c.
         qkv: As they came in; not needed where no document is long and something is kept.
-        kept: By `mix_blocks`; nothing: it is made once more.
+        kept: By `mix_blocks` or `mix_tiles`; nothing: it is made once more.
     """
+    if isinstance(plan, Tiling):
+        return unmix_tiles(plan, grad, kept[:3] or turn_tiles(plan, *qkv), kept[3:])
     some = []
     if plan.blocks or plan.tokens is None:
         turned = kept[:3] or turn_all(*(plan.pick(x) for x in qkv))
@@ -224,23 +267,24 @@ class _Documents(torch.autograd.Function):
         """As `_unmix` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved, n_in = ctx.saved_tensors, 3 if ctx.plan.runs else 0
+        saved, n_in = ctx.saved_tensors, 3 if isinstance(ctx.plan, _Plan) and ctx.plan.runs else 0
         return *_unmix(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
 
 
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
-) -> list[tuple[slice, _Plan]]:  # fmt: skip
+) -> list[tuple[slice, _Plan | Tiling]]:  # fmt: skip
     """What an operator works with, and on which heads at a time (one, where they are many tokens)."""
     rule = Rule(causal, window, slopes)
-    parts = _part(read_segments(starts, is_text, max_length, q.size(0)), rule, q)
+    segments = read_segments(starts, is_text, max_length, q.size(0))
+    parts = _part(segments, rule, q)
     step = q.size(1) if longest_text(parts.others) <= _LONGEST else 1
     groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
     if slopes is None:
-        plan = _make_plan(parts, rule, q)
+        plan = _make_plan(parts, segments, rule, q)
         return [(heads, plan) for heads in groups]
-    return [(heads, _make_plan(parts, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
+    return [(heads, _make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:

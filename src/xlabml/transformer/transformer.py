@@ -17,7 +17,7 @@ from .attention import Documents, Rule, Shared
 from .block import Attention, Block, FeedForward
 from .cache import Cache
 from .checkpointing import run_block
-from .documents import read_segments
+from .documents import describe_way, read_segments
 from .init import Initializer, Normal
 from .kernels import make_block_mask
 from .norms import RMSNorm
@@ -297,6 +297,24 @@ class Transformer(nn.Module):
             f'{name} ({reason})' + (f' in {n_layers} of {len(rules)} layers' if len(counts) > 1 else '')
             for (name, reason), n_layers in counts.items()
         )
+
+    def describe_documents(self, device: str, dtype: torch.dtype) -> str | None:
+        """A line that says how training computes attention inside documents, where the processor decides.
+
+        Args:
+            device: The type of the device.
+            dtype: What queries, keys and values are held in.
+
+        Returns:
+            None on other devices, and where attention is computed as it is defined, or drops from probabilities.
+        """
+        rules = [block.attention.rule for block in self.blocks]  # type: ignore[union-attr]
+        known = {'documents': True, 'gradient': True, 'device': device, 'dtype': dtype}
+        names = {backends.choose(self.attention, self._ask(rule, True, **known)).name for rule in rules}  # type: ignore[arg-type]
+        is_dropping = any(rule.dropout for rule in rules)  # type: ignore[union-attr]
+        if device != 'cpu' or 'sdpa' not in names or is_dropping:
+            return None
+        return 'documents: ' + describe_way(self.positions.slopes is not None)
 
     def _ask(self, rule: Rule, is_training: bool, **known: Any) -> backends.Ask:
         """What a layer asks of a pass, with what is known of the pass."""
