@@ -106,6 +106,14 @@ def test_a_callbacks_list_drops_neither_checkpoints_nor_curves(xlab, tiny, tmp_p
     assert 'has finished' in printed
 
 
+@pytest.mark.parametrize('callbacks', ['Timer', '[EarlyStopping]'])
+def test_a_callback_that_is_a_bare_name_is_refused(xlab, tiny, callbacks, tmp_path):
+    status, printed = xlab('fit', *tiny, f'--trainer.callbacks={callbacks}')
+    assert status == 2
+    assert re.search(r"trainer\.callbacks holds '\w+', which is no callback; write \[\{class_path: ", printed)
+    assert not (tmp_path / 'logs').exists()
+
+
 def test_max_epochs_become_steps(xlab, tiny, tmp_path):
     arguments = [argument for argument in tiny if 'max_steps' not in argument]
     status, printed = xlab('fit', *arguments, '--trainer.max_epochs=2', '--trainer.val_check_interval=0.5')

@@ -9,6 +9,7 @@ import pytest
 from served import served
 
 from xlabml.data import Location, RemoteFiles
+from xlabml.errors import SettingsError
 
 
 def fill(folder, *names):
@@ -130,6 +131,26 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     source = Location(str(tmp_path / 'texts'))
     assert names_of(source, tmp_path / 'texts') == ['a.txt', 'c.txt', 'linked/b.txt']
     assert '1 links to a folder above' in source.passed_over()
+
+
+def test_a_pattern_goes_through_no_circle_of_links(tmp_path):
+    fill(tmp_path, 'a.txt', 'in/b.txt', 'in/deep[1]/c.txt', '.hidden/d.txt')
+    for name in ('one', 'in/two', 'in/three'):
+        (tmp_path / name).symlink_to(tmp_path)  # two circles: glob would find each file 2 ** 40 times
+    for pattern in ('**/*.txt', '**', '**/**/*.txt'):
+        source = Location(f'{tmp_path}/{pattern}')
+        assert names_of(source, tmp_path) == ['a.txt', 'in/b.txt', 'in/deep[1]/c.txt']
+    assert names_of(Location(f'{tmp_path}/i*/**/*.txt'), tmp_path)[:2] == ['in/b.txt', 'in/deep[1]/c.txt']
+    assert names_of(Location(f'{tmp_path}/**/deep*/*.txt'), tmp_path) == ['in/deep[1]/c.txt']
+
+
+@pytest.mark.parametrize(
+    ('path', 'message'),
+    [('', 'is empty; name a file'), ('~nobody-here/a.txt', 'home directory'), (f'{"a" * 5000}.txt', 'too long')],
+)
+def test_a_path_that_leads_nowhere_was_typed(path, message):
+    with pytest.raises(SettingsError, match=message):
+        Location(path).fingerprint()
 
 
 def test_a_folder_or_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):

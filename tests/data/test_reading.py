@@ -374,6 +374,7 @@ def test_a_column_of_another_type_is_refused_before_it_is_read(tmp_path, values,
         ({'delimiter': '\u00a7'}, 'delimiter is .* one ASCII character'),
         ({'encoding': 'latin-42'}, "encoding is 'latin-42', which Python does not know"),
         ({'encoding': 'base64'}, "encoding is 'base64', which Python does not know"),
+        ({'encoding': 'idna'}, "encoding is 'idna', which Python does not know"),
         ({'encoding': 'a\0'}, 'encoding is .*, which Python does not know'),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Timer, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -87,6 +87,12 @@ class Trainer(L.Trainer):
             plugins.append(CheckpointIO())
         callbacks = kwargs.pop('callbacks', None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        for callback in callbacks:
+            if not isinstance(callback, Callback):  # what is written as a bare name stays one
+                raise ValueError(
+                    f'trainer.callbacks holds {callback!r}, which is no callback; '
+                    'write [{class_path: PATH.OF.THE.CLASS, init_args: {…}}]'
+                )
         if not any(isinstance(callback, Stopping) for callback in callbacks):
             callbacks.append(Stopping())
         wanted = {Compiling: compile, Garbage: freeze_garbage, Heap: keep_memory}

@@ -22,6 +22,7 @@ def check_encoding(name: str) -> str:
     """
     try:
         'a'.encode(name)
+        b'\xff'.decode(name, 'ignore')  # idna, for names of hosts, cannot
         return codecs.lookup(name).name
     except (LookupError, ValueError):
         raise ValueError(

@@ -2,9 +2,10 @@
 
 import glob
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +38,9 @@ def list_pattern(pattern: str) -> Listing:
     """The files that a pattern matches, sorted.
 
     Raises:
-        ValueError: One is a dead link, or no file matches.
+        ValueError: One is a dead link, a folder cannot be listed, or no file matches.
     """
-    matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    matches = sorted(set(map(Path, _matches(pattern))))
     found, others = _regular(path for path in matches if not path.is_dir())
     if not found:
         raise SettingsError(f'no file matches {pattern} (from {Path.cwd()}); check the path of the source')
@@ -81,13 +82,44 @@ def list_folder(folder: Path, split: str, source: str) -> Listing:
     )
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> tuple[list[Path], Counter[str]]:
-    """A folder's own files, sorted, then those of its folders; links are followed, but not back."""
+def _matches(pattern: str) -> Iterator[str]:
+    """What `glob.glob` finds, which follows a link to a folder above 40 times, and two of them 2 ** 40 times."""
+    found = re.match(r'(.*?/|)\*\*(?:/\*\*)*(?:/(.*)|$)', pattern, re.DOTALL)
+    if found is None:
+        yield from glob.iglob(pattern)
+        return
+    for top in glob.iglob(found[1] or '.'):
+        for folder in _folders(Path(top), ()):
+            yield from _matches(os.path.join(glob.escape(str(folder)), found[2] or '*'))
+
+
+def _folders(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """A folder and those in it, but hidden ones (.); links are followed, but not back."""
+    here, items = _look_into(folder)
+    if here in above:
+        return
+    yield folder
+    for item in items:
+        if item.is_dir() and not item.name.startswith('.'):
+            yield from _folders(item, (*above, here))
+
+
+def _look_into(folder: Path) -> tuple[tuple[int, int], list[Path]]:
+    """What tells a folder from all others, and what is in it, sorted.
+
+    Raises:
+        ValueError: It cannot be listed.
+    """
     try:
-        stat, items = folder.stat(), sorted(folder.iterdir())
+        stat = folder.stat()
+        return (stat.st_dev, stat.st_ino), sorted(folder.iterdir())
     except OSError as error:
         raise ValueError(f'{folder} cannot be listed ({error.strerror}); change its mode, or move it away') from error
-    here = stat.st_dev, stat.st_ino
+
+
+def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> tuple[list[Path], Counter[str]]:
+    """A folder's own files, sorted, then those of its folders; links are followed, but not back."""
+    here, items = _look_into(folder)
     if here in above:
         return [], Counter({'links to a folder above': 1})
     folders = [item for item in items if item.is_dir()]

@@ -69,7 +69,7 @@ class Location(Source):
         )
 
     def addresses(self) -> list[str]:
-        path = Path(self.path).expanduser()
+        path = self._local_path()
         is_local = path.exists() or '://' in self.path or any(letter in self.path for letter in '*?[')
         return (
             [] if is_local or not _HUB_ID.fullmatch(self.path) or is_readable(path) else [f'hf://datasets/{self.path}']
@@ -146,8 +146,21 @@ class Location(Source):
         listing = self._listing()
         return None if listing is None else listing.files
 
+    def _local_path(self) -> Path:
+        if not self.path:
+            raise SettingsError('the path of a source is empty; name a file, a folder (. is this one) or a pattern')
+        try:
+            path = Path(self.path).expanduser()
+            path.exists()
+        except (OSError, RuntimeError) as error:  # ~nobody, a name too long, a folder that may not be entered
+            if isinstance(error, PermissionError):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SettingsError(f'no source can be at {self.path!r} ({reason}); check its path') from error
+        return path
+
     def _listing(self) -> Listing | None:
-        path = Path(self.path).expanduser()
+        path = self._local_path()
         if path.is_dir():
             return list_folder(self._configuration(path), self.split, str(self))
         if path.is_file():
