@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -274,3 +275,15 @@ def test_it_loads_neither_torch_nor_lightning(run):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((run / 'describe' / 'describe.json').read_text())['runs'] == [str(run)]
+
+
+def test_rows_and_files_that_are_none_of_ours_are_passed_over(run, capsys):
+    with (run / records.EVENTS).open('a') as file:
+        file.write('{"event": "start", "step": "x", "parameters": [], "time": 5}\n')
+    os.mkfifo(run / 'config.yaml')
+    (run / 'describe').mkdir()
+    os.mkfifo(run / 'describe' / 'describe.json')
+    assert main(['describe', 'last', '--output', 'out']) == 0
+    assert '1 line(s) were cut off or damaged' in capsys.readouterr().out
+    assert main(['describe', 'last']) == 1
+    assert 'is there already, of another origin' in capsys.readouterr().err
