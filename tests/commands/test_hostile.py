@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import os
 import pickle
 import sys
@@ -45,6 +46,8 @@ ATTACKS = {
     'JSON for a number': {(*TRAINER, 'max_steps'): json.dumps(CALL)},
     'group as JSON': {('config', 'trainer'): json.dumps(CALL)},
     'group as a file': {('config', 'samples'): 'evil.yaml'},
+    'no number': {(*TRAINER, 'val_check_interval'): math.nan},
+    'no number for a part': {(*MODEL, 'optimizer', 'init_args', 'lr'): math.nan},
     'unknown name': {(*TRAINER, 'evil'): 1},
     'unknown name of a callback': {('config', 'spikes', 'command'): 'touch pwned'},
     'class as text': {(*MODEL, 'schedule'): 'evil_module.Part'},
