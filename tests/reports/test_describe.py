@@ -243,8 +243,8 @@ def test_a_second_report_replaces_the_first_and_nothing_else(run, tmp_path, caps
     ('arguments', 'status', 'message'),
     [
         (['describe'], 2, 'the following arguments are required: RUN'),
-        (['describe', 'nowhere'], 1, 'there is no run nowhere'),
-        (['describe', 'empty'], 1, 'empty holds no run: no log.jsonl'),
+        (['describe', 'nowhere'], 2, 'there is no run nowhere'),
+        (['describe', 'empty'], 2, 'empty holds no run: no log.jsonl'),
     ],
 )
 def test_what_is_no_run_is_refused_in_a_line(run, tmp_path, capsys, arguments, status, message):
