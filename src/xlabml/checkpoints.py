@@ -452,6 +452,8 @@ def _require_file(path: Path) -> Path:
         raise IsADirectoryError(f'{path} is a folder; give a checkpoint in it')
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; check the path, or say 'last' for the newest run's")
+    if not path.is_file():
+        raise ValueError(f'{path} is no file but a pipe or a device; {_REMEDY}')
     return path
 
 

@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import math
+import os
 import pickle
 import sys
 import tempfile
@@ -44,6 +46,8 @@ ATTACKS = {
     'JSON for a number': {(*TRAINER, 'max_steps'): json.dumps(CALL)},
     'group as JSON': {('config', 'trainer'): json.dumps(CALL)},
     'group as a file': {('config', 'samples'): 'evil.yaml'},
+    'no number': {(*TRAINER, 'val_check_interval'): math.nan},
+    'no number for a part': {(*MODEL, 'optimizer', 'init_args', 'lr'): math.nan},
     'unknown name': {(*TRAINER, 'evil'): 1},
     'unknown name of a callback': {('config', 'spikes', 'command'): 'touch pwned'},
     'class as text': {(*MODEL, 'schedule'): 'evil_module.Part'},
@@ -67,6 +71,7 @@ ATTACKS = {
     'source': {(*DATA, 'sources'): [EVIL]},
     'plan as text': {(*DATA, 'plan'): 'evil_module.Part'},
     'seed': {(*DATA, 'seed'): json.dumps(CALL)},
+    'seed below 0': {(*DATA, 'seed'): -1},
     'splits': {(*DATA, 'splits'): {'train.class_path': 'os.system'}},
     'unknown name of the data': {(*DATA, 'callbacks'): json.dumps(CALL)},
     'tokenizer': {('XLabDataModule', 'tokenizer'): json.dumps(CALL)},
@@ -147,7 +152,9 @@ def test_no_door_opens_to_what_a_checkpoint_names(name, run, folder, tmp_path_fa
     assert all(str(path) in str(error) and len(str(error)) < 600 for error in errors), errors
 
 
-@pytest.mark.parametrize('name', ['dotted key', 'class as JSON', 'schedule as JSON', 'trunk in a file', 'source'])
+@pytest.mark.parametrize(
+    'name', ['dotted key', 'seed below 0', 'class as JSON', 'schedule as JSON', 'trunk in a file', 'source']
+)
 @pytest.mark.parametrize('command', ['fit', 'validate', 'test', 'predict'])
 def test_commands_refuse_them_by_file_and_name(name, command, run, folder, tmp_path_factory, capfd):
     checkpoints.write(changed(run, ATTACKS[name]), folder / 'evil.ckpt')
@@ -224,6 +231,13 @@ HUGE = {
     'heads': {(*MODEL, 'trunk', 'init_args', 'n_heads'): 0},
     'negative': {(*MODEL, 'trunk', 'init_args', 'd_model'): -16},
     'endless': {(*MODEL, 'trunk', 'init_args', 'd_model'): 10**30},
+    'copies of a layer': {
+        (*MODEL, 'trunk', 'init_args', 'norm'): {
+            'class_path': 'torch.nn.Transformer',
+            'init_args': {'nhead': 1, 'dim_feedforward': 1, 'num_encoder_layers': 10**9},
+        }
+    },
+    'signature that cannot be read': {(*MODEL, 'trunk', 'init_args', 'norm'): {'class_path': 'torch.nn.ParameterList'}},
 }
 
 
@@ -285,6 +299,13 @@ def test_archives_that_lie_are_refused_before_torch_reads_them(run, tmp_path):
     refused('not laid out')
 
 
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / 'a.ckpt')
+    for door in (checkpoints.read, checkpoints.export, TextGenerator.load):
+        with pytest.raises(ValueError, match=r'a\.ckpt is no file but a pipe'):
+            door(tmp_path / 'a.ckpt')
+
+
 def test_values_that_share_one_another_without_end_are_refused(run, tmp_path):
     bomb = []
     for _ in range(60):
@@ -319,6 +340,7 @@ def test_values_that_share_one_another_without_end_are_refused(run, tmp_path):
         ({'mine': '\ud800'}, 'mine is no text'),
         ({'hyper_parameters': {}}, 'does not say of which task'),
         ({'hyper_parameters': {'a': torch.zeros(1)}}, r'hyper_parameters\.a is Tensor; it must be plain values'),
+        ({'config': {'checkpoint': {'pin_steps': [1] * 50_000}}}, 'config holds more than 50,000 values'),
         ({'config': [1]}, 'config is list; it must be a mapping'),
     ],
 )  # fmt: skip

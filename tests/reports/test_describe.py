@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -242,8 +243,8 @@ def test_a_second_report_replaces_the_first_and_nothing_else(run, tmp_path, caps
     ('arguments', 'status', 'message'),
     [
         (['describe'], 2, 'the following arguments are required: RUN'),
-        (['describe', 'nowhere'], 1, 'there is no run nowhere'),
-        (['describe', 'empty'], 1, 'empty holds no run: no log.jsonl'),
+        (['describe', 'nowhere'], 2, 'there is no run nowhere'),
+        (['describe', 'empty'], 2, 'empty holds no run: no log.jsonl'),
     ],
 )
 def test_what_is_no_run_is_refused_in_a_line(run, tmp_path, capsys, arguments, status, message):
@@ -274,3 +275,15 @@ def test_it_loads_neither_torch_nor_lightning(run):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((run / 'describe' / 'describe.json').read_text())['runs'] == [str(run)]
+
+
+def test_rows_and_files_that_are_none_of_ours_are_passed_over(run, capsys):
+    with (run / records.EVENTS).open('a') as file:
+        file.write('{"event": "start", "step": "x", "parameters": [], "time": 5}\n')
+    os.mkfifo(run / 'config.yaml')
+    (run / 'describe').mkdir()
+    os.mkfifo(run / 'describe' / 'describe.json')
+    assert main(['describe', 'last', '--output', 'out']) == 0
+    assert '1 line(s) were cut off or damaged' in capsys.readouterr().out
+    assert main(['describe', 'last']) == 1
+    assert 'is there already, of another origin' in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -74,3 +75,36 @@ def test_rows_are_dropped_at_once_or_not_at_all(path, monkeypatch):
 def test_there_is_nothing_to_drop_or_read_before_the_first_row(tmp_path):
     assert records.drop_after(tmp_path / 'log.jsonl', 3) == 0
     assert records.read(tmp_path / 'log.jsonl') == ([], 0)
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        *({'step': 'x'}, {'step': True}, {'step': None}, {'step': []}),
+        *({'time': 'x'}, {'time': -1}, {'time': '2026-01-01T00:00:00'}),
+        *({'parameters': 'x'}, {'threads': 'x'}, {'peak_tflops': 'x'}, {'task': -1}, {'command': []}),
+        *({'loss': 10**400}, {'loss': 1 << 63}),
+    ],
+)
+def test_rows_with_values_that_nothing_can_be_computed_from_are_damaged(path, values):
+    with path.open('a') as file:
+        file.write(json.dumps({'step': 4, **values}) + '\n')
+    assert steps(path) == [1, 2, 3]
+    assert records.read(path).n_broken == 1
+    assert records.drop_after(path, 3) == 1
+
+
+def test_a_line_nested_without_end_is_damaged(path):
+    path.write_bytes(b'[' * 200_000 + b'\n' + path.read_bytes())
+    assert steps(path) == [1, 2, 3]
+
+
+def test_what_is_no_file_or_far_too_large_is_not_read(path):
+    pipe = path.with_name('pipe')
+    os.mkfifo(pipe)
+    assert records.read(pipe).rows == []
+    assert records.drop_after(pipe, 1) == 0
+    with path.open('r+b') as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r'log\.jsonl has 1,099,511,627,776 bytes'):
+        records.read(path)

@@ -70,3 +70,12 @@ def test_deep_models_are_looked_at_in_eight_layers_the_last_one_too():
 
 def test_a_model_of_other_parts_has_none():
     assert spectra.summarize(nn.Linear(3, 3)) == {}
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, 1e300])
+def test_a_matrix_that_is_not_finite_has_no_spectrum_and_the_others_keep_theirs(value):
+    weights = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    weights[1, 0, 0] = value
+    values = spectra.singular_values(weights)
+    assert values[0].tolist() == [1.0] * 3
+    assert values[1].isnan().all()

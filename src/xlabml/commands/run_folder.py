@@ -127,8 +127,9 @@ def _is_of(run: Path, checkpoint: dict[str, Any]) -> bool:
 
 def _configs(run: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(run.glob('config*.yaml')) if os.path.isdir(run) else ():
-        with contextlib.suppress(UsageError):
-            yield read_settings(path)
+        if path.is_file():  # a pipe would be waited for
+            with contextlib.suppress(UsageError):
+                yield read_settings(path)
 
 
 def read_id(run: Path) -> str | None:
@@ -211,7 +212,7 @@ class SavedSettings(L.Callback):
         try:
             if read_id(self.folder) is None:
                 artifacts.write_text(self.folder / _ID, f'{self.id}\n')
-            while path.exists() and path.read_text(encoding='utf-8') != self.text:
+            while path.exists() and not (path.is_file() and path.read_text(encoding='utf-8') == self.text):
                 n += 1
                 path = self.folder / f'config-{n}.yaml'
             if not path.exists():

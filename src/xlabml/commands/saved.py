@@ -83,8 +83,11 @@ def saved_settings(checkpoint: Mapping[str, Any], seals: Seals | None = None) ->
     data = dict(checkpoint.get('datamodule_hyper_parameters', {}))
     data.pop('_class_path', None)
     data = match_arguments(XLabDataModule, data, 'data', text)
+    seed = data.pop('seed', 42)
+    if seed < 0:
+        raise ValueError(f'data.seed is {seed}; it must be 0 or more')
     found: dict[str, Any] = {
-        'seed_everything': data.pop('seed', 42),
+        'seed_everything': seed,
         'model': model,
         'data': {name: value for name, value in data.items() if name not in _NOT_OF_THE_NEXT},
     }

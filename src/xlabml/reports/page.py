@@ -108,6 +108,8 @@ def _png(figure: Any) -> bytes:
 
 def _earlier(folder: Path, names: list[str]) -> set[str]:
     """The files of an earlier report of the same runs: of what its marker names, plain files that a report may have."""
+    if not (folder / _MARKER).is_file():
+        return set()
     try:
         marker = json.loads((folder / _MARKER).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):

@@ -77,10 +77,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def read_run(folder: Path, name: str) -> Run:
     """A run, from its JSON lines; one that is older than these from its events for TensorBoard."""
     files = [records.read(folder / file) for file in (records.TRAINING, records.EVALUATION, records.EVENTS)]
-    (training, n_cut, *_), (evaluations, n_cut_too, *_), (events, *_) = files
+    training, evaluations, events = (file.rows for file in files)
     notes = []
-    if n_cut + n_cut_too:
-        notes.append(f'{n_cut + n_cut_too} line(s) were cut off or damaged, and are left out')
+    if n_broken := sum(file.n_broken for file in files):
+        notes.append(f'{n_broken} line(s) were cut off or damaged, and are left out')
     if not (folder / records.TRAINING).exists() and any(folder.glob('events.out.tfevents.*')):
         from .tensorboard import read_events
 
@@ -127,7 +127,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    files = sorted(folder.glob('config*.yaml'), key=lambda path: (len(path.name), path.name))  # config.yaml, config-2 …
+    there = (path for path in folder.glob('config*.yaml') if path.is_file())
+    files = sorted(there, key=lambda path: (len(path.name), path.name))  # config.yaml, config-2 …
     try:
         found = yaml_text.load(yaml_text.read(files[-1])) if files else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

@@ -12,9 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlabml import artifacts
+from xlabml import artifacts, bounds
 
 TRAINING, EVALUATION, EVENTS = 'log.jsonl', 'eval.jsonl', 'run.jsonl'
+
+_COUNTS = ('max_steps', 'parameters', 'trained_parameters', 'devices', 'threads')
+_TEXTS = ('event', 'command', 'split', 'error', 'task', 'device', 'precision', 'peak_is')
+_MAX_BYTES = 4 << 30
+"""Of a file: rows of a kilobyte at each of four million steps."""
 
 
 class Rows(NamedTuple):
@@ -53,9 +58,9 @@ def drop_after(path: Path, step: int) -> int:
     Returns:
         How many rows went.
     """
-    if not path.exists():
+    if not path.is_file():
         return 0
-    lines = path.read_bytes().splitlines()
+    lines = _content(path).splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and row.get('step', 0) <= step]
     if len(kept) < len(lines) or not path.read_bytes().endswith(b'\n'):
         with artifacts.part(path) as part:
@@ -65,8 +70,12 @@ def drop_after(path: Path, step: int) -> int:
 
 
 def read(path: Path) -> Rows:
-    """The rows of a file; none where there is no file."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    """The rows of a file; none where there is no file.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    lines = _content(path).splitlines() if path.is_file() else []  # a pipe or a device would be read without end
     rows = [_parse(line) for line in lines if line.strip()]
     return Rows([row for row in rows if row is not None], sum(row is None for row in rows))
 
@@ -74,9 +83,37 @@ def read(path: Path) -> Rows:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:  # cut off, or not even UTF-8
+    except (ValueError, RecursionError):  # cut off, or not even UTF-8
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and all(_is_ours(*item) for item in row.items()) else None
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f'{path} has {path.stat().st_size:,} bytes, where {_MAX_BYTES:,} are the most; look at it')
+    return path.read_bytes()
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    """Whether a row may have such a value: whoever reads rows computes with numbers and times, and shows texts."""
+    if name == 'time':
+        return isinstance(value, str) and _is_time(value)
+    if name in _TEXTS:
+        return isinstance(value, str)
+    if name == 'step' and type(value) is not int:
+        return False
+    if name in _COUNTS and not (value is None or type(value) is int):
+        return False
+    if name == 'peak_tflops' and not isinstance(value, int | float):
+        return False
+    return not isinstance(value, int) or abs(value) < bounds.ANY
+
+
+def _is_time(value: str) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None  # others cannot be compared with ours
+    except ValueError:
+        return False
 
 
 def _sayable(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """How the singular values of weights are spread: a matrix whose largest outgrows the others has lost directions."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -18,11 +19,13 @@ def singular_values(weight: Float[Tensor, '... r k']) -> Float[Tensor, '... m']:
     """All singular values, the largest first, as roots of the eigenvalues of the smaller of W W^T and W^T W.
 
     In float64, where the device has it: of its 16 digits the root leaves 8. Several times as fast as a singular-value
-    decomposition.
+    decomposition. A matrix with values that are not finite has none: nan.
     """
     wide = weight.detach().to(torch.float32 if weight.device.type == 'mps' else torch.float64)
     product = wide @ wide.mT if wide.size(-2) <= wide.size(-1) else wide.mT @ wide
-    return torch.linalg.eigvalsh(product).flip(-1).clamp(min=0).sqrt()
+    is_finite = product.isfinite().flatten(-2).all(-1)
+    squares = torch.linalg.eigvalsh(product.where(is_finite[..., None, None], 0.0))  # which fails for other ones
+    return squares.flip(-1).clamp(min=0).sqrt().where(is_finite[..., None], math.nan)
 
 
 def figures(values: Float[Tensor, '... m']) -> Float[Tensor, '... 4']:

@@ -104,7 +104,7 @@ def _match(value: Any, kind: Any, where: str, text: Text, may_nest: bool, depth:
         if bool in kinds or Any in kinds:
             return value
     elif isinstance(value, int | float):
-        if _takes_number(value, kinds):
+        if _takes_number(value, kinds) and not math.isnan(value):
             if isinstance(value, int):
                 bounds.check_one(value, where.rpartition('.')[2].partition('[')[0], where)
             return value

@@ -15,6 +15,9 @@ from xlabml import bounds
 from .kinds import Check, WrongError, count, flag, items, mapping, number, or_none, plain_mapping, refuse, text
 
 _MAX_VALUES = 4_000_000
+_MAX_SETTINGS = 50_000
+"""Values of the settings: a parser takes a second for them. Those of a run are some hundreds, and ten a source."""
+
 _MAX_DEPTH = 40
 _MAX_TEXT = 4_000_000
 _MAX_NAME = 1000
@@ -28,7 +31,9 @@ def check(checkpoint: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Names the key, and what is wrong with it.
     """
-    _check_values(checkpoint)
+    _check_values(checkpoint, '', _MAX_VALUES)
+    for name in ('hyper_parameters', 'datamodule_hyper_parameters', 'config'):
+        _check_values(checkpoint.get(name), name, _MAX_SETTINGS)
     if 'loops' in checkpoint:
         raise WrongError('loops is there, which no checkpoint of xlabml has')
     for name in ('state_dict', 'hyper_parameters'):
@@ -72,15 +77,15 @@ def check_export(values: Any) -> None:
             raise WrongError(f'{name} is there, which no exported file has')
 
 
-def _check_values(checkpoint: Mapping[str, Any]) -> None:
+def _check_values(values: Any, name: str, most: int) -> None:
     """Every value, to the innermost: plain values and tensors, not too many, not nested too deep."""
-    todo: list[tuple[Any, str, int]] = [(checkpoint, '', 0)]
+    todo: list[tuple[Any, str, int]] = [(values, name, 0)]
     n_values = 0
     while todo:
         value, where, depth = todo.pop()
         n_values += 1
-        if n_values > _MAX_VALUES:
-            raise WrongError(f'it holds more than {_MAX_VALUES:,} values')
+        if n_values > most:
+            raise WrongError(f'{name or "it"} holds more than {most:,} values')
         if depth > _MAX_DEPTH:
             raise WrongError(f'{where} is nested too deep')
         if isinstance(value, Tensor):
