@@ -24,7 +24,12 @@ def _hook(event, arguments):
         _note(event, arguments[0])
 
 
+_OWN_LOCK = ('run.lock', 'running.json')  # removed by their bare names as a run ends
+
+
 def _note(event, path):
+    if event == 'os.remove' and path in _OWN_LOCK:
+        return
     if isinstance(path, bytes):
         path = path.decode(errors='replace')
     if isinstance(path, str) and path != '/dev/null' and not path.startswith(_allowed):

@@ -132,8 +132,9 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
         output: The file to write; None: beside the checkpoint, its name followed by the start of the hash.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: It cannot be read, its settings are not plain, or the output is there already.
+        FileNotFoundError: There is no such checkpoint, or no folder to write to.
+        FileExistsError: The output is there already.
+        ValueError: The checkpoint cannot be read, or its settings are not plain.
         OSError: The output cannot be written.
     """
     path = Path(path)
@@ -468,6 +469,8 @@ def _part(path: Path) -> Iterator[Path]:
     try:
         with artifacts.part(path) as part:
             yield part
+    except FileExistsError:  # ours: nothing is overwritten
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch hides what the system said in the context of an error of its own.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error

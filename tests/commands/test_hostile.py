@@ -123,7 +123,9 @@ def settings_of(path):
 
 
 def harmless(folder, found):
-    assert not found
+    """Nothing was done, and nothing is left. A run's own folder may have been made for it, and removed again."""
+    own = {'logs', 'logs/version_0'}
+    assert not [(event, path) for event, path in found if event not in ('os.mkdir', 'os.rmdir') or path not in own]
     assert 'evil_module' not in sys.modules
     assert sorted(path.name for path in folder.iterdir()) == ['evil.ckpt', 'evil.json', 'evil.yaml', 'evil_module.py']
 

@@ -274,7 +274,7 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
 def test_what_cannot_be_changed_is_refused(xlab, tiny, arguments, message):
     xlab('fit', *tiny)
     status, printed = xlab('fit', *tiny, *arguments, '--trainer.max_steps=20', '--ckpt_path=last')
-    assert status == 1, printed
+    assert status == 2, printed
     assert message in printed
     assert 'Traceback' not in printed
 
@@ -298,7 +298,7 @@ def test_texts_that_changed_are_named_and_accepted_once(xlab, tiny, tmp_path, co
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
     assert (saved['global_step'], saved['XLabDataModule']['row']) == (14, 8)
     status, printed = xlab('fit', *asked, '--ckpt_path=last', '--trainer.max_steps=15', '--data.plan=Concat')
-    assert status == 1, printed
+    assert status == 2, printed
     assert "is {'class': 'Concat'" in printed
 
 

@@ -104,4 +104,4 @@ def test_a_shard_that_is_gone_ends_the_run_by_name(xlab, streamed, server, tmp_p
         path.write_text('')  # listed, but without a row
     status, printed = xlab('fit', *arguments)
     assert status == 1
-    assert 'is empty; mend it there, or leave it out of the path' in printed or 'is not there any more' in printed
+    assert '1.jsonl is empty; fetch it again, or leave it out' in printed or 'is not there any more' in printed

@@ -30,7 +30,7 @@ def test_realised_shares_are_logged_and_those_asked_for(xlab, mixed, tmp_path):
 def test_a_run_that_would_exceed_a_cap_is_refused_before_it_starts(xlab, mixed, tmp_path):
     capped = [*mixed, '--data.weights=[1, 3]', '--data.max_source_epochs=[1, 2]']
     status, printed = xlab('fit', *capped, '--trainer.max_steps=60')
-    assert status == 1, printed
+    assert status == 2, printed
     assert 'small.jsonl, but data.max_source_epochs allows 2; set trainer.max_steps to' in printed
     assert not list(tmp_path.glob('logs/version_0/checkpoints/*'))
     status, printed = xlab('fit', *capped, '--trainer.max_steps=2')

@@ -107,8 +107,9 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
                     )
                 if name == 'step' and (value.numel() if isinstance(value, Tensor) else 1) != 1:
                     raise ValueError(f'optimizer_states: step of parameter {number} ({group}) is no number')
+        # Those of other libraries may keep one thing of matrices and another of vectors (Adafactor), or of large ones.
         wanted = getattr(optimizer, 'state_names', lambda _: None)(own)
-        if len(alike) > 1 or (alike and wanted is not None and alike != {wanted}):
+        if wanted is not None and not alike <= {wanted}:
             found = ', '.join(sorted(set().union(*alike)))
             raise ValueError(
                 f'optimizer_states: the state of {group} is not that of a {type(optimizer).__name__}: {found}'
