@@ -35,7 +35,7 @@ MAY_IMPORT = {
     },
     'inference': {'transformer', 'batches'},
     'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints', 'finite', 'untrusted'},
-    'telemetry': {'transformer', 'batches', 'artifacts'},
+    'telemetry': {'transformer', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
