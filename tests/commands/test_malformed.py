@@ -183,3 +183,14 @@ def test_no_damaged_recipe_leads_to_a_traceback(seed, tmp_path, capfd):
 @pytest.mark.parametrize('seed', range(8, 300))
 def test_no_recipe_damaged_in_any_way_leads_to_a_traceback(seed, tmp_path, capfd):
     check_damaged(seed, tmp_path, capfd)
+
+
+def test_a_key_with_dots_builds_no_class(xlab, tiny, tmp_path):
+    """jsonargparse would build it, whatever type belongs there."""
+    (tmp_path / 'evil.yaml').write_text(
+        'trainer:\n  devices.class_path: subprocess.Popen\n  devices.init_args.args: touch pwned\n'
+    )
+    status, printed = xlab('fit', *tiny, '-c', tmp_path / 'evil.yaml')
+    assert status == 2, printed
+    assert 'a key with dots that names a class' in printed
+    assert not (tmp_path / 'pwned').exists()

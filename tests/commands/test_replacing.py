@@ -91,6 +91,11 @@ def _is_complete(path, n_handed):
     return needed <= REQUIRED.get(path, {}).keys()
 
 
+def _is_part(path):
+    """Whether it is a class of a library: those that other tests in this process have made are none."""
+    return path.startswith(('xlabml.', 'torch.', 'lightning.')) and not path.startswith(SKIPPED)
+
+
 def _find_parts(parser, owner=''):
     """Every setting that takes one of several classes: its path, and the two with the most arguments in common.
 
@@ -101,7 +106,7 @@ def _find_parts(parser, owner=''):
         if not isinstance(action, ActionTypeHint):
             continue
         kinds = get_subclass_types(action._typehint, also_lists=True, callable_return=True) or ()
-        paths = {path for kind in kinds for path in get_all_subclass_paths(kind) if not path.startswith(SKIPPED)}
+        paths = {path for kind in kinds for path in get_all_subclass_paths(kind) if _is_part(path)}
         paths = sorted(path for path in paths if not inspect.isabstract(import_object(path)))
         if where == 'model':
             yield from _find_parts(_class_parser('xlabml.models.XLabModel', action), 'model.init_args.')

@@ -1,5 +1,6 @@
 """YAML of bounded size, once its aliases are written out: a few lines of it can stand for billions of values."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ MAX_CHARS = 1 << 20
 
 MAX_VALUES = 100_000
 """Where aliases are used, counted once for each time that they stand for what they name."""
+
+
+_DOTTED = re.compile(r'[\w]\.(?:class_path|init_args)\b[\w.]*["\']?\s*:\s')
+"""A key that reaches into a class: jsonargparse builds what it names without looking at the type that belongs there."""
 
 
 def load(text: str, loader: type = yaml.SafeLoader) -> Any:
@@ -27,6 +32,8 @@ def check(text: str, loader: type = yaml.SafeLoader) -> None:
     """
     if len(text) > MAX_CHARS:
         raise ValueError(f'{len(text):,} characters of settings, where {MAX_CHARS:,} are the most')
+    if found := _DOTTED.search(text):
+        raise ValueError(f'a key with dots that names a class ({found[0].strip()}); write class_path below its setting')
     if '*' in text:
         node = yaml.compose(text, loader)
         if node is not None and _n_values(node) > MAX_VALUES:
