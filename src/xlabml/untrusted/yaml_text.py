@@ -13,7 +13,7 @@ MAX_VALUES = 100_000
 """Where aliases are used, counted once for each time that they stand for what they name."""
 
 
-_DOTTED = re.compile(r'[\w]\.(?:class_path|init_args)\b[\w.]*["\']?\s*:\s')
+_DOTTED = re.compile(r'[\w]\.(?:class_path|init_args)\b[\w.]*(?:["\']\s*:|\s*:(?:\s|$))')
 """A key that reaches into a class: jsonargparse builds what it names without looking at the type that belongs there."""
 
 
