@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from xlabml.errors import SettingsError
+
+SplitName = Literal['train', 'val', 'test', 'predict']
+"""The splits that documents are divided into."""
 
 
 class Document(NamedTuple):
@@ -49,6 +52,9 @@ class Source(ABC):
 
     in_pieces = False
     """Whether its documents have pieces that are tokenized apart."""
+
+    only: SplitName | None = None
+    """The split that all its documents are in; None: they are divided. It is no part of the fingerprint."""
 
     @abstractmethod
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -103,3 +109,10 @@ def check_columns(asked: Sequence[str], there: Sequence[str], where: str) -> Non
     for name in asked:
         if name not in there:
             raise SettingsError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')
+
+
+def check_only(only: str | None, where: str) -> None:
+    """Raise ValueError unless a source is fixed to a split that there is, or to none."""
+    names = get_args(SplitName)
+    if only is not None and only not in names:
+        raise SettingsError(f'{where} has only {only!r}; the splits are {", ".join(names)}')
