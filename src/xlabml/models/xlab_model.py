@@ -12,7 +12,7 @@ from xlabml.batches import IGNORED, Batch, Layout, check_ids, token_targets
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.losses import CrossEntropy, Loss
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Cache, Transformer, language_model
+from xlabml.transformer import Cache, LanguageModel, Transformer, language_model
 
 from .task import Task
 
@@ -55,6 +55,8 @@ class XLabModel(Task):
         metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
     """
 
+    network: LanguageModel
+
     def __init__(
         self,
         n_vocab: int,
@@ -71,7 +73,7 @@ class XLabModel(Task):
         metrics: list[TokenMetric] | None = None,
     ) -> None:
         super().__init__()
-        self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
+        self.network = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
         self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
         self.metrics = metrics or []
         self.clip = None if clip is None else clip()
@@ -86,11 +88,11 @@ class XLabModel(Task):
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None, **options: Any
     ) -> Float[Tensor, 'b m v']:
         """Logits of every position (or of those that `options` ask `LanguageModel` for)."""
-        return self.model(ids, layout, cache, **options)
+        return self.network(ids, layout, cache, **options)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
-        return self.model.new_cache(batch, length)
+        return self.network.new_cache(batch, length)
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Refuse token ids that the vocabulary lacks, while they are still in the host's memory.
@@ -107,7 +109,7 @@ class XLabModel(Task):
         torch.manual_seed(batch.seed)
         self.step_is_empty = not batch.n_counted
         targets = token_targets(batch)
-        sums = self.model(batch.ids, batch.layout, targets=targets.ids)
+        sums = self.network(batch.ids, batch.layout, targets=targets.ids)
         counted = [sums.nats.detach(), sums.correct, sums.count, targets.n_bytes.sum(), sums.objective.detach()]
         row = torch.stack(counted).to(_precise(sums.nats.device))
         self._step_sums = row if self._step_sums is None else self._step_sums + row
@@ -141,7 +143,7 @@ class XLabModel(Task):
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
         targets = token_targets(batch)
-        result = self.model(batch.ids, batch.layout, targets=targets.ids, each=bool(self.metrics))
+        result = self.network(batch.ids, batch.layout, targets=targets.ids, each=bool(self.metrics))
         sums, nats = result if self.metrics else (result, None)
         row = [sums.nats, sums.correct, sums.count, targets.n_bytes.sum()]
         if nats is not None:
@@ -181,7 +183,7 @@ class XLabModel(Task):
     def predict_step(self, batch: Batch, batch_idx: int) -> Scores:
         """What each document's part of the batch costs."""
         targets = token_targets(batch)
-        nats = self.model.nats(batch.ids, targets.ids, batch.layout).flatten()
+        nats = self.network.nats(batch.ids, targets.ids, batch.layout).flatten()
         nats = nats.to(_precise(nats.device))
         assert batch.layout is not None
         slots = torch.arange(nats.numel(), device=nats.device)
