@@ -45,6 +45,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in (*counts, 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
+    for source in get('sources'):
+        if source.only is not None and source.only not in split_names:
+            raise ValueError(
+                f'source {source} is fixed to the split {source.only!r} (only); the splits are {", ".join(split_names)}'
+            )
     for name in ('group', 'stratify'):
         if get(name) == '':
             raise ValueError(f'data.{name} is empty; name a column of the sources, or leave it out')

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from xlabml.errors import SettingsError
 
@@ -109,10 +109,3 @@ def check_columns(asked: Sequence[str], there: Sequence[str], where: str) -> Non
     for name in asked:
         if name not in there:
             raise SettingsError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')
-
-
-def check_only(only: str | None, where: str) -> None:
-    """Raise ValueError unless a source is fixed to a split that there is, or to none."""
-    names = get_args(SplitName)
-    if only is not None and only not in names:
-        raise SettingsError(f'{where} has only {only!r}; the splits are {", ".join(names)}')

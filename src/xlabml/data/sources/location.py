@@ -11,7 +11,7 @@ from typing import Any
 
 from xlabml.errors import SettingsError
 
-from .base import Document, Part, Source, SplitName, check_columns, check_only
+from .base import Document, Part, Source, SplitName, check_columns
 from .files import Reading, Span, describe_no_file, file_columns, is_marked, read_span, spans
 from .json_rows import refuse_type
 from .kinds import is_readable
@@ -66,7 +66,6 @@ class Location(Source):
         self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
         self._reading = Reading(encoding, delimiter, quoting)
         self.only = only
-        check_only(only, f'source {path}')
 
     def __str__(self) -> str:
         return '/'.join([self.path, *([self.name] if self.name else [])]) + (

@@ -15,7 +15,7 @@ import fsspec
 from xlabml import artifacts
 from xlabml.errors import SettingsError
 
-from .base import Document, Part, Source, SplitName, check_only
+from .base import Document, Part, Source, SplitName
 from .files import Reading, Span, read_span
 from .kinds import (
     KINDS,
@@ -77,7 +77,6 @@ class RemoteFiles(Source):
         self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
         self._reading = Reading(encoding, delimiter, quoting)
         self.only = only
-        check_only(only, f'source {path}')
         if '://' not in path:
             raise ValueError(f'{path} is no URL; a local file, folder or pattern is a Location')
 
