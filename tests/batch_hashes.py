@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import lightning.pytorch as L
 import torch
 
-FOLDER = 'BATCH_HASHES'
-"""The environment variable that names the folder of the files."""
+HASHES = '{class_path: batch_hashes.BatchHashes}'
+"""The callback as it is typed in a list of them."""
 
 
 class BatchHashes(L.Callback):
-    """Write a line of JSON a micro-batch into `rank-N.jsonl`: its step, and the hash of each of its parts."""
+    """Write a line of JSON a micro-batch: its step, and the hash of each of its parts.
+
+    The file is `rank-N.jsonl` in trainer.default_root_dir.
+    """
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self._write(trainer, batch, 'train')
@@ -24,8 +26,14 @@ class BatchHashes(L.Callback):
     def _write(self, trainer, batch, split):
         step = trainer.global_step + (split == 'train')  # a step is named by its number once it is made
         line = {'split': split, 'step': step, **hash_batch(batch)}
-        with (Path(os.environ[FOLDER]) / f'rank-{trainer.global_rank}.jsonl').open('a') as file:
+        with (Path(trainer.default_root_dir) / f'rank-{trainer.global_rank}.jsonl').open('a') as file:
             file.write(json.dumps(line) + '\n')
+
+
+def read_hashes(folder):
+    """The lines of all ranks, as `BatchHashes` wrote them, rank by rank."""
+    paths = sorted(Path(folder).glob('rank-*.jsonl'))
+    return [{'rank': path.stem, **json.loads(line)} for path in paths for line in path.read_text().splitlines()]
 
 
 def hash_batch(batch):

@@ -5,8 +5,10 @@ A record is plain values that JSON can hold. Figures are kept as they were writt
 
 import hashlib
 import json
+from collections import Counter
 
 import torch
+from batch_hashes import read_hashes
 
 
 def read_run(folder):
@@ -16,19 +18,19 @@ def read_run(folder):
     checkpoint = torch.load(newest, map_location='cpu', weights_only=True)
     return {
         'made_with': {'torch': torch.__version__, 'cpu': torch.backends.cpu.get_cpu_capability()},
-        'batches': [line for path in sorted(folder.glob('rank-*.jsonl')) for line in _read_batches(path)],
+        'batches': _read_batches(folder),
         'steps': _read_figures(version / 'log.jsonl'),
         'validations': _read_figures(version / 'eval.jsonl'),
         'tensors': hash_tensors(checkpoint),
     }
 
 
-def _read_batches(path):
-    lines, counts = [], {}
-    for line in map(json.loads, path.read_text().splitlines()):
-        key = (line.pop('split'), line['step'])
-        counts[key] = counts.get(key, -1) + 1
-        lines.append({'of': f'{path.stem} {key[0]} batch {counts[key]}', **line})
+def _read_batches(folder):
+    lines, counts = [], Counter()
+    for line in read_hashes(folder):
+        of = f'{line.pop("rank")} {line.pop("split")} batch'
+        lines.append({'of': f'{of} {counts[of, line["step"]]}', **line})
+        counts[of, line['step']] += 1
     return lines
 
 

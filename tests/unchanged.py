@@ -20,11 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from batch_hashes import FOLDER
+from batch_hashes import HASHES
 from run_records import describe, differences, read_run
 
 TESTS = Path(__file__).resolve().parent
-HASHES = '{class_path: batch_hashes.BatchHashes}'
 EMA = '{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}'
 WARMUPS = ['first_batch_tokens=64', 'batch_warmup_steps=40', 'first_len=16', 'len_warmup_steps=45']
 RESUMED_STEP = 31
@@ -93,7 +92,7 @@ def write_corpus(folder):
         write(f'shards/{i}.jsonl', 10)
 
 
-def run_command(code, scratch, world, arguments, **environment):
+def run_command(code, scratch, world, arguments):
     """Run a command line of `xlab.py` on so many ranks, each told its own as torchrun tells it.
 
     Raises:
@@ -102,7 +101,6 @@ def run_command(code, scratch, world, arguments, **environment):
     inherited = {name: value for name, value in os.environ.items() if name not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     common = {
         **inherited,
-        **environment,
         'PYTHONPATH': f'{code / "src"}{os.pathsep}{TESTS}',
         'XLABML_CACHE': str(scratch / 'cache'),
         **dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'HF_HUB_OFFLINE'), '1'),
@@ -149,7 +147,7 @@ def run(code, scratch, name):
         arguments.append(f'--ckpt_path={path}')
     folder.mkdir()
     try:
-        run_command(code, scratch, WORLDS.get(base, 1), ['fit', *arguments], **{FOLDER: str(folder)})
+        run_command(code, scratch, WORLDS.get(base, 1), ['fit', *arguments])
     except FailedError:
         folder.rename(folder.with_name(f'{name}-failed-{time.monotonic_ns()}'))
         raise
