@@ -72,7 +72,7 @@ class Training:
         torch.manual_seed(42)
         self.batches = TrainBatches(rows, rows_per_step, rows_per_step, seed=42)
         task = XLabModel(n_vocab, rows.length, partial(Transformer, **SHAPES[shape]))
-        self.model, self.optimizer = task.model.train(), task.optimizer(parameter_groups(task))
+        self.model, self.optimizer = task.network.train(), task.optimizer(parameter_groups(task))
         self.has_layout = has_layout
         self.is_bf16 = auto_precision('cpu') == 'bf16-mixed'
         self.numbers: Iterator[int] = iter(range(1 << 40))
@@ -84,12 +84,12 @@ class Training:
             batch = self.batches[next(self.numbers)]
             with torch.autocast('cpu', torch.bfloat16, enabled=self.is_bf16):
                 layout = batch.layout if self.has_layout else None
-                loss = self.model(batch.ids, layout, targets=batch.targets).objective / batch.n_targets
+                loss = self.model(batch.ids, layout, targets=batch.targets.ids).objective / batch.n_counted
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            n_tokens += batch.n_targets
+            n_tokens += batch.n_counted
         return (time.perf_counter() - begin) / n_tokens
 
 

@@ -22,8 +22,8 @@ from xlabml.models.task import Task
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
-from xlabml.transformer import ALiBi, LanguageModel, Transformer, backends, kernels, language_model
-from xlabml.transformer.attention import Documents, Rule
+from xlabml.transformer import ALiBi, LanguageModel, Transformer, language_model
+from xlabml.transformer.attention import Documents, Rule, backends, kernels
 
 DEVICE = torch.device('cuda:0')
 REFUSED = ('cumsum', 'median', 'histc', 'put_', 'bincount')
@@ -121,7 +121,7 @@ def try_step() -> None:
         task.grad_norm = task.clip = task.clip_limit = None
         task.step_is_empty, task.skipped = False, torch.zeros(2, dtype=torch.long)
         task._find_scaler = lambda: None  # type: ignore[method-assign]
-        task.model = make_model(torch.float32)
+        task.network = make_model(torch.float32)
         optimizer = make(parameter_groups(task))
         for _ in range(2):
             for parameter in task.parameters():

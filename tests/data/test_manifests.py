@@ -29,9 +29,9 @@ from xlabml.data import (
     verify_copies,
     verify_plan,
 )
-from xlabml.data import near_duplicates as near_module
-from xlabml.data.plan_rows import open_rows
-from xlabml.data.store_parts import PART, read_part
+from xlabml.data.corpus import near_duplicates as near_module
+from xlabml.data.rows.plan_rows import open_rows
+from xlabml.data.store.store_parts import PART, read_part
 
 SPLITS = {'train': 0.8, 'val': 0.1, 'test': 0.1, 'predict': 0.0}
 HOSTILE = [None, True, -1, 1 << 70, 1.5, float('nan'), '', '../../x', '/etc/passwd', 'O', '\ud800', [], {}, [[]], ['O']]
@@ -230,7 +230,7 @@ def test_rows_that_are_of_no_documents_are_found(made, store, tokenizer, tmp_pat
     if name not in ('first_counted', 'counted_before'):
         rows = Rows(corpus, open_rows(folder), tokenizer)
         with pytest.raises(ValueError, match='validate_data names the folder to delete'):
-            rows.batch(np.arange(len(rows)), 1)
+            rows.batch(np.arange(len(rows)), 1.0)
 
 
 def test_a_token_that_is_not_in_the_vocabulary_never_reaches_the_model(made, tokenizer, tmp_path):
@@ -242,7 +242,7 @@ def test_a_token_that_is_not_in_the_vocabulary_never_reaches_the_model(made, tok
     corpus = Corpus([TokenStore.open(folder)], {'train': 1.0})
     rows = Rows(corpus, open_plan(Pack(32), corpus, 'train', False, tmp_path / 'plans'), tokenizer)
     with pytest.raises(ValueError, match='are not as xlabml writes them'):
-        rows.batch(np.arange(len(rows)), 1)
+        rows.batch(np.arange(len(rows)), 1.0)
 
 
 def test_a_plan_that_was_edited_is_named_when_it_is_verified(store, tmp_path):

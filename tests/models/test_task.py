@@ -3,13 +3,14 @@ import functools
 import lightning.pytorch as L
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, WarmupConstant
-from xlabml.transformer import Sinusoidal, Transformer
+from xlabml.transformer import Sinusoidal, Transformer, language_model
 
 # These runs have nothing to validate on.
 pytestmark = pytest.mark.filterwarnings('ignore:You defined a `validation_step`')
@@ -21,8 +22,7 @@ def _batch(seed=0, b=2, n=8):
     torch.manual_seed(seed)
     ids, targets = torch.randint(0, 20, (2, b, n))
     targets[:, -2:] = IGNORED
-    documents = torch.arange(b)
-    return Batch(ids, targets, None, documents, torch.full((b,), 3 * n), int((targets != IGNORED).sum()), seed)
+    return token_batch(ids, targets, seed, n_bytes=3 * n, n_counted=int((targets != IGNORED).sum()))
 
 
 def _trainer(folder, **options):
@@ -57,8 +57,8 @@ def test_learns_a_batch_by_heart(tmp_path):
     trainer.fit_loop.epoch_loop.max_steps = 150
     trainer.fit(model, DataLoader([_batch()] * 150, batch_size=None))
     logits = model.eval()(_batch().ids)
-    asked = _batch().targets != IGNORED
-    assert (logits.argmax(-1)[asked] == _batch().targets[asked]).float().mean() > 0.95
+    asked = _batch().targets.ids != IGNORED
+    assert (logits.argmax(-1)[asked] == _batch().targets.ids[asked]).float().mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,10 @@ def test_a_model_that_no_checkpoint_can_hold_is_refused_at_the_first_save(tmp_pa
 def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
     """Their targets are of different number, so that a mean of means would be another step."""
     whole = _batch(1, b=4)
-    whole.targets[:2, 1:] = IGNORED
-    n_targets = int((whole.targets != IGNORED).sum())
-    whole = whole._replace(n_targets=n_targets)
-    halves = [
-        Batch(
-            whole.ids[i : i + 2], whole.targets[i : i + 2], None, whole.documents[:2], whole.n_bytes[:2], n_targets, 0
-        )
-        for i in (0, 2)
-    ]
+    whole.targets.ids[:2, 1:] = IGNORED
+    n_counted = int((whole.targets.ids != IGNORED).sum())
+    whole = whole._replace(n_counted=n_counted)
+    halves = [token_batch(whole.ids[i : i + 2], whole.targets.ids[i : i + 2], n_counted=n_counted) for i in (0, 2)]
     trained = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         torch.manual_seed(0)
@@ -113,7 +108,7 @@ def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
 
 def test_all_ignored_targets_do_no_harm(tmp_path):
     batch = _batch()
-    empty = batch._replace(targets=torch.full_like(batch.targets, IGNORED), n_targets=0)
+    empty = token_batch(batch.ids, torch.full_like(batch.ids, IGNORED), n_counted=0)
     model = XLabModel(20, 8, SMALL, optimizer=functools.partial(AdamW, weight_decay=0.0))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     _fit(model, tmp_path, [empty] * 4)
@@ -150,3 +145,22 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     checkpoints.write(trainer._checkpoint_connector.dump_checkpoint(), tmp_path / 'a.ckpt')
     with pytest.raises(ValueError, match='holds a XLabModel, not a Other'):
         Other.load_from_checkpoint(tmp_path / 'a.ckpt')
+
+
+class _Earlier(XLabModel):
+    """A task from when the network was the attribute `model`."""
+
+    def __init__(self, n_vocab: int, max_len: int) -> None:
+        super().__init__(n_vocab, max_len, SMALL)
+        self.model = language_model(n_vocab, max_len, SMALL, tied=False)
+
+    def forward(self, ids, *args, **options):
+        return 2 * self.model(ids, *args, **options)
+
+
+def test_a_task_that_sets_model_has_it_as_its_network():
+    task = _Earlier(20, 8)
+    assert task.network is task.model
+    assert task.network.head_weight is not None
+    assert {name.partition('.')[0] for name in task.state_dict()} == {'network'}
+    torch.testing.assert_close(task(_batch().ids), 2 * task.network(_batch().ids))

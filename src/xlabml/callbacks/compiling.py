@@ -66,7 +66,7 @@ class Compiling(L.Callback):
 
     @staticmethod
     def _model(pl_module: L.LightningModule) -> nn.Module:
-        return pl_module.model  # type: ignore[return-value]
+        return pl_module.network  # type: ignore[return-value]
 
     def _look(self, trainer: L.Trainer, stage: str) -> None:
         """Count what torch compiled since the last look."""

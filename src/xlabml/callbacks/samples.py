@@ -53,10 +53,10 @@ class SampledText(L.Callback):
         prompt = [sos, *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
-        with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
+        with eagerly(pl_module.network), precision:  # type: ignore[arg-type]  # text grows by a token at a time
             try:
                 ids = inference.sample(
-                    _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
+                    _InStep(pl_module.network) if is_sharded else pl_module.network,  # type: ignore[arg-type]
                     torch.tensor(prompt, device=pl_module.device),
                     self.n_tokens,
                     block_size=pl_module.hparams['max_len'],

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -37,6 +37,7 @@ class Task(L.LightningModule):
     A subclass calls `super().__init__()` first thing in its constructor.
 
     Attributes:
+        network: The module that is trained: a trunk with its head. `model`, its name in earlier versions, is an alias.
         optimizer: Makes what moves the weights, from parameter groups; a subclass sets it.
         schedule: Makes the factor of the learning rate, from the length of the run; a subclass sets it.
         horizon_tokens: The length that the schedule gets instead, in tokens; None: that of the run.
@@ -50,6 +51,7 @@ class Task(L.LightningModule):
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
     """
 
+    network: nn.Module
     optimizer: Callable[[Iterable], Optimizer]
     schedule: Callable[[int | None], Schedule]
 
@@ -63,6 +65,14 @@ class Task(L.LightningModule):
         self.step_is_empty = False
         self.checkpoint_step = 0
         self._why_unsaveable = settings.keep_arguments(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__('network' if name == 'model' else name, value)
+
+    @property
+    def model(self) -> nn.Module:
+        """An alias of `network`, for tasks that were written when it was the attribute's name."""
+        return self.network
 
     def configure_model(self) -> None:
         """Cut the model over the ranks, where the strategy is `xlabml.strategies.Sharded`."""

@@ -1,0 +1,170 @@
+"""Attention inside the documents of packed rows on a CPU that are not long, in float32.
+
+They are multiplied out, some queries at a time, those of documents of one length together; their probabilities are kept
+for the gradient. In bf16 oneDNN would compile a kernel for each new length, so what came in bf16 is widened.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .definition import Rule, make_bias
+
+_BLOCK = 128
+"""So many queries of a document are looked at a time, or half as many more to its end."""
+
+_AT_ONCE = 1024
+"""Documents of one length, one behind the other, are looked at together: so many tokens of them."""
+
+Segments = list[tuple[int, bool]]
+
+
+def longest_text(segments: Segments) -> int:
+    """Tokens of the longest document."""
+    return max((length for length, is_text in segments if is_text), default=0)
+
+
+def widened(like: Tensor) -> torch.dtype:
+    """What products of a tensor are summed up in."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
+class Block(NamedTuple):
+    """Some queries of each of a few documents of one length, and all keys that any of them sees.
+
+    Args:
+        documents: Where the documents are, in the tokens of the plan.
+        n_documents: How many documents.
+        rows: The queries, counted from the start of a document.
+        seen: The keys, likewise.
+        bias: What is added to the scores of the last of these keys; None: nothing.
+    """
+
+    documents: slice
+    n_documents: int
+    rows: slice
+    seen: slice
+    bias: Float[Tensor, '#h n m'] | None
+
+    def look(self, x: Tensor, tokens: slice) -> Tensor:
+        """Of h t c some tokens of each document: h n c of one, h n_documents n c of more."""
+        if self.n_documents == 1:
+            start = self.documents.start
+            return x[:, start + tokens.start : start + tokens.stop]
+        return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
+
+    def pick(self, x: Tensor, tokens: slice) -> Tensor:
+        """The same in one batch."""
+        picked = self.look(x, tokens)
+        return picked if self.n_documents == 1 else picked.flatten(0, 1)
+
+    def split(self, part: Tensor) -> Tensor:
+        """What came of a product, with dimensions as `look` has them."""
+        return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
+
+    def share(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The probabilities of the queries."""
+        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
+        if self.bias is not None:
+            scores[:, :, -self.bias.size(2) :] += self.bias
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
+def make_blocks(segments: Segments, rule: Rule, like: Tensor) -> list[Block]:
+    """Cut documents into blocks.
+
+    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
+
+    Args:
+        like: Has the type of queries, keys and values.
+    """
+    is_bent = rule.window is not None or rule.slopes is not None
+    longest = longest_text(segments) if is_bent else min(longest_text(segments), 2 * _BLOCK)
+    bias = make_bias(longest, rule, widened(like)) if is_bent or rule.causal else None
+    blocks, start = [], 0
+    for (length, is_text), run in itertools.groupby(segments):
+        count = len(list(run))
+        most = 1 if rule.slopes is not None else max(1, _AT_ONCE // max(1, length))
+        for first in range(0, count if is_text and length else 0, most):
+            n = min(count - first, most)
+            documents = slice(start + first * length, start + (first + n) * length)
+            for rows, seen in _cut(length, rule):
+                # All queries of a block see what comes before them, if nothing else bends their scores.
+                here = (rows, seen) if is_bent else (slice(0, rows.stop - rows.start),) * 2
+                blocks.append(Block(documents, n, rows, seen, None if bias is None else bias[:, *here]))
+        start += length * count
+    return blocks
+
+
+def _cut(length: int, rule: Rule) -> Iterator[tuple[slice, slice]]:
+    """Queries of a document, and the keys that they see."""
+    back, first = length if rule.window is None else rule.window - 1, 0
+    while first < length:
+        rest = length - first
+        end = first + (rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
+        yield slice(first, end), slice(max(0, first - back), end if rule.causal else min(length, end + back))
+        first = end
+
+
+def _turn(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy with the first two dimensions exchanged."""
+    return torch.empty(x.size(1), x.size(0), x.size(2), dtype=dtype).copy_(x.transpose(0, 1))
+
+
+def turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """Of each, t h c, a copy h t c in which products are summed up; queries are scaled, so that scores need not be."""
+    queries, keys, values = (_turn(x, widened(x)) for x in (q, k, v))
+    return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
+
+
+def mix_blocks(blocks: list[Block], q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None) -> Tensor:
+    """Mixed values, t h c, of queries, keys and values, each t h c.
+
+    Args:
+        kept: Where that of `turn_all` is put, then the probabilities of each block; None: nowhere.
+    """
+    mixed = torch.zeros(q.shape, dtype=q.dtype)
+    turned, (queries, keys, values) = mixed.transpose(0, 1), turn_all(q, k, v)
+    if kept is not None:
+        kept += queries, keys, values
+    with torch.autocast('cpu', enabled=False):
+        for block in blocks:
+            share = block.share(block.pick(queries, block.rows), block.pick(keys, block.seen))
+            part = torch.bmm(share, block.pick(values, block.seen))
+            block.look(turned, block.rows).copy_(block.split(part))
+            if kept is not None:
+                kept.append(share)
+    return mixed
+
+
+def unmix_blocks(blocks: list[Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of queries, keys and values, each t h c.
+
+    With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+
+    Args:
+        grad: Of the mixed values, t h c.
+        qkv: Of `turn_all`.
+        shares: The probabilities of each block; nothing: they are made once more.
+    """
+    q, k, v = qkv
+    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares)
+    q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
+    with torch.autocast('cpu', enabled=False):
+        for block in blocks:
+            queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
+            keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
+            share = next(kept) if shares else block.share(queries, keys)
+            score_grad = torch.bmm(out, values.mT)
+            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+            parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+            block.look(q_grad, block.rows).copy_(block.split(parts[0]))
+            block.look(k_grad, block.seen).add_(block.split(parts[1]))
+            block.look(v_grad, block.seen).add_(block.split(parts[2]))
+    q_grad *= 1 / math.sqrt(q.size(-1))
+    return [_turn(x, dtype) for x in (q_grad, k_grad, v_grad)]

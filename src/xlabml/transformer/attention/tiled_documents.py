@@ -1,0 +1,187 @@
+"""Attention inside the documents of packed rows on a CPU, in a few large products in float32 that all threads share.
+
+The tokens are cut into tiles, wherever documents end. Queries of a tile are multiplied with the tiles of keys that hold
+what any of them attends to; tiles with equally many of these go together, so that the number of products depends on
+the longest document and not on how many there are. What a query does not attend to inside them is masked: next to the
+diagonal only, so that memory grows with tokens x the longest document.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .definition import Rule
+from .short_documents import Segments, widened
+
+_TILE = 32
+"""Tokens: shorter tiles mask less in vain, longer ones are multiplied faster."""
+
+
+class Group(NamedTuple):
+    """Tiles whose queries attend to equally many tiles of keys.
+
+    Args:
+        tiles: Numbers of the tiles of queries.
+        keys: Numbers of the tiles of keys of each, one behind the other.
+        bias: Added to the scores: minus infinity where a query does not attend to a key.
+    """
+
+    tiles: Int[Tensor, ' g']
+    keys: Int[Tensor, ' s']
+    bias: Float[Tensor, 'g n m']
+
+    def queries(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r n c']:
+        """The tiles of queries, of all tiles."""
+        return x.index_select(1, self.tiles).view(x.size(0) * self.tiles.numel(), _TILE, -1)
+
+    def seen(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r m c']:
+        """What they attend to, of all tiles."""
+        return x.index_select(1, self.keys).view(x.size(0) * self.tiles.numel(), self.bias.size(2), -1)
+
+    def share(self, queries: Tensor, keys: Tensor) -> Float[Tensor, 'r n m']:
+        """The probabilities of the queries."""
+        # Not by bmm, whose results selective checkpointing keeps: this one is written over.
+        scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
+        scores.unflatten(0, (-1, self.tiles.numel())).add_(self.bias)
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
+class Tiling(NamedTuple):
+    """How the tokens of a pass are cut.
+
+    Args:
+        n_tiles: In all; the last one may be longer than the tokens are.
+        groups: Those with text.
+        padding: Tokens that are none; None: all are.
+    """
+
+    n_tiles: int
+    groups: list[Group]
+    padding: Int[Tensor, ' p'] | None
+
+
+def make_tiling(segments: Segments, rule: Rule, like: Tensor) -> Tiling:
+    """Cut the tokens of a pass.
+
+    Args:
+        rule: Without slopes.
+        like: Has the type of queries, keys and values.
+    """
+    lengths = torch.tensor([length for length, _ in segments], dtype=torch.long)
+    n_tokens = int(lengths.sum())
+    n_tiles = -(-n_tokens // _TILE)
+    place = torch.arange(n_tiles * _TILE)
+    is_text = torch.zeros(n_tiles * _TILE, dtype=torch.bool)
+    is_text[:n_tokens] = torch.tensor([is_text for _, is_text in segments], dtype=torch.bool).repeat_interleave(lengths)
+    # The keys that each token attends to: from low to just before high. One of padding has itself, against NaN.
+    ends = lengths.cumsum(0)
+    low, high = place.clone(), place + 1
+    low[:n_tokens] = (ends - lengths).repeat_interleave(lengths)
+    high[:n_tokens] = ends.repeat_interleave(lengths)
+    if rule.window is not None:
+        low, high = low.maximum(place - rule.window + 1), high.minimum(place + rule.window)
+    if rule.causal:
+        high = place + 1
+    low, high = low.where(is_text, place), high.where(is_text, place + 1)
+
+    tiled_low, tiled_high = (x.view(n_tiles, _TILE) for x in (low, high))
+    first = tiled_low.amin(1) // _TILE
+    n_keys = -(-tiled_high.amax(1) // _TILE) - first
+    n_keys = n_keys.where(is_text.view(n_tiles, _TILE).any(1), 0)
+    groups = []
+    for n in n_keys.unique().tolist():
+        if n:
+            tiles = (n_keys == n).nonzero()[:, 0]
+            keys = first[tiles, None] + torch.arange(n)  # g n
+            key = place.view(n_tiles, _TILE)[keys].flatten(1)[:, None]  # g 1 m
+            is_masked = (key < tiled_low[tiles, :, None]) | (key >= tiled_high[tiles, :, None])
+            bias = torch.zeros(is_masked.shape, dtype=widened(like)).masked_fill_(is_masked, -math.inf)
+            groups.append(Group(tiles, keys.flatten(), bias))
+    padding = (~is_text[:n_tokens]).nonzero()[:, 0]
+    return Tiling(n_tiles, groups, padding if padding.numel() else None)
+
+
+def mix_tiles(
+    tiling: Tiling,
+    q: Float[Tensor, 't h c'],
+    k: Float[Tensor, 't h c'],
+    v: Float[Tensor, 't h c'],
+    kept: list[Tensor] | None,
+) -> Float[Tensor, 't h c']:
+    """Mixed values of queries, keys and values.
+
+    Args:
+        kept: Where queries, keys, values and the probabilities of each group are put; None: nowhere.
+    """
+    queries, keys, values = turned = turn_tiles(tiling, q, k, v)
+    mixed = torch.zeros_like(queries)
+    if kept is not None:
+        kept += turned
+    with torch.autocast('cpu', enabled=False):
+        for group in tiling.groups:
+            share = group.share(group.queries(queries), group.seen(keys))
+            part = torch.bmm(share, group.seen(values))
+            mixed.index_copy_(1, group.tiles, part.view(q.size(1), -1, mixed.size(2)))
+            if kept is not None:
+                kept.append(share)
+    back = _turn_back(mixed, q)
+    return back if tiling.padding is None else back.index_fill_(0, tiling.padding, 0)
+
+
+def unmix_tiles(
+    tiling: Tiling, grad: Float[Tensor, 't h c'], turned: Sequence[Tensor], shares: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, each t h c.
+
+    With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+
+    Args:
+        grad: Of the mixed values.
+        turned: Of `turn_tiles`.
+        shares: The probabilities of each group; nothing: they are made once more.
+    """
+    n_heads, scale = grad.size(1), 1 / math.sqrt(grad.size(2))
+    q, k, v = turned
+    like = grad
+    if tiling.padding is not None:
+        grad = grad.index_fill(0, tiling.padding, 0)
+    out_grad = _turn(tiling, grad, q.dtype)
+    q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
+    with torch.autocast('cpu', enabled=False):
+        for i, group in enumerate(tiling.groups):
+            queries, out = group.queries(q), group.queries(out_grad)
+            keys, values = group.seen(k), group.seen(v)
+            share = shares[i] if shares else group.share(queries, keys)
+            score_grad = torch.bmm(out, values.mT)
+            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+            part = torch.bmm(score_grad, keys).mul_(scale)
+            q_grad.index_copy_(1, group.tiles, part.view(n_heads, -1, q.size(2)))
+            k_grad.index_add_(1, group.keys, torch.bmm(score_grad.mT, queries).view(n_heads, -1, q.size(2)))
+            v_grad.index_add_(1, group.keys, torch.bmm(share.mT, out).view(n_heads, -1, q.size(2)))
+    return _turn_back(q_grad, like), _turn_back(k_grad, like), _turn_back(v_grad, like)
+
+
+def turn_tiles(tiling: Tiling, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """Of each, t h c, a copy in tiles (heads, tiles, tile x channels) in which products are summed up.
+
+    Queries are scaled, so that scores need not be.
+    """
+    queries, keys, values = (_turn(tiling, x, widened(x)) for x in (q, k, v))
+    return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
+
+
+def _turn(tiling: Tiling, x: Float[Tensor, 't h c'], dtype: torch.dtype) -> Float[Tensor, 'h n d']:
+    n_tokens, n_heads, d_head = x.shape
+    turned = torch.empty(n_heads, tiling.n_tiles * _TILE, d_head, dtype=dtype)
+    turned[:, :n_tokens].copy_(x.transpose(0, 1))
+    turned[:, n_tokens:] = 0
+    return turned.view(n_heads, tiling.n_tiles, -1)
+
+
+def _turn_back(x: Float[Tensor, 'h n d'], like: Float[Tensor, 't h c']) -> Float[Tensor, 't h c']:
+    whole = x.view(x.size(0), -1, like.size(2))[:, : like.size(0)]
+    return torch.empty(like.shape, dtype=like.dtype).copy_(whole.transpose(0, 1))
