@@ -24,15 +24,12 @@ MAY_IMPORT = {
     'training': set(),
     'checkpoints': {'artifacts', 'bounds', 'checksums', 'finite', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches'},
+    'evaluation': {'batches', 'data'},
     'transformer': {'losses', 'batches'},
     'data': {'tokenizer', 'batches', 'artifacts'},
-    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'untrusted'},
-    'strategies': set(),
-    'models': {
-        *('transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies', 'finite'),
-        'untrusted',
-    },
+    'engine': {'training', 'evaluation', 'batches', 'checkpoints', 'artifacts', 'finite', 'untrusted'},
+    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'engine', 'untrusted'},
+    'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
     'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints', 'finite', 'untrusted'},
     'telemetry': {'transformer', 'batches', 'artifacts', 'bounds'},
@@ -65,7 +62,7 @@ def test_every_room_is_in_the_table():
 def test_a_room_imports_no_other_than_the_table_allows(room):
     rooms, libraries = imported_rooms(room)
     assert rooms <= MAY_IMPORT[room] | {'errors'} | ({'settings'} if room not in ('batches', 'checkpoints') else set())
-    if room not in ('datamodules', 'strategies', 'models', 'callbacks', 'commands'):
+    if room not in ('datamodules', 'engine', 'models', 'callbacks', 'commands'):
         assert 'lightning' not in libraries
 
 

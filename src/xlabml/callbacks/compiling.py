@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
+from xlabml.engine import Callback
 
-class Compiling(L.Callback):
+
+class Compiling(Callback):
     """Compile a task's model in place, for the shapes that it is given; warn where that has to be done again.
 
     Names in the state dict stay as they are. The first batch of training and the first of evaluation are compiled for,
@@ -66,7 +68,7 @@ class Compiling(L.Callback):
 
     @staticmethod
     def _model(pl_module: L.LightningModule) -> nn.Module:
-        return pl_module.model  # type: ignore[return-value]
+        return pl_module.network  # type: ignore[return-value]
 
     def _look(self, trainer: L.Trainer, stage: str) -> None:
         """Count what torch compiled since the last look."""

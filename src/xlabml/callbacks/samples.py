@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from xlabml import inference
+from xlabml.engine import Callback
 
 from .compiling import eagerly
 
 
-class SampledText(L.Callback):
-    """Sample a continuation at every validation, and hand it to the loggers that take text.
+class SampledText(Callback):
+    """Sample a continuation at every validation, where the task generates, and hand it to the loggers that take text.
 
     Args:
         prompt: What the text starts with; empty: the start of a document.
@@ -43,7 +44,7 @@ class SampledText(L.Callback):
         self.newest = ''
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking:
+        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking or not pl_module.generates:
             return
         is_sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         if not trainer.is_global_zero and not is_sharded:
@@ -53,10 +54,10 @@ class SampledText(L.Callback):
         prompt = [sos, *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
-        with eagerly(pl_module.model), precision:  # type: ignore[arg-type]  # text grows by a token at a time
+        with eagerly(pl_module.network), precision:  # type: ignore[arg-type]  # text grows by a token at a time
             try:
                 ids = inference.sample(
-                    _InStep(pl_module.model) if is_sharded else pl_module.model,  # type: ignore[arg-type]
+                    _InStep(pl_module.network) if is_sharded else pl_module.network,  # type: ignore[arg-type]
                     torch.tensor(prompt, device=pl_module.device),
                     self.n_tokens,
                     block_size=pl_module.hparams['max_len'],

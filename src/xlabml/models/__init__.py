@@ -1,6 +1,7 @@
-"""One LightningModule a file: what is trained, and how its loss and figures come about."""
+"""One task a file: what is trained, and how its loss and figures come about."""
 
-from .task import Task
+from xlabml.engine import Task
+
 from .xlab_model import XLabModel
 
 __all__ = ['Task', 'XLabModel']

@@ -1,42 +1,23 @@
 """The language model as a task: next-token prediction on packed rows."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, check_ids
-from xlabml.evaluation import TokenMetric, summarize
-from xlabml.losses import CrossEntropy, Loss
+from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids
+from xlabml.engine.task import DocumentParts, Task
+from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise, summarize
+from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Cache, Transformer, language_model
-
-from .task import Task
-
-_SUMS = ('nats', 'correct', 'count', 'n_bytes')
-
-
-class Scores(NamedTuple):
-    """What a language model makes of the documents of a batch, one entry a segment.
-
-    Args:
-        documents: Document numbers, -1 for padding.
-        n_tokens: Counted targets.
-        nats: Their negative log-probabilities, summed.
-        n_bytes: The bytes of text that they stand for.
-    """
-
-    documents: Int[Tensor, ' s']
-    n_tokens: Int[Tensor, ' s']
-    nats: Float[Tensor, ' s']
-    n_bytes: Int[Tensor, ' s']
+from xlabml.transformer import Cache, LanguageModel, Transformer, language_model
 
 
 class XLabModel(Task):
-    """A decoder language model, trained to say the next token.
+    """A decoder language model, trained to predict the next token.
 
     Calling it gives logits: ids (b, n) to (b, n, v).
 
@@ -48,12 +29,18 @@ class XLabModel(Task):
         head_bias: Whether the head adds a bias to every logit.
         logit_cap: Logits are squashed into -cap..cap by cap · tanh(logit / cap); None leaves them.
         loss: What is minimised.
-        optimizer: What moves the weights; it gets parameter groups.
+        optimizer: Makes the optimizer, from parameter groups.
         schedule: The factor of its learning rate at every step; it gets the length of the run in steps.
         horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: that of the run.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         metrics: Numbers to report beside loss, accuracy and bits per byte when evaluating.
     """
+
+    network: LanguageModel
+    formats: ClassVar[tuple[type, ...]] = (TokenTargets,)
+    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/token', 'accuracy': '%', 'bits_per_byte': 'bits/byte'}
+    generates: ClassVar[bool] = True
+    shown_metric: ClassVar[str] = 'val_bits_per_byte'
 
     def __init__(
         self,
@@ -71,127 +58,72 @@ class XLabModel(Task):
         metrics: list[TokenMetric] | None = None,
     ) -> None:
         super().__init__()
-        self.model = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
-        self.optimizer, self.schedule, self.horizon_tokens = optimizer, schedule, horizon_tokens
-        self.metrics = metrics or []
+        self.network = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.horizon_tokens = horizon_tokens
         self.clip = None if clip is None else clip()
+        self.metrics = metrics or []
+        self.evaluators = [TokenEvaluator(self.metrics)]
         self.n_vocab = n_vocab
-        self.train_sums: Tensor | None = None
-        self._step_sums: Tensor | None = None  # of the step under way, its objective last
-        self._eval_sums: Tensor | None = None
-        self.n_evaluated = 0
-        """How many targets the last evaluation counted."""
 
     def forward(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None, **options: Any
     ) -> Float[Tensor, 'b m v']:
         """Logits of every position (or of those that `options` ask `LanguageModel` for)."""
-        return self.model(ids, layout, cache, **options)
+        return self.network(ids, layout, cache, **options)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """Room for the keys and values of `batch` rows of up to `length` tokens."""
-        return self.model.new_cache(batch, length)
+        return self.network.new_cache(batch, length)
 
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Refuse token ids that the vocabulary lacks, while they are still in the host's memory.
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse token ids that the vocabulary lacks."""
+        check_ids(batch, self.n_vocab)
 
-        Lightning's hook of this name without the underscore would warn of data modules, which have it too.
-        """
-        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
-        if isinstance(batch, Batch):
-            check_ids(batch, self.n_vocab)
-        return batch
+    def loss(self, batch: Batch) -> Sums:
+        """The loss over the counted targets, and the sums that loss, accuracy and bits per byte follow from."""
+        return _named(self.network(batch.ids, batch.layout, targets=batch.targets.ids), batch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
-        torch.manual_seed(batch.seed)
-        self.step_is_empty = not batch.n_targets
-        sums = self.model(batch.ids, batch.layout, targets=batch.targets)
-        counted = [sums.nats.detach(), sums.correct, sums.count, batch.n_bytes.sum(), sums.objective.detach()]
-        row = torch.stack(counted).to(_precise(sums.nats.device))
-        self._step_sums = row if self._step_sums is None else self._step_sums + row
-        # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
-        n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
+    def outputs(self, batch: Batch) -> TokenOutputs:
+        """The sums of the loss; with metrics, each target's negative log-likelihood from the same pass."""
+        if not self.metrics:
+            return TokenOutputs(self.loss(batch))
+        sums, nats = self.network(batch.ids, batch.layout, targets=batch.targets.ids, each=True)
+        return TokenOutputs(_named(sums, batch), nats)
 
-    def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
-        """Add the step's sums to those of the next training row; a skipped step is in no curve."""
-        sums, self._step_sums = self._step_sums, None
-        if sums is not None:
-            is_counted = sums.isfinite().all() & ~is_skipped.to(sums.device)
-            counted = torch.where(is_counted, sums[: len(_SUMS)], 0.0)
-            self.train_sums = counted if self.train_sums is None else self.train_sums + counted
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Loss, accuracy and bits per byte."""
+        return summarize(sums)
 
-    def figures(self) -> list[str]:
-        """Loss, accuracy, bits per byte and the metrics."""
-        return [*summarize(dict.fromkeys(_SUMS, 0.0)), *(metric.name for metric in self.metrics)]
+    def progress(self, row: Mapping[str, float]) -> str:
+        """Loss and bits per byte."""
+        if 'train_loss' not in row:
+            return ''
+        return f'loss {row["train_loss"]:.3f}  bits/byte {row["train_bits_per_byte"]:.3f}'
 
-    def take_train_sums(self) -> dict[str, float]:
-        """What training summed since the last call, over all ranks: nats, correct, count, n_bytes."""
-        empty = torch.zeros(len(_SUMS), dtype=_precise(self.device), device=self.device)
-        sums = empty if self.train_sums is None else self.train_sums
-        self.train_sums = None
-        return dict(zip(_SUMS, self.trainer.strategy.reduce(sums, reduce_op='sum').tolist()))
-
-    def _eval_start(self) -> None:
-        size = len(_SUMS) + len(self.metrics)
-        self._eval_sums = torch.zeros(size, dtype=_precise(self.device), device=self.device)
-
-    def _eval_step(self, batch: Batch) -> None:
-        assert self._eval_sums is not None
-        result = self.model(batch.ids, batch.layout, targets=batch.targets, each=bool(self.metrics))
-        sums, nats = result if self.metrics else (result, None)
-        row = [sums.nats, sums.correct, sums.count, batch.n_bytes.sum()]
-        if nats is not None:
-            asked = batch.targets != IGNORED
-            row += [metric.values(nats[asked], batch.targets[asked]).sum() for metric in self.metrics]
-        self._eval_sums += torch.stack([value.to(self._eval_sums.dtype) for value in row])
-
-    def _eval_end(self, stage: str) -> None:
-        assert self._eval_sums is not None
-        values = self.trainer.strategy.reduce(self._eval_sums, reduce_op='sum').tolist()
-        sums = dict(zip(_SUMS, values))
-        self.n_evaluated = int(sums['count'])
-        figures = summarize(sums)
-        for metric, value in zip(self.metrics, values[len(_SUMS) :]):
-            figures[metric.name] = value / max(1.0, sums['count'])
-        # The curves' callback writes them, at the step that they belong to.
-        self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)
-
-    def on_validation_epoch_start(self) -> None:
-        self._eval_start()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._eval_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._eval_end('val')
-
-    def on_test_epoch_start(self) -> None:
-        self._eval_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._eval_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self._eval_end('test')
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Scores:
-        """What each document's part of the batch costs."""
-        nats = self.model.nats(batch.ids, batch.targets, batch.layout).flatten()
-        nats = nats.to(_precise(nats.device))
+    def predictions(self, batch: Batch) -> DocumentParts:
+        """The negative log-likelihood of each document's part of the batch."""
+        targets = batch.targets.ids
+        nats = self.network(batch.ids, batch.layout, targets=targets, each='only')
+        nats = nats.flatten().to(precise(nats.device))
         assert batch.layout is not None
         slots = torch.arange(nats.numel(), device=nats.device)
         segment = torch.searchsorted(batch.layout.starts, slots, right=True) - 1
-        n_segments = len(batch.documents)
-        return Scores(
-            batch.documents,
-            torch.zeros_like(batch.documents).index_add_(0, segment, (batch.targets.flatten() != IGNORED).long()),
-            torch.zeros(n_segments, dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats),
-            batch.n_bytes,
-        )
+        counts = torch.zeros_like(batch.documents).index_add_(0, segment, (targets.flatten() != IGNORED).long())
+        sums = torch.zeros(len(counts), dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats)
+        return DocumentParts(batch.documents, {'count': counts, 'nats': sums, 'n_bytes': batch.targets.n_bytes})
+
+    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """Tokens, nats and bits per byte of a document."""
+        figures = summarize({**totals, 'correct': 0.0})
+        return {
+            'tokens': int(totals['count']),
+            'nats': round(totals['nats'], 6),
+            'bits_per_byte': round(figures['bits_per_byte'], 6),
+        }
 
 
-def _precise(device: torch.device) -> torch.dtype:
-    """What sums are kept in: Apple's GPUs have no float64."""
-    return torch.float32 if device.type == 'mps' else torch.float64
+def _named(sums: LossSums, batch: Batch) -> Sums:
+    named = {'nats': sums.nats, 'correct': sums.correct, 'n_bytes': batch.targets.n_bytes.sum()}
+    return Sums(sums.objective, sums.count, named)
