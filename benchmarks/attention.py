@@ -16,9 +16,9 @@ from alternate import alternate, seconds
 from torch import Tensor
 
 from xlabml.transformer.attention import Documents, Rule
-from xlabml.transformer.backends import Ask, objection, take
-from xlabml.transformer.documents import mix_documents
-from xlabml.transformer.kernels import compute, make_block_mask
+from xlabml.transformer.attention.backends import Ask, objection, take
+from xlabml.transformer.attention.documents import mix_documents
+from xlabml.transformer.attention.kernels import compute, make_block_mask
 
 ROW = 512
 D_HEAD = 64

@@ -23,7 +23,8 @@ from xlabml.batches import Layout
 from xlabml.callbacks import keep_freed_memory
 from xlabml.models import XLabModel
 from xlabml.training import parameter_groups
-from xlabml.transformer import Transformer, documents, kernels
+from xlabml.transformer import Transformer
+from xlabml.transformer.attention import documents, kernels
 
 WAYS = ('plain', 'tiles', 'blocks', 'dense')
 

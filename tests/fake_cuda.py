@@ -22,8 +22,8 @@ from xlabml.models.task import Task
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
-from xlabml.transformer import ALiBi, LanguageModel, Transformer, backends, kernels, language_model
-from xlabml.transformer.attention import Documents, Rule
+from xlabml.transformer import ALiBi, LanguageModel, Transformer, language_model
+from xlabml.transformer.attention import Documents, Rule, backends, kernels
 
 DEVICE = torch.device('cuda:0')
 REFUSED = ('cumsum', 'median', 'histc', 'put_', 'bincount')

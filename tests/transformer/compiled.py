@@ -13,7 +13,8 @@ from trunks import MAX_LEN, N_VOCAB, make_ids, make_layout
 
 from xlabml.batches import IGNORED
 from xlabml.losses import CrossEntropy
-from xlabml.transformer import ALiBi, LanguageModel, Transformer, kernels
+from xlabml.transformer import ALiBi, LanguageModel, Transformer
+from xlabml.transformer.attention import kernels
 
 LENGTHS = [[10, 15, 7, 0], [32, 0, 0, 0], [1, 1, 1, 29], [5, 10, 15, 2], [16, 0, 15, 1]]
 LAYERS = {

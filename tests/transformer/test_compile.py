@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(
 
 def run(backend, *cases):
     """See compiled.py."""
-    paths = [str(Path(xlabml.__file__).parents[1]), str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
+    paths = [str(Path(xlabml.__file__).parents[1]), str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / 'compiled.py'), backend, *cases],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},

@@ -8,9 +8,8 @@ The package's legend for shapes:
 """
 
 from .activations import GeGLU, ReLU2, SwiGLU
-from .attention import attend
+from .attention import Cache, attend
 from .block import Attention, Block, FeedForward
-from .cache import Cache
 from .init import Initializer, Normal, Xavier
 from .language_model import LanguageModel, language_model
 from .norms import RMSNorm

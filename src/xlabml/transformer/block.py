@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import Rule, Shared, mix
-from .kernels import compute
+from .attention.kernels import compute
 from .norms import rms_norm
 from .positions import rotate
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xlabml.batches import Layout
 from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
 
-from .cache import Cache
+from .attention import Cache
 from .transformer import Transformer
 
 

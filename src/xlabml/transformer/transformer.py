@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from xlabml.batches import Layout
 
-from . import backends
 from .activations import ReLU2
-from .attention import Documents, Rule, Shared
+from .attention import Cache, Documents, Rule, Shared, backends
+from .attention.documents import describe_way, read_segments
+from .attention.kernels import make_block_mask
 from .block import Attention, Block, FeedForward
-from .cache import Cache
 from .checkpointing import run_block
-from .documents import describe_way, read_segments
 from .init import Initializer, Normal
-from .kernels import make_block_mask
 from .norms import RMSNorm
 from .positions import Positions, Rotary
 

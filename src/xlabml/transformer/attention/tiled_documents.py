@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention import Rule
+from .definition import Rule
 from .short_documents import Segments, widened
 
 _TILE = 32

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention import Documents, Rule, mix
+from .definition import Documents, Rule, mix
 from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
 from .short_documents import (
     Block,

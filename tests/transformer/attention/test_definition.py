@@ -8,7 +8,7 @@ import torch
 
 from xlabml.transformer import ALiBi, Rotary, attend
 from xlabml.transformer.attention import Documents, Rule, make_masks, mix
-from xlabml.transformer.documents import mix_documents
+from xlabml.transformer.attention.documents import mix_documents
 from xlabml.transformer.positions import rotate
 
 RULES = {
@@ -77,7 +77,7 @@ def test_masks_by_hand():
 @pytest.mark.parametrize('n_kv_heads', [4, 2, 1])
 @pytest.mark.parametrize('n', [1, 3, 11])
 def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.attention._BLOCK', 4)
+    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 4)
     parts = make_heads(n, n_kv_heads=n_kv_heads)
     assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(n)[None]), parts)
 
@@ -85,7 +85,7 @@ def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
 @pytest.mark.parametrize('rule', [rule for rule in RULES.values() if rule.causal], ids=str)
 @pytest.mark.parametrize('n', [1, 5])
 def test_queries_behind_a_cache_equal_the_definition(rule, n, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.attention._BLOCK', 4)
+    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 4)
     parts = make_heads(n, 9, n_kv_heads=2)
     assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts)
     position = torch.tensor([[3], [8 - n + 1]]) + torch.arange(n)
@@ -96,7 +96,7 @@ def test_queries_behind_a_cache_equal_the_definition(rule, n, monkeypatch):
 @pytest.mark.parametrize('n_kv_heads', [4, 2])
 @pytest.mark.parametrize('longest', [0, 1024])
 def test_documents_equal_the_definition_one_by_one(rule, n_kv_heads, longest, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.documents._LONGEST', longest)
+    monkeypatch.setattr('xlabml.transformer.attention.documents._LONGEST', longest)
     lengths, texts = [3, 1, 7, 0, 4, 5, 0], [True, True, True, True, False, True, True]
     parts = [x[0].transpose(0, 1).detach().requires_grad_() for x in make_heads(20, batch=1, n_kv_heads=n_kv_heads)]
     documents = make_documents(lengths, texts)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import Rule, make_bias
+from .definition import Rule, make_bias
 
 _BLOCK = 128
 """So many queries of a document are looked at a time, or half as many more to its end."""

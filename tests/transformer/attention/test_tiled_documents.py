@@ -10,10 +10,9 @@ from test_documents import RULES, define, gradients, make_documents, make_parts
 from trunks import copy_weights, make_ids, make_layout, make_trunk
 from trunks import gradients as trunk_gradients
 
-from xlabml.transformer import documents
-from xlabml.transformer.attention import Rule
-from xlabml.transformer.documents import mix_documents
-from xlabml.transformer.tiled_documents import _TILE, Tiling, make_tiling
+from xlabml.transformer.attention import Rule, documents
+from xlabml.transformer.attention.documents import mix_documents
+from xlabml.transformer.attention.tiled_documents import _TILE, Tiling, make_tiling
 
 TEXTS = {
     'mixed': [

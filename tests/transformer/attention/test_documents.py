@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlabml.transformer import attend, documents, long_documents, short_documents
-from xlabml.transformer.attention import Documents, Rule, make_masks
-from xlabml.transformer.documents import mix_documents
+from xlabml.transformer import attend
+from xlabml.transformer.attention import Documents, Rule, documents, long_documents, make_masks, short_documents
+from xlabml.transformer.attention.documents import mix_documents
 
 SEGMENTS = [(512, True)] * 2 + [(300, True), (97, True), (0, True), (115, False), (40, True), (40, True), (432, False)]
 TEXTS = {

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import Rule, make_bias
+from .definition import Rule, make_bias
 
 LEAST = 256
 """Documents of so many tokens are long."""

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention import Documents, Rule, mix
 from .backends import find_varlen
+from .definition import Documents, Rule, mix
 from .documents import mix_documents
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from trunks import copy_weights, gradients, make_ids, make_layout, make_trunk
 
-from xlabml.transformer import ALiBi, attend, backends, kernels
-from xlabml.transformer.attention import Documents, Rule, make_masks, mix
-from xlabml.transformer.backends import BACKENDS, Ask, choose, objection
-from xlabml.transformer.documents import _attend_documents
+from xlabml.transformer import ALiBi, attend
+from xlabml.transformer.attention import Documents, Rule, backends, kernels, make_masks, mix
+from xlabml.transformer.attention.backends import BACKENDS, Ask, choose, objection
+from xlabml.transformer.attention.documents import _attend_documents
 
 FEATURES = ('causal', 'window', 'slopes', 'score_cap', 'grouped', 'documents')
 CASES = [dict(zip(FEATURES, flags)) for flags in itertools.product([True, False], repeat=len(FEATURES))]
@@ -126,7 +126,7 @@ def test_a_backend_gives_what_the_definition_gives(name, device, dtype, case):
 @pytest.mark.parametrize('case', [case for case in CASES if case['documents']], ids=name_case)
 def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, monkeypatch):
     """What other devices do with a layout that is not read."""
-    monkeypatch.setattr('xlabml.transformer.attention._BLOCK', 16)
+    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 16)
     rule, documents, parts = make_rule(case), make_documents(is_read=False), make_parts(case)
     if rule.score_cap and not is_plain:
         assert 'cannot cap scores' in objection('sdpa', make_ask(**case))
@@ -139,7 +139,7 @@ def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, mon
 @pytest.mark.parametrize('longest', [8, 1024], ids=['head by head', 'all heads'])
 @pytest.mark.parametrize('case', [case for case in CASES if case['documents'] and not case['score_cap']], ids=name_case)
 def test_the_operator_gives_what_the_definition_gives(case, longest, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.documents._LONGEST', longest)
+    monkeypatch.setattr('xlabml.transformer.attention.documents._LONGEST', longest)
     rule, documents, parts = make_rule(case), make_documents(is_read=False), make_parts(case)
     assert_same(kernels.compute('sdpa', *parts, rule, documents, {}), parts, rule, documents)
 
