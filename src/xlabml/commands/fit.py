@@ -7,12 +7,10 @@ from (parsing.py); parts are then built from the checked settings by `xlabml.set
 
 import contextlib
 import logging
-import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, attention_lines, skip_argument
 from xlabml.callbacks.progress import find_figures
-from xlabml.engine import Run
+from xlabml.engine import Run, wait_for_children
 
 from . import data as data_commands
 from .building import BuildingCLI, find_callback
@@ -100,21 +98,8 @@ class XLabCLI(BuildingCLI):
         elif run.ended is not None:
             self._say(f'{run.ended.why} at step {trainer.global_step}; the same command with --ckpt_path last goes on')
         if run.status:
-            self._leave(run.status)
-
-    def _leave(self, status: int) -> NoReturn:
-        """End this process; one that started others for the other devices lets them end first.
-
-        Lightning kills a parent whose child ends with another status than 0, and this one is to end with its own.
-        """
-        children = getattr(self.trainer.strategy.launcher, 'procs', None) or []
-        for thread in threading.enumerate():
-            if children and thread.name == 'child-process-observer':
-                thread._child_processes = []  # type: ignore[attr-defined]
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=60)
-        raise SystemExit(status)
+            wait_for_children(trainer)
+            raise SystemExit(run.status)
 
     def _is_finished(self, checkpoint: dict[str, Any]) -> bool:
         config = self._own_config().trainer

@@ -3,6 +3,7 @@
 from .callback import Callback, own_callbacks
 from .checkpoint_io import CheckpointIO
 from .deepspeed import DeepSpeed
+from .launching import wait_for_children
 from .loops import ValidationCut, is_done, set_length, set_max_steps, step_is_over, watch_fetches, will_validate
 from .precision import auto_precision
 from .run import End, Run
@@ -30,6 +31,7 @@ __all__ = [
     'set_max_steps',
     'shard',
     'step_is_over',
+    'wait_for_children',
     'watch_fetches',
     'will_validate',
 ]

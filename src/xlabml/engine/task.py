@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xlabml import checkpoints, settings
 from xlabml.batches import Batch
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Evaluator, Monitor, Sums, precise
+from xlabml.evaluation import Evaluator, Monitor, Sums, describe_figures, precise
 from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part
@@ -308,15 +308,6 @@ class Task(Optimized, ABC):
         if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
             rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
         return model.to(map_location)
-
-
-def describe_figures(figures: Mapping[str, float], units: Mapping[str, str]) -> str:
-    """Figures in a line, those that have a unit first: `1.4904 nats/token`, `accuracy 28.70%`, `auroc 0.9312`."""
-    parts: list[str] = []
-    for name in [*(name for name in units if name in figures), *(name for name in figures if name not in units)]:
-        value, unit = figures[name], units.get(name, '')
-        parts.append(f'{name} {value:.2%}' if unit == '%' else f'{value:.4f} {unit}' if unit else f'{name} {value:.4f}')
-    return ', '.join(parts)
 
 
 def differences(saved: Any, now: Any, name: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Lightning's Trainer with a length and a rhythm counted in optimizer steps."""
 
-import os
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 
 from .checkpoint_io import CheckpointIO, Restoring
+from .launching import started_by_torchrun
 from .loops import RunLoop, StepLoop
 from .precision import auto_precision
 from .run import Run
@@ -73,7 +73,7 @@ class Trainer(L.Trainer):
                     f'trainer.callbacks holds {callback!r}, which is no callback; '
                     'write [{class_path: PATH.OF.THE.CLASS, init_args: {…}}]'
                 )
-        kwargs.update(_started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
+        kwargs.update(started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
         super().__init__(
             *args,
             precision=precision,
@@ -106,12 +106,3 @@ class Trainer(L.Trainer):
                 )
             every = max(1, round(self.max_steps * every))
         return step % every == 0 or step == self.max_steps
-
-
-def _started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:
-    """How many devices and machines torchrun has started processes for, where the settings leave that open."""
-    if 'TORCHELASTIC_RUN_ID' not in os.environ:
-        return {}
-    here, everywhere = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['WORLD_SIZE'])
-    found = {'devices': here} if devices == 'auto' else {}
-    return {**found, 'num_nodes': everywhere // here} if num_nodes == 1 else found
