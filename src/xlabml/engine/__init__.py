@@ -9,7 +9,7 @@ from .precision import auto_precision
 from .run import End, Run
 from .sharded import Sharded, shard
 from .strategy_choice import check_strategy
-from .task import Task
+from .task import DocumentParts, Task
 from .trainer import DEFAULT_STEPS, Trainer
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'Callback',
     'CheckpointIO',
     'DeepSpeed',
+    'DocumentParts',
     'End',
     'Run',
     'Sharded',

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,19 +83,23 @@ class TokenOutputs(NamedTuple):
 
 
 class TokenEvaluator(Evaluator):
-    """Loss, accuracy, bits per byte and metrics over all targets of a split.
+    """Figures and metrics over all targets of a split.
 
     Args:
+        figures: Makes the figures of the sums `nats`, `correct`, `n_bytes` and `count`.
         metrics: Numbers to report beside them.
     """
 
-    def __init__(self, metrics: Sequence[TokenMetric] = ()) -> None:
+    def __init__(
+        self, figures: Callable[[Mapping[str, float]], dict[str, float]], metrics: Sequence[TokenMetric] = ()
+    ) -> None:
+        self.figures = figures
         self.metrics = metrics
         self._total: Tensor | None = None
         self._n_counted = 0
 
     def names(self) -> list[str]:
-        return [*summarize(dict.fromkeys(SUMS, 0.0)), *(metric.name for metric in self.metrics)]
+        return [*self.figures(dict.fromkeys(SUMS, 0.0)), *(metric.name for metric in self.metrics)]
 
     @property
     def n_counted(self) -> int:
@@ -119,7 +123,7 @@ class TokenEvaluator(Evaluator):
         values = gather.total(self._total).tolist()
         sums = dict(zip(SUMS, values))
         self._n_counted = int(sums['count'])
-        figures = summarize(sums)
+        figures = self.figures(sums)
         for metric, value in zip(self.metrics, values[len(SUMS) :]):
             figures[metric.name] = value / max(1.0, sums['count'])
         return figures
