@@ -2,6 +2,7 @@
 
 from xlabml.engine import Task
 
+from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['Task', 'XLabModel']
+__all__ = ['MaskedLanguageModel', 'Task', 'XLabModel']

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from xlabml.batches import IGNORED, Batch, TokenTargets
+from xlabml.batches import Batch, TokenTargets
 from xlabml.engine import DocumentParts
-from xlabml.evaluation import precise, summarize
+from xlabml.evaluation import summarize
 from xlabml.transformer import Cache
 
-from .token_task import TokenTask
+from .token_task import TokenTask, sum_segments
 
 
 class XLabModel(TokenTask):
@@ -40,11 +39,7 @@ class XLabModel(TokenTask):
         assert batch.layout is not None
         targets = batch.targets.ids
         nats: Tensor = self.network(batch.ids, batch.layout, targets=targets, each='only')
-        nats = nats.flatten().to(precise(nats.device))
-        slots = torch.arange(nats.numel(), device=nats.device)
-        segment = torch.searchsorted(batch.layout.starts, slots, right=True) - 1
-        counts = torch.zeros_like(batch.documents).index_add_(0, segment, (targets.flatten() != IGNORED).long())
-        sums = torch.zeros(len(counts), dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats)
+        counts, sums = sum_segments(nats, targets, batch.layout)
         return DocumentParts(batch.documents, {'count': counts, 'nats': sums, 'n_bytes': batch.targets.n_bytes})
 
     def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
