@@ -78,7 +78,7 @@ def test_a_compiled_run_has_the_names_and_numbers_of_a_plain_one_and_compiles_no
     assert watch.n_compiled > 0
     assert watch.n_recompiles == 0
     assert f'compiled {watch.n_compiled} pieces of code in' in capsys.readouterr().out
-    assert compiled.model._compiled_call_impl is None
+    assert compiled.network._compiled_call_impl is None
 
 
 def test_what_is_compiled_again_is_counted_and_the_first_reported_with_its_reason(tmp_path):

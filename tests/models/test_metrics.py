@@ -28,7 +28,7 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
     trunk = functools.partial(Transformer, d_model=16, n_layers=2, n_heads=2)
     metrics = [WithinNats(2.9), WithinNats(3.0, name='within_3')]
     model, batches, calls = XLabModel(20, 8, trunk, metrics=metrics), [make_batch(i) for i in range(3)], []
-    model.model.trunk.register_forward_hook(lambda *_: calls.append(1))
+    model.network.trunk.register_forward_hook(lambda *_: calls.append(1))
     quiet = dict.fromkeys(['logger', 'enable_checkpointing', 'enable_progress_bar', 'enable_model_summary'], False)
     trainer = L.Trainer(accelerator='cpu', precision=precision, default_root_dir=tmp_path, **quiet)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16-mixed'):
         for batch in batches:
             part = model.model(batch.ids, targets=batch.targets)
-            nats = model.model.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
+            nats = model.network.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
             sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
             within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])
     expected = summarize(dict(zip(('nats', 'correct', 'count', 'n_bytes'), sums.tolist())))

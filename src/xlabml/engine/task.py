@@ -156,12 +156,20 @@ class Task(Optimized, ABC):
             counted = torch.where(is_counted, row, 0.0)
             self._train_sums = counted if self._train_sums is None else self._train_sums + counted
 
+    @property
+    def train_sums(self) -> dict[str, float]:
+        """The sums of training since the last call of `take_train_sums`, on this rank; {} before the first step."""
+        return {} if self._train_sums is None else dict(zip(self._sum_names, self._train_sums.tolist()))
+
+    @property
+    def _sum_names(self) -> list[str]:
+        return [*(self._train_names or ['count']), 'objective']
+
     def take_train_sums(self) -> dict[str, float]:
         """The sums of training since the last call, over all ranks: the named ones, `count` and `objective`."""
-        names = [*(self._train_names or ['count']), 'objective']
-        empty = torch.zeros(len(names), dtype=precise(self.device), device=self.device)
+        empty = torch.zeros(len(self._sum_names), dtype=precise(self.device), device=self.device)
         sums, self._train_sums = self._train_sums, None
-        return dict(zip(names, RankGather(self.trainer).total(empty if sums is None else sums).tolist()))
+        return dict(zip(self._sum_names, RankGather(self.trainer).total(empty if sums is None else sums).tolist()))
 
     # Evaluation
 
