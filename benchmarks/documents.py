@@ -58,7 +58,7 @@ class Training:
         torch.manual_seed(0)
         sizes = {'d_model': options.d_model, 'n_layers': options.n_layers, 'n_heads': options.n_heads}
         task = XLabModel(options.n_vocab, options.length, partial(Transformer, **sizes))
-        self.model, self.optimizer = task.model.train(), task.optimizer(parameter_groups(task))
+        self.model, self.optimizer = task.network.train(), task.optimizer(parameter_groups(task))
         self.way, self.mean, self.is_bf16 = way, mean, precision == 'bf16'
         self.shape = options.batch_tokens // options.length, options.length
         self.n_vocab, self.steps = options.n_vocab, iter(range(1 << 40))

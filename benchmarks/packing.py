@@ -72,7 +72,7 @@ class Training:
         torch.manual_seed(42)
         self.batches = TrainBatches(rows, rows_per_step, rows_per_step, seed=42)
         task = XLabModel(n_vocab, rows.length, partial(Transformer, **SHAPES[shape]))
-        self.model, self.optimizer = task.model.train(), task.optimizer(parameter_groups(task))
+        self.model, self.optimizer = task.network.train(), task.optimizer(parameter_groups(task))
         self.has_layout = has_layout
         self.is_bf16 = auto_precision('cpu') == 'bf16-mixed'
         self.numbers: Iterator[int] = iter(range(1 << 40))

@@ -23,7 +23,7 @@ N_TENSORS = 64
 
 def write_files(folder: Path, n_bytes: int) -> list[Path]:
     """A checkpoint of so many bytes of weights, and its export."""
-    weights = {f'model.{i}': torch.randn(n_bytes // 4 // N_TENSORS) for i in range(N_TENSORS)}
+    weights = {f'network.{i}': torch.randn(n_bytes // 4 // N_TENSORS) for i in range(N_TENSORS)}
     checkpoint = {
         'state_dict': weights,
         'hyper_parameters': {'_class_path': 'xlabml.models.XLabModel'},

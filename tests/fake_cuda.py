@@ -121,7 +121,7 @@ def try_step() -> None:
         task.grad_norm = task.clip = task.clip_limit = None
         task.step_is_empty, task.skipped = False, torch.zeros(2, dtype=torch.long)
         task._find_scaler = lambda: None  # type: ignore[method-assign]
-        task.model = make_model(torch.float32)
+        task.network = make_model(torch.float32)
         optimizer = make(parameter_groups(task))
         for _ in range(2):
             for parameter in task.parameters():

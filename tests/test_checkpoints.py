@@ -25,11 +25,11 @@ def a_checkpoint(**values):
         'global_step': 7,
         'pytorch-lightning_version': '2.6.6',
         'state_dict': {
-            'model.a': torch.randn(30, 40, generator=generator),
-            'model.b': torch.randn(40, 30, generator=generator).T,  # not contiguous
-            'model.half': torch.randn(9, generator=generator).bfloat16(),
-            'model.empty': torch.zeros(0, 3),
-            'model.scalar': torch.tensor(3),
+            'network.a': torch.randn(30, 40, generator=generator),
+            'network.b': torch.randn(40, 30, generator=generator).T,  # not contiguous
+            'network.half': torch.randn(9, generator=generator).bfloat16(),
+            'network.empty': torch.zeros(0, 3),
+            'network.scalar': torch.tensor(3),
         },
         'hyper_parameters': {
             'n_vocab': 30,
@@ -196,12 +196,28 @@ def test_an_absent_checkpoint_says_what_to_do(tmp_path):
 
 
 def test_a_checkpoint_of_an_earlier_format_is_migrated_step_by_step(path, monkeypatch):
-    monkeypatch.setattr(checkpoints, 'FORMAT', 3)
-    monkeypatch.setitem(checkpoints.MIGRATIONS, 1, lambda checkpoint: {**checkpoint, 'steps': ['one']})
-    monkeypatch.setitem(checkpoints.MIGRATIONS, 2, lambda c: {**c, 'steps': [*c['steps'], 'two']})
+    now = checkpoints.FORMAT
+    monkeypatch.setattr(checkpoints, 'FORMAT', now + 2)
+    monkeypatch.setitem(checkpoints.MIGRATIONS, now, lambda checkpoint: {**checkpoint, 'steps': ['one']})
+    monkeypatch.setitem(checkpoints.MIGRATIONS, now + 1, lambda c: {**c, 'steps': [*c['steps'], 'two']})
     checkpoint = checkpoints.read(path)
     assert checkpoint['steps'] == ['one', 'two']
-    assert checkpoint['xlabml_format'] == 3
+    assert checkpoint['xlabml_format'] == now + 2
+
+
+def test_a_network_that_was_called_model_gets_its_name_in_all_weights_and_no_other(tmp_path):
+    weights = {'model.model.a': torch.ones(1), 'probe.model.b': torch.ones(2), 'models.c': torch.ones(3)}
+    expected = ['network.model.a', 'probe.model.b', 'models.c']
+    old = a_checkpoint(state_dict=weights, current_model_state=weights, xlabml_format=1)
+    torch.save(old, tmp_path / 'old.ckpt')
+    checkpoint = checkpoints.read(tmp_path / 'old.ckpt')
+    assert list(checkpoint['state_dict']) == list(checkpoint['current_model_state']) == expected
+    torch.save({**old, 'state_dict': {**weights, 3: torch.ones(1)}}, tmp_path / 'bad.ckpt')
+    with pytest.raises(ValueError, match='state_dict is dict; it must be tensors by name'):
+        checkpoints.read(tmp_path / 'bad.ckpt')
+    torch.save({**old, 'state_dict': 5}, tmp_path / 'bad.ckpt')
+    with pytest.raises(ValueError, match=r'bad\.ckpt is no whole checkpoint'):
+        checkpoints.read(tmp_path / 'bad.ckpt')
 
 
 # All or nothing

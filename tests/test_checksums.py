@@ -25,11 +25,11 @@ def a_checkpoint(**values):
         'global_step': 7,
         'pytorch-lightning_version': '2.6.6',
         'state_dict': {
-            'model.a': torch.randn(30, 40, generator=generator),
-            'model.b': torch.randn(40, 30, generator=generator).T,
-            'model.half': torch.randn(9, generator=generator).bfloat16(),
-            'model.empty': torch.zeros(0, 3),
-            'model.scalar': torch.tensor(3),
+            'network.a': torch.randn(30, 40, generator=generator),
+            'network.b': torch.randn(40, 30, generator=generator).T,
+            'network.half': torch.randn(9, generator=generator).bfloat16(),
+            'network.empty': torch.zeros(0, 3),
+            'network.scalar': torch.tensor(3),
         },
         'hyper_parameters': {'n_vocab': 30, 'dropout': 0.5, '_class_path': 'xlabml.models.XLabModel'},
         'datamodule_hyper_parameters': {'max_len': 16, 'splits': {'train': 0.9}},
@@ -124,7 +124,7 @@ def test_each_thing_in_a_file_is_compared(path):
 
 def test_a_flipped_weight_is_called_damage(path):
     content = path.read_bytes()
-    weight = checkpoints.read(path)['state_dict']['model.a'].numpy().tobytes()
+    weight = checkpoints.read(path)['state_dict']['network.a'].numpy().tobytes()
     path.write_bytes(flip(content, content.index(weight) + 1001, 7))
     with pytest.raises(ValueError, match=DAMAGED):
         checkpoints.read(path)
@@ -145,12 +145,13 @@ def test_other_tools_read_these_files(path):
             assert torch.load(path, weights_only=True, mmap=mmap)['global_step'] == 7
     else:
         with safe_open(path, 'pt') as file:
-            assert 'model.a' in file.keys()  # noqa: SIM118
+            assert 'network.a' in file.keys()  # noqa: SIM118
     assert checksums.EXPORT_KEY not in checkpoints.read(path)
 
 
 def before_checksums(tmp_path):
-    torch.save({**a_checkpoint(), 'xlabml_format': 1}, tmp_path / 'old.ckpt')
+    old = {**a_checkpoint(), 'xlabml_format': 1, 'state_dict': {'model.a': torch.ones(3)}}
+    torch.save(old, tmp_path / 'old.ckpt')
     yield tmp_path / 'old.ckpt'
     values = {name: a_checkpoint()[name] for name in checkpoints._EXPORTED_VALUES if name in a_checkpoint()}
     tensors = {'model.a': torch.ones(3), 'XLabDataModule.tokenizer': torch.zeros(4, dtype=torch.uint8)}
@@ -161,7 +162,9 @@ def before_checksums(tmp_path):
 
 def test_a_file_from_before_checksums_opens_with_a_note_once(tmp_path, capsys):
     for path in before_checksums(tmp_path):
-        assert checkpoints.read(path)['global_step'] == 7
+        checkpoint = checkpoints.read(path)
+        assert checkpoint['global_step'] == 7
+        assert 'network.a' in checkpoint['state_dict']
         assert f'{path} is from before xlabml wrote checksums' in capsys.readouterr().err
         checkpoints.read(path)
         assert capsys.readouterr().err == ''

@@ -39,10 +39,10 @@ def write_checkpoint(path, tokenizer, weights=None, **values):
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
-    state = {f'model.{name}': tensor for name, tensor in model.state_dict().items()}
+    state = {f'network.{name}': tensor for name, tensor in model.state_dict().items()}
     data = torch.frombuffer(bytearray(tokenizer.data), dtype=torch.uint8)
     checkpoint = {
-        'state_dict': {**state, 'model.loss.weight': torch.ones(3)} if weights is None else weights,
+        'state_dict': {**state, 'network.loss.weight': torch.ones(3)} if weights is None else weights,
         'hyper_parameters': hyper_parameters,
         'datamodule_hyper_parameters': {},
         'XLabDataModule': {'tokenizer': data},
@@ -198,7 +198,9 @@ def test_a_trusted_subclass_of_the_language_model_speaks(tmp_path, tokenizer, mo
     write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Mine')
     assert TextGenerator.load(tmp_path / 'x.ckpt', 'cpu').generate('the', 3)
     model = write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Mine')
-    weights = {f'model.{name}': tensor for name, tensor in model.state_dict().items()} | {'probe.weight': torch.ones(3)}
+    weights = {f'network.{name}': tensor for name, tensor in model.state_dict().items()} | {
+        'probe.weight': torch.ones(3)
+    }
     write_checkpoint(tmp_path / 'x.ckpt', tokenizer, weights, _class_path='my_tasks.Mine')
     assert TextGenerator.load(tmp_path / 'x.ckpt', 'cpu').generate('the', 3)
     write_checkpoint(tmp_path / 'x.ckpt', tokenizer, _class_path='my_tasks.Other')
@@ -207,7 +209,7 @@ def test_a_trusted_subclass_of_the_language_model_speaks(tmp_path, tokenizer, mo
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path, tokenizer):
-    write_checkpoint(tmp_path / 'x.ckpt', tokenizer, weights={'model.nothing': torch.zeros(1)})
+    write_checkpoint(tmp_path / 'x.ckpt', tokenizer, weights={'network.nothing': torch.zeros(1)})
     with pytest.raises(ValueError, match=r'the weights in .*x\.ckpt do not fit its settings'):
         TextGenerator.load(tmp_path / 'x.ckpt', 'cpu')
 

@@ -29,10 +29,23 @@ from xlabml.finite import find_nonfinite
 from xlabml.untrusted import schema
 from xlabml.untrusted.archive import check_archive
 
-FORMAT = 1
+FORMAT = 2
 """The format that this version writes."""
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _rename_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A task's network was its attribute `model`; so were averaged weights, and the trained ones beside them."""
+    renamed = dict(checkpoint)
+    for key in ('state_dict', 'current_model_state'):
+        weights = checkpoint.get(key)
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            continue  # refused by what checks a migrated checkpoint
+        if not any(name.startswith('network.') for name in weights):
+            renamed[key] = {re.sub(r'\Amodel\.', 'network.', name): weight for name, weight in weights.items()}
+    return renamed
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _rename_network}
 """What turns a checkpoint of a format into one of the next."""
 
 _TOKENIZER = 'XLabDataModule.tokenizer'  # the tensor's name in an exported file

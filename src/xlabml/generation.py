@@ -80,7 +80,7 @@ class TextGenerator:
             known = match_arguments(language_model, known, 'model')
             model = language_model(**settings.build_arguments(language_model, known))
         state = checkpoint['state_dict'].items()  # a subclass may have weights beside the model's
-        weights = {name.removeprefix('model.'): tensor for name, tensor in state if name.startswith('model.')}
+        weights = {name.removeprefix('network.'): tensor for name, tensor in state if name.startswith('network.')}
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith('loss.')}
         _check_shapes(model, weights, path)
         model.load_state_dict(weights)

@@ -29,7 +29,7 @@ def ckpt(tmp_path_factory):
     model = language_model(300, 24, lambda n_vocab, max_len: Transformer(n_vocab, max_len, **settings))
     trunk = {'class_path': 'xlabml.transformer.Transformer', 'init_args': settings}
     checkpoint = {
-        'state_dict': {f'model.{name}': tensor for name, tensor in model.state_dict().items()},
+        'state_dict': {f'network.{name}': tensor for name, tensor in model.state_dict().items()},
         'hyper_parameters': {'n_vocab': 300, 'max_len': 24, 'trunk': trunk, '_class_path': 'xlabml.models.XLabModel'},
         'XLabDataModule': {'tokenizer': torch.frombuffer(bytearray(tokenizer.data), dtype=torch.uint8)},
     }

@@ -14,7 +14,7 @@ from xlabml.commands.manage import main
 def ckpt(tmp_path):
     path = tmp_path / 'logs' / 'version_3' / 'checkpoints' / 'step=1.ckpt'
     checkpoint = {
-        'state_dict': {'model.w': torch.randn(50, 3)},
+        'state_dict': {'network.w': torch.randn(50, 3)},
         'hyper_parameters': {'_class_path': 'mine.Task'},
         'XLabDataModule': {'tokenizer': torch.arange(9, dtype=torch.uint8)},
         'optimizer_states': [],
@@ -32,7 +32,7 @@ def test_an_export_says_what_it_wrote(ckpt, capsys):
     assert digest == f'sha256 {hashlib.sha256(written.read_bytes()).hexdigest()}'
     assert re.fullmatch(r'step=1-[0-9a-f]{8}\.safetensors', written.name)
     assert torch.equal(
-        checkpoints.read(written)['state_dict']['model.w'], checkpoints.read(ckpt)['state_dict']['model.w']
+        checkpoints.read(written)['state_dict']['network.w'], checkpoints.read(ckpt)['state_dict']['network.w']
     )
 
 

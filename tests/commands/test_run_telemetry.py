@@ -212,7 +212,7 @@ def test_a_run_that_fails_says_why(xlab, tiny, tmp_path, monkeypatch):
 def test_steps_that_were_skipped_are_rows_without_a_loss(xlab, tiny, tmp_path, monkeypatch):
     def spoil(self, batch, batch_idx, training_step=XLabModel.training_step):
         if self.trainer.global_step == 1:
-            self.model.trunk.embedding.weight.data.fill_(math.nan)
+            self.network.trunk.embedding.weight.data.fill_(math.nan)
         return training_step(self, batch, batch_idx)
 
     monkeypatch.setattr(XLabModel, 'training_step', spoil)

@@ -9,6 +9,8 @@ import yaml
 from curves import read_curve
 
 from xlabml import checkpoints
+from xlabml.generation import TextGenerator
+from xlabml.models import XLabModel
 
 AVERAGED = '--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]'
 FLAT = ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']
@@ -179,6 +181,50 @@ def test_averaged_weights_go_on_after_an_interruption_as_if_there_had_been_none(
     assert_same(resumed, whole)
     curves = [read_curve(root / 'logs/version_0', 'val_loss') for root in (tmp_path, tmp_path / 'whole')]
     assert curves[0] == curves[1]
+
+
+def as_before(checkpoint):
+    """As the first format had it: the network of a task was its attribute `model`."""
+    names = ('state_dict', 'current_model_state')
+    weights = {
+        part: {name.replace('network.', 'model.'): weight for name, weight in checkpoint[part].items()}
+        for part in names
+        if part in checkpoint
+    }
+    return {**checkpoint, **weights, 'xlabml_format': 1}
+
+
+@pytest.mark.parametrize('averaged', [[], [AVERAGED]])
+def test_a_checkpoint_of_the_first_format_is_resumed_and_opened(xlab, tiny, tmp_path, averaged):
+    run = (
+        *tiny,
+        *averaged,
+        *FLAT,
+        '--trainer.val_check_interval=99',
+        '--trainer.max_steps=4',
+        '--checkpoint.save_last_k=9',
+    )
+    run = (*run, '--checkpoint.every_n_steps=2')
+    assert xlab('fit', *run, '--trainer.default_root_dir=whole')[0] == 0
+    folder = tmp_path / 'whole/logs/version_0/checkpoints'
+    old, whole = (
+        as_before(checkpoints.read(folder / 'step=0000002.ckpt')),
+        checkpoints.read(checkpoints.find_newest(folder)),
+    )
+    torch.save(old, tmp_path / 'old.ckpt')
+    status, printed = xlab('fit', *run, f'--ckpt_path={tmp_path}/old.ckpt')
+    assert status == 0, printed
+    resumed = checkpoints.read(checkpoints.find('last', tmp_path))
+    for part in ('state_dict', *(['current_model_state'] if averaged else [])):
+        for name, weight in whole[part].items():
+            assert name.startswith('network.')
+            assert torch.equal(resumed[part][name], weight), f'{part}: {name}'
+    exported = checkpoints.export(tmp_path / 'old.ckpt', tmp_path / 'old.safetensors').path
+    for path in (tmp_path / 'old.ckpt', exported):
+        model = XLabModel.load_from_checkpoint(path)
+        for name, weight in old['state_dict'].items():
+            assert torch.equal(model.state_dict()[name.replace('model.', 'network.')], weight)
+        assert TextGenerator.load(path, 'cpu').generate('the cat', 3, greedy=True)
 
 
 def test_without_a_validation_the_end_saves_trained_and_averaged_weights_apart(xlab, tiny, tmp_path):

@@ -48,7 +48,7 @@ def test_they_are_named_where_a_text_is_asked_for_or_an_export(diverged, capsys)
     assert infer.main([str(path), 'the cat']) == 1
     out, err = capsys.readouterr()
     assert out == ''
-    assert f'2 values in {name.removeprefix("model.")} (2)' in err
+    assert f'2 values in {name.removeprefix("network.")} (2)' in err
     assert manage.main(['export-checkpoint', str(path)]) == 0
     assert (
         f'{path} has weights that are not finite (NaN or infinity): 2 values in {name} (2)' in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
     sums, within = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16-mixed'):
         for batch in batches:
-            part = model.model(batch.ids, targets=batch.targets)
+            part = model.network(batch.ids, targets=batch.targets)
             nats = model.network.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
             sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
             within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])

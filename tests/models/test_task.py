@@ -9,7 +9,7 @@ from xlabml import checkpoints
 from xlabml.batches import IGNORED, Batch
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, WarmupConstant
-from xlabml.transformer import Sinusoidal, Transformer
+from xlabml.transformer import Sinusoidal, Transformer, language_model
 
 # These runs have nothing to validate on.
 pytestmark = pytest.mark.filterwarnings('ignore:You defined a `validation_step`')
@@ -150,3 +150,22 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     checkpoints.write(trainer._checkpoint_connector.dump_checkpoint(), tmp_path / 'a.ckpt')
     with pytest.raises(ValueError, match='holds a XLabModel, not a Other'):
         Other.load_from_checkpoint(tmp_path / 'a.ckpt')
+
+
+class _Earlier(XLabModel):
+    """A task from when the network was the attribute `model`."""
+
+    def __init__(self, n_vocab: int, max_len: int) -> None:
+        super().__init__(n_vocab, max_len, SMALL)
+        self.model = language_model(n_vocab, max_len, SMALL, tied=False)
+
+    def forward(self, ids, *args, **options):
+        return 2 * self.model(ids, *args, **options)
+
+
+def test_a_task_that_sets_model_has_it_as_its_network():
+    task = _Earlier(20, 8)
+    assert task.network is task.model
+    assert task.network.head_weight is not None
+    assert {name.partition('.')[0] for name in task.state_dict()} == {'network'}
+    torch.testing.assert_close(task(_batch().ids), 2 * task.network(_batch().ids))

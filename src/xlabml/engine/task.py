@@ -77,6 +77,14 @@ class Task(Optimized, ABC):
         self._of_loader: list[list[Evaluator]] = []
         self._why_unsaveable = settings.keep_arguments(self)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__('network' if name == 'model' else name, value)
+
+    @property
+    def model(self) -> nn.Module:
+        """An alias of `network`, for tasks that were written when it was the attribute's name."""
+        return self.network
+
     # What a task says
 
     @abstractmethod
