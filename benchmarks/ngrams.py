@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xlabml.data import Location, Source, StandardLibrary, WikipediaLeads, split_names
-from xlabml.data.splits import content_hash, hash_words, splits_of
-from xlabml.data.validation import utf8
+from xlabml.data.corpus import splits_of
+from xlabml.data.sources.validation import utf8
+from xlabml.data.store import content_hash, hash_words
 from xlabml.datamodules.xlab_data_module import DEFAULT_SPLITS
 
 BITS = 9

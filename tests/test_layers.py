@@ -17,7 +17,8 @@ MAY_IMPORT = {
     'bounds': set(),
     'checksums': set(),
     'finite': set(),
-    'settings': {'bounds'},
+    'moved': set(),
+    'settings': {'bounds', 'moved'},
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
     'batches': set(),
@@ -37,6 +38,19 @@ MAY_IMPORT = {
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
 }
+
+INSIDE_DATA = {
+    'sources': set(),
+    'store': {'sources'},
+    'corpus': {'sources', 'store'},
+    'rows': {'sources', 'store', 'corpus'},
+    'order': set(),
+    'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
+    'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
+    'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
+}
+SHARED_IN_DATA = {'folders', 'manifests'}
+"""The rooms inside data and which each may import, beside the two files that all share."""
 
 
 def imported_rooms(room):
@@ -78,6 +92,25 @@ def test_lightnings_internals_are_known_to_the_engine_alone():
     files = [path for path in ROOT.rglob('*.py') if path.parent != ROOT / 'engine']
     found = {(path.name, name) for path in files for name in PRIVATE if name in path.read_text('utf-8')}
     assert not found
+
+
+@pytest.mark.parametrize('room', INSIDE_DATA)
+def test_the_rooms_inside_data_import_one_another_one_way(room):
+    found = set()
+    for path in (ROOT / 'data' / room).glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level < 2, f'{path} imports another room by dots'
+                found |= set() if node.level else {f'{node.module}.{alias.name}' for alias in node.names}
+    rooms = {name.split('.')[2] for name in found if name.startswith('xlabml.data.')}
+    assert rooms - {room} <= INSIDE_DATA[room] | SHARED_IN_DATA
+
+
+def test_every_room_inside_data_is_in_its_table():
+    rooms = {path.stem for path in (ROOT / 'data').iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
+    assert rooms - {'__init__'} == set(INSIDE_DATA) | SHARED_IN_DATA
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xlabml import bounds
+from xlabml.moved import MOVED, renamed
+
+__all__ = [
+    'MOVED',
+    'build',
+    'build_arguments',
+    'class_paths',
+    'describe',
+    'find_class',
+    'keep_arguments',
+    'renamed',
+    'trust',
+    'trust_class',
+]
 
 _NOT_THE_USERS = frozenset({'xlabml', 'torch.nn', 'torch.optim'})
 _TRUSTED = set(_NOT_THE_USERS)
@@ -126,7 +140,8 @@ def keep_arguments(module: Any) -> str:
 def find_class(path: str) -> type:
     """Find a class by its dotted path, among those that a checkpoint may name.
 
-    Nothing is imported but the rooms of xlabml that have parts, and modules that the user named.
+    Nothing is imported but the rooms of xlabml that have parts, and modules that the user named. The path may be that
+    of an earlier version (`MOVED`).
 
     Raises:
         ValueError: Nothing of ours, of torch.nn, torch.optim or of a module that the user named has this path.
@@ -137,6 +152,7 @@ def find_class(path: str) -> type:
             f'{path[:200]} is not a class of xlabml, torch.nn or torch.optim; if you trust it, name its module with '
             f'--import {path[:200].rpartition(".")[0] or path[:200]}'
         )
+    path = renamed(path)
     if path.startswith('xlabml.commands.'):
         raise ValueError(f'{path[:200]} is a command, not a part')
     found = _walk(path.split('.'), root)

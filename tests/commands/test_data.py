@@ -156,7 +156,7 @@ def test_options_of_another_engine_are_refused(xlab, tiny, arguments, message):
 
 def test_a_missing_engine_names_the_extra(xlab, tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, 'datatrove', None)
-    monkeypatch.delitem(sys.modules, 'xlabml.data.cluster', raising=False)
+    monkeypatch.delitem(sys.modules, 'xlabml.data.store.cluster', raising=False)
     status, printed = xlab('prepare_data', *tiny, '--engine=slurm', '--shared_folder=s', '--partition=cpu')
     assert status == 2
     assert 'needs the packages of the extra cluster' in printed

@@ -29,9 +29,9 @@ from xlabml.data import (
     verify_copies,
     verify_plan,
 )
-from xlabml.data import near_duplicates as near_module
-from xlabml.data.plan_rows import open_rows
-from xlabml.data.store_parts import PART, read_part
+from xlabml.data.corpus import near_duplicates as near_module
+from xlabml.data.rows.plan_rows import open_rows
+from xlabml.data.store.store_parts import PART, read_part
 
 SPLITS = {'train': 0.8, 'val': 0.1, 'test': 0.1, 'predict': 0.0}
 HOSTILE = [None, True, -1, 1 << 70, 1.5, float('nan'), '', '../../x', '/etc/passwd', 'O', '\ud800', [], {}, [[]], ['O']]

@@ -201,7 +201,7 @@ def test_stores_and_streams_are_told_apart_and_nothing_else_is_named(build, shar
 
 
 def test_a_file_that_changes_while_a_run_reads_it_is_named_when_the_run_goes_on(build, tmp_path, monkeypatch):
-    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
+    monkeypatch.setattr('xlabml.data.sources.location._PART_BYTES', 2000)
     lines = [json.dumps({'text': f'document {i} says one two three'}) + '\n' for i in range(200)]
     sources = [Location(str(tmp_path / name)) for name in ('x.jsonl', 'held.jsonl')]
     for source in sources:
@@ -240,7 +240,7 @@ def test_shards_to_evaluate_on_without_text_are_refused(build, tmp_path):
 
 
 def test_local_files_are_streamed_too(build, tmp_path, monkeypatch, shards):
-    monkeypatch.setattr('xlabml.data.location._PART_BYTES', 2000)
+    monkeypatch.setattr('xlabml.data.sources.location._PART_BYTES', 2000)
     texts = [{'text': f'document {i} says one two three ' * (i % 4 + 1)} for i in range(200)]
     (tmp_path / 'x.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in texts))
     data = build(sources=[Location(str(tmp_path / 'x.jsonl'))])

@@ -153,7 +153,7 @@ def _cluster(engine: str, given: dict[str, Any]) -> Any:
     if engine == 'processes':
         return None
     try:
-        from xlabml.data import cluster
+        from xlabml.data.store import cluster
 
         if engine == 'ray':
             import ray  # noqa: F401

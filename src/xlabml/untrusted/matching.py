@@ -177,6 +177,7 @@ def _match_class(
         raise ValueError(f'{where}: {path} is not a {" or ".join(_name(base) for base in bases)}')
     if inspect.isabstract(cls):
         raise ValueError(f'{where}: {path} is abstract; name a class that is made from it')
+    path = settings.renamed(path)
     arguments = value.get('init_args')
     matched = {} if arguments is None else _match_arguments(cls, arguments, where, text, depth)
     handed = typing.get_args(factories[0])[0] if factories and typing.get_args(factories[0]) else []

@@ -1,0 +1,208 @@
+"""The documents of several stores as one numbering, the split of each, and the texts that a tokenizer learns from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8, Int64, UInt8
+
+from xlabml.data.sources import Source, utf8
+from xlabml.data.store import TokenStore, content_hash, count_changed, hash_words
+from xlabml.errors import SettingsError
+
+from .near_duplicates import NearPairs
+from .splits import check_ratios, split_names, splits_of
+
+_BATCH_DOCUMENTS = 1024
+
+
+class Corpus:
+    """Stores one after another: document i of the second store has the number len(first) + i.
+
+    Args:
+        stores: All made with one tokenizer.
+        ratios: The share of each split.
+        copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
+        near: Near-duplicates, of which only the earliest are in a split; None: all are.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[TokenStore],
+        ratios: Mapping[str, float],
+        copies: UInt8[np.ndarray, ' documents'] | None = None,
+        near: NearPairs | None = None,
+    ) -> None:
+        check_ratios(ratios)
+        if not stores:
+            raise ValueError('there are no stores to take documents from; name at least one source')
+        sizes = {store.manifest['identity']['tokenizer']: store.manifest['n_vocab'] for store in stores}
+        if len(sizes) > 1:
+            raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
+        self.stores, self.ratios, self.copies, self.near = list(stores), dict(ratios), copies, near
+        self._left_out = copies
+        if near is not None:
+            self._left_out = near.marks() if copies is None else near.marks() | copies
+        self._first = np.cumsum([0, *(len(store) for store in stores)])
+        self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
+
+    def __len__(self) -> int:
+        """How many documents there are, over all splits."""
+        return int(self._first[-1])
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are, over all stores."""
+        return int(self._first_token[-1])
+
+    @property
+    def n_vocab(self) -> int:
+        """How many tokens the stores' tokenizer has."""
+        return self.stores[0].manifest['n_vocab']
+
+    @property
+    def n_copies(self) -> int:
+        """How many documents are in no split, as copies of others."""
+        return 0 if self.copies is None else int(self.copies.sum(dtype=np.int64))
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Which tokenizer the stores were made with."""
+        return self.stores[0].manifest['identity']['tokenizer']
+
+    def documents(self, split: str) -> Int64[np.ndarray, ' documents']:
+        """The numbers of a split's documents, rising.
+
+        Raises:
+            ValueError: There is no such split, or it has no document.
+        """
+        if split not in split_names:
+            raise SettingsError(f'there is no split {split!r}; the splits are {", ".join(split_names)}')
+        index = split_names.index(split)
+        parts = []
+        for first, store in zip(self._first.tolist(), self.stores):
+            is_in = splits_of(store.hashes, self.ratios) == index
+            if self._left_out is not None:
+                is_in &= self._left_out[first : first + len(store)] == 0
+            parts.append(first + np.flatnonzero(is_in))
+        found = np.concatenate(parts)
+        if not len(found):
+            ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
+            # Of no documents at all every split has none: then it is not the shares that have to change.
+            raise (SettingsError if len(self) else ValueError)(
+                f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
+                f'give it a larger share in data.splits.{split}, or more documents'
+            )
+        return found
+
+    def splits(self, documents: Int64[np.ndarray, ' documents']) -> Int8[np.ndarray, ' documents']:
+        """The split of each document, as an index into split_names; -1 where it is in none."""
+        index, found = self._store_of(documents), np.empty(len(documents), np.int8)
+        for i in np.unique(index):
+            here = index == i
+            found[here] = splits_of(self.stores[i].hashes[documents[here] - self._first[i]], self.ratios)
+        if self._left_out is not None:
+            found[self._left_out[documents] == 1] = -1
+        return found
+
+    def by_store(self, documents: Int64[np.ndarray, ' documents']) -> list[Int64[np.ndarray, ' part']]:
+        """Rising numbers of documents, parted by store."""
+        return np.split(documents, np.searchsorted(documents, self._first[1:-1]))
+
+    def locate(self, document: int) -> tuple[TokenStore, int]:
+        """The store that holds a document, and its number there."""
+        if not 0 <= document < len(self):
+            raise ValueError(f'there is no document {document}; they are 0 to {len(self) - 1}')
+        index = int(np.searchsorted(self._first, document, 'right')) - 1
+        return self.stores[index], document - int(self._first[index])
+
+    def name(self, document: int) -> str:
+        """A document's name for people: its row in its source, and the source where there are several."""
+        store, number = self.locate(document)
+        row = str(store.rows[number])
+        return row if len(self.stores) == 1 else f'{store.manifest["source"]}:{row}'
+
+    def n_bytes(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents']:
+        """How many bytes of raw UTF-8 text each document has."""
+        index, sizes = self._store_of(documents), np.empty(len(documents), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            sizes[here] = self.stores[i].n_bytes[documents[here] - self._first[i]]
+        return sizes
+
+    def end_bytes(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents'] | None:
+        """How many of each document's raw bytes its tokens do not stand for; None where that is none of any."""
+        if all(store.end_bytes is None for store in self.stores):
+            return None
+        index, found = self._store_of(documents), np.zeros(len(documents), np.int64)
+        for i in np.unique(index):
+            here, values = index == i, self.stores[i].end_bytes
+            if values is not None:
+                found[here] = values[documents[here] - self._first[i]]
+        return found
+
+    @property
+    def n_changed(self) -> int | None:
+        """How many documents of all stores do not come back from their tokens as they were; None where all do."""
+        counts = [n for store in self.stores if (n := count_changed(store.manifest)) is not None]
+        return sum(counts) if counts else None
+
+    def tokens(self, document: int) -> np.ndarray:
+        """A document's ids, mapped."""
+        store, number = self.locate(document)
+        return store.tokens[store.offsets[number] : store.offsets[number + 1]]
+
+    def columns(self, document: int) -> dict[str, Any]:
+        """What stood beside a document's text: the columns that its store was asked to keep."""
+        store, number = self.locate(document)
+        return store.columns(number)
+
+    def pieces(self, document: int) -> Int64[np.ndarray, 'pieces 2']:
+        """Where each of a document's pieces begins and ends among its tokens; one of all, where there are none."""
+        store, number = self.locate(document)
+        return store.pieces(number)
+
+    def token_spans(
+        self, documents: Int64[np.ndarray, ' documents']
+    ) -> tuple[Int64[np.ndarray, ' documents'], Int64[np.ndarray, ' documents']]:
+        """Where each document's tokens begin, counted over all stores, and how many they are."""
+        if len(self.stores) == 1:
+            offsets = self.stores[0].offsets
+            starts = offsets[documents]
+            return starts, offsets[documents + 1] - starts
+        index = self._store_of(documents)
+        starts, ends = np.empty((2, len(documents)), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            number, offsets = documents[here] - self._first[i], self.stores[i].offsets
+            starts[here], ends[here] = (
+                self._first_token[i] + offsets[number],
+                self._first_token[i] + offsets[number + 1],
+            )
+        return starts, ends - starts
+
+    def tokens_at(self, places: Int64[np.ndarray, ' tokens']) -> Int64[np.ndarray, ' tokens']:
+        """The ids at places counted over all stores."""
+        if len(self.stores) == 1:
+            return self.stores[0].tokens[places].astype(np.int64)
+        index = np.searchsorted(self._first_token, places, 'right') - 1
+        ids = np.empty(len(places), np.int64)
+        for i in np.unique(index):
+            here = index == i
+            ids[here] = self.stores[i].tokens[places[here] - self._first_token[i]]
+        return ids
+
+    def _store_of(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents']:
+        return np.searchsorted(self._first, documents, 'right') - 1
+
+
+def train_texts(sources: Sequence[Source], ratios: Mapping[str, float]) -> Iterator[str]:
+    """The valid texts of the train split, straight from the sources: what a tokenizer is trained on."""
+    check_ratios(ratios)
+    for source in sources:
+        documents = source.documents()
+        while batch := list(islice(documents, _BATCH_DOCUMENTS)):
+            valid = [data for document in batch if isinstance(data := utf8(document.text), bytes)]
+            splits = splits_of(hash_words(b''.join(map(content_hash, valid))), ratios)
+            yield from (data.decode() for data, split in zip(valid, splits) if split == 0)

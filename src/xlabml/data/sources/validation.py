@@ -1,0 +1,60 @@
+"""Documents that cannot be used: which, and why."""
+
+import base64
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .base import Source
+
+REASONS = ('empty', 'not a string', 'lone surrogate')
+
+
+class Invalid(NamedTuple):
+    """A document that is left out.
+
+    Args:
+        row: Its number in its source.
+        reason: One of REASONS.
+        text: What stood where the text should be.
+    """
+
+    row: int
+    reason: str
+    text: object
+
+
+def utf8(text: object) -> bytes | str:
+    """A document's raw bytes; or, where it is invalid, the reason as a string."""
+    if not isinstance(text, str):
+        return 'not a string'
+    try:
+        return text.encode() or 'empty'
+    except UnicodeEncodeError:
+        return 'lone surrogate'
+
+
+def validate(source: Source) -> Iterator[Invalid | None]:
+    """Goes through a source: None for a valid document, what is wrong for another one."""
+    for document in source.documents():
+        data = utf8(document.text)
+        yield Invalid(document.row, data, document.text) if isinstance(data, str) else None
+
+
+def write_invalid(invalids: Iterable[Invalid], path: Path, dump: bool = False) -> int:
+    """Write a CSV file `index,reason` and, when asked, the text in base64 (of its UTF-8, surrogates passed through).
+
+    Returns:
+        How many there were.
+    """
+    n = 0
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['index', 'reason', *(['text'] if dump else [])])
+        for invalid in invalids:
+            n += 1
+            text = invalid.text if isinstance(invalid.text, str) else repr(invalid.text)
+            dumped = [base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()] if dump else []
+            writer.writerow([invalid.row, invalid.reason, *dumped])
+    return n

@@ -1,0 +1,299 @@
+"""Sources that do not fit the disk, as windows of shards: fetched ahead, laid out, permuted, trained on and dropped.
+
+Every pass goes through all shards in an order of its own, the keyed permutation of their numbers; so many of them at a
+time are a window, whose rows come in an order drawn from (seed, window). What is evaluated on comes from the first
+shards, which always stay; no document of another split than train is ever trained on, as its own hash says.
+"""
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+from xlabml.data import folders, manifests
+from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
+from xlabml.data.order import permute
+from xlabml.data.rows import Plan, Rows, open_plan
+from xlabml.data.sources import Source
+from xlabml.data.store import TokenStore
+from xlabml.tokenizer import Tokenizer
+
+from .shards import ShardCache, Stopped
+
+_DOCUMENT_BITS = 32
+_SEEN = (int, str)  # how many rows a window has, and their fingerprint
+_KEPT_WINDOWS = 2
+
+
+class Stream:
+    """How a corpus is streamed.
+
+    Args:
+        cache_gb: Disk that fetched and tokenized shards may take, in GB: room for the shards of evaluation, a window,
+            and, so that training never waits, the next one.
+        window_shards: How many shards (files, mostly) are shuffled together.
+        eval_shards: How many of the first shards stay, to evaluate on their val, test and predict documents.
+    """
+
+    def __init__(self, cache_gb: float = 20.0, window_shards: int = 8, eval_shards: int = 1) -> None:
+        self.cache_gb, self.window_shards, self.eval_shards = cache_gb, window_shards, eval_shards
+        if cache_gb <= 0:
+            raise ValueError(f'data.stream.cache_gb is {cache_gb}; it must be more than 0')
+        for name in ('window_shards', 'eval_shards'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'data.stream.{name} is {getattr(self, name)}; it must be at least 1')
+
+
+class StreamedRows:
+    """The training rows of a stream, window by window.
+
+    Args:
+        cache: Where shards lie.
+        stream: How many make a window, and how many stay.
+        plan: How documents become rows.
+        ratios: The share of each split.
+        drop_duplicates: Whether exact copies within a window are left out.
+        held_out: Documents of these are left out, too.
+        seed: What the orders are drawn from.
+        say: Told of each window, the first time that it is laid out, what was left out of it; None: nobody is.
+    """
+
+    def __init__(
+        self,
+        cache: ShardCache,
+        stream: Stream,
+        plan: Plan,
+        ratios: Mapping[str, float],
+        drop_duplicates: bool,
+        held_out: Sequence[Source],
+        seed: int,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.cache, self.stream, self.plan, self.ratios = cache, stream, plan, dict(ratios)
+        self.drop_duplicates, self.held_out, self.seed = drop_duplicates, list(held_out), seed
+        self._say = say
+        self._open: dict[int, Rows | None] = {}
+        self._counts: dict[int, int] = {}
+        self._ahead: threading.Thread | None = None
+        self._ahead_of, self._stopped = -1, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), '_open': {}, '_ahead': None}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the shards are tokenized with."""
+        return self.cache.tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name for all that the sequence of rows follows from."""
+        return folders.short_hash(
+            {
+                'sources': [source.fingerprint() for source in self.cache.sources],
+                'tokenizer': self.tokenizer.hash,
+                'plan': self.plan.settings(),
+                'splits': self.ratios,
+                'drop_duplicates': self.drop_duplicates,
+                'held_out': [source.fingerprint() for source in self.held_out],
+                'window_shards': self.stream.window_shards,
+                'seed': self.seed,
+            }
+        )
+
+    @property
+    def fixed_shards(self) -> range:
+        """The shards that always stay."""
+        return range(min(self.stream.eval_shards, len(self.cache.shards)))
+
+    def shards(self, window: int) -> list[int]:
+        """The shards of a window, counted over all passes; none is in two windows of a pass."""
+        n, size = len(self.cache.shards), self.stream.window_shards
+        epoch, index = divmod(window, math.ceil(n / size))
+        places = np.arange(index * size, min(n, (index + 1) * size))
+        return permute(places, n, self.seed, epoch).tolist()
+
+    # What is in a window
+
+    def n_rows(self, window: int) -> int:
+        """How many rows a window has: looked up where it was opened once, by whatever process."""
+        if window not in self._counts:
+            path = self._count_path(window)
+            if not path.exists():
+                self.rows(window)
+            self._counts[window] = _read_seen(path)[0]
+        return self._counts[window]
+
+    def rows(self, window: int) -> Rows | None:
+        """The rows of a window, in the plan's order; None where it has none. The next one is then fetched meanwhile.
+
+        Raises:
+            ValueError: A shard is gone or broken or not what it was, or the window does not fit the cache.
+            ConnectionError: A shard cannot be had.
+        """
+        if window not in self._open:
+            self._end_ahead(wait=self._ahead_of == window - 1)
+            self._open[window] = self._lay_out(window)
+            for old in list(self._open)[:-_KEPT_WINDOWS]:
+                del self._open[old]
+            self._start_ahead(window)
+        return self._open[window]
+
+    def order(self, window: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """Which rows of a window come at these places of its order."""
+        return permute(places, self.n_rows(window), self.seed, -1 - window)
+
+    def global_numbers(self, window: int, rows: Rows, documents: Int64[np.ndarray, ' s']) -> Int64[np.ndarray, ' s']:
+        """Documents of a window by their shard and their number in it, in one number; -1 stays."""
+        first = np.cumsum([0, *map(len, rows.corpus.stores)])
+        index = np.searchsorted(first, documents, 'right') - 1
+        shards = np.array(self.shards(window))[np.maximum(index, 0)]
+        return np.where(documents < 0, -1, (1 + shards << _DOCUMENT_BITS) + documents - first[np.maximum(index, 0)])
+
+    @staticmethod
+    def is_global(document: int) -> bool:
+        """Whether this is a number that `global_numbers` gives, not one in a corpus of its own."""
+        return document >> _DOCUMENT_BITS > 0
+
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that `global_numbers` gives."""
+        shard, number = (document >> _DOCUMENT_BITS) - 1, document & (1 << _DOCUMENT_BITS) - 1
+        path = self.cache.path(shard)
+        if not (path / manifests.MANIFEST).exists():
+            return f'{self.cache.name(shard)}, valid document {number}'
+        return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
+
+    def _lay_out(self, window: int) -> Rows | None:
+        cache, shards = self.cache, self.shards(window)
+        keep = {*self.fixed_shards, *shards}
+        stores = [cache.open(shard, keep) for shard in shards]
+        folder = cache.folder / 'windows' / f'{self.fingerprint}-{window}'
+        with cache.locked():
+            folders.remove_older(folder.parent, _KEPT_WINDOWS, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+            cache.make_room(self._plan_bytes(stores), keep, shards[0])
+            left_out: Counter[str] = Counter()
+            for store in stores:
+                left_out.update({reason: found['count'] for reason, found in store.manifest['invalid'].items()})
+            copies = open_copies(stores, folder) if self.drop_duplicates else None
+            if copies is not None:
+                left_out['exact copies'] = int(copies.sum(dtype=np.int64))
+            if self.held_out:
+                folder /= self._held_name
+                marks = np.concatenate([self._is_held(store.hashes) for store in stores]).astype(np.uint8)
+                left_out['in data.held_out'] = int(marks.sum(dtype=np.int64))
+                copies = marks if copies is None else copies | marks
+            hashes = np.concatenate([store.hashes for store in stores])
+            is_train = splits_of(hashes, self.ratios) == split_names.index('train')
+            rows = None
+            if (is_train if copies is None else is_train & (copies == 0)).any():
+                corpus = Corpus(stores, self.ratios, copies)
+                plan = open_plan(self.plan, corpus, 'train', counted_once=False, folder=folder)
+                rows = Rows(corpus, plan, self.tokenizer)
+            self._record(window, rows, stores, left_out)
+        return rows
+
+    def _record(self, window: int, rows: Rows | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
+        """Write down what a window holds, and say what it does not.
+
+        Raises:
+            ValueError: It held something else before.
+        """
+        path, found = self._count_path(window), [0, ''] if rows is None else [len(rows), rows.fingerprint]
+        names = ', '.join(self.cache.name(shard) for shard in self.shards(window))
+        if path.exists():
+            if _read_seen(path) != found:
+                what = f'one of {names}' + (', or of data.held_out,' if self.held_out else '')
+                raise ValueError(
+                    f'{what} is not what it was when it was streamed before; restore it, or delete {self.cache.folder} '
+                    'and start a new run'
+                )
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for partial in path.parent.glob('*.partial'):  # of a process that was killed: the cache is locked
+            partial.unlink(missing_ok=True)
+        partial = path.with_suffix('.partial')
+        partial.write_text(json.dumps(found), 'utf-8')
+        partial.replace(path)
+        if self._say is not None and left_out.total():
+            n_rows = sum(store.manifest['n_rows'] for store in stores)
+            counts = ', '.join(f'{n:,} {reason}' for reason, n in left_out.items() if n)
+            self._say(f'window {window:,} of the stream ({names}): left out of {n_rows:,} documents: {counts}')
+
+    def _plan_bytes(self, stores: Sequence[TokenStore]) -> int:
+        """No more than this is written when a window is laid out."""
+        n_documents, n_tokens = sum(map(len, stores)), sum(len(store.tokens) for store in stores)
+        n_pieces = n_documents + n_tokens // (self.plan.settings().get('stride_tokens') or self.plan.length)
+        return 32 * n_documents + 48 * n_pieces + (1 << 12)
+
+    def _count_path(self, window: int) -> Path:
+        return self.cache.folder / 'windows_seen' / self.fingerprint / f'{window}.json'
+
+    @cached_property
+    def _held(self) -> set[bytes]:
+        found: set[bytes] = set()
+        for source in self.held_out:
+            for _, hashes in read_hashes(source):
+                found |= {row.tobytes() for row in hashes}
+        return found
+
+    @cached_property
+    def _held_name(self) -> str:
+        """A short name for the documents themselves: their fingerprint does not see a file that kept its size."""
+        return folders.short_hash(sorted(found.hex() for found in self._held))
+
+    def _is_held(self, hashes: UInt64[np.ndarray, 'documents 2']) -> np.ndarray:
+        return np.fromiter((row.tobytes() in self._held for row in hashes), np.bool_, len(hashes))
+
+    # The next window, meanwhile
+
+    def _start_ahead(self, window: int) -> None:
+        keep = {*self.fixed_shards, *self.shards(window), *self.shards(window + 1)}
+
+        def check() -> None:
+            if self._stopped:
+                raise Stopped
+
+        def fetch() -> None:
+            # What goes wrong here is said when the shard is needed; for want of room it comes later.
+            with contextlib.suppress(Stopped, ValueError, OSError):
+                for shard in self.shards(window + 1):
+                    check()
+                    self.cache.open(shard, keep, check)
+
+        self._ahead_of, self._stopped = window, False
+        self._ahead = threading.Thread(target=fetch, daemon=True, name=f'fetch window {window + 1}')
+        self._ahead.start()
+        atexit.register(self.close)
+
+    def _end_ahead(self, wait: bool) -> None:
+        """End the work on the next window, at once or when it is done; what is whole of it stays."""
+        if self._ahead is not None:
+            self._stopped = not wait
+            self._ahead.join()
+            self._ahead = None
+            atexit.unregister(self.close)
+
+    def close(self) -> None:
+        """Close the windows, and stop fetching."""
+        self._end_ahead(wait=False)
+        self._open.clear()
+
+
+def _read_seen(path: Path) -> list[Any]:
+    what_to_do = 'delete that file, and the window is laid out anew'
+    found = manifests.read_json(path, what_to_do)
+    if misfit := manifests.find_misfit(found, _SEEN, 'its content'):
+        raise ValueError(f'{path} was changed by hand or is broken: {misfit}; {what_to_do}')
+    return found

@@ -1,0 +1,99 @@
+"""Where the modules of earlier versions are now: YAML files, checkpoints and code that name them keep working.
+
+One table, read by `settings.find_class`, by the import system (through `Aliases`) and by rooms that a class left
+(through `old_names`). Importing this module loads nothing.
+"""
+
+import importlib
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_DATA = {
+    'sources': (
+        'location',
+        'files',
+        'listing',
+        'kinds',
+        'encodings',
+        'quotes',
+        'delimited',
+        'json_rows',
+        'arrow_rows',
+        'embedded',
+        'remote',
+        'pieces',
+        'tally',
+        'recorded',
+        'validation',
+    ),
+    'store': ('store_build', 'store_parts', 'shared_parts', 'processes', 'cluster', 'progress'),
+    'corpus': ('splits', 'buckets', 'copies', 'near_duplicates', 'near_reports', 'held_out'),
+    'rows': ('plan_rows', 'plans'),
+    'order': ('mixture', 'gaps', 'warmup'),
+    'stream': ('shards',),
+    'batching': ('loaders', 'stream_batches'),
+    'inspection': ('histograms', 'statistics'),
+}
+
+MOVED: dict[str, str] = {
+    'xlabml.strategies': 'xlabml.engine',
+    'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
+    'xlabml.models.task': 'xlabml.engine.task',
+    **{f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules},
+}
+"""Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
+
+A module that became a room of the same name (`xlabml.data.store`) is not listed: the room has its classes.
+"""
+
+
+def renamed(path: str) -> str:
+    """The dotted path of today for that of a module or a class; a path that never moved is returned as it is."""
+    parts = path.split('.')
+    for n in range(len(parts), 1, -1):
+        new = MOVED.get('.'.join(parts[:n]))
+        if new is not None:
+            return '.'.join([new, *parts[n:]])
+    return path
+
+
+def old_names(room: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a room that classes left: each is imported from its new place when it is first used."""
+
+    def find(name: str) -> Any:
+        new = MOVED.get(f'{room}.{name}')
+        if new is None:
+            raise AttributeError(f'module {room!r} has no attribute {name!r}')
+        module, _, attribute = new.rpartition('.')
+        return getattr(importlib.import_module(module), attribute)
+
+    return find
+
+
+class Aliases(MetaPathFinder):
+    """Finder on `sys.meta_path`: an old module's name imports the module of today, one object under both names.
+
+    It stands first, since a room that moved as a whole would otherwise be searched for its modules a second time.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        new = renamed(name) if name.startswith('xlabml.') else name
+        return None if new == name else ModuleSpec(name, _Alias(new))
+
+
+class _Alias(Loader):
+    """Loader of one old name."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self.new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has just put the old name's there
