@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED, Batch, token_targets
 
 from .evaluator import Evaluator, Gather
 from .sums import Sums, precise
@@ -111,7 +111,7 @@ class TokenEvaluator(Evaluator):
     def update(self, outputs: TokenOutputs, batch: Batch) -> None:
         row = outputs.sums.stack()
         if outputs.nats is not None:
-            targets = batch.targets.ids
+            targets = token_targets(batch).ids
             is_counted = targets != IGNORED
             values = [metric.values(outputs.nats[is_counted], targets[is_counted]).sum() for metric in self.metrics]
             row = torch.cat([row, torch.stack([value.to(row.dtype) for value in values])])

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from xlabml.batches import Batch, TokenTargets
+from xlabml.batches import Batch, token_targets
 from xlabml.engine import DocumentParts
 
 from .token_task import TokenTask, sum_segments
@@ -33,10 +33,10 @@ class MaskedLanguageModel(TokenTask):
         """Loss and accuracy."""
         return f'loss {row["train_loss"]:.3f}  accuracy {row["train_accuracy"]:.1%}' if 'train_loss' in row else ''
 
-    def predictions(self, batch: Batch[TokenTargets]) -> DocumentParts:
+    def predictions(self, batch: Batch) -> DocumentParts:
         """The negative log-likelihood of the masked tokens of each document's part of the batch."""
         assert batch.layout is not None
-        targets = batch.targets.ids
+        targets = token_targets(batch).ids
         nats: Tensor = self.network(batch.ids, batch.layout, targets=targets, each='only')
         counts, sums = sum_segments(nats, targets, batch.layout)
         return DocumentParts(batch.documents, {'count': counts, 'nats': sums})

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids
+from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
 from xlabml.engine import Task
 from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
 from xlabml.losses import CrossEntropy, Loss, LossSums
@@ -79,15 +79,15 @@ class TokenTask(Task):
         """Refuse token ids that the vocabulary lacks."""
         check_ids(batch, self.n_vocab)
 
-    def loss(self, batch: Batch[TokenTargets]) -> Sums:
+    def loss(self, batch: Batch) -> Sums:
         """The loss over the counted targets, and the sums that the figures follow from."""
-        return _named(self.network(batch.ids, batch.layout, targets=batch.targets.ids), batch)
+        return _named(self.network(batch.ids, batch.layout, targets=token_targets(batch).ids), batch)
 
-    def outputs(self, batch: Batch[TokenTargets]) -> TokenOutputs:
+    def outputs(self, batch: Batch) -> TokenOutputs:
         """The sums of the loss; with metrics, each target's negative log-likelihood from the same pass."""
         if not self.metrics:
             return TokenOutputs(self.loss(batch))
-        sums, nats = self.network(batch.ids, batch.layout, targets=batch.targets.ids, each=True)
+        sums, nats = self.network(batch.ids, batch.layout, targets=token_targets(batch).ids, each=True)
         return TokenOutputs(_named(sums, batch), nats)
 
 
@@ -106,6 +106,6 @@ def sum_segments(
     return counts, sums
 
 
-def _named(sums: LossSums, batch: Batch[TokenTargets]) -> Sums:
-    named = {'nats': sums.nats, 'correct': sums.correct, 'n_bytes': batch.targets.n_bytes.sum()}
+def _named(sums: LossSums, batch: Batch) -> Sums:
+    named = {'nats': sums.nats, 'correct': sums.correct, 'n_bytes': token_targets(batch).n_bytes.sum()}
     return Sums(sums.objective, sums.count, named)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from xlabml.batches import Batch, TokenTargets
+from xlabml.batches import Batch, token_targets
 from xlabml.engine import DocumentParts
 from xlabml.evaluation import summarize
 from xlabml.transformer import Cache
@@ -34,13 +34,13 @@ class XLabModel(TokenTask):
             return ''
         return f'loss {row["train_loss"]:.3f}  bits/byte {row["train_bits_per_byte"]:.3f}'
 
-    def predictions(self, batch: Batch[TokenTargets]) -> DocumentParts:
+    def predictions(self, batch: Batch) -> DocumentParts:
         """The negative log-likelihood of each document's part of the batch."""
         assert batch.layout is not None
-        targets = batch.targets.ids
+        targets = token_targets(batch).ids
         nats: Tensor = self.network(batch.ids, batch.layout, targets=targets, each='only')
         counts, sums = sum_segments(nats, targets, batch.layout)
-        return DocumentParts(batch.documents, {'count': counts, 'nats': sums, 'n_bytes': batch.targets.n_bytes})
+        return DocumentParts(batch.documents, {'count': counts, 'nats': sums, 'n_bytes': token_targets(batch).n_bytes})
 
     def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
         """Tokens, nats and bits per byte of a document."""
