@@ -96,7 +96,7 @@ class _EarlyPoison(_Poison):
 @pytest.mark.parametrize('has_to_wait', [False, True])
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimizer, poison, is_scaled, has_to_wait):
     """Weights and the optimizer's state are those of a run that never saw it."""
-    monkeypatch.setattr('xlabml.models.task._has_to_wait', lambda x: has_to_wait)
+    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
     batches = list(_batches(5))
     poisoned, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
     a = _fit(poisoned, tmp_path, batches, callbacks=[poison({2})], gradient_clip_val=1.0, is_scaled=is_scaled)
@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimi
 
 @pytest.mark.parametrize('has_to_wait', [False, True])
 def test_a_first_step_that_is_skipped_leaves_a_clean_state(tmp_path, monkeypatch, has_to_wait):
-    monkeypatch.setattr('xlabml.models.task._has_to_wait', lambda x: has_to_wait)
+    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
     model = _model(optimizer=Muon)
     before = [weight.detach().clone() for weight in model.parameters()]
     _fit(model, tmp_path, _batches(1), callbacks=[_Poison({0})])

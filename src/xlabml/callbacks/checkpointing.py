@@ -29,7 +29,7 @@ class Checkpoints(Callback, Checkpoint):
     Args:
         folder: Where the files go, and those of no other run; None: `checkpoints` in the run's own folder.
         monitor: The metric that says which are best; `auto`: that of the task; None: only the newest stay.
-        mode: Whether a smaller or a larger metric is better; of `auto` the task says so.
+        mode: Whether a smaller or a larger metric is better; `auto`: as the task says, min where it does not.
         save_top_k: How many of the best stay; -1: all.
         save_last_k: How many of the newest stay, at least 1.
         every_n_steps: Save at these steps too; None: after validations only.
@@ -47,7 +47,7 @@ class Checkpoints(Callback, Checkpoint):
         self,
         folder: str | None = None,
         monitor: str | None = 'auto',
-        mode: str = 'min',
+        mode: str = 'auto',
         save_top_k: int = 1,
         save_last_k: int = 1,
         every_n_steps: int | None = None,
@@ -55,8 +55,8 @@ class Checkpoints(Callback, Checkpoint):
         pin_every_n_steps: int | None = None,
         restore_best: bool = False,
     ) -> None:
-        if mode not in ('min', 'max'):
-            raise ValueError(f"checkpoint.mode is {mode!r}; it must be 'min' or 'max'")
+        if mode not in ('auto', 'min', 'max'):
+            raise ValueError(f"checkpoint.mode is {mode!r}; it must be 'auto', 'min' or 'max'")
         if save_top_k < -1:
             raise ValueError(f'checkpoint.save_top_k is {save_top_k}; it must be -1 (all), 0 or more')
         if save_last_k < 1:
@@ -243,7 +243,8 @@ class Checkpoints(Callback, Checkpoint):
         """Put a task's monitor in the place of `auto`; None: only the newest checkpoints stay."""
         if self.monitor == 'auto':
             self.monitor = None if monitor is None else monitor.name
-            self.mode = self.mode if monitor is None else monitor.mode
+        if self.mode == 'auto':
+            self.mode = monitor.mode if monitor is not None and self.monitor == monitor.name else 'min'
 
     def check_monitor(self, names: Collection[str]) -> None:
         """Raise ValueError where the monitored metric is none of those that validation gives."""
@@ -266,7 +267,7 @@ class Checkpoints(Callback, Checkpoint):
     def _ranked(self) -> list[str]:
         """The paths of those that have the metric, the best first; one that is no number comes last."""
         scored = {path: score for path, score in self.saved.items() if score is not None}
-        sign = 1 if self.mode == 'min' else -1
+        sign = -1 if self.mode == 'max' else 1
         return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 

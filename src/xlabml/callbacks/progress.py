@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from xlabml.engine import Run
-from xlabml.evaluation import describe_figures
+from xlabml.figures import describe_figures
 
 
 class Progress(ProgressBar):

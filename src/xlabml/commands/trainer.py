@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from xlabml import engine
@@ -17,7 +16,6 @@ class Trainer(engine.Trainer):
 
     Args:
         logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
-        callbacks: Callbacks beside those that every run has.
         compile: Whether the network is compiled (torch.compile, in place, for batches of one shape); takes a while at
             the start, needs a C++ compiler, and its recompiles are counted and warned about.
         freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
@@ -28,7 +26,6 @@ class Trainer(engine.Trainer):
         self,
         *args: Any,
         logger: Logger | Iterable[Logger] | bool = True,
-        callbacks: list[Callback] | Callback | None = None,
         compile: bool = False,
         freeze_garbage: bool = True,
         keep_memory: bool = True,
@@ -36,6 +33,7 @@ class Trainer(engine.Trainer):
     ) -> None:
         if logger is True:
             logger = Events(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
+        callbacks = kwargs.pop('callbacks', None)
         given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks else []
         wanted = {Compiling: compile, Garbage: freeze_garbage, Heap: keep_memory}
         own = [callback() for callback, is_wanted in wanted.items() if is_wanted]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from xlabml import checkpoints, settings
 from xlabml.batches import Batch
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Evaluator, Monitor, Sums, describe_figures, precise
+from xlabml.evaluation import Evaluator, Monitor, Sums, precise
+from xlabml.figures import describe_figures
 from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part

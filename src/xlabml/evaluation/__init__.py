@@ -1,7 +1,6 @@
 """Predictions -> figures: functions of sums, so that any batch size and device count gives the same result."""
 
 from .evaluator import Evaluator, Gather, Monitor
-from .figures import describe_figures
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
 from .sums import Sums, precise
 
@@ -14,7 +13,6 @@ __all__ = [
     'TokenMetric',
     'TokenOutputs',
     'WithinNats',
-    'describe_figures',
     'precise',
     'summarize',
 ]

@@ -1,7 +1,7 @@
 """What evaluates: figures of a split, from the outputs of its batches, gathered over all ranks."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ class Monitor(NamedTuple):
     mode: Literal['min', 'max']
 
 
+@runtime_checkable
 class Gather(Protocol):
     """Brings together what the ranks have; every rank calls each function as often, in the same order."""
 

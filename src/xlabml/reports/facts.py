@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from xlabml.evaluation import describe_figures
+from xlabml.figures import describe_figures
 
 from .runs import Run, column, columns
 
