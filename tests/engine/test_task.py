@@ -21,7 +21,7 @@ ADAMW = functools.partial(AdamW, lr=0.05)
 CONSTANT = functools.partial(WarmupConstant, warmup_steps=0)
 
 
-class MedianError(Evaluator):
+class MedianFigure(Evaluator):
     """A figure that is no sum: it needs every value."""
 
     def names(self):
@@ -43,7 +43,7 @@ class MedianError(Evaluator):
         return {'median_error': statistics.median(values)}
 
 
-class OwnExamples(MedianError):
+class OwnFigure(MedianFigure):
     """The same on examples of its own: the data module hands its loader on behind that of the split."""
 
     has_own_examples = True
@@ -67,7 +67,7 @@ class Regression(Task):
         self.network = nn.Sequential(nn.Embedding(30, 4), nn.Flatten(), nn.Linear(4 * 5, 1))
         self.optimizer = ADAMW
         self.schedule = CONSTANT
-        self.evaluators = [MedianError(), *([OwnExamples()] if own_examples else [])]
+        self.evaluators = [MedianFigure(), *([OwnFigure()] if own_examples else [])]
 
     def errors(self, batch):
         return self.network(batch.ids).squeeze(-1) - batch.targets.labels
