@@ -39,7 +39,12 @@ _DATA = {
 }
 
 MOVED: dict[str, str] = {
-    f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
+    'xlabml.strategies': 'xlabml.engine',
+    'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
+    'xlabml.models.task': 'xlabml.engine.task',
+    **{
+        f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
+    },
 }
 """Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
 
