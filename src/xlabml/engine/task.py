@@ -141,6 +141,12 @@ class Task(Optimized, ABC):
         names = [evaluator.names() for evaluator in self.evaluators]
         return None if not names or None in names else [name for some in names for name in some or ()]
 
+    def setup(self, stage: str) -> None:
+        """Refuse data whose examples this task cannot train on."""
+        examples = getattr(getattr(self.trainer, 'datamodule', None), 'examples', None)
+        if examples is not None:
+            self.check_format(examples)
+
     # A step
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
