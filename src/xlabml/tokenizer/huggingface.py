@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .base import MAX_VOCAB, Tokenizer
-from .packed import Packed
+from .base import MAX_VOCAB
+from .foreign import ForeignTokenizer
 from .special import SpecialTokens, find_special_tokens
 from .stream import Stream, StreamDecoder, WindowDecoder
 
@@ -20,7 +20,7 @@ _MAX_DEPTH = 32
 _BYTE_PIECES = {f'<0x{byte:02X}>': byte for byte in range(256)}
 
 
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(ForeignTokenizer):
     """A `tokenizer.json`.
 
     Args:
@@ -38,11 +38,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, file: bytes, name: str, special: SpecialTokens, opened: 'Opened | None' = None) -> None:
         content, self._library, self._added = opened or open_file(file, name)
-        self._set_data(Packed(self.kind, special, file).pack(), name)
         self._ids = self._library.get_vocab(with_added_tokens=True)
         self._pieces = {id: piece for piece, id in self._ids.items()}
-        self._n_file, self.appended = max(self._pieces) + 1, special.appended
-        self.special_ids = {role: self[piece] for role, piece in special.pieces.items()}
+        self._set_file(file, name, special, max(self._pieces) + 1)
         decoders = find_types(content.get('decoder'))
         self._is_byte_level = decoders == ['ByteLevel']
         self._falls_back = 'ByteFallback' in decoders
@@ -52,13 +50,6 @@ class HuggingFaceTokenizer(Tokenizer):
     def read(
         cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
     ) -> 'HuggingFaceTokenizer':
-        """The tokenizer of a file that is read for the first time.
-
-        Args:
-            named: Special tokens that the user names, by role.
-            append: Whether those that it lacks are put behind its vocabulary.
-            configured: Special tokens that the files beside it name.
-        """
         opened = open_file(file, name)
         content, library, added = opened
         unk = content['model'].get('unk_token')
@@ -73,16 +64,11 @@ class HuggingFaceTokenizer(Tokenizer):
         special = find_special_tokens(named, found, candidates, append, has_piece, name)
         return cls(file, name, special, opened)
 
-    def __len__(self) -> int:
-        return self._n_file + len(self.appended)
-
-    def _find(self, piece: str) -> int | None:
-        if piece in self.appended:
-            return self._n_file + list(self.appended).index(piece)
+    def _find_in_file(self, piece: str) -> int | None:
         return self._ids.get(piece)
 
-    def _piece(self, id: int) -> str:
-        return self._pieces.get(id, '') if id < self._n_file else self.appended[id - self._n_file]
+    def _piece_of_file(self, id: int) -> str:
+        return self._pieces.get(id, '')
 
     @cached_property
     def reserved_ids(self) -> list[int]:
@@ -142,11 +128,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise ValueError(f'{self._name} cannot encode a text: the library tokenizers fails ({error})') from error
 
     def _decode(self, ids: Iterable[int]) -> str:
-        known = []
-        for id in ids:
-            self._check_id(id)
-            if not self._is_silent(id):
-                known.append(int(id))
+        known = self._speaking(ids)
         if self._is_byte_level:
             return b''.join(map(self.piece_bytes.__getitem__, known)).decode(errors='replace')
         return self._text(known)

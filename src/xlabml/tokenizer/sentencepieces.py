@@ -1,14 +1,14 @@
 """Any SentencePiece model, byte-pair or unigram, read as it is: its ids and its texts are the library's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import sentencepiece
 
-from .base import MAX_VOCAB, Tokenizer
+from .base import MAX_VOCAB
+from .foreign import ForeignTokenizer
 from .model_file import fields
-from .packed import Packed
 from .special import SpecialTokens, find_special_tokens
 from .stream import WindowDecoder
 
@@ -50,7 +50,7 @@ def encode_flat(
     return np.concatenate(arrays), np.fromiter(map(len, arrays), np.int64, len(arrays))
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(ForeignTokenizer):
     """A SentencePiece model that was made elsewhere.
 
     Args:
@@ -68,9 +68,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = open_model(file)
         if not {_TRAINER, _NORMALIZER} <= {number for number, *_ in fields(file)}:
             raise RuntimeError('it does not say how it treats texts')
-        self._set_data(Packed(self.kind, special, file).pack(), name)
-        self._n_file, self.appended = len(self._processor), special.appended
-        self.special_ids = {role: self[piece] for role, piece in special.pieces.items()}
+        self._set_file(file, name, special, len(self._processor))
         self._roles = frozenset(self.special_ids.values())
         self._written = frozenset(id for id in self._roles if not self._is_never_written(id))
 
@@ -78,13 +76,6 @@ class SentencePieceTokenizer(Tokenizer):
     def read(
         cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
     ) -> 'SentencePieceTokenizer':
-        """The tokenizer of a model that is read for the first time.
-
-        Args:
-            named: Special tokens that the user names, by role.
-            append: Whether those that it lacks are put behind its vocabulary.
-            configured: Special tokens that the files beside it name.
-        """
         processor = open_model(file)
         ids = {
             'unk': processor.unk_id(),
@@ -101,17 +92,12 @@ class SentencePieceTokenizer(Tokenizer):
         special = find_special_tokens(named, {**configured, **found}, controls, append, has_piece, name)
         return cls(file, name, special)
 
-    def __len__(self) -> int:
-        return self._n_file + len(self.appended)
-
-    def _find(self, piece: str) -> int | None:
-        if piece in self.appended:
-            return self._n_file + list(self.appended).index(piece)
+    def _find_in_file(self, piece: str) -> int | None:
         id = self._processor.piece_to_id(piece)
         return id if self._processor.id_to_piece(id) == piece else None
 
-    def _piece(self, id: int) -> str:
-        return self._processor.id_to_piece(id) if id < self._n_file else self.appended[id - self._n_file]
+    def _piece_of_file(self, id: int) -> str:
+        return self._processor.id_to_piece(id)
 
     @cached_property
     def reserved_ids(self) -> list[int]:
@@ -141,14 +127,6 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Any, Any]:
         found = None if self._written else encode_flat(self._processor, texts, n_threads)
         return super().encode_flat(texts, n_threads) if found is None else found
-
-    def _decode(self, ids: Iterable[int]) -> str:
-        known = []
-        for id in ids:
-            self._check_id(id)
-            if not self._is_silent(id):
-                known.append(int(id))
-        return self._processor.decode(known)
 
     def _text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
