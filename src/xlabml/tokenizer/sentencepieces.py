@@ -13,7 +13,7 @@ from .special import SpecialTokens, find_special_tokens
 from .stream import WindowDecoder
 
 SPACE_MARK = '\u2581'
-_TRAINER, _NORMALIZER = 2, 3  # fields of sentencepiece_model.proto
+_TRAINER, _NORMALIZER, _DENORMALIZER, _CHARSMAP = 2, 3, 5, 2  # fields of sentencepiece_model.proto
 
 
 def open_model(data: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -66,6 +66,7 @@ class SentencePieceTokenizer(ForeignTokenizer):
 
     def __init__(self, file: bytes, name: str, special: SpecialTokens) -> None:
         self._processor = open_model(file)
+        self._is_denormalized = _is_denormalized(file)
         if not {_TRAINER, _NORMALIZER} <= {number for number, *_ in fields(file)}:
             raise RuntimeError('it does not say how it treats texts')
         self._set_file(file, name, special, len(self._processor))
@@ -131,8 +132,26 @@ class SentencePieceTokenizer(ForeignTokenizer):
     def _text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
 
+    @cached_property
+    def _alphabet(self) -> frozenset[str] | None:
+        ids = range(self._n_file)
+        if self._is_denormalized or any(map(self.is_byte, ids)):
+            return None
+        unknown = self._text([self._processor.unk_id()] * 2)  # no byte pieces, so that there are unknown ones
+        return frozenset(' ' + unknown + ''.join(map(self._piece_of_file, ids)))
+
     def _is_silent(self, id: int) -> bool:
         return id >= self._n_file or id in self._written
 
     def stream(self) -> WindowDecoder:
         return WindowDecoder(self._processor.decode, self._check_id, self._is_silent)
+
+
+def _is_denormalized(file: bytes) -> bool:
+    """Whether a model rewrites what it decodes by a table of its own."""
+    return any(
+        inner == _CHARSMAP and end > start
+        for number, _, begin, stop in fields(file)
+        if number == _DENORMALIZER
+        for inner, _, start, end in fields(file[begin:stop])
+    )
