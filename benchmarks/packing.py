@@ -21,9 +21,9 @@ import torch
 from alternate import alternate
 
 from xlabml.callbacks import keep_freed_memory
-from xlabml.commands.trainer import auto_precision
 from xlabml.data import Chunk, Concat, Corpus, Location, Pack, Plan, Rows, TrainBatches, prepare_store
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import auto_precision
 from xlabml.models import XLabModel
 from xlabml.tokenizer import Tokenizer
 from xlabml.training import parameter_groups
@@ -84,12 +84,12 @@ class Training:
             batch = self.batches[next(self.numbers)]
             with torch.autocast('cpu', torch.bfloat16, enabled=self.is_bf16):
                 layout = batch.layout if self.has_layout else None
-                loss = self.model(batch.ids, layout, targets=batch.targets).objective / batch.n_targets
+                loss = self.model(batch.ids, layout, targets=batch.targets.ids).objective / batch.n_counted
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            n_tokens += batch.n_targets
+            n_tokens += batch.n_counted
         return (time.perf_counter() - begin) / n_tokens
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from xlabml import checkpoints, checksums
-from xlabml.commands.trainer import CheckpointIO
+from xlabml.engine import CheckpointIO
 
 DAMAGED = r'is damaged: its content is not what its checksum says; copy it again, or choose another checkpoint'
 TOKENIZER = b'a tokenizer\0\xff' * 50

@@ -10,10 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins import MixedPrecision
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED
 from xlabml.callbacks import NonFinite
 from xlabml.commands.trainer import Trainer
 from xlabml.losses import CrossEntropy
@@ -32,8 +33,7 @@ PLAIN_ADAMW = functools.partial(torch.optim.AdamW, lr=6e-3, betas=(0.9, 0.98), w
 def _batches(n, b=2):
     for seed in range(n):
         ids, targets = torch.randint(0, 20, (2, b, 8), generator=torch.Generator().manual_seed(seed))
-        documents = torch.arange(b) + 10 * seed
-        yield Batch(ids, targets, None, documents, torch.full((b,), 24), targets.numel(), seed)
+        yield token_batch(ids, targets, seed, torch.arange(b) + 10 * seed)
 
 
 class _Scaled(MixedPrecision):
@@ -96,7 +96,7 @@ class _EarlyPoison(_Poison):
 @pytest.mark.parametrize('has_to_wait', [False, True])
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimizer, poison, is_scaled, has_to_wait):
     """Weights and the optimizer's state are those of a run that never saw it."""
-    monkeypatch.setattr('xlabml.models.task._has_to_wait', lambda x: has_to_wait)
+    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
     batches = list(_batches(5))
     poisoned, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
     a = _fit(poisoned, tmp_path, batches, callbacks=[poison({2})], gradient_clip_val=1.0, is_scaled=is_scaled)
@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimi
 
 @pytest.mark.parametrize('has_to_wait', [False, True])
 def test_a_first_step_that_is_skipped_leaves_a_clean_state(tmp_path, monkeypatch, has_to_wait):
-    monkeypatch.setattr('xlabml.models.task._has_to_wait', lambda x: has_to_wait)
+    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
     model = _model(optimizer=Muon)
     before = [weight.detach().clone() for weight in model.parameters()]
     _fit(model, tmp_path, _batches(1), callbacks=[_Poison({0})])
@@ -157,8 +157,8 @@ def test_a_skipped_step_is_in_no_curve(tmp_path, cause, n_batches):
     kept = [batch for i, batch in enumerate(batches) if i // n_batches != bad]
     _fit(clean, tmp_path, kept, accumulate_grad_batches=n_batches, max_steps=3)
     assert (model.skipped.tolist(), clean.skipped.tolist()) == ([0, 1], [0, 0])
-    assert model.train_sums.tolist() == clean.train_sums.tolist()
-    assert model.train_sums.tolist()[2] == 3 * n_batches * 16
+    assert model.train_sums == clean.train_sums
+    assert model.train_sums['count'] == 3 * n_batches * 16
 
 
 def test_the_weights_that_differ_are_counted_among_all_of_both(tmp_path):
@@ -201,7 +201,7 @@ def test_a_scaled_loss_changes_neither_norms_nor_steps(tmp_path, optimizer, limi
 def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is_scaled):
     """No weight decays and no momentum moves; it is no skipped step either, and in no curve."""
     batches = list(_batches(5))
-    empty = batches[2]._replace(targets=torch.full_like(batches[2].targets, IGNORED), n_targets=0)
+    empty = token_batch(batches[2].ids, torch.full_like(batches[2].ids, IGNORED), batches[2].seed, n_counted=0)
     model, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
     a = _fit(model, tmp_path, [*batches[:2], empty, *batches[3:]], gradient_clip_val=1.0, is_scaled=is_scaled)
     b = _fit(clean, tmp_path, [*batches[:2], *batches[3:]], gradient_clip_val=1.0)
@@ -210,13 +210,15 @@ def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is
         torch.testing.assert_close(weight, other, rtol=0, atol=0)
         for name, value in a.optimizers[0].state[weight].items():
             torch.testing.assert_close(value, b.optimizers[0].state[other][name], rtol=0, atol=0)
-    assert model.train_sums.tolist()[2] == clean.train_sums.tolist()[2] == 4 * 16
-    assert torch.equal(model.train_sums[:3], clean.train_sums[:3])
+    assert model.train_sums['count'] == 4 * 16
+    sums, kept = (dict(one.train_sums) for one in (model, clean))
+    for name in ('nats', 'correct', 'count', 'objective'):
+        assert sums[name] == kept[name]
 
 
 def test_a_micro_batch_of_ignored_targets_leaves_the_step_to_the_others(tmp_path):
     whole, half = _batches(2)
-    ignored = half._replace(targets=torch.full_like(half.targets, IGNORED), n_targets=16)
+    ignored = token_batch(half.ids, torch.full_like(half.ids, IGNORED), half.seed, n_counted=16)
     a, b = _model(), _model()
     _fit(a, tmp_path, [whole, ignored], accumulate_grad_batches=2)  # twice over
     _fit(b, tmp_path, [whole, whole])
@@ -229,11 +231,11 @@ def test_a_micro_batch_of_ignored_targets_leaves_the_step_to_the_others(tmp_path
 )
 def test_a_token_that_the_vocabulary_lacks_is_refused_before_the_model_sees_it(tmp_path, name, token):
     (batch,) = _batches(1)
-    batch.targets[0, 0] = IGNORED
-    tokens = getattr(batch, name).clone()
+    batch.targets.ids[0, 0] = IGNORED
+    tokens = batch.ids if name == 'ids' else batch.targets.ids
     tokens[1, 3] = token
     with pytest.raises(ValueError, match=rf'token {token} in row 1, position 3 of the {name} .* vocabulary of 20'):
-        _fit(_model(), tmp_path, [batch._replace(**{name: tokens})])
+        _fit(_model(), tmp_path, [batch])
 
 
 def test_skipped_steps_in_a_row_end_the_run_and_name_their_documents(tmp_path):

@@ -7,6 +7,7 @@ from .corpus import (
     NearDuplicates,
     NearPairs,
     Overlap,
+    Splitting,
     check_held_out,
     check_near_duplicates,
     check_ratios,
@@ -15,17 +16,21 @@ from .corpus import (
     mark_copies,
     open_copies,
     open_near_duplicates,
+    open_splits,
     shared_between_splits,
     split_names,
     splits_of,
     train_texts,
+    value_of,
     verify_copies,
     verify_near_duplicates,
+    verify_splits,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
 from .order import Doubling, Mixture, check_weights, count_doublings, mix, permute, shuffled
 from .rows import Chunk, Concat, Pack, Plan, PlanRows, Rows, open_plan, verify_plan
 from .sources import (
+    REASONS,
     CutAtColumn,
     CutAtPattern,
     Document,
@@ -57,6 +62,7 @@ from .store import (
 from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 
 __all__ = [
+    'REASONS',
     'Chunk',
     'Concat',
     'Corpus',
@@ -87,6 +93,7 @@ __all__ = [
     'ShardCache',
     'SharedJob',
     'Source',
+    'Splitting',
     'StandardLibrary',
     'Stream',
     'StreamBatches',
@@ -117,6 +124,7 @@ __all__ = [
     'open_copies',
     'open_near_duplicates',
     'open_plan',
+    'open_splits',
     'permute',
     'plan_store',
     'plot_histogram',
@@ -128,8 +136,10 @@ __all__ = [
     'store_folder',
     'train_texts',
     'validate',
+    'value_of',
     'verify_copies',
     'verify_near_duplicates',
     'verify_plan',
+    'verify_splits',
     'write_invalid',
 ]

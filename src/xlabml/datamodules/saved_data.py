@@ -22,6 +22,9 @@ from .training_rows import TrainingRows
 _PROTOCOLS = ('http', 'https', 's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf', 'file', 'memory')
 """Of addresses that a checkpoint may name: some others of fsspec unpack archives, or templates that are code."""
 
+_WHERE_SET = ('data.group', 'data.stratify', 'data.sources.only')
+"""Settings that a checkpoint has only where they are set."""
+
 _Data = TypeVar('_Data', bound='SavedData')
 
 
@@ -101,6 +104,7 @@ class SavedData(L.LightningDataModule):
             'data.near_duplicates': self._dropped_near(),
             'data.max_len': self.max_len,
             'data.plan': self.plan(self.max_len).settings(),
+            **self._texts.splitting.settings(),
             **self._training.settings(),
         }
         return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
@@ -191,7 +195,9 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    # What only one of them has came with a later version, or with a stream, which is named by itself.
+    # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
+    # written only where it is set.
+    then, now = ({**dict.fromkeys(_WHERE_SET), **settings} for settings in (then, now))
     return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 
 

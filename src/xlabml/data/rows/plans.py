@@ -253,6 +253,7 @@ def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool) -> dic
         'split': split,
         'plan': plan.settings(),
         'counted_once': counted_once,
+        **({} if corpus.drawn is None else {'drawn': corpus.drawn.settings}),
     }
 
 
