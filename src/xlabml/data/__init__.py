@@ -28,7 +28,24 @@ from .corpus import (
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
 from .order import Doubling, Mixture, check_weights, count_doublings, mix, permute, shuffled
-from .rows import Chunk, Concat, Pack, Plan, PlanRows, Rows, open_plan, verify_plan
+from .rows import (
+    Chunk,
+    Concat,
+    Examples,
+    Format,
+    NextTokens,
+    NextTokenView,
+    Pack,
+    Plan,
+    PlanRows,
+    Reading,
+    RowFormat,
+    RowPieces,
+    Rows,
+    TokenView,
+    open_plan,
+    verify_plan,
+)
 from .sources import (
     REASONS,
     CutAtColumn,
@@ -72,6 +89,8 @@ __all__ = [
     'Doubling',
     'Engine',
     'EvalBatches',
+    'Examples',
+    'Format',
     'InPieces',
     'Invalid',
     'JoinColumns',
@@ -79,6 +98,8 @@ __all__ = [
     'Mixture',
     'NearDuplicates',
     'NearPairs',
+    'NextTokenView',
+    'NextTokens',
     'NoRoom',
     'Overlap',
     'Pack',
@@ -86,8 +107,11 @@ __all__ = [
     'Plan',
     'PlanRows',
     'Positions',
+    'Reading',
     'RemoteFiles',
     'Report',
+    'RowFormat',
+    'RowPieces',
     'Rows',
     'Shard',
     'ShardCache',
@@ -100,6 +124,7 @@ __all__ = [
     'StreamedRows',
     'TerminalProgress',
     'TokenStore',
+    'TokenView',
     'TrainBatches',
     'WikipediaLeads',
     'check_held_out',

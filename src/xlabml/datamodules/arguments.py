@@ -9,8 +9,13 @@ from xlabml.tokenizer import check_coverage, check_roles
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it."""
+def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it.
+
+    Args:
+        arguments: By name.
+        defaults: Their defaults, which settings that the format has no use for must keep.
+    """
     get = arguments.__getitem__
     n_sources = len(get('sources'))
     if not n_sources:
@@ -82,7 +87,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         ('first_len', 'max_len', 'len_warmup_steps'),
     ):
         _check_warmup(name, get(name), whole, get(whole), steps, get(steps))
+    _check_unused(arguments, defaults)
     get('plan')(max_len)  # its own arguments are checked as it is built
+
+
+def _check_unused(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    examples = arguments['examples']
+    for name in examples.unused:
+        if (arguments[name] or None) != (defaults[name] or None):
+            raise ValueError(
+                f'data.{name} is set, but the examples of {type(examples).__name__} do not use it; leave it out, or '
+                'choose other data.examples'
+            )
 
 
 def _check_warmup(name: str, start: int | None, whole: str, full: int, steps_name: str, steps: int) -> None:

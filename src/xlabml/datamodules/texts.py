@@ -13,9 +13,13 @@ from xlabml import checkpoints
 from xlabml.data import (
     Corpus,
     Engine,
+    Examples,
+    Format,
     NearDuplicates,
     NearPairs,
     Plan,
+    Reading,
+    RowFormat,
     Rows,
     Source,
     Splitting,
@@ -25,7 +29,6 @@ from xlabml.data import (
     describe_changed,
     open_copies,
     open_near_duplicates,
-    open_plan,
     open_splits,
     prepare_store,
     split_names,
@@ -53,6 +56,8 @@ class Texts:
         coverage: Share of the characters that a tokenizer which is trained here knows as such.
         plan: How documents become rows.
         n_processes: Processes that tokenize.
+        examples: The format of the examples.
+        seed: The seed of what a pass draws.
         near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
         group: The column whose values never stand in two splits; None: documents are divided one by one.
         stratify: The column within each of whose values the shares of the splits hold; None: over all documents.
@@ -68,6 +73,8 @@ class Texts:
         coverage: float,
         plan: Plan,
         n_processes: int | None,
+        examples: Format,
+        seed: int,
         near_duplicates: NearDuplicates | None = None,
         group: str | None = None,
         stratify: str | None = None,
@@ -75,6 +82,7 @@ class Texts:
         self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
         self.splitting = Splitting(splits, group, stratify, tuple(source.only for source in sources))
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
+        self.examples, self.seed = examples, seed
         self.near_duplicates = near_duplicates
         self.near_pairs: NearPairs | None = None
         path, self._special_tokens, self._append_special_tokens = tokenizer
@@ -82,7 +90,7 @@ class Texts:
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
-        self._rows: dict[tuple[str, bool], Rows] = {}
+        self._examples: dict[tuple[str, bool], Examples] = {}
 
     # The tokenizer
 
@@ -300,10 +308,13 @@ class Texts:
             if drawn is None:
                 return
         corpus = Corpus(stores, self.splits, copies, near if drops_near else None, drawn)
+        if not isinstance(self.examples, RowFormat):
+            return
+        reading = self.reading()
         for split in split_names:
-            for counted_once in (False, True):
-                folder = checkpoints.cache_folder() / 'plans'
-                plan = verify_plan(self.plan, corpus, split, counted_once, folder)
+            for stage in ('train', 'val'):
+                view = self.examples.view(corpus, stage, 0, reading)
+                plan = verify_plan(self.plan, corpus, split, stage != 'train', reading.folder, view)
                 if plan is not None:
                     yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
 
@@ -320,18 +331,31 @@ class Texts:
         found = self.stores()
         return found if len(found) == len(self.sources) else []
 
+    def open_examples(self, split: str, stage: str) -> Examples:
+        """The examples of a split, for training (stage train) or evaluation (the others)."""
+        key = split, stage == 'train'
+        if key not in self._examples:
+            self._examples[key] = self.examples.examples(self.corpus, split, stage, 0, self.reading())
+        return self._examples[key]
+
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.
 
         Args:
             counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
+
+        Raises:
+            ValueError: The examples are no rows.
         """
-        key = split, counted_once
-        if key not in self._rows:
-            folder = checkpoints.cache_folder() / 'plans'
-            plan = open_plan(self.plan, self.corpus, split, counted_once=counted_once, folder=folder)
-            self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
-        return self._rows[key]
+        found = self.open_examples(split, 'val' if counted_once else 'train')
+        if not isinstance(found, Rows):
+            name = type(self.examples).__name__
+            raise SettingsError(f'data.examples is {name}, whose examples are no rows; this needs a format of rows')
+        return found
+
+    def reading(self) -> Reading:
+        """What the format makes examples with."""
+        return Reading(self.tokenizer, self.plan, checkpoints.cache_folder() / 'plans', self.seed)
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say which documents there are."""
