@@ -52,6 +52,13 @@ def test_a_class_is_found_by_the_path_that_it_once_had(path):
     assert getattr(xlabml.data, name, found) is found
 
 
+def test_classes_of_the_flat_trunk_are_found_by_their_old_paths():
+    from xlabml.transformer import Cache
+
+    assert settings.find_class('xlabml.transformer.cache.Cache') is Cache
+    assert settings.find_class('xlabml.transformer.attention.Rule').__name__ == 'Rule'
+
+
 @pytest.mark.parametrize('old', moved.MOVED)
 def test_an_old_module_is_the_new_one_under_a_second_name(old):
     if old == 'xlabml.data.cluster':

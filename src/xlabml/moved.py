@@ -38,6 +38,8 @@ _DATA = {
     'inspection': ('histograms', 'statistics'),
 }
 
+_ATTENTION = ('backends', 'cache', 'documents', 'kernels', 'long_documents', 'short_documents', 'tiled_documents')
+
 MOVED: dict[str, str] = {
     'xlabml.strategies': 'xlabml.engine',
     'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
@@ -45,6 +47,7 @@ MOVED: dict[str, str] = {
     **{
         f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
     },
+    **{f'xlabml.transformer.{module}': f'xlabml.transformer.attention.{module}' for module in _ATTENTION},
 }
 """Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
 

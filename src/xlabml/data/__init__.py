@@ -7,6 +7,7 @@ from .corpus import (
     NearDuplicates,
     NearPairs,
     Overlap,
+    Splitting,
     check_held_out,
     check_near_duplicates,
     check_ratios,
@@ -15,12 +16,15 @@ from .corpus import (
     mark_copies,
     open_copies,
     open_near_duplicates,
+    open_splits,
     shared_between_splits,
     split_names,
     splits_of,
     train_texts,
+    value_of,
     verify_copies,
     verify_near_duplicates,
+    verify_splits,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
 from .order import Doubling, Mixture, check_weights, count_doublings, mix, permute, shuffled
@@ -43,6 +47,7 @@ from .rows import (
     verify_plan,
 )
 from .sources import (
+    REASONS,
     CutAtColumn,
     CutAtPattern,
     Document,
@@ -74,6 +79,7 @@ from .store import (
 from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 
 __all__ = [
+    'REASONS',
     'Chunk',
     'Concat',
     'Corpus',
@@ -111,6 +117,7 @@ __all__ = [
     'ShardCache',
     'SharedJob',
     'Source',
+    'Splitting',
     'StandardLibrary',
     'Stream',
     'StreamBatches',
@@ -142,6 +149,7 @@ __all__ = [
     'open_copies',
     'open_near_duplicates',
     'open_plan',
+    'open_splits',
     'permute',
     'plan_store',
     'plot_histogram',
@@ -153,8 +161,10 @@ __all__ = [
     'store_folder',
     'train_texts',
     'validate',
+    'value_of',
     'verify_copies',
     'verify_near_duplicates',
     'verify_plan',
+    'verify_splits',
     'write_invalid',
 ]

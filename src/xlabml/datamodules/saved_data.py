@@ -25,6 +25,9 @@ _PROTOCOLS = ('http', 'https', 's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 
 _EARLIER_EXAMPLES = NextTokens().settings()
 """The examples of a checkpoint that names none, being of an earlier version."""
 
+_WHERE_SET = ('data.group', 'data.stratify', 'data.sources.only')
+"""Settings that a checkpoint has only where they are set."""
+
 _Data = TypeVar('_Data', bound='SavedData')
 
 
@@ -106,6 +109,7 @@ class SavedData(L.LightningDataModule):
             'data.max_len': self.max_len,
             'data.plan': self.plan(self.max_len).settings(),
             'data.examples': self.examples.settings(),
+            **self._texts.splitting.settings(),
             **self._training.settings(),
         }
         return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
@@ -196,8 +200,10 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
+    # written only where it is set.
     then = {'data.examples': _EARLIER_EXAMPLES, **then}
-    # What only one of them has came with a later version, or with a stream, which is named by itself.
+    then, now = ({**dict.fromkeys(_WHERE_SET), **settings} for settings in (then, now))
     return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 
 

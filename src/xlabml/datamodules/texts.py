@@ -22,12 +22,14 @@ from xlabml.data import (
     RowFormat,
     Rows,
     Source,
+    Splitting,
     TerminalProgress,
     TokenStore,
     check_near_duplicates,
     describe_changed,
     open_copies,
     open_near_duplicates,
+    open_splits,
     prepare_store,
     split_names,
     store_folder,
@@ -35,6 +37,7 @@ from xlabml.data import (
     verify_copies,
     verify_near_duplicates,
     verify_plan,
+    verify_splits,
 )
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer, train_tokenizer
@@ -56,6 +59,8 @@ class Texts:
         examples: The format of the examples.
         seed: The seed of what a pass draws.
         near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
+        group: The column whose values never stand in two splits; None: documents are divided one by one.
+        stratify: The column within each of whose values the shares of the splits hold; None: over all documents.
     """
 
     def __init__(
@@ -71,8 +76,11 @@ class Texts:
         examples: Format,
         seed: int,
         near_duplicates: NearDuplicates | None = None,
+        group: str | None = None,
+        stratify: str | None = None,
     ) -> None:
         self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
+        self.splitting = Splitting(splits, group, stratify, tuple(source.only for source in sources))
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
         self.examples, self.seed = examples, seed
         self.near_duplicates = near_duplicates
@@ -99,7 +107,8 @@ class Texts:
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
         times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        return [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+        known = [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+        return [*known, *([self.splitting.settings()] if self.splitting.settings() else [])]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -167,7 +176,7 @@ class Texts:
         """
         self._tokenizer = None
         self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(train_texts(self.sources, self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
+        train_tokenizer(train_texts(self.sources, self.splitting), self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
     def use_tokenizer(self, data: bytes) -> None:
@@ -203,13 +212,14 @@ class Texts:
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
             if not folder.exists():
-                source.parts()  # what is wrong with the last source is said before the first is tokenized
+                source.parts(self.columns)  # what is wrong with the last source is said before the first is tokenized
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
                     source,
                     self.tokenizer,
                     folder,
+                    self.columns,
                     report=report,
                     say=report.say,
                     n_processes=self.n_processes,
@@ -223,7 +233,8 @@ class Texts:
                 found = checkpoints.cache_folder() / 'near_duplicates'
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
-        self._corpus = Corpus(stores, self.splits, copies, dropped)
+        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
+        self._corpus = Corpus(stores, self.splits, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:
         """Say of each source what lies there and is not read."""
@@ -237,7 +248,12 @@ class Texts:
             check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
-        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer)
+        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer, self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the sources that are kept beside their texts."""
+        return self.splitting.columns
 
     @property
     def corpus(self) -> Corpus:
@@ -286,7 +302,12 @@ class Texts:
         drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
         if (self.drop_duplicates and copies is None) or (drops_near and near is None):
             return  # there are no rows before it is known what to drop
-        corpus = Corpus(stores, self.splits, copies, near if drops_near else None)
+        drawn = None
+        if not self.splitting.is_plain:
+            drawn = verify_splits(stores, self.splitting, self._splits_folder)
+            if drawn is None:
+                return
+        corpus = Corpus(stores, self.splits, copies, near if drops_near else None, drawn)
         if not isinstance(self.examples, RowFormat):
             return
         reading = self.reading()
@@ -300,6 +321,10 @@ class Texts:
     @property
     def _copies_folder(self) -> Path:
         return checkpoints.cache_folder() / 'copies'
+
+    @property
+    def _splits_folder(self) -> Path:
+        return checkpoints.cache_folder() / 'splits'
 
     def _corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""

@@ -57,6 +57,12 @@ class XLabDataModule(SavedData):
         max_source_epochs: How often each source may be gone through in a run, at most; None: any number of times.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
+        group: A column whose value decides in place of the content, so that documents with the same value are never in
+            two splits: an author, a prompt, a file. Values are compared as text. None: documents are divided one by
+            one.
+        stratify: A column within each of whose values the shares hold, rounded: of the documents (with data.group: of
+            the groups) of a class, those with the smallest hashes are in train, the next ones in val, and so on. A
+            document that is added can move one of its class from each split into the next. None: over all documents.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
         near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
@@ -104,6 +110,8 @@ class XLabDataModule(SavedData):
         weights: list[float] | None = None,
         max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
+        group: str | None = None,
+        stratify: str | None = None,
         drop_duplicates: bool = True,
         near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
@@ -134,6 +142,7 @@ class XLabDataModule(SavedData):
         self._why_unsaveable = settings.keep_arguments(self)
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
         self.splits = {**DEFAULT_SPLITS, **(splits or {})}
+        self.group, self.stratify = group, stratify
         self.weights, self.max_source_epochs = weights, max_source_epochs
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.examples = examples()
@@ -153,7 +162,7 @@ class XLabDataModule(SavedData):
         self._texts: Texts
         self._training: TrainingRows | StreamedTraining
         if stream is None:
-            self._texts = Texts(*texts, near_duplicates)
+            self._texts = Texts(*texts, near_duplicates, group, stratify)
             self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
         else:
             self._texts = streamed = StreamedTexts(stream, *texts)
@@ -183,6 +192,11 @@ class XLabDataModule(SavedData):
     def extent(self) -> str:
         """Which part of the sources the corpus is, for people; empty: all of them."""
         return self._texts.extent
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the sources that are kept beside their texts."""
+        return self._texts.columns
 
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already, of those that `prepare_data` makes."""

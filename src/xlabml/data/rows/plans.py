@@ -270,6 +270,7 @@ def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool, view: 
         'plan': plan.settings(),
         'counted_once': counted_once,
         **({'view': lengths} if lengths else {}),
+        **({} if corpus.drawn is None else {'drawn': corpus.drawn.settings}),
     }
 
 
