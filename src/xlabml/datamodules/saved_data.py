@@ -24,7 +24,6 @@ _PROTOCOLS = ('http', 'https', 's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 
 
 _EARLIER_EXAMPLES = NextTokens().settings()
 """The examples of a checkpoint that names none, being of an earlier version."""
-
 _WHERE_SET = ('data.group', 'data.stratify', 'data.sources.only')
 """Settings that a checkpoint has only where they are set."""
 
@@ -200,9 +199,9 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    then = {'data.examples': _EARLIER_EXAMPLES, **then}
     # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
     # written only where it is set.
-    then = {'data.examples': _EARLIER_EXAMPLES, **then}
     then, now = ({**dict.fromkeys(_WHERE_SET), **settings} for settings in (then, now))
     return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 

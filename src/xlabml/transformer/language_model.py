@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
 from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
 
@@ -47,6 +48,11 @@ class LanguageModel(nn.Module):
         self.head_bias = nn.Parameter(table.new_zeros(table.size(0))) if head_bias else None
         if self.head_weight is not None:
             trunk.initializer.head(self.head_weight, self.head_bias)
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """What the head's weight is: the embedding's, where they are tied."""
+        return {'trunk.embedding.weight' if self.head_weight is None else 'head_weight': HEAD}
 
     @property
     def max_len(self) -> int:

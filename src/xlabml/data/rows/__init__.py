@@ -1,6 +1,7 @@
 """Documents -> examples that are rows: formats and token views, plans (Pack, Chunk, Concat), and rows as tensors."""
 
 from .formats import Examples, Format, Reading
+from .masked_tokens import MaskedTokens
 from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
 from .plan_rows import PlanRows, RowPieces
@@ -12,6 +13,7 @@ __all__ = [
     'Concat',
     'Examples',
     'Format',
+    'MaskedTokens',
     'NextTokenView',
     'NextTokens',
     'Pack',

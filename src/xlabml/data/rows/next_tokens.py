@@ -1,6 +1,7 @@
 """Formats of packed rows: a token view between the corpus and the plan; `NextTokens` is the plain one."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from xlabml.batches import TokenTargets
 from xlabml.data.corpus import Corpus
@@ -12,9 +13,15 @@ from .token_views import NextTokenView, TokenView
 
 
 class RowFormat(Format):
-    """The base of formats whose examples are rows that `data.plan` fills with the token sequences of documents."""
+    """The base of formats whose examples are rows that `data.plan` fills with the token sequences of documents.
+
+    Attributes:
+        is_causal: Whether a target is the token after its input, which a network must not see beforehand; else it
+            stands in the place of its input.
+    """
 
     targets = TokenTargets
+    is_causal: ClassVar[bool] = True
 
     @abstractmethod
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> TokenView:
