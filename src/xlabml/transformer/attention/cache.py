@@ -89,10 +89,6 @@ class Cache:
         self.longest = max(lengths)
         self.is_even = len(set(lengths)) == 1
 
-    def expand(self, n: int) -> None:
-        """Put n copies of each row one after another: 0 0 1 1 for n = 2."""
-        self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
-
     def check_room(self, n: int) -> None:
         """Refuse what does not fit.
 
