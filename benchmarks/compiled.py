@@ -14,7 +14,8 @@ from attention import ROW, draw_lengths
 from torch._dynamo.utils import counters
 
 from xlabml.batches import Layout
-from xlabml.transformer import LanguageModel, block, language_model
+from xlabml.heads import LanguageModel, language_model
+from xlabml.transformer import block
 
 _COMPUTE = {'break': torch.compiler.disable(block.compute), 'operator': block.compute, 'eager': block.compute}
 

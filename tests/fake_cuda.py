@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlabml import inference
 from xlabml.batches import Layout
+from xlabml.heads import LanguageModel, language_model
 from xlabml.models.task import Task
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
-from xlabml.transformer import ALiBi, LanguageModel, Transformer, language_model
+from xlabml.transformer import ALiBi, Transformer
 from xlabml.transformer.attention import Documents, Rule, backends, kernels
 
 DEVICE = torch.device('cuda:0')

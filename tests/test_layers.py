@@ -18,6 +18,7 @@ MAY_IMPORT = {
     'checksums': set(),
     'finite': set(),
     'moved': set(),
+    'paths': set(),
     'settings': {'bounds', 'moved'},
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
@@ -26,17 +27,18 @@ MAY_IMPORT = {
     'checkpoints': {'artifacts', 'bounds', 'checksums', 'finite', 'untrusted'},
     'losses': {'batches'},
     'evaluation': {'batches'},
-    'transformer': {'losses', 'batches'},
+    'transformer': {'batches', 'moved'},
+    'heads': {'transformer', 'losses', 'batches', 'checkpoints', 'finite', 'untrusted'},
     'data': {'tokenizer', 'batches', 'artifacts'},
-    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'untrusted'},
-    'strategies': set(),
+    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'paths', 'untrusted'},
+    'strategies': {'checkpoints'},
     'models': {
-        *('transformer', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies', 'finite'),
+        *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies', 'finite'),
         'untrusted',
     },
     'inference': {'transformer', 'batches'},
-    'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints', 'finite', 'untrusted'},
-    'telemetry': {'transformer', 'batches', 'artifacts', 'bounds'},
+    'pipelines': {'heads', 'inference', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
+    'telemetry': {'transformer', 'heads', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
@@ -106,7 +108,17 @@ def test_every_room_inside_data_is_in_its_table():
     ('library', 'modules'),
     {
         'torch': ['tokenizer', 'commands.infer', 'commands.manage'],
-        'lightning': ['inference', 'generation', 'transformer', 'losses', 'training', 'checkpoints', 'data'],
+        'lightning': [
+            'inference',
+            'generation',
+            'pipelines',
+            'heads.loading',
+            'transformer',
+            'losses',
+            'training',
+            'checkpoints',
+            'data',
+        ],
     }.items(),
 )
 def test_modules_leave_a_library_unloaded(library, modules):
@@ -119,7 +131,7 @@ def test_an_import_touches_no_network_and_loads_no_datasets():
         'import socket, sys\n'
         'def refuse(*_): sys.exit("the network was touched")\n'
         'socket.socket.connect = socket.getaddrinfo = refuse\n'
-        'import xlabml.commands.fit, xlabml.generation, xlabml.commands.manage\n'
+        'import xlabml.commands.fit, xlabml.pipelines, xlabml.commands.manage\n'
         'sys.exit("datasets" in sys.modules)'
     )
 

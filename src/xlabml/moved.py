@@ -39,7 +39,12 @@ _DATA = {
 }
 
 MOVED: dict[str, str] = {
-    f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
+    **{
+        f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
+    },
+    'xlabml.generation': 'xlabml.pipelines.generator',
+    'xlabml.transformer.LanguageModel': 'xlabml.heads.LanguageModel',
+    'xlabml.transformer.language_model': 'xlabml.heads.language_model',
 }
 """Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
 

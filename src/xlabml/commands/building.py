@@ -12,7 +12,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints, settings
+from xlabml import settings
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
 from xlabml.callbacks.events import Events
 from xlabml.datamodules import XLabDataModule
@@ -60,12 +60,12 @@ class BuildingCLI(ParsingCLI):
                     ids = torch.zeros(1, 1, dtype=torch.long)
                     try_out(str(self._checkpoint_path), config['model'], lambda: model(ids))
                     self.model.train()
-                self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
+                self.datamodule.use_tokenizer(self._checkpoint.tokenizer_bytes())
                 if self.subcommand == 'fit':
-                    self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
+                    self.datamodule.will_go_on(self._checkpoint.place)
                 else:
-                    state = self._checkpoint['state_dict']
-                    parameters = {name: state[name] for name, _ in self.model.named_parameters()}
+                    weights = self._checkpoint.weights
+                    parameters = {name: weights[name] for name, _ in self.model.named_parameters()}
                     require_finite(parameters, self._checkpoint_name)
         with self._nothing_left_behind(), self._blame():
             self.trainer = self.instantiate_trainer()
@@ -89,7 +89,7 @@ class BuildingCLI(ParsingCLI):
         """What is built while this is open may have the sizes of a checkpoint's settings."""
         if self._checkpoint is None:
             return contextlib.nullcontext()
-        return building(str(self._checkpoint_path), self._checkpoint['state_dict'])
+        return building(str(self._checkpoint_path), self._checkpoint.weights)
 
     def _check_monitor(self) -> None:
         """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
@@ -107,7 +107,7 @@ class BuildingCLI(ParsingCLI):
                 config['logger'] = False
             if config['logger'] is True:
                 assert self.run_folder is not None
-                step = self._checkpoint['global_step'] + 1 if self._checkpoint and self.subcommand == 'fit' else None
+                step = self._checkpoint.step + 1 if self._checkpoint and self.subcommand == 'fit' else None
                 config['logger'] = Events(
                     self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, purge_step=step
                 )

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, Stopping, attention_lines, skip_argument
 from xlabml.callbacks.progress import describe_figures, find_figures
+from xlabml.checkpoints import Contents
 
 from . import data as data_commands
 from .building import BuildingCLI, find_callback
@@ -60,7 +61,7 @@ class XLabCLI(BuildingCLI):
         for rows in (data.train_rows, data.rows('val')):
             assert len(rows)  # an empty split is refused before anything is written
         if self._checkpoint is not None and self._is_finished(self._checkpoint):
-            step = self._checkpoint['global_step']
+            step = self._checkpoint.step
             self._say(f'{self._checkpoint_name} has finished its {step:,} steps; a larger trainer.max_steps goes on')
             if self._choice.run is None and self._claimed is not None:
                 self._claimed.give_up()
@@ -76,7 +77,7 @@ class XLabCLI(BuildingCLI):
             self._say_new_run()
             if line := describe_new_horizon(self.model, data, length, self._checkpoint):
                 self._say(line)
-            step, skipped = self._checkpoint['global_step'], self._checkpoint[type(data).__name__].get('skipped', [])
+            step, skipped = self._checkpoint.step, self._checkpoint.place.get('skipped', [])
             known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
             if known:
                 self._say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
@@ -116,12 +117,12 @@ class XLabCLI(BuildingCLI):
                 child.wait(timeout=60)
         raise SystemExit(status)
 
-    def _is_finished(self, checkpoint: dict[str, Any]) -> bool:
+    def _is_finished(self, checkpoint: Contents) -> bool:
         config = self._own_config().trainer
         max_steps = self.datamodule.run_steps(self.trainer.max_steps, config.max_epochs)
         stops = any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        saved = checkpoint['callbacks'].get(Checkpoints.__name__, {})
-        is_over = 0 <= max_steps <= checkpoint['global_step'] and not saved.get('owes_validation', False)
+        saved = checkpoint.callback_state(Checkpoints.__name__)
+        is_over = 0 <= max_steps <= checkpoint.step and not saved.get('owes_validation', False)
         return is_over or (stops and saved.get('stopped_early', False))
 
     def _say_results(self) -> None:
@@ -129,7 +130,7 @@ class XLabCLI(BuildingCLI):
             return
         saver = find_callback(self.trainer, Checkpoints)
         if self._checkpoint is not None and not saver.saved:
-            saver.load_state_dict(self._checkpoint['callbacks'][saver.state_key])
+            saver.load_state_dict(self._checkpoint.callback_state(saver.state_key))
         best, newest = saver.best, saver.newest
         if best is not None:
             self._say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')

@@ -82,7 +82,7 @@ class ParsingCLI(LightningCLI):
         if not isinstance(args, dict):
             args = [argument for argument in args if argument != '--autotune']
         self._arguments = args
-        self._checkpoint: dict[str, Any] | None = None
+        self._checkpoint: checkpoints.Contents | None = None
         self._checkpoint_path: Path | None = None
         self._checkpoint_name = ''
         self._names_sources, self._types_nothing = False, False
@@ -184,13 +184,13 @@ class ParsingCLI(LightningCLI):
                 return
         for _ in range(_MAX_LOOKS):
             with reading(asked, found), contextlib.suppress(FileNotFoundError):
-                checkpoint = checkpoints.read(found.path)
+                checkpoint = checkpoints.load(found.path)
                 break
             found = self._find(asked, typed)  # a run that trains on has just deleted it, for a newer one
         else:
-            checkpoint = checkpoints.read(found.path)
+            checkpoint = checkpoints.load(found.path)
         path = found.path
-        if name == 'fit' and checkpoints.is_export(checkpoint):
+        if name == 'fit' and checkpoint.is_export:
             raise UsageError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
         checkpoints.require_whole(checkpoint, path, training=name == 'fit')
         seals = Seals()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
@@ -87,11 +86,8 @@ class SavedData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
-        return {
-            'tokenizer': torch.frombuffer(bytearray(self._texts.tokenizer.data), dtype=torch.uint8),
-            **self._training.place(self._step_size(), self._goes_on_from, self._step()),
-            **self._what_is_trained_on(),
-        }
+        place = self._training.place(self._step_size(), self._goes_on_from, self._step())
+        return checkpoints.pack_data(self._texts.tokenizer.data, {**place, **self._what_is_trained_on()})
 
     def _what_is_trained_on(self) -> dict[str, Any]:
         """Plain values that the sequence of training rows follows from."""
@@ -117,15 +113,17 @@ class SavedData(L.LightningDataModule):
             ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
                 changed is named.
         """
-        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
+        tokenizer, place = checkpoints.unpack_data(state_dict)
+        self.use_tokenizer(tokenizer)
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
-        self._goes_on_from, self._saved_state = self._place_in(state_dict), None
+        self._goes_on_from = self._place_in(place)
+        self._saved_state = None
         self._came_from = self._goes_on_from
 
-    def will_go_on(self, state_dict: dict[str, Any]) -> None:
+    def will_go_on(self, place: dict[str, Any]) -> None:
         """Count epochs from a checkpoint's place in the data, which Lightning gives us later than it asks for them."""
-        self._saved_state = state_dict
+        self._saved_state = place
 
     def _place(self) -> dict[str, Any]:
         """Where the run begins, that of the checkpoint which is still to come, if one is."""
@@ -163,13 +161,11 @@ class SavedData(L.LightningDataModule):
             FileNotFoundError: There is no such file.
             ValueError: It is no checkpoint of ours.
         """
-        checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
-        values.pop('_class_path', None)
+        checkpoint = checkpoints.load(checkpoint_path, map_location)
         with building(checkpoint_path, {}):
-            values = match_arguments(cls, values, 'data')
+            values = match_arguments(cls, checkpoint.data, 'data')
             data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
-            data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+            data.use_tokenizer(checkpoint.tokenizer_bytes())
         if not {'sources', 'held_out'} <= set(overrides):
             data.named_by = str(checkpoint_path)
         return data

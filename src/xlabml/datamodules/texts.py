@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints
+from xlabml import checkpoints, paths
 from xlabml.data import (
     Corpus,
     Engine,
@@ -86,7 +86,7 @@ class Texts:
         if self._given_path is not None:
             return self._given_path
         name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
-        return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+        return paths.tokenizers() / f'{self.n_vocab}-{name}.model'
 
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
@@ -145,7 +145,7 @@ class Texts:
         if path.exists():
             return
         self.check_tokenizer()
-        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
+        lock = paths.tokenizers() / f'{path.name}.lock'
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock):
             if not path.exists():
@@ -175,7 +175,7 @@ class Texts:
                 'one, or leave it out: the checkpoint has it inside'
             )
         Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
-        path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
+        path = checkpoints.unpack_tokenizer(data, paths.tokenizers())
         if self._tokenizer is not None and self._tokenizer.data != data:
             raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
         self._saved_path = path
@@ -212,7 +212,7 @@ class Texts:
             copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
             if near is not None:
-                found = checkpoints.cache_folder() / 'near_duplicates'
+                found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
         self._corpus = Corpus(stores, self.splits, copies, dropped)
@@ -229,7 +229,7 @@ class Texts:
             check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
-        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer)
+        return store_folder(paths.stores(), source, self.tokenizer)
 
     @property
     def corpus(self) -> Corpus:
@@ -273,7 +273,7 @@ class Texts:
         if self.drop_duplicates:
             copies = verify_copies(stores, self._copies_folder)
         if self.near_duplicates is not None:
-            found = checkpoints.cache_folder() / 'near_duplicates'
+            found = paths.near_duplicates()
             near = verify_near_duplicates(stores, self.near_duplicates, self.drop_duplicates, found)
         drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
         if (self.drop_duplicates and copies is None) or (drops_near and near is None):
@@ -281,14 +281,14 @@ class Texts:
         corpus = Corpus(stores, self.splits, copies, near if drops_near else None)
         for split in split_names:
             for counted_once in (False, True):
-                folder = checkpoints.cache_folder() / 'plans'
+                folder = paths.plans()
                 plan = verify_plan(self.plan, corpus, split, counted_once, folder)
                 if plan is not None:
                     yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
 
     @property
     def _copies_folder(self) -> Path:
-        return checkpoints.cache_folder() / 'copies'
+        return paths.copies()
 
     def _corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""
@@ -303,7 +303,7 @@ class Texts:
         """
         key = split, counted_once
         if key not in self._rows:
-            folder = checkpoints.cache_folder() / 'plans'
+            folder = paths.plans()
             plan = open_plan(self.plan, self.corpus, split, counted_once=counted_once, folder=folder)
             self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
         return self._rows[key]

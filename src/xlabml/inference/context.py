@@ -23,7 +23,7 @@ class Context:
     The logits of a row are those of a plain forward pass over its window: its last tokens, as many as `Overflow` says,
     the first of them at position 0. They depend on no other row.
 
-    A model with a `new_cache(batch, length)` is called as `transformer.LanguageModel` is: `(ids, layout=, cache=,
+    A model with a `new_cache(batch, length)` is called as `heads.LanguageModel` is: `(ids, layout=, cache=,
     ends=True)`, where `ends` asks for the logits of each row's (with a layout: segment's) last token only, and the
     cache is used as `transformer.Cache` is: `select`, `replace`, `set_lengths`. A row that overflows is read anew, and
     no other is. Any other model gets whole windows, those of one length in one call.

@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml.batches import IGNORED, Batch, Layout, check_ids
+from xlabml.checkpoints import Part
 from xlabml.evaluation import TokenMetric, summarize
+from xlabml.heads import LanguageModel, language_model
+from xlabml.heads.loading import describe_head
 from xlabml.losses import CrossEntropy, Loss
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Cache, LanguageModel, Transformer, language_model
+from xlabml.transformer import Cache, Transformer
 
 from .task import Task
 
@@ -89,6 +92,10 @@ class XLabModel(Task):
     ) -> Float[Tensor, 'b m v']:
         """Logits of every position (or of those that `options` ask `LanguageModel` for)."""
         return self.network(ids, layout, cache, **options)
+
+    def describe_network(self) -> Part:
+        """How the network is built without the task."""
+        return describe_head(LanguageModel, Part.of(self.hparams).arguments)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """Room for the keys and values of `batch` rows of up to `length` tokens."""

@@ -18,6 +18,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from xlabml.checkpoints import Contents
+
 
 class Sharded(ModelParallelStrategy):
     """Train a model that is cut over all ranks; what it saves, one process reads, and the other way round.
@@ -84,7 +86,7 @@ class Sharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give every rank its slices of the weights."""
         assert self.model is not None
-        own, saved = self.model.state_dict(), checkpoint['state_dict']
+        own, saved = self.model.state_dict(), Contents.of(checkpoint).weights
         cut = {name: cut_like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
         self.model.load_state_dict(cut, strict=strict)
 
@@ -94,7 +96,7 @@ class Sharded(ModelParallelStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Give every rank its slices of the optimizers' states."""
-        for optimizer, saved in zip(self.optimizers, checkpoint['optimizer_states'], strict=True):
+        for optimizer, saved in zip(self.optimizers, Contents.of(checkpoint).optimizers, strict=True):
             groups = zip(saved['param_groups'], optimizer.param_groups)
             owners = {
                 number: parameter

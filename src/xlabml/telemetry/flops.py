@@ -14,7 +14,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
-from xlabml.transformer import Attention, LanguageModel
+from xlabml.heads import LanguageModel
+from xlabml.transformer import Attention
 
 _PER_PAIR = 12
 """2 for the score, 2 for the mixture; three times that with the way back."""
