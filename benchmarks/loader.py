@@ -18,7 +18,7 @@ def tokens_per_second(batches: TrainBatches, first: int, seconds: float) -> floa
     """Of the batches from the first on, for so long."""
     n_tokens, n_batches, begin = 0, 0, time.perf_counter()
     while (taken := time.perf_counter() - begin) < seconds:
-        n_tokens += batches[first + n_batches].n_targets
+        n_tokens += batches[first + n_batches].n_counted
         n_batches += 1
     return n_tokens / taken
 

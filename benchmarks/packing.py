@@ -84,12 +84,12 @@ class Training:
             batch = self.batches[next(self.numbers)]
             with torch.autocast('cpu', torch.bfloat16, enabled=self.is_bf16):
                 layout = batch.layout if self.has_layout else None
-                loss = self.model(batch.ids, layout, targets=batch.targets).objective / batch.n_targets
+                loss = self.model(batch.ids, layout, targets=batch.targets.ids).objective / batch.n_counted
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            n_tokens += batch.n_targets
+            n_tokens += batch.n_counted
         return (time.perf_counter() - begin) / n_tokens
 
 

@@ -195,7 +195,7 @@ def read_rows(shape: dict[str, int], n_steps: int) -> np.ndarray:
     data.prepare_data()
     loader = iter(data.train_dataloader())
     batches = [next(loader) for _ in range(n_steps)]
-    ids = torch.stack([torch.cat([batch.ids, batch.targets[:, -1:]], dim=1) for batch in batches])
+    ids = torch.stack([torch.cat([batch.ids, batch.targets.ids[:, -1:]], dim=1) for batch in batches])
     return ids.clamp(min=0).numpy()  # a row that the corpus does not fill ends in ignored targets
 
 

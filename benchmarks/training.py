@@ -78,7 +78,7 @@ def time_plain(
         if step == n_warmup:
             begin = time.perf_counter()
         with torch.autocast('cpu', torch.bfloat16, enabled=is_bf16):
-            loss = model(batch.ids, batch.layout, targets=batch.targets).objective / batch.n_targets
+            loss = model(batch.ids, batch.layout, targets=batch.targets.ids).objective / batch.n_counted
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -101,7 +101,7 @@ def main() -> None:
     n_steps = options.warmup + options.steps
     loader = iter(data.train_dataloader())
     batches = [next(loader) for _ in range(n_steps)]
-    n_tokens = sum(batch.n_targets for batch in batches[options.warmup :])
+    n_tokens = sum(batch.n_counted for batch in batches[options.warmup :])
     medians = alternate(
         {
             'plain PyTorch loop': lambda: time_plain(batches, data, options.warmup),

@@ -3,13 +3,13 @@
 Everything here travels through Lightning's device transfer and worker processes unchanged: tensors, ints and None.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 IGNORED = -100
-"""The target of a position that no loss or metric counts."""
+"""The target of a position, or the class of an example, that no loss or metric counts."""
 
 
 class Layout(NamedTuple):
@@ -31,34 +31,102 @@ class Layout(NamedTuple):
     is_text: Bool[Tensor, ' s'] | None = None
 
 
-class Batch(NamedTuple):
-    """Rows of tokens, and what a language model is to say of them.
+class TokenTargets(NamedTuple):
+    """Targets of a language model: a token for each position.
 
     Args:
-        ids: What the trunk reads.
-        targets: What follows each token; IGNORED where nothing is asked.
-        layout: Where documents begin; None: every row is one document.
-        documents: For each segment, its document's number in the data (over all sources); -1 for padding.
-        n_bytes: For each segment, how many bytes of raw UTF-8 text its counted targets stand for.
-        n_targets: How many targets the whole optimizer step counts, over ranks and micro-batches.
-        seed: What a step's randomness (dropout) is drawn from: a function of (seed, step, micro-batch, rank).
+        ids: The token to predict at each position; IGNORED where no loss or metric counts.
+        n_bytes: For each segment, the bytes of raw UTF-8 text of its counted targets.
     """
 
     ids: Int[Tensor, 'b n']
-    targets: Int[Tensor, 'b n']
+    n_bytes: Int[Tensor, ' s']
+
+
+class PairTargets(NamedTuple):
+    """Targets of an embedder.
+
+    Args:
+        score: For each segment, a teacher's score of it against the first segment of its example; None where there is
+            no teacher.
+        label: For each example, its class; None where there are no classes.
+        vector: For each segment, a teacher's vector; None where there is no teacher.
+        text_hash: For each segment, a hash of its text: equal texts are no negatives of one another.
+        set: The number of the data set that the examples are from.
+    """
+
+    score: Float[Tensor, ' s'] | None
+    label: Int[Tensor, ' e'] | None
+    vector: Float[Tensor, 's d'] | None
+    text_hash: Int[Tensor, ' s']
+    set: int
+
+
+class ClassTargets(NamedTuple):
+    """Targets of a classifier.
+
+    Args:
+        labels: For each example, its class (IGNORED where it has none), or the probability of each class.
+        weights: For each example, what it counts in the loss; 0 leaves it out.
+    """
+
+    labels: Int[Tensor, ' e'] | Float[Tensor, 'e k']
+    weights: Float[Tensor, ' e']
+
+
+Targets: TypeAlias = TokenTargets | PairTargets | ClassTargets
+
+
+class Batch(NamedTuple):
+    """Examples of a task and their targets.
+
+    Args:
+        ids: Token ids, the input of the trunk.
+        layout: Where documents begin; None: every row is one document.
+        documents: For each segment, its document's number in the data (over all sources); -1 for padding.
+        example: For each segment, the index of its example in the batch; -1 for padding. Of packed rows a row is an
+            example.
+        role: For each segment, its part in the example (query, positive, text A …), by the format's own list of roles;
+            0 in packed rows and for padding.
+        targets: What is learned: `TokenTargets`, `PairTargets` or `ClassTargets`.
+        n_counted: The number of targets (or their weight) that the loss of the whole optimizer step is divided by, over
+            ranks and micro-batches.
+        seed: The seed of a step's randomness (dropout): a function of (seed, step, micro-batch, rank).
+    """
+
+    ids: Int[Tensor, 'b n']
     layout: Layout | None
     documents: Int[Tensor, ' s']
-    n_bytes: Int[Tensor, ' s']
-    n_targets: int
+    example: Int[Tensor, ' s']
+    role: Int[Tensor, ' s']
+    targets: Targets
+    n_counted: float
     seed: int
+
+
+def token_targets(batch: Batch) -> TokenTargets:
+    """The targets of a batch for a language model.
+
+    Raises:
+        ValueError: The batch has targets of another kind.
+    """
+    if not isinstance(batch.targets, TokenTargets):
+        raise ValueError(
+            f'a batch has {type(batch.targets).__name__}, but a language model trains on TokenTargets; set '
+            'data.examples to a format that has them, such as NextTokens'
+        )
+    return batch.targets
 
 
 def check_ids(batch: Batch, n_vocab: int) -> None:
     """Raise ValueError if a batch in the host's memory has a token that the vocabulary lacks.
 
-    What is on a device already is not looked at: that would wait for it.
+    What is on a device already is not checked: that would wait for the device.
     """
-    for name, tokens, least in (('ids', batch.ids, 0), ('targets', batch.targets, IGNORED)):
+    named = [('ids', batch.ids, 0)]
+    if isinstance(batch.targets, TokenTargets):
+        named.append(('targets', batch.targets.ids, IGNORED))
+    for name, tokens, least in named:
         if tokens.device.type != 'cpu' or not tokens.numel():
             continue
         numbers = tokens.numpy()
@@ -69,5 +137,42 @@ def check_ids(batch: Batch, n_vocab: int) -> None:
         raise ValueError(
             f'token {numbers[row, position]} in row {row}, position {position} of the {name} of a batch is not in '
             f'the vocabulary of {n_vocab}; make the batch with the tokenizer of the model'
-            + (f', and mark what is not asked by {IGNORED}' if name == 'targets' else '')
+            + (f', and mark the positions that do not count by {IGNORED}' if name == 'targets' else '')
         )
+
+
+def check_classes(targets: ClassTargets, n_classes: int) -> None:
+    """Raise ValueError if targets in the host's memory name a class that the classifier lacks, or weigh less than 0.
+
+    What is on a device already is not checked.
+    """
+    labels, weights = targets.labels, targets.weights
+    if labels.device.type != 'cpu':
+        return
+    if labels.is_floating_point():
+        wrong = ~((labels >= 0) & (labels <= 1)).all(-1)
+        if labels.size(-1) != n_classes:
+            raise ValueError(f'a batch has probabilities of {labels.size(-1)} classes; the classifier has {n_classes}')
+    else:
+        wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= n_classes)
+    if wrong.any():
+        example = int(wrong.nonzero()[0])
+        raise ValueError(
+            f'the label {labels[example].tolist()} of example {example} of a batch is none of the {n_classes} classes; '
+            f'make the batch with the classes of the classifier, and mark an example without one by {IGNORED}'
+        )
+    if not (weights >= 0).all() or not weights.isfinite().all():
+        example = int((~(weights >= 0) | ~weights.isfinite()).nonzero()[0])
+        raise ValueError(f'the weight of example {example} of a batch is {weights[example]:g}; it must be 0 or more')
+
+
+def check_pairs(targets: PairTargets) -> None:
+    """Raise ValueError if scores or vectors in the host's memory are not finite.
+
+    What is on a device already is not checked.
+    """
+    for name, values in (('score', targets.score), ('vector', targets.vector)):
+        if values is None or values.device.type != 'cpu' or values.isfinite().all():
+            continue
+        segment = int((~values.isfinite()).nonzero()[0, 0])
+        raise ValueError(f'the {name} of segment {segment} of a batch is not finite; check the column that it is from')

@@ -75,11 +75,8 @@ def test_what_hooks_write_is_read_back():
     assert 'loops' not in checkpoint
 
 
-_KEYS = {
-    value
-    for name, value in vars(contents).items()
-    if name.isupper() and isinstance(value, str) and value not in ('callbacks', 'config', 'epoch', 'network', 'tokenizer')
-}
+_EVERYDAY = {'callbacks', 'config', 'epoch', 'network', 'tokenizer'}
+_KEYS = {value for name, value in vars(contents).items() if name.isupper() and isinstance(value, str)} - _EVERYDAY
 """Keys that are no everyday words."""
 
 _KNOW_THEM = {'checkpoints/contents.py', 'settings.py'}  # `settings` writes the class among the hyper-parameters

@@ -6,9 +6,9 @@ import warnings
 import jaxtyping
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
-from xlabml.batches import Batch
 from xlabml.callbacks import Compiling, Progress
 from xlabml.callbacks.compiling import eagerly
 from xlabml.commands.trainer import Trainer
@@ -25,7 +25,7 @@ pytestmark = [
 def batches(sizes):
     for seed, n in enumerate(sizes):
         ids, targets = torch.randint(0, 20, (2, 2, n), generator=torch.Generator().manual_seed(seed))
-        yield Batch(ids, targets, None, torch.arange(2), torch.full((2,), 24), targets.numel(), seed)
+        yield token_batch(ids, targets, seed)
 
 
 def fit(folder, sizes, callbacks=(), val_sizes=None, **options):

@@ -6,9 +6,9 @@ import gc
 import lightning.pytorch as L
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xlabml.batches import Batch
 from xlabml.callbacks import Curves, Garbage, NonFinite, Progress
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
@@ -37,7 +37,7 @@ def test_the_mode_sees_what_waits():
 def batches(n, b=2):
     for seed in range(n):
         ids, targets = torch.randint(0, 20, (2, b, 8), generator=torch.Generator().manual_seed(seed))
-        yield Batch(ids, targets, None, torch.arange(b), torch.full((b,), 24), targets.numel(), seed)
+        yield token_batch(ids, targets, seed)
 
 
 def make_model(**options):

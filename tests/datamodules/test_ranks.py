@@ -46,7 +46,7 @@ def train_rank(rank, world, meeting, data, steps, state, answer):
     for batch in data.train_dataloader():
         gathered = [torch.empty_like(batch.ids) for _ in range(world)]
         dist.all_gather(gathered, batch.ids)
-        targets = torch.tensor([batch.n_targets])
+        targets = torch.tensor([batch.n_counted])
         dist.all_reduce(targets, dist.ReduceOp.MAX)
         seen.append((torch.cat(gathered).tolist(), int(targets)))
     if rank == 0:

@@ -61,7 +61,7 @@ def read(data, end):
     for _ in range(first * data._accumulation(), end * data._accumulation()):
         batch = next(iterator)
         found.append(
-            [batch.ids.tolist(), batch.targets.tolist(), batch.documents.tolist(), batch.n_targets, batch.seed]
+            [batch.ids.tolist(), batch.targets.ids.tolist(), batch.documents.tolist(), batch.n_counted, batch.seed]
         )
     del iterator
     data.trainer.global_step = end

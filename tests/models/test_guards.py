@@ -10,10 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins import MixedPrecision
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED
 from xlabml.callbacks import NonFinite
 from xlabml.checkpoints import Contents
 from xlabml.commands.trainer import Trainer
@@ -33,8 +34,7 @@ PLAIN_ADAMW = functools.partial(torch.optim.AdamW, lr=6e-3, betas=(0.9, 0.98), w
 def _batches(n, b=2):
     for seed in range(n):
         ids, targets = torch.randint(0, 20, (2, b, 8), generator=torch.Generator().manual_seed(seed))
-        documents = torch.arange(b) + 10 * seed
-        yield Batch(ids, targets, None, documents, torch.full((b,), 24), targets.numel(), seed)
+        yield token_batch(ids, targets, seed, torch.arange(b) + 10 * seed)
 
 
 class _Scaled(MixedPrecision):
@@ -202,7 +202,7 @@ def test_a_scaled_loss_changes_neither_norms_nor_steps(tmp_path, optimizer, limi
 def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is_scaled):
     """No weight decays and no momentum moves; it is no skipped step either, and in no curve."""
     batches = list(_batches(5))
-    empty = batches[2]._replace(targets=torch.full_like(batches[2].targets, IGNORED), n_targets=0)
+    empty = token_batch(batches[2].ids, torch.full_like(batches[2].ids, IGNORED), batches[2].seed, n_counted=0)
     model, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
     a = _fit(model, tmp_path, [*batches[:2], empty, *batches[3:]], gradient_clip_val=1.0, is_scaled=is_scaled)
     b = _fit(clean, tmp_path, [*batches[:2], *batches[3:]], gradient_clip_val=1.0)
@@ -217,7 +217,7 @@ def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is
 
 def test_a_micro_batch_of_ignored_targets_leaves_the_step_to_the_others(tmp_path):
     whole, half = _batches(2)
-    ignored = half._replace(targets=torch.full_like(half.targets, IGNORED), n_targets=16)
+    ignored = token_batch(half.ids, torch.full_like(half.ids, IGNORED), half.seed, n_counted=16)
     a, b = _model(), _model()
     _fit(a, tmp_path, [whole, ignored], accumulate_grad_batches=2)  # twice over
     _fit(b, tmp_path, [whole, whole])
@@ -230,11 +230,11 @@ def test_a_micro_batch_of_ignored_targets_leaves_the_step_to_the_others(tmp_path
 )
 def test_a_token_that_the_vocabulary_lacks_is_refused_before_the_model_sees_it(tmp_path, name, token):
     (batch,) = _batches(1)
-    batch.targets[0, 0] = IGNORED
-    tokens = getattr(batch, name).clone()
+    batch.targets.ids[0, 0] = IGNORED
+    tokens = batch.ids if name == 'ids' else batch.targets.ids
     tokens[1, 3] = token
     with pytest.raises(ValueError, match=rf'token {token} in row 1, position 3 of the {name} .* vocabulary of 20'):
-        _fit(_model(), tmp_path, [batch._replace(**{name: tokens})])
+        _fit(_model(), tmp_path, [batch])
 
 
 def test_skipped_steps_in_a_row_end_the_run_and_name_their_documents(tmp_path):

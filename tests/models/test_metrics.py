@@ -5,9 +5,10 @@ import functools
 import lightning.pytorch as L
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED
 from xlabml.evaluation import WithinNats, summarize
 from xlabml.models import XLabModel
 from xlabml.transformer import Transformer
@@ -17,8 +18,7 @@ def make_batch(seed):
     torch.manual_seed(seed)
     ids, targets = torch.randint(0, 20, (2, 2, 8))
     targets[:, -2:] = IGNORED
-    documents = torch.arange(2)
-    return Batch(ids, targets, None, documents, torch.full((2,), 24), int((targets != IGNORED).sum()), seed)
+    return token_batch(ids, targets, seed, n_counted=int((targets != IGNORED).sum()))
 
 
 @pytest.mark.parametrize('way', ['validate', 'test'])
@@ -38,9 +38,9 @@ def test_metrics_take_one_pass_through_the_trunk_and_change_no_figure(tmp_path, 
     sums, within = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16-mixed'):
         for batch in batches:
-            part = model.network(batch.ids, targets=batch.targets)
-            nats = model.network.nats(batch.ids, batch.targets)[batch.targets != IGNORED]  # a pass of its own
-            sums += torch.stack([part.nats, part.correct, part.count, batch.n_bytes.sum()]).double()
+            part = model.network(batch.ids, targets=batch.targets.ids)
+            nats = model.network.nats(batch.ids, batch.targets.ids)[batch.targets.ids != IGNORED]  # a pass of its own
+            sums += torch.stack([part.nats, part.correct, part.count, batch.targets.n_bytes.sum()]).double()
             within += torch.stack([(nats <= limit).double().sum() for limit in (2.9, 3.0)])
     expected = summarize(dict(zip(('nats', 'correct', 'count', 'n_bytes'), sums.tolist())))
     expected |= dict(zip(('within_nats', 'within_3'), (within / sums[2]).tolist()))

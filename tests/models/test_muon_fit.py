@@ -5,10 +5,11 @@ import functools
 import lightning.pytorch as L
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
-from xlabml.batches import Batch
+from xlabml.batches import TokenTargets
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, Muon, WarmupLinear, parameter_groups
@@ -25,9 +26,7 @@ def _batches(n_rows=4):
     batches = []
     for seed in range(N_STEPS):
         ids, targets = torch.randint(0, 20, (2, n_rows, 8), generator=torch.Generator().manual_seed(seed))
-        batches.append(
-            Batch(ids, targets, None, torch.arange(n_rows), torch.full((n_rows,), 24), targets.numel(), seed)
-        )
+        batches.append(token_batch(ids, targets, seed))
     return batches
 
 
@@ -36,9 +35,10 @@ def _halves(batches):
         for rows in (slice(0, 2), slice(2, 4)):
             yield batch._replace(
                 ids=batch.ids[rows],
-                targets=batch.targets[rows],
+                targets=TokenTargets(batch.targets.ids[rows], batch.targets.n_bytes[:2]),
                 documents=batch.documents[:2],
-                n_bytes=batch.n_bytes[:2],
+                example=batch.example[:2],
+                role=batch.role[:2],
             )
 
 

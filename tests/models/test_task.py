@@ -3,10 +3,11 @@ import functools
 import lightning.pytorch as L
 import pytest
 import torch
+from token_batches import token_batch
 from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
-from xlabml.batches import IGNORED, Batch
+from xlabml.batches import IGNORED
 from xlabml.heads import language_model
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, WarmupConstant
@@ -22,8 +23,7 @@ def _batch(seed=0, b=2, n=8):
     torch.manual_seed(seed)
     ids, targets = torch.randint(0, 20, (2, b, n))
     targets[:, -2:] = IGNORED
-    documents = torch.arange(b)
-    return Batch(ids, targets, None, documents, torch.full((b,), 3 * n), int((targets != IGNORED).sum()), seed)
+    return token_batch(ids, targets, seed, n_bytes=3 * n, n_counted=int((targets != IGNORED).sum()))
 
 
 def _trainer(folder, **options):
@@ -58,8 +58,8 @@ def test_learns_a_batch_by_heart(tmp_path):
     trainer.fit_loop.epoch_loop.max_steps = 150
     trainer.fit(model, DataLoader([_batch()] * 150, batch_size=None))
     logits = model.eval()(_batch().ids)
-    asked = _batch().targets != IGNORED
-    assert (logits.argmax(-1)[asked] == _batch().targets[asked]).float().mean() > 0.95
+    asked = _batch().targets.ids != IGNORED
+    assert (logits.argmax(-1)[asked] == _batch().targets.ids[asked]).float().mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,10 @@ def test_a_model_that_no_checkpoint_can_hold_is_refused_at_the_first_save(tmp_pa
 def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
     """Their targets are of different number, so that a mean of means would be another step."""
     whole = _batch(1, b=4)
-    whole.targets[:2, 1:] = IGNORED
-    n_targets = int((whole.targets != IGNORED).sum())
-    whole = whole._replace(n_targets=n_targets)
-    halves = [
-        Batch(
-            whole.ids[i : i + 2], whole.targets[i : i + 2], None, whole.documents[:2], whole.n_bytes[:2], n_targets, 0
-        )
-        for i in (0, 2)
-    ]
+    whole.targets.ids[:2, 1:] = IGNORED
+    n_counted = int((whole.targets.ids != IGNORED).sum())
+    whole = whole._replace(n_counted=n_counted)
+    halves = [token_batch(whole.ids[i : i + 2], whole.targets.ids[i : i + 2], n_counted=n_counted) for i in (0, 2)]
     trained = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         torch.manual_seed(0)
@@ -114,7 +109,7 @@ def test_accumulated_micro_batches_step_as_one_large_batch(tmp_path):
 
 def test_all_ignored_targets_do_no_harm(tmp_path):
     batch = _batch()
-    empty = batch._replace(targets=torch.full_like(batch.targets, IGNORED), n_targets=0)
+    empty = token_batch(batch.ids, torch.full_like(batch.ids, IGNORED), n_counted=0)
     model = XLabModel(20, 8, SMALL, optimizer=functools.partial(AdamW, weight_decay=0.0))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     _fit(model, tmp_path, [empty] * 4)

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 import torch
+from token_batches import token_batch
 
-from xlabml.batches import Batch, Layout
+from xlabml.batches import Layout
 from xlabml.telemetry import step_clock
 from xlabml.telemetry.meter import Meter
 from xlabml.telemetry.step_clock import PARTS, StepClock
@@ -71,7 +72,7 @@ def test_a_row_has_what_its_steps_did_and_the_next_one_begins_anew():
     """Two steps of 8 tokens each, over 4 seconds."""
     one = meter()
     ids = torch.zeros(2, 4, dtype=torch.long)
-    batch = Batch(ids, ids, None, torch.arange(2), torch.ones(2, dtype=torch.long), 8, 0)
+    batch = token_batch(ids, ids)
     for norm in (2.0, 0.5):
         one.count_batch(batch)
         one.count_step(torch.tensor(norm), 1.0)
@@ -97,7 +98,7 @@ def test_ranks_agree_on_means_of_times_and_sums_of_work(turn):
         one = meter(world)
         ids = torch.zeros(1, 4, dtype=torch.long)
         one.clock.start()
-        one.count_batch(Batch(ids, ids, None, torch.arange(1), torch.ones(1, dtype=torch.long), 4, 0))
+        one.count_batch(token_batch(ids, ids))
         one.clock.enter('forward')
         turn(2)
         one.count_step(torch.tensor(2.0), torch.tensor(1.0))
@@ -114,7 +115,7 @@ def test_counting_a_step_never_waits_for_the_device():
     one = meter()
     starts = torch.zeros(5, dtype=torch.int32, device='meta')
     ids = torch.zeros(2, 4, dtype=torch.long, device='meta')
-    batch = Batch(ids, ids, Layout(starts, 4, None), starts[:4].long(), starts[:4].long(), 8, 0)
+    batch = token_batch(ids, ids, documents=starts[:4].long(), layout=Layout(starts, 4))
     for norm, limit in itertools.product([torch.zeros((), device='meta')], [1.0, torch.ones((), device='meta')]):
         one.count_batch(batch)
         one.count_step(norm, limit)
@@ -128,7 +129,7 @@ def test_on_a_gpu_a_row_has_its_memory_and_only_the_row_waits():
     one = Meter(trunk, device, 0.5, 1, lambda tensor: tensor, lambda tensor: tensor)
     ids = torch.zeros(2, 4, dtype=torch.long, device=device)
     starts = torch.tensor([0, 4, 8], dtype=torch.int32, device=device)
-    batch = Batch(ids, ids, Layout(starts, 4, None), starts[:2].long(), starts[:2].long(), 8, 0)
+    batch = token_batch(ids, ids, documents=starts[:2].long(), layout=Layout(starts, 4))
     norm = torch.ones((), device=device)
     before = torch.cuda.get_sync_debug_mode()
     try:

@@ -72,7 +72,7 @@ def check_flex(found):
 
 
 def test_flex_attention_gives_what_the_definition_does():
-    check_flex(run('eager', 'flex-wacg', 'flex-mw'))
+    check_flex(run('eager', 'flex-wacg', 'flex-mbw'))
 
 
 @pytest.mark.slow

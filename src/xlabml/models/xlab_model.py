@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, check_ids
+from xlabml.batches import IGNORED, Batch, Layout, check_ids, token_targets
 from xlabml.checkpoints import Part
 from xlabml.evaluation import TokenMetric, summarize
 from xlabml.heads import LanguageModel, language_model
@@ -114,14 +114,15 @@ class XLabModel(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
         torch.manual_seed(batch.seed)
-        self.step_is_empty = not batch.n_targets
-        sums = self.network(batch.ids, batch.layout, targets=batch.targets)
-        counted = [sums.nats.detach(), sums.correct, sums.count, batch.n_bytes.sum(), sums.objective.detach()]
+        self.step_is_empty = not batch.n_counted
+        targets = token_targets(batch)
+        sums = self.network(batch.ids, batch.layout, targets=targets.ids)
+        counted = [sums.nats.detach(), sums.correct, sums.count, targets.n_bytes.sum(), sums.objective.detach()]
         row = torch.stack(counted).to(_precise(sums.nats.device))
         self._step_sums = row if self._step_sums is None else self._step_sums + row
         # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_targets)))
+        return self.spoil_unless_finite(sums.objective * (n_shares / max(1, batch.n_counted)))
 
     def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
         """Add the step's sums to those of the next training row; a skipped step is in no curve."""
@@ -148,12 +149,13 @@ class XLabModel(Task):
 
     def _eval_step(self, batch: Batch) -> None:
         assert self._eval_sums is not None
-        result = self.network(batch.ids, batch.layout, targets=batch.targets, each=bool(self.metrics))
+        targets = token_targets(batch)
+        result = self.network(batch.ids, batch.layout, targets=targets.ids, each=bool(self.metrics))
         sums, nats = result if self.metrics else (result, None)
-        row = [sums.nats, sums.correct, sums.count, batch.n_bytes.sum()]
+        row = [sums.nats, sums.correct, sums.count, targets.n_bytes.sum()]
         if nats is not None:
-            asked = batch.targets != IGNORED
-            row += [metric.values(nats[asked], batch.targets[asked]).sum() for metric in self.metrics]
+            asked = targets.ids != IGNORED
+            row += [metric.values(nats[asked], targets.ids[asked]).sum() for metric in self.metrics]
         self._eval_sums += torch.stack([value.to(self._eval_sums.dtype) for value in row])
 
     def _eval_end(self, stage: str) -> None:
@@ -187,7 +189,8 @@ class XLabModel(Task):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Scores:
         """What each document's part of the batch costs."""
-        nats = self.network.nats(batch.ids, batch.targets, batch.layout).flatten()
+        targets = token_targets(batch)
+        nats = self.network.nats(batch.ids, targets.ids, batch.layout).flatten()
         nats = nats.to(_precise(nats.device))
         assert batch.layout is not None
         slots = torch.arange(nats.numel(), device=nats.device)
@@ -195,9 +198,9 @@ class XLabModel(Task):
         n_segments = len(batch.documents)
         return Scores(
             batch.documents,
-            torch.zeros_like(batch.documents).index_add_(0, segment, (batch.targets.flatten() != IGNORED).long()),
+            torch.zeros_like(batch.documents).index_add_(0, segment, (targets.ids.flatten() != IGNORED).long()),
             torch.zeros(n_segments, dtype=nats.dtype, device=nats.device).index_add_(0, segment, nats),
-            batch.n_bytes,
+            targets.n_bytes,
         )
 
 

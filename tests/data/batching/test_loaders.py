@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from token_batches import plain
 
 from xlabml.batches import IGNORED
 from xlabml.data import EvalBatches, Pack, Rows, TrainBatches, loader, open_plan
@@ -25,12 +26,8 @@ def spy_on(rows, monkeypatch):
     return taken
 
 
-def flat(batch):
-    return [*batch[:2], *batch.layout[:1], batch.layout.is_text, *batch[3:5]], (batch.layout.max_length, *batch[5:])
-
-
 def same(first, second):
-    return all(map(torch.equal, flat(first)[0], flat(second)[0])) and flat(first)[1] == flat(second)[1]
+    return plain(first) == plain(second)
 
 
 def test_an_epoch_meets_every_row_once_and_the_next_one_in_another_order(rows, monkeypatch):
@@ -53,8 +50,8 @@ def test_ranks_and_micro_batches_share_out_the_same_steps(rows, world, rows_per_
     for step in (0, 1, 40):
         parts = [batches[step * n + part] for part in range(n) for batches in ranks]
         assert torch.equal(torch.cat([part.ids for part in parts]), whole[step].ids)
-        assert {part.n_targets for part in parts} == {whole[step].n_targets}
-        assert whole[step].n_targets == int((whole[step].targets != IGNORED).sum())
+        assert {part.n_counted for part in parts} == {whole[step].n_counted}
+        assert whole[step].n_counted == int((whole[step].targets.ids != IGNORED).sum())
 
 
 def test_every_micro_batch_has_a_seed_of_its_own(rows):

@@ -10,7 +10,8 @@ PLANS = [Pack(32), Pack(32, 3), Pack(200), Concat(32), Concat(50, 3), Chunk(32),
 
 
 def shape_of(batch):
-    tensors = (batch.ids, batch.targets, batch.layout.starts, batch.layout.is_text, batch.documents, batch.n_bytes)
+    of_segments = (batch.documents, batch.example, batch.role, batch.targets.n_bytes)
+    tensors = (batch.ids, batch.targets.ids, batch.layout.starts, batch.layout.is_text, *of_segments)
     return tuple((tensor.dtype, tuple(tensor.shape), tensor.is_contiguous()) for tensor in tensors)
 
 
@@ -23,7 +24,7 @@ def test_every_batch_has_the_shapes_of_the_first(corpus, tokenizer, tmp_path, pl
         *[(torch.int64, (n_rows, plan.length), True)] * 2,
         (torch.int32, (n_segments + 1,), True),
         (torch.bool, (n_segments,), True),
-        *[(torch.int64, (n_segments,), True)] * 2,
+        *[(torch.int64, (n_segments,), True)] * 4,
     )
     training = TrainBatches(rows, 2 * n_rows, n_rows, seed=1)
     evaluating = [EvalBatches(rows, n_rows, rank, 2) for rank in (0, 1)]
@@ -31,8 +32,9 @@ def test_every_batch_has_the_shapes_of_the_first(corpus, tokenizer, tmp_path, pl
     batches = [*loader(training, 0, whole_epoch), *(b for part in evaluating for b in loader(part, 0, len(part)))]
     assert {shape_of(batch) for batch in batches} == {expected}
     assert {batch.layout.max_length for batch in batches} == {plan.length}
-    assert {type(batch.n_targets) for batch in batches} == {type(batch.seed) for batch in batches} == {int}
-    assert (len(rows) % (2 * n_rows) == 0) == bool((evaluating[1][len(evaluating[1]) - 1].targets[-1] != IGNORED).any())
+    assert {(type(batch.n_counted), type(batch.seed)) for batch in batches} == {(float, int)}
+    last = evaluating[1][len(evaluating[1]) - 1]
+    assert (len(rows) % (2 * n_rows) == 0) == bool((last.targets.ids[-1] != IGNORED).any())
 
 
 def test_a_warm_up_has_one_shape_a_stage(corpus, tokenizer, tmp_path):

@@ -81,7 +81,7 @@ def test_the_targets_of_steps_have_the_shares_asked_for(two_stores, tokenizer, t
         found = [batches[2 * step + part] for part in (0, 1)]
         documents = np.concatenate([batch.documents.numpy() for batch in found])
         here = batches.source_targets(step, step + 1)
-        assert sum(here) == found[0].n_targets
+        assert sum(here) == found[0].n_counted
         assert (here[0] > 0, here[1] > 0) == (
             bool(((documents >= 0) & (documents < n_first)).any()),
             bool((documents >= n_first).any()),

@@ -67,8 +67,8 @@ def test_ranks_and_micro_batches_share_out_small_steps(rows, world, rows_per_bat
         parts = [batches[step * n + part] for part in range(n) for batches in ranks]
         assert {len(part.ids) for part in parts} == {size(step) // (n * world)}
         assert torch.equal(torch.cat([part.ids for part in parts]), whole[step].ids)
-        assert {(part.n_targets, part.layout.max_length) for part in parts} == {(whole[step].n_targets, longest(step))}
-        assert whole[step].n_targets == int((whole[step].targets != IGNORED).sum())
+        assert {(part.n_counted, part.layout.max_length) for part in parts} == {(whole[step].n_counted, longest(step))}
+        assert whole[step].n_counted == int((whole[step].targets.ids != IGNORED).sum())
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
@@ -96,17 +96,17 @@ def test_documents_cut_short_are_the_same_tokens_and_targets(corpus, tokenizer, 
     shapes = set()
     for start in range(0, 3 * min(8, len(rows) // 3), 3):
         numbers = np.array([start, start + 1, -1])
-        whole, cut = rows.batch(numbers, 7, 11), rows.batch(numbers, 7, 11, longest)
+        whole, cut = rows.batch(numbers, 7.0, 11), rows.batch(numbers, 7.0, 11, longest)
         assert torch.equal(cut.ids, whole.ids)
-        assert torch.equal(cut.targets, whole.targets)
-        assert (cut.n_targets, cut.seed, cut.layout.max_length) == (7, 11, longest)
+        assert torch.equal(cut.targets.ids, whole.targets.ids)
+        assert (cut.n_counted, cut.seed, cut.layout.max_length) == (7, 11, longest)
         assert torch.equal(document_of_slot(cut), document_of_slot(whole))
         assert torch.equal(cut.layout.is_text, cut.documents >= 0)
         assert set(whole.layout.starts.tolist()) <= set(cut.layout.starts.tolist())
         assert int(cut.layout.starts.diff().max()) <= longest
         assert cut.layout.starts[-1] == 3 * plan.length
-        assert int(cut.n_bytes.sum()) == int(whole.n_bytes.sum())
-        shapes.add((cut.layout.starts.shape, cut.documents.shape, cut.n_bytes.shape))
+        assert int(cut.targets.n_bytes.sum()) == int(whole.targets.n_bytes.sum())
+        shapes.add((cut.layout.starts.shape, cut.documents.shape, cut.targets.n_bytes.shape))
     assert shapes == {((n + 1,), (n,), (n,)) for n in [3 * plan.max_documents + 3 * plan.length // longest]}
 
 
@@ -114,15 +114,16 @@ def test_documents_cut_short_by_hand(corpus, tokenizer):
     document = int(np.flatnonzero(np.diff(corpus.stores[0].offsets) > 9)[0])
     tokens = corpus.tokens(document)[:10].tolist()
     rows = Rows(corpus, Pack(14).build(np.array([9, 1]), np.array([document, 9])), tokenizer)
-    batch = rows.batch(np.array([0]), n_targets=12, longest=4)  # 10 and 2 slots of text, 2 of padding
+    batch = rows.batch(np.array([0]), n_counted=12.0, longest=4)  # 10 and 2 slots of text, 2 of padding
     assert batch.layout.starts.tolist()[:7] == [0, 4, 8, 10, 12, 14, 14]
     assert batch.documents.tolist()[:6] == [document, document, document, 9, -1, -1]
     assert batch.ids[0, :10].tolist() == [1, *tokens[:9]]
+    assert batch.example.tolist()[:6] == [0, 0, 0, 0, -1, -1]
     said = [len(tokenizer.piece_bytes[token]) for token in tokens]
-    assert batch.n_bytes.tolist()[:3] == [sum(said[:4]), sum(said[4:8]), sum(said[8:])]
+    assert batch.targets.n_bytes.tolist()[:3] == [sum(said[:4]), sum(said[4:8]), sum(said[8:])]
     assert torch.equal(batch.layout.is_text[:6], torch.tensor([True] * 4 + [False] * 2))
 
 
 def test_nothing_is_cut_where_nothing_is_too_long(rows):
     numbers = np.array([0, 3])
-    assert same(rows.batch(numbers, 1), rows.batch(numbers, 1, longest=32))
+    assert same(rows.batch(numbers, 1.0), rows.batch(numbers, 1.0, longest=32))

@@ -26,16 +26,16 @@ SOS, EOS, PAD = 1, 2, 3
 def batches_of(rows, rows_per_batch=3):
     for start in range(0, len(rows), rows_per_batch):
         numbers = start + np.arange(rows_per_batch)
-        yield rows.batch(np.where(numbers < len(rows), numbers, -1), n_targets=1)
+        yield rows.batch(np.where(numbers < len(rows), numbers, -1), n_counted=1.0)
 
 
 def segments_of(batch):
     """(document, inputs, targets, bytes) of each segment that is text."""
     starts, is_text = batch.layout.starts.tolist(), batch.layout.is_text.tolist()
-    ids, targets = batch.ids.flatten().tolist(), batch.targets.flatten().tolist()
+    ids, targets = batch.ids.flatten().tolist(), batch.targets.ids.flatten().tolist()
     for i, (start, end) in enumerate(itertools.pairwise(starts)):
         if is_text[i]:
-            yield int(batch.documents[i]), ids[start:end], targets[start:end], int(batch.n_bytes[i])
+            yield int(batch.documents[i]), ids[start:end], targets[start:end], int(batch.targets.n_bytes[i])
 
 
 @pytest.mark.parametrize('plan', PLANS, ids=lambda plan: str(plan.settings()))
@@ -76,9 +76,9 @@ def test_a_layout_has_one_shape_and_tells_padding_from_text(corpus, tokenizer, t
         of_slot = torch.repeat_interleave(torch.arange(len(layout.is_text)), layout.starts.diff())
         is_text = layout.is_text[of_slot].view(3, -1)
         assert ((batch.ids == PAD) == ~is_text).all()
-        assert (batch.targets[~is_text] == IGNORED).all()
+        assert (batch.targets.ids[~is_text] == IGNORED).all()
         assert ((batch.documents == -1) == ~layout.is_text).all()
-        assert (batch.n_bytes[~layout.is_text] == 0).all()
+        assert (batch.targets.n_bytes[~layout.is_text] == 0).all()
         for start in range(plan.length, 3 * plan.length, plan.length):
             assert start in layout.starts  # no segment crosses a row's end
 
@@ -90,8 +90,8 @@ def test_every_slot_of_a_batch_leads_back_to_its_document(two_stores, tokenizer,
     streams = {i: [SOS, *two_stores.tokens(i).tolist(), EOS] for i in documents}
     seen = set()
     for row in range(len(rows)):
-        batch = rows.batch(np.array([row]), n_targets=1)
-        ids, targets = batch.ids[0].tolist(), batch.targets[0].tolist()
+        batch = rows.batch(np.array([row]), n_counted=1.0)
+        ids, targets = batch.ids[0].tolist(), batch.targets.ids[0].tolist()
         for position in range(plan.length):
             found = rows.plan.locate(row, position)
             if found is None:
@@ -110,31 +110,33 @@ def test_a_packed_row_by_hand(corpus, tokenizer):
     lengths = np.array([len(item) for item in tokens])
     n = int(lengths.sum()) + 5
     rows = Rows(corpus, Pack(n).build(lengths, np.array([first, second])), tokenizer)
-    batch = rows.batch(np.array([0, -1]), n_targets=7, seed=11)
+    batch = rows.batch(np.array([0, -1]), n_counted=7.0, seed=11)
     a, b = (0, 1) if lengths[0] >= lengths[1] else (1, 0)  # the longest comes first
     assert batch.ids[0].tolist() == [SOS, *tokens[a], SOS, *tokens[b], PAD, PAD, PAD]
-    assert batch.targets[0].tolist() == [*tokens[a], EOS, *tokens[b], EOS, *[IGNORED] * 3]
+    assert batch.targets.ids[0].tolist() == [*tokens[a], EOS, *tokens[b], EOS, *[IGNORED] * 3]
     assert batch.ids[1].tolist() == [PAD] * n
-    assert batch.targets[1].tolist() == [IGNORED] * n
+    assert batch.targets.ids[1].tolist() == [IGNORED] * n
     assert batch.layout.starts[:6].tolist() == [0, lengths[a] + 1, n - 3, n, 2 * n, 2 * n]
     assert batch.layout.is_text[:5].tolist() == [True, True, False, False, False]
     assert batch.documents[:3].tolist() == [(first, second)[a], (first, second)[b], -1]
-    assert (batch.n_targets, batch.seed) == (7, 11)
+    assert batch.example[:4].tolist() == [0, 0, -1, -1]
+    assert set(batch.role.tolist()) == {0}
+    assert (batch.n_counted, batch.seed) == (7, 11)
 
 
 def test_overlap_is_context_that_does_not_count(corpus, tokenizer):
     tokens = corpus.tokens(5)[:9].tolist()
     documents, lengths = np.array([5]), np.array([len(corpus.tokens(5))])
     rows = Rows(corpus, Chunk(6, 4).build(lengths, documents, counted_once=True), tokenizer)
-    batch = rows.batch(np.array([0, 1]), n_targets=1)
+    batch = rows.batch(np.array([0, 1]), n_counted=1.0)
     assert batch.ids.tolist() == [[SOS, *tokens[:5]], tokens[3:9]]
-    assert batch.targets.tolist() == [tokens[:6], [IGNORED, IGNORED, *tokens[6:9], int(corpus.tokens(5)[9])]]
+    assert batch.targets.ids.tolist() == [tokens[:6], [IGNORED, IGNORED, *tokens[6:9], int(corpus.tokens(5)[9])]]
 
 
 def test_counts_agree_with_the_targets(corpus, tokenizer, tmp_path):
     rows = Rows(corpus, open_plan(Chunk(32, 20), corpus, 'train', True, tmp_path), tokenizer)
     numbers = np.array([0, 3, -1, 7])
-    assert rows.count(numbers) == int((rows.batch(numbers, 1).targets != IGNORED).sum())
+    assert rows.count(numbers) == int((rows.batch(numbers, 1.0).targets.ids != IGNORED).sum())
 
 
 def test_another_tokenizer_is_refused_by_size(corpus, texts, tmp_path):

@@ -95,13 +95,13 @@ def test_the_bytes_of_the_counted_targets_are_the_raw_bytes(store, tokenizer, tm
     counted = dict.fromkeys(range(len(corpus)), 0)
     n_targets = dict(counted)
     for row in range(len(rows)):
-        batch = rows.batch(np.array([row]), n_targets=1)
+        batch = rows.batch(np.array([row]), n_counted=1.0)
         for document, size, start, end in zip(
-            batch.documents.tolist(), batch.n_bytes.tolist(), batch.layout.starts[:-1], batch.layout.starts[1:]
+            batch.documents.tolist(), batch.targets.n_bytes.tolist(), batch.layout.starts[:-1], batch.layout.starts[1:]
         ):
             if document >= 0:
                 counted[document] += size
-                n_targets[document] += int((batch.targets[0, start:end] != IGNORED).sum())
+                n_targets[document] += int((batch.targets.ids[0, start:end] != IGNORED).sum())
     for document, size in counted.items():
         assert n_targets[document] == len(corpus.tokens(document)) + 1
         assert size == len(TEXTS[store.rows[document]].encode())
@@ -110,11 +110,11 @@ def test_the_bytes_of_the_counted_targets_are_the_raw_bytes(store, tokenizer, tm
 def test_rows_have_the_special_tokens_of_the_tokenizer(store, tokenizer, tmp_path):
     corpus = Corpus([store], SPLITS)
     rows = Rows(corpus, open_plan(Chunk(2000), corpus, 'train', True, tmp_path), tokenizer)
-    batch = rows.batch(np.array([0]), n_targets=1)
+    batch = rows.batch(np.array([0]), n_counted=1.0)
     document = int(batch.documents[0])
     n = len(corpus.tokens(document))
     assert batch.ids[0, 0] == tokenizer.special_ids['sos']
-    assert batch.targets[0, n] == tokenizer.special_ids['eos']
+    assert batch.targets.ids[0, n] == tokenizer.special_ids['eos']
     assert set(batch.ids[0, n + 1 :].tolist()) == {tokenizer.special_ids['pad']}
 
 

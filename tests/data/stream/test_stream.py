@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from served import served
+from token_batches import plain
 
 from xlabml.data import (
     Chunk,
@@ -359,19 +360,6 @@ def batches_of(stream, size=(4, 2), **place):
     return StreamBatches(stream, *size, seed=1, **place)
 
 
-def flat(batch):
-    return [
-        batch.ids.tolist(),
-        batch.targets.tolist(),
-        batch.layout.starts.tolist(),
-        batch.layout.is_text.tolist(),
-        batch.documents.tolist(),
-        batch.n_bytes.tolist(),
-        batch.n_targets,
-        batch.seed,
-    ]
-
-
 def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
     stream = build(plan=Chunk(16))
     batches = batches_of(stream, (6, 6))
@@ -382,7 +370,7 @@ def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
     for window in range(4):
         of_window, numbers = stream.rows(window), stream.order(window, np.arange(n_rows[window]))
         assert sorted(numbers.tolist()) == list(range(n_rows[window]))
-        expected += of_window.batch(numbers, 1).ids.tolist()
+        expected += of_window.batch(numbers, 1.0).ids.tolist()
     assert rows == expected[: len(rows)]
     assert any(sum(n_rows[: i + 1]) % 6 for i in range(3))  # a step lies in two windows
     assert sum(len({*batch.documents.tolist()} - {-1}) for batch in map(batches.__getitem__, range(n_steps))) > 0
@@ -390,41 +378,41 @@ def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
 
 def test_ranks_and_micro_batches_share_out_a_step(build):
     stream = build()
-    whole = [flat(batches_of(stream, (8, 8))[step]) for step in range(12)]
+    whole = batches_of(stream, (8, 8))
     parts = [batches_of(stream, (8, 2), rank=rank, world=2) for rank in range(2)]
     for step in range(12):
-        some = [flat(parts[rank][2 * step + micro]) for micro in range(2) for rank in range(2)]
-        assert [row for part in some for row in part[0]] == whole[step][0]
-        assert {part[6] for part in some} == {whole[step][6]}
-        assert len({part[7] for part in some}) == 4
-        assert {len(part[2]) for part in some} == {2 * 64 + 1}
-        assert sum(n for part in some for row in part[1] for n in [sum(i >= 0 for i in row)]) == whole[step][6]
+        some = [parts[rank][2 * step + micro] for micro in range(2) for rank in range(2)]
+        assert torch.equal(torch.cat([part.ids for part in some]), whole[step].ids)
+        assert {part.n_counted for part in some} == {whole[step].n_counted}
+        assert len({part.seed for part in some}) == 4
+        assert {len(part.layout.starts) for part in some} == {2 * 64 + 1}
+        assert sum(int((part.targets.ids >= 0).sum()) for part in some) == whole[step].n_counted
 
 
 def test_a_run_goes_on_from_every_record_bit_for_bit(build, server):
     stream = build()
     batches = batches_of(stream, (12, 6))
-    unbroken = [flat(batches[i]) for i in range(80)]
+    unbroken = [plain(batches[i]) for i in range(80)]
     windows = set()
     for step in range(0, 40, 3):
         place = batches.place(step)
         assert set(place) == {'step', 'window', 'row'}
         windows.add(place['window'])
         again = batches_of(build(), (12, 6), first_step=step, first_window=place['window'], first_row=place['row'])
-        assert [flat(again[i]) for i in range(2 * step, 2 * step + 2)] == unbroken[2 * step :][:2]
+        assert [plain(again[i]) for i in range(2 * step, 2 * step + 2)] == unbroken[2 * step :][:2]
         assert again.place(step) == place
     assert len(windows) > 3
     fresh = build(folder='elsewhere')
     last = batches.place(39)
     again = batches_of(fresh, (12, 6), first_step=39, first_window=last['window'], first_row=last['row'])
-    assert [flat(again[i]) for i in (78, 79)] == unbroken[78:]
+    assert [plain(again[i]) for i in (78, 79)] == unbroken[78:]
     with pytest.raises(ValueError, match='step 3 lies before step 39'):
         again[6]
 
 
 def test_the_bound_holds_while_windows_come_and_go_and_the_order_stays(build, monkeypatch):
     free = build(folder='free', plan=Pack(128))
-    expected = [flat(batches_of(free)[i]) for i in range(60)]
+    expected = [plain(batches_of(free)[i]) for i in range(60)]
     free.close()
     bound = int(0.8 * free.cache.n_bytes)
     stream = build(max_bytes=bound, plan=Pack(128))
@@ -438,7 +426,7 @@ def test_the_bound_holds_while_windows_come_and_go_and_the_order_stays(build, mo
 
     monkeypatch.setattr(folders.ArrayFile, 'append', watch)
     batches = batches_of(stream)
-    assert [flat(batches[i]) for i in range(60)] == expected
+    assert [plain(batches[i]) for i in range(60)] == expected
     stream.close()
     assert max(seen) <= bound
     assert stream.cache.n_bytes <= bound
@@ -481,7 +469,7 @@ def test_documents_of_a_stream_have_numbers_and_names_of_their_own(build, tokeni
             url, _, row = stream.name(number).rpartition(':')
             text = shard_texts[int(url[-7])][int(row)]
             start, end = batch.layout.starts[segment : segment + 2].tolist()
-            ids = batch.targets.flatten()[start:end].tolist()
+            ids = batch.targets.ids.flatten()[start:end].tolist()
             assert tokenizer.decode([id for id in ids if id > 3]) in text
     number = int(batch.documents[0])
     folders.remove(stream.cache.path((number >> 32) - 1))
@@ -493,9 +481,9 @@ def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):
     rows = Rows(corpus, plan, tokenizer)
     draw = random.Random(0)
     numbers = np.array([draw.randrange(len(rows)) for _ in range(9)])
-    whole = rows.batch(numbers, 7, 5)
-    parts = [rows.batch(numbers[a:b], 7, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
-    assert flat(stream_batches.join_batches(parts)) == flat(whole)
+    whole = rows.batch(numbers, 7.0, 5)
+    parts = [rows.batch(numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
+    assert plain(stream_batches.join_batches(parts)) == plain(whole)
     assert stream_batches.join_batches(parts).layout.starts.dtype == torch.int32
 
 

@@ -1,12 +1,13 @@
 """Which rows of a stream each step, micro-batch and rank gets: a function of the place where a run began."""
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import arange, ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from xlabml.batches import Batch, Layout
+from xlabml.batches import Batch, Layout, TokenTargets
 from xlabml.data.order import mix
 from xlabml.data.stream import StreamedRows
 
@@ -61,7 +62,7 @@ class StreamBatches(Dataset[Batch]):
         step, micro_batch = divmod(index, self.batches_per_step)
         taken = self._take(self.row(step), self.rows_per_step)
         rows = {window: self.stream.rows(window) for window, _ in taken}
-        n_targets = sum(some.count(numbers) for window, numbers in taken if (some := rows[window]) is not None)
+        n_counted = sum((some.count(numbers) for window, numbers in taken if (some := rows[window]) is not None), 0.0)
         seed = mix(self.seed, step, micro_batch, self.rank)
         start = (micro_batch * self.world + self.rank) * self.rows_per_batch
         end, batches = start + self.rows_per_batch, []
@@ -69,7 +70,7 @@ class StreamBatches(Dataset[Batch]):
             mine, some = numbers[max(0, start) : max(0, end)], rows[window]
             start, end = start - len(numbers), end - len(numbers)
             if len(mine) and some is not None:
-                batch = some.batch(mine, n_targets, seed)
+                batch = some.batch(mine, n_counted, seed)
                 numbered = self.stream.global_numbers(window, some, batch.documents.numpy())
                 batches.append(batch._replace(documents=torch.from_numpy(numbered)))
         return join_batches(batches)
@@ -133,10 +134,16 @@ def join_batches(batches: list[Batch]) -> Batch:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(batch, name) for batch in batches])
 
+    targets = [batch.targets for batch in batches if isinstance(batch.targets, TokenTargets)]
+    n_before = np.cumsum([0, *(len(batch.ids) for batch in batches)]).tolist()
+    example = [torch.where(batch.example < 0, -1, batch.example + n) for batch, n in zip(batches, n_before)]
     return batches[0]._replace(
         ids=joined('ids'),
-        targets=joined('targets'),
         layout=Layout(starts, layouts[0].max_length, is_text[order]),
         documents=joined('documents')[order],
-        n_bytes=joined('n_bytes')[order],
+        example=torch.cat(example)[order],
+        role=joined('role')[order],
+        targets=TokenTargets(
+            torch.cat([part.ids for part in targets]), torch.cat([part.n_bytes for part in targets])[order]
+        ),
     )

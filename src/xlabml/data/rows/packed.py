@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from xlabml.batches import IGNORED, Batch, Layout
+from xlabml.batches import IGNORED, Batch, Layout, TokenTargets
 from xlabml.data.corpus import Corpus
 from xlabml.tokenizer import Tokenizer
 
@@ -46,19 +46,19 @@ class Rows:
         """A short name for what is in the rows."""
         return self.plan.fingerprint
 
-    def count(self, row_numbers: Int64[np.ndarray, ' b']) -> int:
-        """How many targets count in these rows; no token is looked at."""
-        return self.plan.count(row_numbers)
+    def count(self, row_numbers: Int64[np.ndarray, ' b']) -> float:
+        """The number of targets that count in these rows; reads no token."""
+        return float(self.plan.count(row_numbers))
 
     def batch(
-        self, row_numbers: Int64[np.ndarray, ' b'], n_targets: int, seed: int = 0, longest: int | None = None
+        self, row_numbers: Int64[np.ndarray, ' b'], n_counted: float, seed: int = 0, longest: int | None = None
     ) -> Batch:
         """Some rows as a batch, with b * max_documents segments: the pieces of a row, its padding, the next row …, and
         empty ones at the end.
 
         Args:
             row_numbers: Which rows; -1 is one that is all padding.
-            n_targets: How many targets the whole optimizer step counts.
+            n_counted: How many targets the whole optimizer step counts.
             seed: What the step's randomness is drawn from.
             longest: Pieces of more slots are cut into segments of so many, padding too, with b * length // longest
                 segments more; a later one begins with the target before it, as a later piece does. None: none is cut.
@@ -86,9 +86,12 @@ class Rows:
         segment_lengths[segment], segment_lengths[padding] = lengths, free[free > 0]
         documents = np.full(n_segments, -1, np.int64)
         documents[segment] = plan.documents[pieces]
+        example = np.full(n_segments, -1, np.int64)
+        example[segment] = row
         slots = ranges((np.cumsum(segment_lengths) - segment_lengths)[segment], lengths)
         if longest is not None and longest < n:
-            segment_lengths, documents = _cut(segment_lengths, documents, longest, n_segments + n_rows * n // longest)
+            n_segments += n_rows * n // longest
+            segment_lengths, documents, example = _cut(segment_lengths, documents, example, longest, n_segments)
         starts = np.zeros(len(documents) + 1, np.int32)
         starts[1:] = np.cumsum(segment_lengths)
 
@@ -103,11 +106,12 @@ class Rows:
         layout = Layout(torch.from_numpy(starts), min(n, longest or n), torch.from_numpy(documents >= 0))
         return Batch(
             torch.from_numpy(ids).view(n_rows, n),
-            torch.from_numpy(asked).view(n_rows, n),
             layout,
             torch.from_numpy(documents),
-            torch.from_numpy(np.diff(np.cumsum(said)[starts])),
-            n_targets,
+            torch.from_numpy(example),
+            torch.zeros(len(documents), dtype=torch.int64),
+            TokenTargets(torch.from_numpy(asked).view(n_rows, n), torch.from_numpy(np.diff(np.cumsum(said)[starts]))),
+            n_counted,
             seed,
         )
 
@@ -160,12 +164,19 @@ class Rows:
 
 
 def _cut(
-    lengths: Int64[np.ndarray, ' s'], documents: Int64[np.ndarray, ' s'], longest: int, n_segments: int
-) -> tuple[Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t']]:
-    """Cut segments into such of no more than so many slots, filled up with empty ones to so many of them."""
+    lengths: Int64[np.ndarray, ' s'],
+    documents: Int64[np.ndarray, ' s'],
+    example: Int64[np.ndarray, ' s'],
+    longest: int,
+    n_segments: int,
+) -> tuple[Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t']]:
+    """Cut segments into parts of at most `longest` slots; empty segments fill their number up to n_segments."""
     n_parts = -(-lengths // longest)
     whole = np.repeat(np.arange(len(lengths)), n_parts)
-    cut_lengths, cut_documents = np.zeros(n_segments, np.int64), np.full(n_segments, -1, np.int64)
+    cut_lengths = np.zeros(n_segments, np.int64)
+    cut_documents = np.full(n_segments, -1, np.int64)
+    cut_example = np.full(n_segments, -1, np.int64)
     cut_lengths[: len(whole)] = np.minimum(longest, lengths[whole] - ranges(np.zeros_like(n_parts), n_parts) * longest)
     cut_documents[: len(whole)] = documents[whole]
-    return cut_lengths, cut_documents
+    cut_example[: len(whole)] = example[whole]
+    return cut_lengths, cut_documents, cut_example

@@ -1,0 +1,26 @@
+"""Batches of rows, each one document, as a test writes them down."""
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from xlabml.batches import Batch, TokenTargets
+
+
+def token_batch(ids, targets, seed=0, documents=None, n_bytes=24, n_counted=None, layout=None):
+    """Rows of ids and targets (b, n) as a batch; every document's targets are n_bytes of text.
+
+    Args:
+        documents: The number of each segment's document; None: 0, 1, … a row each.
+        n_counted: How many targets the whole step counts; None: all that these rows have.
+    """
+    documents = torch.arange(len(ids)) if documents is None else documents
+    n_counted = targets.numel() if n_counted is None else n_counted
+    bytes_each = torch.full_like(documents, n_bytes)
+    example = torch.arange(len(documents))
+    role = torch.zeros_like(documents)
+    return Batch(ids, layout, documents, example, role, TokenTargets(targets, bytes_each), float(n_counted), seed)
+
+
+def plain(batch):
+    """All that a batch holds, as lists, numbers and None: equal where batches are equal bit for bit."""
+    return [part.tolist() if isinstance(part, torch.Tensor) else part for part in tree_leaves(batch)]
