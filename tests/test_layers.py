@@ -15,7 +15,6 @@ MAY_IMPORT = {
     'errors': set(),
     'artifacts': set(),
     'bounds': set(),
-    'checksums': set(),
     'finite': set(),
     'moved': set(),
     'paths': set(),
@@ -24,7 +23,7 @@ MAY_IMPORT = {
     'tokenizer': {'artifacts'},
     'batches': set(),
     'training': set(),
-    'checkpoints': {'artifacts', 'bounds', 'checksums', 'finite', 'untrusted'},
+    'checkpoints': {'artifacts', 'bounds', 'finite', 'untrusted'},
     'losses': {'batches'},
     'evaluation': {'batches'},
     'transformer': {'batches', 'moved'},
@@ -54,8 +53,7 @@ INSIDE_DATA = {
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
-SHARED_IN_DATA = {'folders', 'manifests'}
-"""The rooms inside data and which each may import, beside the two files that all share."""
+"""The rooms inside data and which each may import."""
 
 
 def imported_rooms(room):
@@ -96,12 +94,12 @@ def test_the_rooms_inside_data_import_one_another_one_way(room):
                 assert node.level < 2, f'{path} imports another room by dots'
                 found |= set() if node.level else {f'{node.module}.{alias.name}' for alias in node.names}
     rooms = {name.split('.')[2] for name in found if name.startswith('xlabml.data.')}
-    assert rooms - {room} <= INSIDE_DATA[room] | SHARED_IN_DATA
+    assert rooms - {room} <= INSIDE_DATA[room]
 
 
 def test_every_room_inside_data_is_in_its_table():
     rooms = {path.stem for path in (ROOT / 'data').iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
-    assert rooms - {'__init__'} == set(INSIDE_DATA) | SHARED_IN_DATA
+    assert rooms - {'__init__'} == set(INSIDE_DATA)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,9 @@ MOVED: dict[str, str] = {
     **{
         f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
     },
+    'xlabml.checksums': 'xlabml.artifacts.checksums',
+    'xlabml.data.folders': 'xlabml.artifacts.folders',
+    'xlabml.data.manifests': 'xlabml.artifacts.manifests',
     'xlabml.generation': 'xlabml.pipelines.generator',
     'xlabml.transformer.LanguageModel': 'xlabml.heads.LanguageModel',
     'xlabml.transformer.language_model': 'xlabml.heads.language_model',

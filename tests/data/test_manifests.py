@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
+from xlabml.artifacts import folders, manifests
 from xlabml.data import (
     Corpus,
     NearDuplicates,
@@ -19,8 +20,6 @@ from xlabml.data import (
     SharedJob,
     TokenStore,
     encode_part,
-    folders,
-    manifests,
     open_copies,
     open_near_duplicates,
     open_plan,

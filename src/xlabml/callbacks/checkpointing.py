@@ -181,8 +181,7 @@ class Checkpoints(Checkpoint):
         pl_module.load_state_dict(checkpoints.load(best).weights)
         if trainer.is_global_zero:
             output = best.with_name('best.safetensors')
-            written = checkpoints.export(best, output.with_name(f'.{output.name}.{os.getpid()}.part'))
-            os.replace(written.path, output)
+            checkpoints.export(best, output, replace=True)
             self.exported = str(output)
 
     def save(self, trainer: L.Trainer) -> None:

@@ -1,7 +1,6 @@
 """One line a document: what it costs the model."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class Predictions(L.Callback):
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
-        with artifacts.part(path) as written, written.open('w', encoding='utf-8') as file:
+        with artifacts.replacing(path) as written, written.open('w', encoding='utf-8') as file:
             for document, (count, nats, n_bytes) in zip(documents.tolist(), sums.tolist()):
                 figures = summarize({'nats': nats, 'correct': 0.0, 'count': count, 'n_bytes': n_bytes})
                 row = {
@@ -67,8 +66,6 @@ class Predictions(L.Callback):
                     'bits_per_byte': round(figures['bits_per_byte'], 6),
                 }
                 file.write(json.dumps(row) + '\n')
-            file.flush()
-            os.replace(written, path)
         self.path = path
 
 

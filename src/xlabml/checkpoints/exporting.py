@@ -1,20 +1,20 @@
 """Exported files: weights, settings and tokenizer, and nothing else, as safetensors."""
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xlabml import artifacts, checksums
+from xlabml import artifacts
+from xlabml.artifacts import checksums
+from xlabml.artifacts.hashes import hash_file
 from xlabml.finite import find_nonfinite
 
 from .contents import EXPORTED, Contents
 from .reading import METADATA, TOKENIZER, read
-from .writing import header, part_of, rename
+from .writing import header, part_of
 
 
 class Export(NamedTuple):
@@ -33,12 +33,13 @@ class Export(NamedTuple):
     nonfinite: dict[str, int]
 
 
-def export(path: str | Path, output: str | Path | None = None) -> Export:
+def export(path: str | Path, output: str | Path | None = None, replace: bool = False) -> Export:
     """Write weights, settings and tokenizer, and nothing else, as safetensors.
 
     Args:
         path: The checkpoint.
         output: The file to write; None: beside the checkpoint, its name followed by the start of the hash.
+        replace: Whether a file that is there is replaced, atomically; else it is refused.
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no folder to write to.
@@ -49,7 +50,7 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     path = Path(path)
     target = None if output is None else Path(output)
     if target is not None:
-        _refuse_existing(target)
+        _refuse_existing(target, replace)
         if not target.parent.is_dir():
             raise FileNotFoundError(f'there is no folder {target.parent} to write {target.name} to; make it first')
     checkpoint = read(path)
@@ -68,12 +69,10 @@ def export(path: str | Path, output: str | Path | None = None) -> Export:
     with part_of(target or path) as part:
         save_file(tensors, part, metadata)
         checksums.seal_export(part)
-        with part.open('rb') as file:
-            digest = hashlib.file_digest(file, 'sha256').hexdigest()
-            os.fsync(file.fileno())
+        digest = hash_file(part)
         target = target or path.with_name(f'{path.stem}-{digest[:8]}.safetensors')
-        _refuse_existing(target)
-        rename(part, target)
+        _refuse_existing(target, replace)
+        artifacts.put(part, target, sync=True)
     return Export(target, digest, target.stat().st_size, find_nonfinite(tensors))
 
 
@@ -88,6 +87,6 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
+def _refuse_existing(path: Path, replace: bool) -> None:
+    if not replace and path.exists():
         raise FileExistsError(f'{path} is there already; delete it, or choose another --output')

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from xlabml import bounds, checksums
+from xlabml import bounds
+from xlabml.artifacts import checksums
 from xlabml.untrusted.archive import check_archive
 
 from . import migrations, schema

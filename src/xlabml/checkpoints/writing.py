@@ -1,8 +1,6 @@
 """Checkpoints written atomically, with a checksum."""
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from xlabml import artifacts, checksums
+from xlabml import artifacts
+from xlabml.artifacts import checksums
+from xlabml.artifacts.hashes import hash_bytes
 
 from . import migrations
 from .contents import FORMAT
@@ -34,9 +34,7 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
     with part_of(path) as part:
         with part.open('wb') as file:
             dump(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        rename(part, path)
+        artifacts.put(part, path, sync=True)
 
 
 def unpack_tokenizer(data: bytes, folder: Path) -> Path:
@@ -45,13 +43,13 @@ def unpack_tokenizer(data: bytes, folder: Path) -> Path:
     Raises:
         OSError: It cannot be written.
     """
-    path = folder / f'{hashlib.sha256(data).hexdigest()}.model'
+    path = folder / f'{hash_bytes(data)}.model'
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts.sweep(path.parent)
         with part_of(path) as part:
             part.write_bytes(data)
-            rename(part, path)
+            artifacts.put(part, path, sync=True)
     return path
 
 
@@ -70,17 +68,6 @@ def part_of(path: Path) -> Iterator[Path]:
             f'cannot write into {path.parent.absolute()}: {getattr(cause, "strerror", None) or cause}; '
             'see that the disk has room and the folder is yours'
         ) from error
-
-
-def rename(part: Path, path: Path) -> None:
-    """Give a whole file its name, and see that the name is on the disk too."""
-    os.replace(part, path)
-    if os.name == 'posix':
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def header() -> dict[str, Any]:

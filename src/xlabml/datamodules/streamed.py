@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import paths
+from xlabml.artifacts import folders
 from xlabml.data import (
     Corpus,
     Engine,
@@ -22,7 +23,6 @@ from xlabml.data import (
     StreamedRows,
     TerminalProgress,
     TokenStore,
-    folders,
     open_copies,
     train_texts,
 )

@@ -1,12 +1,9 @@
 """The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, paths
@@ -85,7 +82,7 @@ class Texts:
             return self._saved_path
         if self._given_path is not None:
             return self._given_path
-        name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
+        name = short_hash(self._tokenizer_source())
         return paths.tokenizers() / f'{self.n_vocab}-{name}.model'
 
     def _tokenizer_source(self) -> list[Any]:
@@ -146,8 +143,7 @@ class Texts:
             return
         self.check_tokenizer()
         lock = paths.tokenizers() / f'{path.name}.lock'
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock):
+        with only_one(lock):
             if not path.exists():
                 self.train_tokenizer()
 

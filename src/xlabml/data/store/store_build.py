@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Part, Source, hash_file, stat_files
 from xlabml.tokenizer import Tokenizer
 

@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
 from xlabml.tokenizer import Tokenizer
@@ -112,8 +110,7 @@ class ShardCache:
     @contextlib.contextmanager
     def locked(self) -> Any:
         """While this lasts, no other process changes the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / 'lock'):
+        with only_one(self.folder / 'lock'):
             yield
 
     def path(self, shard: int) -> Path:
@@ -167,7 +164,7 @@ class ShardCache:
             encode_part(one, part, self.tokenizer, (), partial, advance, self.n_threads)
             finish_part(partial, one, self.tokenizer, files)
             self.make_room(0, keep, shard)
-            partial.rename(path)
+            folders.put_folder(partial, path)
         finally:
             folders.remove(fetched)
             folders.remove(partial)

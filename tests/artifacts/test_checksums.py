@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from xlabml import checkpoints, checksums
+from xlabml import checkpoints
+from xlabml.artifacts import checksums
 from xlabml.checkpoints.contents import EXPORTED
 from xlabml.commands.trainer import CheckpointIO
 

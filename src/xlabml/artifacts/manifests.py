@@ -5,7 +5,6 @@ many of them is known here, and a manifest that says anything else is refused.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
+
+from .files import write_text
+from .hashes import hash_file
 
 MANIFEST = 'manifest.json'
 _MAX_BYTES = 1 << 28  # of a manifest: more than a source of a million files needs
@@ -73,9 +75,7 @@ def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a folder's manifest atomically."""
-    part = folder / f'{MANIFEST}.partial'
-    part.write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
-    part.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + '\n')
 
 
 def read_manifest(folder: Path, kind: Kind, identity: Any = None) -> dict[str, Any]:
@@ -133,9 +133,7 @@ def read_json(path: Path, what_to_do: str) -> Any:
 
 def check_content(folder: Path, name: str, written: Mapping[str, Any]) -> None:
     """Raise ValueError if a file's content is not what its manifest says."""
-    with (folder / f'{name}.bin').open('rb') as file:
-        there = hashlib.file_digest(file, 'sha256').hexdigest()
-    if there != written['sha256']:
+    if hash_file(folder / f'{name}.bin') != written['sha256']:
         raise ValueError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {remedy(folder)}')
 
 
