@@ -21,9 +21,9 @@ import torch
 from alternate import alternate
 
 from xlabml.callbacks import keep_freed_memory
-from xlabml.commands.trainer import auto_precision
 from xlabml.data import Chunk, Concat, Corpus, Location, Pack, Plan, Rows, TrainBatches, prepare_store
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import auto_precision
 from xlabml.models import XLabModel
 from xlabml.tokenizer import Tokenizer
 from xlabml.training import parameter_groups

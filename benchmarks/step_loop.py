@@ -15,8 +15,8 @@ from alternate import alternate
 from training import time_fit, time_plain
 
 from xlabml.commands.fit import quieten
-from xlabml.commands.trainer import auto_precision
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import auto_precision
 from xlabml.training import AdamW, WarmupCosine
 from xlabml.transformer import Transformer
 

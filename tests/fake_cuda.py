@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlabml import inference
 from xlabml.batches import Layout
+from xlabml.engine import Task
 from xlabml.heads import LanguageModel, language_model
-from xlabml.models.task import Task
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups

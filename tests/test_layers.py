@@ -15,6 +15,7 @@ MAY_IMPORT = {
     'errors': set(),
     'artifacts': set(),
     'bounds': set(),
+    'figures': set(),
     'finite': set(),
     'moved': set(),
     'paths': set(),
@@ -25,20 +26,17 @@ MAY_IMPORT = {
     'training': set(),
     'checkpoints': {'artifacts', 'bounds', 'finite', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches'},
+    'evaluation': {'batches', 'data'},
     'transformer': {'batches', 'moved'},
     'heads': {'transformer', 'losses', 'batches', 'checkpoints', 'finite', 'untrusted'},
     'data': {'tokenizer', 'batches', 'artifacts'},
-    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'paths', 'untrusted'},
-    'strategies': {'checkpoints'},
-    'models': {
-        *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'checkpoints', 'strategies', 'finite'),
-        'untrusted',
-    },
+    'engine': {'training', 'evaluation', 'batches', 'checkpoints', 'artifacts', 'figures', 'finite', 'untrusted'},
+    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
+    'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
     'pipelines': {'heads', 'inference', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
     'telemetry': {'transformer', 'heads', 'batches', 'artifacts', 'bounds'},
-    'reports': {'telemetry', 'artifacts', 'untrusted'},
+    'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,
 }
@@ -79,8 +77,22 @@ def test_every_room_is_in_the_table():
 def test_a_room_imports_no_other_than_the_table_allows(room):
     rooms, libraries = imported_rooms(room)
     assert rooms <= MAY_IMPORT[room] | {'errors'} | ({'settings'} if room not in ('batches', 'checkpoints') else set())
-    if room not in ('datamodules', 'strategies', 'models', 'callbacks', 'commands'):
+    if room not in ('datamodules', 'engine', 'models', 'callbacks', 'commands'):
         assert 'lightning' not in libraries
+
+
+PRIVATE = (
+    *('fit_loop', 'epoch_loop', 'val_loop', 'validate_loop', 'predict_loop', 'test_loop', '_data_fetcher'),
+    *('_should_accumulate', '_connector', '_on_before_batch_transfer', '_batches_that_stepped', 'optim_progress'),
+    *('lightning.pytorch.loops', 'trainer.connectors', '_child_processes'),
+)
+"""Names of Lightning's loops and connectors, which change from one of its versions to the next."""
+
+
+def test_lightnings_internals_are_known_to_the_engine_alone():
+    files = [path for path in ROOT.rglob('*.py') if path.parent != ROOT / 'engine']
+    found = {(path.name, name) for path in files for name in PRIVATE if name in path.read_text('utf-8')}
+    assert not found
 
 
 @pytest.mark.parametrize('room', INSIDE_DATA)

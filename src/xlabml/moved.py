@@ -46,6 +46,9 @@ MOVED: dict[str, str] = {
     'xlabml.data.folders': 'xlabml.artifacts.folders',
     'xlabml.data.manifests': 'xlabml.artifacts.manifests',
     'xlabml.generation': 'xlabml.pipelines.generator',
+    'xlabml.models.task': 'xlabml.engine.task',
+    'xlabml.strategies': 'xlabml.engine',
+    'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
     'xlabml.transformer.LanguageModel': 'xlabml.heads.LanguageModel',
     'xlabml.transformer.language_model': 'xlabml.heads.language_model',
 }

@@ -15,7 +15,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from xlabml import artifacts
-from xlabml.artifacts import folders, locks
 with artifacts.part(Path(sys.argv[1])) as part, artifacts.scratch('smoke-') as folder:
     part.write_text('half')
     (folder / 'x').write_text('half')

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from xlabml import checkpoints
 from xlabml.artifacts import checksums
 from xlabml.checkpoints.contents import EXPORTED
-from xlabml.commands.trainer import CheckpointIO
+from xlabml.engine import CheckpointIO
 
 DAMAGED = r'is damaged: its content is not what its checksum says; copy it again, or choose another checkpoint'
 TOKENIZER = b'a tokenizer\0\xff' * 50

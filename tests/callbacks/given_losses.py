@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xlabml.commands.trainer import Trainer
+from xlabml.evaluation import Monitor
 
 
 class GivenBatch(NamedTuple):
@@ -17,6 +18,8 @@ class GivenBatch(NamedTuple):
 
 class Given(L.LightningModule):
     """The loss of each batch is what the batch says; the only weight counts the steps."""
+
+    monitor = Monitor('val_loss', 'min')
 
     def __init__(self) -> None:
         super().__init__()

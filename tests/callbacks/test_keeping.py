@@ -13,7 +13,7 @@ from given_losses import Given, fit
 
 from xlabml import checkpoints
 from xlabml.callbacks import Checkpoints
-from xlabml.commands.trainer import CheckpointIO
+from xlabml.engine import CheckpointIO
 
 
 def _steps(folder):

@@ -69,7 +69,7 @@ def test_a_run_that_a_spike_ends_has_saved_nothing_since_and_names_the_documents
     spikes, saver = Spikes('stop', window_steps=8, every_n_steps=every), Checkpoints(str(tmp_path / 'c'), None)
     saver.every_n_steps = 2
     trainer = fit(Given(), [*CALM, 1.1, 9.0, *[1.1] * 60], tmp_path, [spikes, saver])
-    assert (spikes.stopped, spikes.status) == (10, 3)
+    assert (spikes.stopped, trainer.run.status) == (10, 3)
     assert trainer.global_step == {1: 10, 7: 10, 50: 10}[every]
     assert [path.name for path in (tmp_path / 'c').iterdir()] == ['step=0000008.ckpt']
     (row,) = [json.loads(line) for line in (tmp_path / 'spikes.jsonl').read_text().splitlines()]

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from xlabml.strategies import DeepSpeed
-from xlabml.strategies.deepspeed import OWNERS
+from xlabml.engine import DeepSpeed
+from xlabml.engine.deepspeed import OWNERS
 
 STAGE_2 = {'zero_optimization': {'stage': 2}}
 
@@ -18,7 +18,7 @@ def told(xlab, tiny, tmp_path):
     def run(config, *flags):
         path = tmp_path / 'ds.json'
         path.write_text(config if isinstance(config, str) else json.dumps(config))
-        strategy = f'--trainer.strategy={{class_path: xlabml.strategies.DeepSpeed, init_args: {{config: {path}}}}}'
+        strategy = f'--trainer.strategy={{class_path: xlabml.engine.DeepSpeed, init_args: {{config: {path}}}}}'
         status, printed = xlab('fit', *tiny, '--model.optimizer=xlabml.training.AdamW', strategy, *flags)
         assert status == 2
         assert not (tmp_path / 'logs').exists()
@@ -58,7 +58,7 @@ def test_a_dictionary_an_argument_and_the_environment_are_held_to_the_same(xlab,
 
 
 def _strategy(arguments):
-    return json.dumps({'class_path': 'xlabml.strategies.DeepSpeed', 'init_args': arguments})
+    return json.dumps({'class_path': 'xlabml.engine.DeepSpeed', 'init_args': arguments})
 
 
 def test_a_configuration_and_arguments_beside_it_are_refused(told):
@@ -99,7 +99,7 @@ def test_without_deepspeed_it_is_said_what_to_install(told, monkeypatch):
     [
         ('fsdp', 'take sharded'),
         ('{class_path: lightning.pytorch.strategies.ModelParallelStrategy}', 'take sharded'),
-        ('{class_path: lightning.pytorch.strategies.DeepSpeedStrategy}', 'take xlabml.strategies.DeepSpeed'),
+        ('{class_path: lightning.pytorch.strategies.DeepSpeedStrategy}', 'take xlabml.engine.DeepSpeed'),
     ],
 )
 def test_strategies_that_would_train_something_else_are_refused(xlab, tiny, strategy, instead):

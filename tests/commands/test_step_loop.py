@@ -70,7 +70,7 @@ def train(trainer, model, n):
 )
 @pytest.mark.parametrize('n_accumulated', [1, 2])
 def test_no_step_but_those_that_write_curves_waits_for_the_device(tmp_path, monkeypatch, options, n_accumulated):
-    monkeypatch.setattr('xlabml.models.task._has_to_wait', lambda x: True)  # as on a device
+    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: True)  # as on a device
     model, looked = make_model(**options), []
     callbacks = [Curves(), NonFinite(every_n_steps=LOG_STEPS), Progress()]
     trainer = make_trainer(
@@ -97,7 +97,7 @@ def test_no_step_but_those_that_write_curves_waits_for_the_device(tmp_path, monk
     train(trainer, model, 12)
     assert trainer.global_step == 12 // n_accumulated
     assert len(looked) >= 6
-    assert callbacks[0].newest['train_loss'] > 0
+    assert trainer.run.newest_row['train_loss'] > 0
 
 
 def test_ranks_do_not_tell_each_other_of_signals_at_each_step(monkeypatch):

@@ -16,12 +16,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.tensor import DTensor
 
 from xlabml import checkpoints
+from xlabml.engine import Callback, Run, is_done, own_callbacks, will_validate
+from xlabml.evaluation import Monitor
 
-from .spikes import Spikes
-from .stopping import Stopping
 
-
-class Checkpoints(Checkpoint):
+class Checkpoints(Callback, Checkpoint):
     """Save after every validation, every so many steps, when the run ends and when it is interrupted.
 
     Always at the end of an optimizer step. The best, the newest and the pinned stay, the others are deleted. Nothing is
@@ -29,8 +28,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: Where the files go, and those of no other run; None: `checkpoints` in the run's own folder.
-        monitor: The metric that says which are best; None: only the newest stay.
-        mode: Whether a smaller or a larger metric is better.
+        monitor: The metric that says which are best; `auto`: that of the task; None: only the newest stay.
+        mode: Whether a smaller or a larger metric is better; `auto`: as the task says, min where it does not.
         save_top_k: How many of the best stay; -1: all.
         save_last_k: How many of the newest stay, at least 1.
         every_n_steps: Save at these steps too; None: after validations only.
@@ -47,8 +46,8 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         folder: str | None = None,
-        monitor: str | None = 'val_loss',
-        mode: str = 'min',
+        monitor: str | None = 'auto',
+        mode: str = 'auto',
         save_top_k: int = 1,
         save_last_k: int = 1,
         every_n_steps: int | None = None,
@@ -56,8 +55,8 @@ class Checkpoints(Checkpoint):
         pin_every_n_steps: int | None = None,
         restore_best: bool = False,
     ) -> None:
-        if mode not in ('min', 'max'):
-            raise ValueError(f"checkpoint.mode is {mode!r}; it must be 'min' or 'max'")
+        if mode not in ('auto', 'min', 'max'):
+            raise ValueError(f"checkpoint.mode is {mode!r}; it must be 'auto', 'min' or 'max'")
         if save_top_k < -1:
             raise ValueError(f'checkpoint.save_top_k is {save_top_k}; it must be -1 (all), 0 or more')
         if save_last_k < 1:
@@ -81,11 +80,10 @@ class Checkpoints(Checkpoint):
         """The file that the best weights were exported to, when the run ended."""
         self.saved: dict[str, float | None] = {}
         """Paths of the checkpoints that are there, oldest first, and their metric."""
-        self.owes_validation = False
-        """Whether the step of the newest checkpoint is still to be validated: the run was stopped before, or in it."""
         self._pinned: set[str] = set()
         self._written: set[str] = set()
         self._stopped_early = False
+        self._owes_validation = False  # whether the step of the newest checkpoint is still to be validated
         self._validated_step = 0
 
     @property
@@ -105,6 +103,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
+            self.choose_monitor(getattr(pl_module, 'monitor', None))
             # Each rank has looked for a free folder by itself; that of rank 0 is the one which is there.
             self.folder = trainer.strategy.broadcast(self.folder or f'{trainer.log_dir or "."}/checkpoints')
 
@@ -115,7 +114,7 @@ class Checkpoints(Checkpoint):
             'saved': names,
             'pinned': pinned,
             'stopped_early': self._stopped_early,
-            'owes_validation': self.owes_validation,
+            'owes_validation': self._owes_validation,
         }
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -137,17 +136,19 @@ class Checkpoints(Checkpoint):
                 'they are left alone'
             )
         self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(str(name))) in self.saved}
-        self.owes_validation = state_dict.get('owes_validation', False)
+        self._owes_validation = state_dict.get('owes_validation', False)
 
     def _path(self, name: str) -> str:
         return f'{str(self.folder).rstrip("/")}/{name}'
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        if fetcher is not None and loop._should_check_val_fx(fetcher):
-            return  # saved after it: whoever goes on from a checkpoint before it would not make up for it
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        run = Run.of(trainer)
+        run.owes_validation = self._owes_validation
+        run.newest_checkpoint = self.newest
+
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if will_validate(trainer):
+            return  # saved after it: whoever resumes from a checkpoint before it would not make up for it
         is_asked = bool(self.every_n_steps) and trainer.global_step % (self.every_n_steps or 1) == 0
         if is_asked or self._is_pinned(trainer.global_step):
             self.save(trainer)
@@ -164,13 +165,16 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fit_loop.done:  # at on_train_end averaged weights have taken the place of those that are trained
+        if is_done(trainer):  # at on_train_end averaged weights have taken the place of those that are trained
+            self.save(trainer)
+
+    def on_validation_cut(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.newest is None:  # the run has a new folder: what it owes must be known there
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        guards = [item for item in trainer.callbacks if isinstance(item, Stopping | Spikes)]  # type: ignore[attr-defined]
         best = trainer.strategy.broadcast(self.best)
-        if self.restore_best and best is not None and not any(guard.status for guard in guards):
+        if self.restore_best and best is not None and not Run.of(trainer).status:
             self._restore_best(trainer, pl_module, Path(best))
 
     def _restore_best(self, trainer: L.Trainer, pl_module: L.LightningModule, best: Path) -> None:
@@ -188,16 +192,19 @@ class Checkpoints(Checkpoint):
         """Save where the run stands, under its step and, where it is known there, the metric."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Spikes) and callback.look(trainer):
-                return
+        run = Run.of(trainer)
+        for callback in own_callbacks(trainer):
+            callback.before_save(trainer, trainer.lightning_module)
+        if run.ended is not None and not run.ended.is_saved:
+            return
         step = trainer.global_step
         score = None
         if self.monitor is not None and trainer.validating:
             score = trainer.callback_metrics.get(self.monitor)
-        owed, self.owes_validation = self.owes_validation, self._is_due(trainer)
+        owed = self._owes_validation
+        self._owes_validation = run.owes_validation = self._is_due(trainer)
         if self.newest and _step_of(self.newest) == step:
-            if score is None and owed == self.owes_validation:
+            if score is None and owed == self._owes_validation:
                 return
             old = self.newest
             del self.saved[old]
@@ -215,6 +222,7 @@ class Checkpoints(Checkpoint):
         self.saved = {known: self.saved[known] for known in self.saved if known in kept}
         self._written.add(path)
         trainer.save_checkpoint(path)
+        run.newest_checkpoint = path
         for known in dropped:
             self._drop(trainer, known)
         if trainer.validating and score is None:
@@ -229,6 +237,13 @@ class Checkpoints(Checkpoint):
                 trainer.strategy.remove_checkpoint(path)
         except OSError as error:
             _note(f'{path} could not be deleted ({error.strerror or error}); delete it yourself')
+
+    def choose_monitor(self, monitor: Monitor | None) -> None:
+        """Put a task's monitor in the place of `auto`; None: only the newest checkpoints stay."""
+        if self.monitor == 'auto':
+            self.monitor = None if monitor is None else monitor.name
+        if self.mode == 'auto':
+            self.mode = monitor.mode if monitor is not None and self.monitor == monitor.name else 'min'
 
     def check_monitor(self, names: Collection[str]) -> None:
         """Raise ValueError where the monitored metric is none of those that validation gives."""
@@ -251,7 +266,7 @@ class Checkpoints(Checkpoint):
     def _ranked(self) -> list[str]:
         """The paths of those that have the metric, the best first; one that is no number comes last."""
         scored = {path: score for path, score in self.saved.items() if score is not None}
-        sign = 1 if self.mode == 'min' else -1
+        sign = -1 if self.mode == 'max' else 1
         return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 

@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
+from xlabml.engine import Callback
 
-class Compiling(L.Callback):
+
+class Compiling(Callback):
     """Compile a task's model in place, for the shapes that it is given; warn where that has to be done again.
 
     Names in the state dict stay as they are. The first batch of training and the first of evaluation are compiled for,

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from xlabml import checkpoints, paths
-from xlabml.evaluation import summarize
+from xlabml.engine import Callback, Run, step_is_over, watch_fetches
 from xlabml.telemetry import peaks, records, spectra
 from xlabml.telemetry.meter import Meter
 
@@ -20,8 +20,8 @@ _LOOKS = 10
 """So often a run of known length looks at its spectra."""
 
 
-class Curves(L.Callback):
-    """Write loss, accuracy, bits per byte, learning rates, gradient norm, speed, memory, spectra and shares of sources.
+class Curves(Callback):
+    """Write the task's figures, learning rates, gradient norm, speed, memory, spectra and shares of sources.
 
     A training row sums over all steps since the row before it, an evaluation's figures stand at the step that they
     belong to. Between rows nothing is read from the device; the last step of each row is measured part by part, for
@@ -34,8 +34,6 @@ class Curves(L.Callback):
         peak_tflops: TFLOP/s that one device can do, which MFU is a share of; None: known of the GPU, else measured.
 
     Attributes:
-        newest: The newest training row, for whoever shows it.
-        folder: Where the JSON lines go; None: where the logger writes.
         is_given_up: Whether rows could not be written.
     """
 
@@ -53,8 +51,6 @@ class Curves(L.Callback):
             raise ValueError(f'curves.peak_tflops is {peak_tflops}; it must be above 0')
         self.every_n_steps, self.spectra_every_n_steps = every_n_steps, spectra_every_n_steps
         self.peak_tflops = peak_tflops
-        self.newest: dict[str, float] = {}
-        self.folder: Path | None = None
         self.is_given_up = False
         self._sums: dict[str, float] = {}
         self._n_tokens = self._n_timed = 0.0
@@ -75,9 +71,7 @@ class Curves(L.Callback):
             lambda tensor: strategy.reduce(tensor, reduce_op='sum'),
             lambda tensor: strategy.reduce(tensor, reduce_op='max'),
         )
-        # Lightning's places for a profiler, around whatever gives the next batch.
-        loop: Any = trainer.fit_loop.epoch_loop
-        loop._on_before_fetch, loop._on_after_fetch = meter.clock.fetch, meter.clock.fetched
+        watch_fetches(trainer, meter.clock.fetch, meter.clock.fetched)
         for optimizer in trainer.optimizers:
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: meter.clock.enter('other')))
         if (folder := self._run_folder(trainer)) is not None:
@@ -160,7 +154,7 @@ class Curves(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert self._meter is not None
-        if trainer.fit_loop._should_accumulate():
+        if not step_is_over(trainer):
             return
         limit = pl_module.clip_limit if pl_module.clip_limit is not None else trainer.gradient_clip_val or None
         self._meter.count_step(
@@ -211,7 +205,7 @@ class Curves(L.Callback):
             return
         row = {'tokens': self._n_tokens, **self._meter.row(self._n_timed, now - self._since)}
         if self._sums['count']:  # none where all steps were skipped
-            row |= {f'train_{name}': value for name, value in summarize(self._sums).items()}
+            row |= {f'train_{name}': value for name, value in pl_module.figures(self._sums).items()}  # type: ignore[operator]
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}
         if pl_module.grad_norm is not None:
             row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
@@ -226,7 +220,10 @@ class Curves(L.Callback):
             begin = time.perf_counter()
             row |= {f'spectra/{name}': value for name, value in spectra.summarize(pl_module).items()}
             now += time.perf_counter() - begin
-        self._sums, self._n_timed, self._since, self.newest = {}, 0.0, now, row
+        self._sums = {}
+        self._n_timed = 0.0
+        self._since = now
+        Run.of(trainer).newest_row = row
         self._write(trainer, row, step, records.TRAINING, row)
 
     def _looks_at_spectra(self, trainer: L.Trainer, first: int, step: int) -> bool:
@@ -266,12 +263,16 @@ class Curves(L.Callback):
         """Say, once, that rows are missing. Each later one is tried again: the disk may have room by then."""
         if not self.is_given_up:
             self.is_given_up = True
-            where = self.folder or 'the folder of the run'
-            print(f'curves are not written to {where}: {error.strerror or error}', file=sys.stderr, flush=True)
+            print(
+                f'curves are not written to {error.filename or "the folder of the run"}: {error.strerror or error}',
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:
         """Where this process writes, if it does."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        log_dir = trainer.log_dir if self.folder is None and trainer.loggers else self.folder
+        folder = Run.of(trainer).folder
+        log_dir = trainer.log_dir if folder is None and trainer.loggers else folder
         return None if log_dir is None or '://' in str(log_dir) else Path(log_dir)

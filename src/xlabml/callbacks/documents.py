@@ -9,16 +9,13 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from xlabml.engine import Run
+
 
 class ReadDocuments:
-    """The documents of the last steps, as the batches hold them: nothing is copied from the device before `write`.
-
-    Attributes:
-        folder: Where they are written; None: where the trainer logs.
-    """
+    """The documents of the last steps, as the batches hold them: nothing is copied from the device before `write`."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
         self._read: deque[tuple[int, Any]] = deque()
 
     def note(self, step: int, batch: Any, n_steps: int) -> None:
@@ -32,7 +29,7 @@ class ReadDocuments:
 
         Each rank has a file of its own. A disk that takes none does not change how the run ends.
         """
-        folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.log_dir or trainer.default_root_dir)))
+        folder = Path(trainer.strategy.broadcast(str(Run.of(trainer).output_folder())))
         rank = f'-{trainer.global_rank}' if trainer.world_size > 1 else ''
         path = folder / f'{name}{rank}.jsonl'
         lines = []

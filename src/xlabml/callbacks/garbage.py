@@ -1,15 +1,16 @@
 """Python's garbage collector, kept out of the step loop."""
 
 import gc
-from typing import Any
 
 import lightning.pytorch as L
+
+from xlabml.engine import Callback
 
 _FIRST_STEPS = 3
 """After so many steps everything that stays for the run is there."""
 
 
-class Garbage(L.Callback):
+class Garbage(Callback):
     """Collect garbage when the run validates, and not whenever Python thinks it is time.
 
     After the first steps what is there is set aside, so that no later collection looks through it, and the collector
@@ -28,9 +29,7 @@ class Garbage(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._n_steps = 0
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._n_steps += 1
         if self._n_steps == _FIRST_STEPS and self._was_enabled is None:
             self._was_enabled = gc.isenabled()

@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from xlabml.engine import Callback
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 _BYTES = 1 << 30
 
@@ -28,7 +30,7 @@ def keep_freed_memory() -> bool:
     return bool(is_set and mallopt(_TRIM_THRESHOLD, _BYTES))
 
 
-class Heap(L.Callback):
+class Heap(Callback):
     """Keep freed memory, where the model runs on a CPU, until the process ends."""
 
     def setup(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:

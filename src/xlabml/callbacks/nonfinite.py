@@ -4,11 +4,13 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from xlabml.engine import Callback
+
 from .advice import skip_argument
 from .documents import ReadDocuments, look_interval
 
 
-class NonFinite(L.Callback):
+class NonFinite(Callback):
     """End a run whose loss or gradient was not finite for several steps in a row, and write down what it had read.
 
     The task skips each such step: no weight and no state of the optimizer changes, the schedule and the data go on.
@@ -32,9 +34,9 @@ class NonFinite(L.Callback):
         n_steps = self.max_in_row + look_interval(self.every_n_steps, trainer, pl_module)
         self.documents.note(trainer.global_step + 1, batch, n_steps)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         interval = look_interval(self.every_n_steps, trainer, pl_module)
-        if trainer.fit_loop._should_accumulate() or trainer.global_step % interval:
+        if trainer.global_step % interval:
             return
         in_row, last = int(pl_module.skipped[0]), trainer.global_step  # type: ignore[index]
         if in_row >= self.max_in_row:

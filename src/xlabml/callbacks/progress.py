@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from .curves import Curves
+from xlabml.engine import Run
+from xlabml.figures import describe_figures
 
 
 class Progress(ProgressBar):
-    """Show step, loss, bits per byte, learning rate, tokens per second and time left.
+    """Show step, loss, the newest figures, learning rate, speed and time left.
 
     On a terminal as a bar, elsewhere (a log file) as a line after every validation.
 
@@ -104,7 +105,10 @@ class Progress(ProgressBar):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end('validate')
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._enabled and trainer.is_global_zero:
-            self.print(f'step {trainer.global_step}: {describe_figures(find_figures(trainer, "val_"))}')
+            figures = find_figures(trainer, 'val_')
+            task: Any = pl_module
+            said = task.describe(figures) if hasattr(task, 'describe') else describe_figures(figures, {})
+            self.print(f'step {trainer.global_step}: {said}')
         if trainer.state.fn == 'validate':
             self._stop()
 
@@ -130,29 +134,21 @@ class Progress(ProgressBar):
 
     @staticmethod
     def figures(trainer: L.Trainer) -> str:
-        """The newest training row, and the newest validation, in a line."""
-        curves = next((callback for callback in trainer.callbacks if isinstance(callback, Curves)), None)  # type: ignore[attr-defined]
-        row = curves.newest if curves else {}
-        parts = []
-        if 'train_loss' in row:
-            parts.append(f'loss {row["train_loss"]:.3f}  bits/byte {row["train_bits_per_byte"]:.3f}')
+        """The newest training row, and the figure of the newest validation that checkpoints go by, in a line."""
+        task: Any = trainer.lightning_module
+        row = Run.of(trainer).newest_row
+        parts = [task.progress(row)] if hasattr(task, 'progress') else []
+        if row:
             rate = next((value for name, value in row.items() if name.startswith('learning_rate/')), None)
-            if rate is not None:
-                parts.append(f'lr {rate:.1e}')
+            parts += [] if rate is None else [f'lr {rate:.1e}']
             parts.append(f'{row["tokens_per_second"]:,.0f} tokens/s')
-        if 'val_bits_per_byte' in trainer.callback_metrics:
-            parts.append(f'val {float(trainer.callback_metrics["val_bits_per_byte"]):.3f}')
-        return '  '.join(parts)
+        name = getattr(task, 'shown_metric', '')
+        if name in trainer.callback_metrics:
+            parts.append(f'val {float(trainer.callback_metrics[name]):.3f}')
+        return '  '.join(filter(None, parts))
 
 
 def find_figures(trainer: L.Trainer, prefix: str) -> dict[str, float]:
-    """What the last evaluation gave, without `val_` or `test_`."""
+    """The figures of the last evaluation, without `val_` or `test_`."""
     metrics = trainer.callback_metrics.items()
     return {name.removeprefix(prefix): float(value) for name, value in metrics if name.startswith(prefix)}
-
-
-def describe_figures(figures: dict[str, float]) -> str:
-    """Loss, accuracy and bits per byte, and what else was measured, in a line."""
-    known = {'loss': '{:.4f} nats/token', 'accuracy': 'accuracy {:.2%}', 'bits_per_byte': '{:.4f} bits/byte'}
-    parts = [form.format(figures[name]) for name, form in known.items() if name in figures]
-    return ', '.join(parts + [f'{name} {value:.4f}' for name, value in figures.items() if name not in known])

@@ -25,6 +25,8 @@ def describe_start(
         'step': trainer.global_step,
         'max_steps': trainer.max_steps,
         'task': type(module).__name__,
+        'units': dict(getattr(module, 'units', {})),
+        'monitor': list(getattr(module, 'monitor', ())),
         'parameters': sum(p.numel() for p in parameters),
         'trained_parameters': sum(p.numel() for p in parameters if p.requires_grad),
         'token_flops': flops.per_token + flops.per_target,

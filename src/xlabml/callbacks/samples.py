@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from xlabml import inference
+from xlabml.engine import Callback
 
 from .compiling import eagerly
 
 
-class SampledText(L.Callback):
-    """Sample a continuation at every validation, and hand it to the loggers that take text.
+class SampledText(Callback):
+    """Sample a continuation at every validation, where the task generates, and hand it to the loggers that take text.
 
     Args:
         prompt: What the text starts with; empty: the start of a document.
@@ -43,7 +44,7 @@ class SampledText(L.Callback):
         self.newest = ''
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking:
+        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking or not pl_module.generates:
             return
         is_sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         if not trainer.is_global_zero and not is_sharded:

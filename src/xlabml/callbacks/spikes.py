@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlabml.engine import Callback, Run, step_is_over
+
 from .documents import ReadDocuments, look_interval
 
 LEAST_DEVIATION = 1e-3
@@ -24,7 +26,7 @@ SPIKED = 3
 """The status of a run that a loss spike ended."""
 
 
-class Spikes(L.Callback):
+class Spikes(Callback):
     """Count loss spikes and write down what they had read; on request, end the run, with exit status 3.
 
     A spike is a step whose loss (over all ranks and micro-batches) is more than `sigma` standard deviations above the
@@ -70,11 +72,6 @@ class Spikes(L.Callback):
         self._losses: list[Tensor] = []  # one a step since the last look, on the device
         self._part: Tensor | None = None  # of the step under way
 
-    @property
-    def status(self) -> int:
-        """What the process is to exit with: SPIKED, or 0 where no spike ended the run."""
-        return SPIKED if self.stopped else 0
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -87,19 +84,18 @@ class Spikes(L.Callback):
             return
         loss = outputs['loss'].detach()
         self._part = loss if self._part is None else self._part + loss
-        if trainer.fit_loop._should_accumulate():
+        if not step_is_over(trainer):
             return
         self._losses.append(self._part)
         self._part = None
         if trainer.global_step % look_interval(self.every_n_steps, trainer, pl_module) == 0:
             self.look(trainer)
 
-    def look(self, trainer: L.Trainer) -> bool:
-        """Judge the steps since the last look; all ranks have to.
+    def before_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.look(trainer)
 
-        Returns:
-            Whether a spike has ended the run.
-        """
+    def look(self, trainer: L.Trainer) -> None:
+        """Judge the steps since the last look; all ranks have to."""
         if self._losses:
             losses = trainer.strategy.reduce(torch.stack(self._losses).float(), reduce_op='mean').tolist()
             self._losses = []
@@ -107,7 +103,6 @@ class Spikes(L.Callback):
             found = {first + i: figures for i, loss in enumerate(losses) if (figures := self._judge(loss))}
             if found:
                 self._tell(trainer, found)
-        return bool(self.stopped)
 
     def _judge(self, loss: float) -> dict[str, float]:
         """What to say of a spike; {} where it is none. A loss that is no number is another guard's business."""
@@ -134,7 +129,7 @@ class Spikes(L.Callback):
                 )
         if self.action == 'stop':
             self.stopped = min(found)
-            trainer.should_stop = True
+            Run.of(trainer).end(SPIKED, 'a loss spike', is_saved=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {'window': list(self.window), 'count': self.count}

@@ -8,6 +8,8 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from xlabml.engine import Callback, Run, ValidationCut
+
 TIMEOUT = 124
 """The status of a run that `trainer.max_time` ended, as that of `timeout`."""
 
@@ -15,11 +17,7 @@ _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') i
 _MAX_STEPS_BETWEEN_TALKS = 100
 
 
-class ValidationCut(Exception):  # noqa: N818 - nothing went wrong
-    """Validation is left half done, because the run ends; the trainer's loop catches it."""
-
-
-class Stopping(L.Callback):
+class Stopping(Callback):
     """End the run in order when a process is asked to stop or the time is over: at one optimizer step on all ranks.
 
     Ctrl-C, SIGTERM and SIGUSR1 (which Slurm can send before a job's time is over) to any one rank, and
@@ -61,9 +59,8 @@ class Stopping(L.Callback):
             raise KeyboardInterrupt
         self.signal = self.signal or number
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not trainer.fit_loop._should_accumulate():
-            self._look(trainer, pl_module)
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._look(trainer, pl_module):
@@ -85,6 +82,5 @@ class Stopping(L.Callback):
         self.signal, self.is_over = int(told[0]), max_seconds is not None and told[1] >= max_seconds
         if not self.status:
             return False
-        trainer.should_stop = True
-        trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None  # these do not hold it up
+        Run.of(trainer).end(self.status, 'interrupted' if self.signal else 'trainer.max_time is over')
         return True

@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from xlabml.engine import Callback
 from xlabml.transformer import Transformer
 
 
-class Summary(L.Callback):
+class Summary(Callback):
     """Print the model's parts with their parameter counts.
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from xlabml import settings
 from xlabml.callbacks import Stopping
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import step_is_over
 
 from .errors import UsageError
 from .trainer import Trainer
@@ -150,7 +151,7 @@ class _Stopwatch(L.Callback):
         if pl_module.device.type == 'cuda':
             torch.cuda.synchronize(pl_module.device)
         now = time.perf_counter()
-        if trainer.fit_loop._should_accumulate() and trainer.global_step:
+        if not step_is_over(trainer) and trainer.global_step:
             self.taken.append(now - self._last)
         self._last = now
         if trainer.global_step >= _WINDOWS:

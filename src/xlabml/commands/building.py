@@ -13,9 +13,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import settings
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Predictions, Spikes
+from xlabml.callbacks import Checkpoints, Curves, Predictions
 from xlabml.callbacks.events import Events
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import Run
 from xlabml.finite import require_finite
 from xlabml.models import XLabModel
 from xlabml.untrusted.building import building, naming, try_out
@@ -94,9 +95,11 @@ class BuildingCLI(ParsingCLI):
     def _check_monitor(self) -> None:
         """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
         parts = (self.model, *self.trainer.callbacks)  # type: ignore[attr-defined]
-        figures = self.model.figures()
+        saver = find_callback(self.trainer, Checkpoints)
+        saver.choose_monitor(self.model.monitor)
+        figures = self.model.figure_names()
         if figures is not None and all(type(part).__module__.startswith(('xlabml.', 'lightning.')) for part in parts):
-            find_callback(self.trainer, Checkpoints).check_monitor([f'val_{name}' for name in figures])
+            saver.check_monitor([f'val_{name}' for name in figures])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, 'trainer')
@@ -111,7 +114,7 @@ class BuildingCLI(ParsingCLI):
                 config['logger'] = Events(
                     self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, purge_step=step
                 )
-        own: list[L.Callback] = [Predictions(self.run_folder)]
+        own: list[L.Callback] = [Predictions()]
         if self.subcommand == 'fit' and self.run_folder is not None:
             own.append(SavedSettings(self._parser('fit').dump(self._own_config(), skip_none=False), self.run_folder))
         callbacks = config['callbacks'] or []
@@ -129,12 +132,10 @@ class BuildingCLI(ParsingCLI):
         saver.continues = self._choice.run is not None
         if saver.folder is None and self.run_folder is not None:
             saver.folder = str(self.run_folder / 'checkpoints')
-        curves.folder = self.run_folder
+        Run.of(trainer).folder = self.run_folder
         for logger in trainer.loggers:
             if isinstance(logger, Events):
                 logger.give_up = curves.give_up
-        find_callback(trainer, NonFinite).documents.folder = self.run_folder
-        find_callback(trainer, Spikes).documents.folder = self.run_folder
         return trainer
 
     def _claim(self, logs: Path) -> RunFolder | None:

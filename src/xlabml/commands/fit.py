@@ -7,20 +7,18 @@ from (parsing.py); parts are then built from the checked settings by `xlabml.set
 
 import contextlib
 import logging
-import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, Stopping, attention_lines, skip_argument
-from xlabml.callbacks.progress import describe_figures, find_figures
+from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, attention_lines, skip_argument
+from xlabml.callbacks.progress import find_figures
 from xlabml.checkpoints import Contents
+from xlabml.engine import Run, wait_for_children
 
 from . import data as data_commands
 from .building import BuildingCLI, find_callback
@@ -86,7 +84,7 @@ class XLabCLI(BuildingCLI):
             self._say(line)
         trainer.fit(self.model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
         self._say_results()
-        stopping, spikes = find_callback(trainer, Stopping), find_callback(trainer, Spikes)
+        run, spikes = Run.of(trainer), find_callback(trainer, Spikes)
         if spikes.stopped:
             step, is_saved = spikes.stopped, find_callback(trainer, Checkpoints).newest is not None
             skip = skip_argument(trainer, step, step)
@@ -97,25 +95,11 @@ class XLabCLI(BuildingCLI):
                 f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
                 f'{typed} {goes_on} {"without" if skip else "with"} the rows of that step'
             )
-        elif stopping.status:
-            why = 'interrupted' if stopping.signal else 'trainer.max_time is over'
-            self._say(f'{why} at step {trainer.global_step}; the same command with --ckpt_path last goes on')
-        if status := spikes.status or stopping.status:
-            self._leave(status)
-
-    def _leave(self, status: int) -> NoReturn:
-        """End this process; one that started others for the other devices lets them end first.
-
-        Lightning kills a parent whose child ends with another status than 0, and this one is to end with its own.
-        """
-        children = getattr(self.trainer.strategy.launcher, 'procs', None) or []
-        for thread in threading.enumerate():
-            if children and thread.name == 'child-process-observer':
-                thread._child_processes = []  # type: ignore[attr-defined]
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=60)
-        raise SystemExit(status)
+        elif run.ended is not None:
+            self._say(f'{run.ended.why} at step {trainer.global_step}; the same command with --ckpt_path last goes on')
+        if run.status:
+            wait_for_children(trainer)
+            raise SystemExit(run.status)
 
     def _is_finished(self, checkpoint: Contents) -> bool:
         config = self._own_config().trainer
@@ -167,7 +151,8 @@ class XLabCLI(BuildingCLI):
             weights_only=True,
         )
         figures = find_figures(self.trainer, f'{split}_')
-        self._say(f'{split}: {describe_figures(figures)} ({self.model.n_evaluated:,} tokens)')
+        counted = f'{self.model.n_evaluated:,} {self.model.counted}'
+        self._say(f'{split}: {self.model.describe(figures)} ({counted})')
 
     def run_predict(self) -> None:
         """Score every document of a split."""
@@ -182,7 +167,8 @@ class XLabCLI(BuildingCLI):
         )
         writer = find_callback(self.trainer, Predictions)
         if writer.path is not None:
-            self._say(f'predictions: {writer.path} ({writer.n_documents:,} documents, {writer.n_tokens:,} tokens)')
+            counted = f', {writer.n_counted:,} {self.model.counted}' if writer.n_counted else ''
+            self._say(f'predictions: {writer.path} ({writer.n_documents:,} documents{counted})')
 
     @staticmethod
     @rank_zero_only

@@ -2,10 +2,9 @@
 
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import DEFAULT_STEPS
 from xlabml.models import Task
 from xlabml.training import parameter_groups
-
-from .trainer import DEFAULT_STEPS
 
 
 def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpoint: Contents) -> str:

@@ -11,8 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from xlabml import artifacts, bounds, checkpoints, settings
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import auto_precision, check_strategy
 from xlabml.models import Task
-from xlabml.strategies import check_strategy
 from xlabml.untrusted import yaml_text
 from xlabml.untrusted.building import REMEDY, naming
 
@@ -32,7 +32,7 @@ from .finding import Found, find_checkpoint, reading, refuse_used
 from .parser import Parser
 from .run_folder import Choice, choose_run
 from .saved import CALLBACKS, Seals, saved_settings
-from .trainer import Trainer, auto_precision
+from .trainer import Trainer
 
 _load = get_loader('yaml')
 

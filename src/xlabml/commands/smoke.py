@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 
 from xlabml import artifacts, checkpoints, settings
 from xlabml.callbacks import Checkpoints, Predictions
-from xlabml.callbacks.progress import describe_figures, find_figures
+from xlabml.callbacks.progress import find_figures
 from xlabml.data import Source
 from xlabml.datamodules import XLabDataModule
 from xlabml.tokenizer import train_tokenizer
@@ -72,7 +72,7 @@ def smoke(arguments: Sequence[str]) -> None:
                 done[part] = _SmokeCLI(typed, stand_in, _STEPS[part != 'train'])
         with _saying_where('generate'):
             text = _generate(name)
-        figures = describe_figures(find_figures(done['test'].trainer, 'test_'))
+        figures = done['test'].model.describe(find_figures(done['test'].trainer, 'test_'))
         n_steps, n_documents = done['go on'].trainer.global_step, find_callback(done['predict'].trainer, Predictions)
     print(
         f'smoke: {n_steps} steps, validated, saved and gone on from, tested ({figures}), '

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from xlabml.data import Doubling
+from xlabml.engine import set_length
 from xlabml.errors import SettingsError
 
 
@@ -99,6 +100,4 @@ def set_run_length(trainer: Any, accumulation: int, max_steps: int) -> None:
         value = getattr(trainer, name)
         if value not in neutral and not trainer.fast_dev_run:
             raise SettingsError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
-    trainer.accumulate_grad_batches = accumulation
-    trainer.fit_loop.epoch_loop.max_steps = max_steps
-    trainer.fit_loop.max_epochs = -1  # one fit is one epoch of Lightning's
+    set_length(trainer, accumulation, max_steps)

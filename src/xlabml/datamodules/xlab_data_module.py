@@ -26,6 +26,7 @@ from xlabml.data import (
     WikipediaLeads,
     loader,
 )
+from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
 from .arguments import check_arguments
@@ -249,7 +250,7 @@ class XLabDataModule(SavedData):
         super().load_state_dict(state_dict)
         trainer = self.trainer
         if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':
-            trainer.fit_loop.epoch_loop.max_steps = self.run_steps(*self._asked_length)
+            set_max_steps(trainer, self.run_steps(*self._asked_length))
 
     def train_dataloader(self) -> DataLoader:
         step, size = self._step(), self._step_size()

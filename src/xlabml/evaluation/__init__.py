@@ -1,5 +1,18 @@
-"""Predictions -> numbers: pure functions of sums, so that any batch size and device count gives the same result."""
+"""Predictions -> figures: functions of sums, so that any batch size and device count gives the same result."""
 
-from .language import TokenMetric, WithinNats, summarize
+from .evaluator import Evaluator, Gather, Monitor
+from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .sums import Sums, precise
 
-__all__ = ['TokenMetric', 'WithinNats', 'summarize']
+__all__ = [
+    'Evaluator',
+    'Gather',
+    'Monitor',
+    'Sums',
+    'TokenEvaluator',
+    'TokenMetric',
+    'TokenOutputs',
+    'WithinNats',
+    'precise',
+    'summarize',
+]

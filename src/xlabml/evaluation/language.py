@@ -1,20 +1,28 @@
-"""What a language model's predictions are worth."""
+"""Figures of token predictions: loss, accuracy, bits per byte, and metrics of one value a target."""
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from xlabml.batches import IGNORED, Batch, token_targets
+
+from .evaluator import Evaluator, Gather
+from .sums import Sums, precise
+
+SUMS = ('nats', 'correct', 'n_bytes', 'count')
 
 
 def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """Loss, accuracy and bits per byte from the sums over all targets.
 
     Args:
-        sums: `nats` of all targets, the end of text included; `correct`, how many of them were predicted;
-            `count`, how many there were; `n_bytes`, the raw UTF-8 bytes of the text that they stand for.
+        sums: `nats`, the negative log-likelihood of all targets, the end of text included; `correct`, how many of them
+            were predicted; `count`, their number; `n_bytes`, the raw UTF-8 bytes of the text that they stand for.
 
     Returns:
         `loss` (nats per target), `accuracy` (0..1), `bits_per_byte`; nan where there is nothing to divide by.
@@ -42,7 +50,7 @@ class TokenMetric(abc.ABC):
         """One value a target.
 
         Args:
-            nats: The negative log-probability of each target.
+            nats: The negative log-likelihood of each target.
             targets: Its id.
         """
 
@@ -60,3 +68,62 @@ class WithinNats(TokenMetric):
 
     def values(self, nats: Float[Tensor, ' t'], targets: Int[Tensor, ' t']) -> Float[Tensor, ' t']:
         return (nats <= self.limit).to(torch.float32)
+
+
+class TokenOutputs(NamedTuple):
+    """What a model of tokens makes of a batch that is evaluated.
+
+    Args:
+        sums: As in training.
+        nats: The negative log-likelihood of each target; None: no metric asked for it.
+    """
+
+    sums: Sums
+    nats: Float[Tensor, 'b n'] | None = None
+
+
+class TokenEvaluator(Evaluator):
+    """Figures and metrics over all targets of a split.
+
+    Args:
+        figures: Makes the figures of the sums `nats`, `correct`, `n_bytes` and `count`.
+        metrics: Numbers to report beside them.
+    """
+
+    def __init__(
+        self, figures: Callable[[Mapping[str, float]], dict[str, float]], metrics: Sequence[TokenMetric] = ()
+    ) -> None:
+        self.figures = figures
+        self.metrics = metrics
+        self._total: Tensor | None = None
+        self._n_counted = 0
+
+    def names(self) -> list[str]:
+        return [*self.figures(dict.fromkeys(SUMS, 0.0)), *(metric.name for metric in self.metrics)]
+
+    @property
+    def n_counted(self) -> int:
+        return self._n_counted
+
+    def start(self) -> None:
+        self._total = None
+
+    def update(self, outputs: TokenOutputs, batch: Batch) -> None:
+        row = outputs.sums.stack()
+        if outputs.nats is not None:
+            targets = token_targets(batch).ids
+            is_counted = targets != IGNORED
+            values = [metric.values(outputs.nats[is_counted], targets[is_counted]).sum() for metric in self.metrics]
+            row = torch.cat([row, torch.stack([value.to(row.dtype) for value in values])])
+        self._total = row if self._total is None else self._total + row
+
+    def result(self, gather: Gather) -> dict[str, float]:
+        if self._total is None:
+            self._total = torch.zeros(len(SUMS) + len(self.metrics), dtype=precise(torch.device('cpu')))
+        values = gather.total(self._total).tolist()
+        sums = dict(zip(SUMS, values))
+        self._n_counted = int(sums['count'])
+        figures = self.figures(sums)
+        for metric, value in zip(self.metrics, values[len(SUMS) :]):
+            figures[metric.name] = value / max(1.0, sums['count'])
+        return figures

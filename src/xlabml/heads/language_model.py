@@ -1,6 +1,7 @@
 """The trunk with a vocabulary head: ids -> logits, or sums of the loss."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -81,8 +82,14 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
         targets: Int[Tensor, 'b n'] | None = None,
         ends: bool = False,
-        each: bool = False,
-    ) -> Float[Tensor, 'b n v'] | Float[Tensor, 's 1 v'] | LossSums | tuple[LossSums, Float[Tensor, 'b n']]:
+        each: bool | Literal['only'] = False,
+    ) -> (
+        Float[Tensor, 'b n v']
+        | Float[Tensor, 'b n']
+        | Float[Tensor, 's 1 v']
+        | LossSums
+        | tuple[LossSums, Float[Tensor, 'b n']]
+    ):
         """Logits of each token; with targets, sums of the loss, for which the whole logits are never made.
 
         Args:
@@ -91,7 +98,8 @@ class LanguageModel(nn.Module):
             targets: What follows each token; batches.IGNORED where nothing is asked.
             ends: Give only the logits of the last token of each segment (of each row, without a layout). Those of an
                 empty segment mean nothing.
-            each: With targets, return what `nats` does as well, from the same pass through the trunk.
+            each: With targets, return what `nats` does as well, from the same pass through the trunk; 'only': nothing
+                else.
 
         Raises:
             ValueError: As in Transformer.forward; or targets come with a cache, through which no gradient flows.
@@ -100,6 +108,8 @@ class LanguageModel(nn.Module):
             raise ValueError('a loss cannot be taken through a cache; call the model with targets, or with a cache')
         hidden = self.hidden(ids, layout, cache)
         weight = self._weight
+        if targets is not None and each == 'only':
+            return self._nats(hidden, targets)
         if targets is not None:
             sums = self.loss(hidden.flatten(0, 1), weight, targets.flatten(), self.head_bias, self.logit_cap)
             return (sums, self._nats(hidden, targets)) if each else sums
@@ -122,6 +132,10 @@ class LanguageModel(nn.Module):
     def _nats(self, hidden: Float[Tensor, 'b n d'], targets: Int[Tensor, 'b n']) -> Float[Tensor, 'b n']:
         flat = hidden.flatten(0, 1), self._weight, targets.flatten(), self.head_bias, self.logit_cap
         return self.loss.nats(*flat).view(targets.shape)
+
+    def list_blocks(self) -> list[nn.Module]:
+        """The blocks of the trunk, which a strategy that shards gathers one at a time."""
+        return list(self.trunk.blocks)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache; arguments and errors as in Transformer.new_cache."""

@@ -1,6 +1,8 @@
-"""One LightningModule a file: what is trained, and how its loss and figures come about."""
+"""One task a file: what is trained, and how its loss and figures come about."""
 
-from .task import Task
+from xlabml.engine import Task
+
+from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['Task', 'XLabModel']
+__all__ = ['MaskedLanguageModel', 'Task', 'XLabModel']

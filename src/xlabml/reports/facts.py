@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from xlabml.figures import describe_figures
+
 from .runs import Run, column, columns
 
 _LAST_ROWS = 10
@@ -14,8 +16,7 @@ _LAST_ROWS = 10
 
 def facts(run: Run) -> dict[str, str]:
     """Everything that is known of a run, in the order in which it is said."""
-    empty: dict[str, Any] = {}
-    start = next((event for event in reversed(run.events) if event.get('event') == 'start'), empty)
+    start = run.start
     found = {'folder': str(run.folder), 'state': state(run)}
     found |= _what(run, start)
     found |= _results(run)
@@ -92,17 +93,19 @@ def _what(run: Run, start: dict[str, Any]) -> dict[str, str]:
 def _results(run: Run) -> dict[str, str]:
     found = {}
     if run.training:
-        found['train, last row'] = _figures(run.training[-1], 'train_')
+        found['train, last row'] = _figures(run, run.training[-1], 'train_')
     if run.evaluations:
-        found['val, last'] = _figures(run.evaluations[-1], 'val_')
-        scored = [row for row in run.evaluations if isinstance(row.get('val_loss'), int | float)]
+        found['val, last'] = _figures(run, run.evaluations[-1], 'val_')
+        name, is_less = run.monitor
+        scored = [row for row in run.evaluations if isinstance(row.get(name), int | float)]
         if scored:
-            found['val, best'] = _figures(min(scored, key=lambda row: row['val_loss']), 'val_')
+            best = min(scored, key=lambda row: row[name] if is_less else -row[name])
+            found['val, best'] = _figures(run, best, 'val_')
     else:
         found['val, last'] = 'no evaluation yet'
     for row in run.others:
         split = row.get('split', 'test')
-        found[f'{split}, by xlab {row.get("command")}'] = _figures(row, f'{split}_')
+        found[f'{split}, by xlab {row.get("command")}'] = _figures(run, row, f'{split}_')
     return found
 
 
@@ -144,14 +147,11 @@ def _speed(run: Run, start: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _figures(row: dict[str, Any], prefix: str) -> str:
-    known = {'loss': '{:.4f} nats/token', 'bits_per_byte': '{:.4f} bits/byte', 'accuracy': 'accuracy {:.2%}'}
-    parts = [
-        form.format(row[prefix + name])
-        for name, form in known.items()
-        if isinstance(row.get(prefix + name), int | float)
-    ]
-    return ', '.join(parts or ['nothing finite']) + f' at step {row["step"]:,}'
+def _figures(run: Run, row: dict[str, Any], prefix: str) -> str:
+    """The figures of a row that have a unit; those of an evaluation all."""
+    values = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    shown = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    return (describe_figures(shown, run.units) or 'nothing finite') + f' at step {row["step"]:,}'
 
 
 def _last(rows: Sequence[dict[str, Any]], name: str) -> list[float]:

@@ -28,8 +28,11 @@ def draw_all(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def draw_loss(runs: Sequence[Run]) -> Figure | None:
-    """Loss and bits per byte: the median of the training rows in a window, their 10-90 % quantiles, and evaluations."""
-    figures = [name for name in ('loss', 'bits_per_byte') if _has(runs, f'train_{name}') or _has(runs, f'val_{name}')]
+    """Loss and the figures with a unit: the median of the training rows in a window, their 10-90 % quantiles, and
+    evaluations."""
+    units = {name: unit for run in runs for name, unit in run.units.items() if unit != '%'}
+    named = {'loss': '', **dict.fromkeys(run.monitor[0].removeprefix('val_') for run in runs), **units}
+    figures = [name for name in named if _has(runs, f'train_{name}') or _has(runs, f'val_{name}')]
     if not figures:
         return None
     figure, panels = make_panels(len(figures), 1, 9.0, 3.6)
@@ -46,7 +49,7 @@ def draw_loss(runs: Sequence[Run]) -> Figure | None:
             ends += [max(values[len(values) // 10 :])] if values else []
         low, high = min(heights(panel)), max(ends)
         panel.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
-        panel.set_ylabel({'loss': 'loss (nats per token)', 'bits_per_byte': 'bits per byte'}[name])
+        panel.set_ylabel(_label(name, units.get(name, '')))
     panels[-1].set_xlabel('step')
     styles = [
         grey('train: median, 10–90 %'),
@@ -54,6 +57,13 @@ def draw_loss(runs: Sequence[Run]) -> Figure | None:
     ]
     legend(panels[0], runs, styles)
     return figure
+
+
+def _label(name: str, unit: str) -> str:
+    """`loss (nats per token)`, `bits per byte`, `auroc`."""
+    words = unit.replace('/', ' per ')
+    plain = name.replace('_', ' ')
+    return f'{plain} ({words})' if words and words != plain else plain
 
 
 def draw_learning_rate(runs: Sequence[Run]) -> Figure | None:

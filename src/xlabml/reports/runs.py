@@ -10,6 +10,10 @@ from xlabml.telemetry import records
 from xlabml.untrusted import yaml_text
 
 _MOST_RUNS = 10
+_MOST_UNIT = 40
+"""Characters of a unit: what stands in a file is shown to people."""
+_EARLIER_UNITS = {'loss': 'nats/token', 'accuracy': '%', 'bits_per_byte': 'bits/byte'}
+"""Units of runs whose start does not say any: they were language models."""
 
 
 class Run(NamedTuple):
@@ -34,6 +38,27 @@ class Run(NamedTuple):
     others: list[dict[str, Any]]
     events: list[dict[str, Any]]
     notes: list[str]
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """What the newest start says of itself; {} before the first."""
+        return next((event for event in reversed(self.events) if event.get('event') == 'start'), {})
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of the figures, by name; runs that do not say are language models."""
+        found = self.start.get('units')
+        if not isinstance(found, dict):
+            return dict(_EARLIER_UNITS)
+        return {name: unit for name, unit in found.items() if isinstance(unit, str) and len(unit) <= _MOST_UNIT}
+
+    @property
+    def monitor(self) -> tuple[str, bool]:
+        """The figure that the best validation is known by, and whether smaller is better."""
+        found = self.start.get('monitor')
+        if isinstance(found, list) and len(found) == 2 and isinstance(found[0], str):
+            return found[0], found[1] != 'max'
+        return 'val_loss', True
 
 
 def find_folders(asked: Sequence[str], root: Path) -> list[Path]:

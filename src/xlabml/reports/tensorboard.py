@@ -29,4 +29,6 @@ def read_events(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     training, evaluations = ([of[step] for step in sorted(of)] for of in (rows[False], rows[True]))
     if not training and not evaluations:
         raise ValueError(f'{folder} holds no curves: its events have no numbers')
-    return training, [{'command': 'fit' if 'val_loss' in row else 'test', **row} for row in evaluations]
+    return training, [
+        {'command': 'fit' if any(name.startswith('val_') for name in row) else 'test', **row} for row in evaluations
+    ]

@@ -1,57 +1,40 @@
-"""What all tasks share: settings that a checkpoint can hold, the optimizer, clipping, and a place to go on from."""
+"""How a task is optimized: optimizer, schedule, clipping, and steps that change nothing because they cannot."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning.pytorch as L
 import torch
-from jaxtyping import Bool, Float
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from jaxtyping import Bool
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from xlabml import checkpoints, settings
-from xlabml.errors import SettingsError
-from xlabml.finite import describe_nonfinite, find_nonfinite
-from xlabml.strategies import shard
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
-from xlabml.transformer import Block
-from xlabml.untrusted.building import building, naming
-from xlabml.untrusted.matching import match_part
 
 _TRIED_STEPS = 1_000_000
 """The length of the schedule under trainer.fast_dev_run, whose few steps try the code: any warmup fits into it."""
 
-_Task = TypeVar('_Task', bound='Task')
 
-
-class Task(L.LightningModule):
-    """A model together with how it is trained.
-
-    A subclass calls `super().__init__()` first thing in its constructor.
+class Optimized(L.LightningModule):
+    """A module with an optimizer, a schedule, clipping and guards.
 
     Attributes:
-        network: The module that is trained: a trunk with its head. `model`, its name in earlier versions, is an alias.
-        optimizer: Makes what moves the weights, from parameter groups; a subclass sets it.
-        schedule: Makes the factor of the learning rate, from the length of the run; a subclass sets it.
-        horizon_tokens: The length that the schedule gets instead, in tokens; None: that of the run.
+        optimizer: Makes the optimizer from parameter groups; a subclass sets it.
+        schedule: Makes the factor of the learning rate from the length of the run; a subclass sets it.
+        horizon_tokens: The length of the schedule in tokens; None: that of the run.
         grad_norm: The norm of the last step's gradient before clipping; None before the first step.
         clip: What limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         clip_limit: The last step's limit, where clip made it.
-        step_is_empty: Whether the step under way asks for no target at all; a subclass sets it. Such a step changes
-            nothing: no weight decays, no state of the optimizer moves.
+        step_is_empty: Whether the step under way counts nothing at all. An empty step changes nothing: no weight
+            decays, no state of the optimizer moves.
         skipped: How many steps were skipped because the loss or the gradient was not finite: the last ones in a row,
             and all of them.
-        checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
     """
 
-    network: nn.Module
     optimizer: Callable[[Iterable], Optimizer]
     schedule: Callable[[int | None], Schedule]
 
@@ -63,25 +46,6 @@ class Task(L.LightningModule):
         self.clip_limit: Tensor | None = None
         self.skipped = torch.zeros(2, dtype=torch.long)
         self.step_is_empty = False
-        self.checkpoint_step = 0
-        self._why_unsaveable = settings.keep_arguments(self)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__('network' if name == 'model' else name, value)
-
-    @property
-    def model(self) -> nn.Module:
-        """An alias of `network`, for tasks that were written when it was the attribute's name."""
-        return self.network
-
-    def configure_model(self) -> None:
-        """Cut the model over the ranks, where the strategy is `xlabml.strategies.Sharded`."""
-        if self.device_mesh is None:
-            return
-        dtype = torch.bfloat16 if self.trainer.precision == 'bf16-mixed' else None
-        for part in self.children():
-            if any(True for _ in part.parameters()):
-                shard(part, Block, self.device_mesh['data_parallel'], dtype)
 
     def check_training(self, max_steps: int) -> None:
         """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.
@@ -100,10 +64,6 @@ class Task(L.LightningModule):
         """Raise ValueError where the schedule refuses a length in steps; None: it is not known."""
         with _named('model.schedule'):
             self.schedule(horizon)
-
-    def figures(self) -> list[str] | None:
-        """The names of what an evaluation gives, without `val_` and `test_`; None: the first one will show them."""
-        return None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over our parameter groups, its rate scheduled by the step."""
@@ -226,104 +186,6 @@ class Task(L.LightningModule):
             optimizer.zero_grad(set_to_none=True)
         return bad
 
-    @staticmethod
-    def spoil_unless_finite(loss: Float[Tensor, '']) -> Float[Tensor, '']:
-        """A loss that is not finite gets gradients that are NaN everywhere, so that all ranks see it in theirs."""
-        return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the progress of Lightning's loops: the step alone says where a run stands.
-
-        Raises:
-            ValueError: This task was built from parts that no checkpoint can hold.
-        """
-        if self._why_unsaveable:
-            raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
-        guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
-        if self.clip is not None:
-            guards['clip'] = self.clip.state_dict()
-        checkpoints.put_task(checkpoint, self.describe_network(), guards)
-
-    def describe_network(self) -> checkpoints.Part | None:
-        """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
-        return None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
-
-        Nothing of the loops is saved, so that a run may go on with another accumulation or number of devices.
-
-        Raises:
-            ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
-                by another optimizer.
-        """
-        contents = checkpoints.Contents.of(checkpoint)
-        self.check_weights(contents)
-        self.checkpoint_step = contents.step
-        if self._trainer is not None and self.trainer.state.fn == 'fit':
-            self._check_optimizer(contents)
-            self.skipped = torch.tensor(contents.guards.get('skipped', [0, 0]))
-            if self.clip is not None and 'clip' in contents.guards:
-                self.clip.load_state_dict(contents.guards['clip'])
-            loop = self.trainer.fit_loop.epoch_loop
-            step = loop.automatic_optimization.optim_progress.optimizer.step
-            step.total.ready = step.total.completed = self.checkpoint_step
-            loop._batches_that_stepped = self.checkpoint_step
-
-    def _check_optimizer(self, checkpoint: checkpoints.Contents) -> None:
-        saved, now = (
-            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint.task.arguments, self.hparams)
-        )
-        if saved != now:
-            raise SettingsError(
-                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
-                f'go on with {saved}, or start a new run'
-            )
-
-    def check_weights(self, checkpoint: checkpoints.Contents) -> None:
-        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
-        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
-        names = {**own, **saved}
-        unfit = [name for name in names if own.get(name) != saved.get(name)]
-        if unfit:
-            changed = differences(checkpoint.task.settings(), checkpoints.Part.of(self.hparams).settings(), 'model')
-            raise SettingsError(
-                f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
-                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
-                f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
-            )
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls: type[_Task], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
-    ) -> _Task:
-        """Build the task that a training checkpoint or an exported file holds, weights included.
-
-        Args:
-            checkpoint_path: Either kind of file.
-            map_location: The device that it comes to.
-            overrides: Constructor arguments to use instead of the saved ones.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint of ours, or one of another task.
-        """
-        checkpoint = checkpoints.read(checkpoint_path, map_location)
-        contents = checkpoints.Contents.of(checkpoint)
-        with building(checkpoint_path, contents.weights):
-            values = match_part(contents.task.settings(), Task, 'model')['init_args']
-            found = settings.find_class(contents.task.class_path)
-            if not issubclass(found, cls):
-                raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
-            model = found(**{**settings.build_arguments(found, values), **overrides})
-        with naming(checkpoint_path):
-            model.on_load_checkpoint(checkpoint)
-            model.load_state_dict(contents.weights)
-        if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
-            rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
-        return model.to(map_location)
-
 
 def _has_to_wait(x: Tensor) -> bool:
     """Whether reading a number takes until its device has done all that it was given."""
@@ -336,14 +198,3 @@ def _named(setting: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f'{setting}: {error}') from error
-
-
-def differences(saved: Any, now: Any, name: str) -> list[str]:
-    """Where two sets of settings differ, for people: `model.trunk.d_model was 16, is 32`."""
-    if isinstance(saved, dict) and isinstance(now, dict):
-        found = []
-        for key in {**saved, **now}:
-            path = name if key == 'init_args' else f'{name}.{key}'
-            found += differences(saved.get(key), now.get(key), path)
-        return found
-    return [] if saved == now else [f'{name} was {saved}, is {now}']

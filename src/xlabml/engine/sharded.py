@@ -14,11 +14,13 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from xlabml.checkpoints import Contents
+
+from .loops import evaluate_without_inference_mode
 
 
 class Sharded(ModelParallelStrategy):
@@ -55,13 +57,7 @@ class Sharded(ModelParallelStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         """Evaluate without inference mode, in which gathered weights would be of no use to the next training step."""
-        for loop in (
-            trainer.fit_loop.epoch_loop.val_loop,
-            trainer.validate_loop,
-            trainer.test_loop,
-            trainer.predict_loop,
-        ):
-            loop.inference_mode = False
+        evaluate_without_inference_mode(trainer)
         super().setup(trainer)
 
     # Checkpoints: as of a strategy that does not shard, each tensor gathered or cut on the way.
@@ -124,15 +120,14 @@ class Sharded(ModelParallelStrategy):
         return value.cpu() if isinstance(value, Tensor) else value
 
 
-def shard(module: nn.Module, blocks: type[nn.Module], mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
     """Cut a module over the ranks of a mesh, in place; called again, it changes nothing.
 
-    Each block is gathered by itself when its turn comes, and let go after it; what is left (embeddings, head, last
-    norm) with the module. So the module has to be called as one, by its `forward` or by `nats`.
+    Each of its blocks (`list_blocks`, where it has that method) is gathered by itself when its turn comes, and released
+    after it; the rest (embeddings, head, last norm) with the module. So the module has to be called by its `forward`.
 
     Args:
         module: It holds the blocks.
-        blocks: The class of what is gathered at a time.
         mesh: The ranks, in one dimension.
         dtype: What the blocks' weights are sent and multiplied in; None: as they are kept. Gradients are added up in
             float32 in any case.
@@ -140,12 +135,10 @@ def shard(module: nn.Module, blocks: type[nn.Module], mesh: DeviceMesh, dtype: t
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     if isinstance(module, FSDPModule):
         return
-    for part in module.modules():
-        if isinstance(part, blocks):
-            fully_shard(part, mesh=mesh, mp_policy=policy)
+    list_blocks = getattr(module, 'list_blocks', list)
+    for block in list_blocks():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh)
-    if hasattr(module, 'nats'):
-        register_fsdp_forward_method(module, 'nats')
 
 
 def cut_like(whole: Any, like: Any) -> Any:

@@ -1,0 +1,341 @@
+"""The base of all tasks: a network with a loss, trained, evaluated, saved and loaded in one way."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from xlabml import checkpoints, settings
+from xlabml.batches import Batch
+from xlabml.checkpoints import Contents, Part, put_task
+from xlabml.errors import SettingsError
+from xlabml.evaluation import Evaluator, Monitor, Sums, precise
+from xlabml.figures import describe_figures
+from xlabml.finite import describe_nonfinite, find_nonfinite
+from xlabml.untrusted.building import building, naming
+from xlabml.untrusted.matching import match_part
+
+from .gather import RankGather
+from .loops import set_steps_done
+from .optimization import Optimized
+from .sharded import shard
+
+_Task = TypeVar('_Task', bound='Task')
+
+
+class DocumentParts(NamedTuple):
+    """What `predict` computes of the documents of a batch, one entry a segment.
+
+    Args:
+        documents: The document's number in the data; -1: padding, which is left out.
+        values: Numbers that are summed over the parts of a document, by name.
+    """
+
+    documents: Int[Tensor, ' s']
+    values: Mapping[str, Tensor]
+
+
+class Task(Optimized, ABC):
+    """A network together with how it is trained and evaluated.
+
+    A subclass calls `super().__init__()` first thing in its constructor, sets `network`, `optimizer` and `schedule`,
+    and says by `loss` what a batch costs. Seeding, scaling, guards, sums and the evaluation loops are the base's.
+
+    Attributes:
+        network: What is trained: it is called once for every micro-batch, so that whatever wraps it (compiled code,
+            DDP, FSDP2) sees that one call.
+        formats: The kinds of targets that it trains on.
+        monitor: The figure that `checkpoint.monitor: auto` stands for.
+        counted: What its sums are counted in, for people: tokens, pairs, examples.
+        units: The unit of a figure, for people; `%` shows a share as a percentage.
+        generates: Whether its network continues a prompt, token by token.
+        shown_metric: The figure of the newest validation that the progress bar shows.
+        checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
+        n_evaluated: How much the last evaluation counted.
+    """
+
+    network: nn.Module
+    formats: ClassVar[tuple[type, ...]] = ()
+    monitor: ClassVar[Monitor] = Monitor('val_loss', 'min')
+    counted: ClassVar[str] = 'tokens'
+    units: ClassVar[Mapping[str, str]] = {}
+    generates: ClassVar[bool] = False
+    shown_metric: ClassVar[str] = 'val_loss'
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpoint_step = 0
+        self.n_evaluated = 0
+        self.evaluators: list[Evaluator] = []
+        self._train_names: list[str] = []
+        self._train_sums: Tensor | None = None  # since the last row of the curves
+        self._step_sums: Tensor | None = None  # of the step under way, its objective last
+        self._of_loader: list[list[Evaluator]] = []
+        self._why_unsaveable = settings.keep_arguments(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__('network' if name == 'model' else name, value)
+
+    @property
+    def model(self) -> nn.Module:
+        """An alias of `network`, for tasks that were written when it was the attribute's name."""
+        return self.network
+
+    # What a task says
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Sums:
+        """The sums of a batch: its objective, how much it counts, and what the curves show."""
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Figures of training, from sums over all steps of a row: `objective`, `count` and the named ones."""
+        return {'loss': sums['objective'] / (sums['count'] or math.nan)}
+
+    def outputs(self, batch: Batch) -> Any:
+        """What the evaluators read of a batch; without more to say, the sums of its loss."""
+        return self.loss(batch)
+
+    def predictions(self, batch: Batch) -> DocumentParts:
+        """What `predict` says of the documents of a batch.
+
+        Raises:
+            SettingsError: This task has nothing to say of a document.
+        """
+        raise SettingsError(f'{type(self).__name__} scores no documents; xlab predict is for tasks that do')
+
+    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """A line of predictions, from the values of a document summed over its parts."""
+        return dict(totals)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raise ValueError where a batch, still in the host's memory, cannot be read by this task."""
+
+    def describe(self, figures: Mapping[str, float]) -> str:
+        """Figures in a line, those that have a unit first."""
+        return describe_figures(figures, self.units)
+
+    def progress(self, row: Mapping[str, float]) -> str:
+        """The newest training row in a few words, for the progress bar."""
+        return f'loss {row["train_loss"]:.3f}' if 'train_loss' in row else ''
+
+    def figure_names(self) -> list[str] | None:
+        """The names of the figures of an evaluation, without `val_` and `test_`; None: the first one will show them."""
+        names = [evaluator.names() for evaluator in self.evaluators]
+        return None if not names or None in names else [name for some in names for name in some or ()]
+
+    # A step
+
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Check a batch while it is still in the host's memory.
+
+        Lightning's hook of this name without the underscore would warn of data modules, which have it too.
+        """
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
+        if isinstance(batch, Batch):
+            self.check_batch(batch)
+        return batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
+        torch.manual_seed(batch.seed)
+        self.step_is_empty = not batch.n_counted
+        sums = self.loss(batch)
+        row = torch.cat([sums.stack(), sums.objective.detach().to(precise(sums.objective.device)).view(1)])
+        self._train_names = sums.names
+        self._step_sums = row if self._step_sums is None else self._step_sums + row
+        # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
+        n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return self.spoil_unless_finite(sums.objective * (n_shares / (batch.n_counted or 1)))
+
+    @staticmethod
+    def spoil_unless_finite(loss: Float[Tensor, '']) -> Float[Tensor, '']:
+        """A loss that is not finite gets gradients that are NaN everywhere, so that all ranks see it in theirs."""
+        return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
+
+    def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
+        """Add the step's sums to those of the next training row; a skipped step is in no curve."""
+        row, self._step_sums = self._step_sums, None
+        if row is not None:
+            is_counted = row.isfinite().all() & ~is_skipped.to(row.device)
+            counted = torch.where(is_counted, row, 0.0)
+            self._train_sums = counted if self._train_sums is None else self._train_sums + counted
+
+    @property
+    def train_sums(self) -> dict[str, float]:
+        """The sums of training since the last call of `take_train_sums`, on this rank; {} before the first step."""
+        return {} if self._train_sums is None else dict(zip(self._sum_names, self._train_sums.tolist()))
+
+    @property
+    def _sum_names(self) -> list[str]:
+        return [*(self._train_names or ['count']), 'objective']
+
+    def take_train_sums(self) -> dict[str, float]:
+        """The sums of training since the last call, over all ranks: the named ones, `count` and `objective`."""
+        empty = torch.zeros(len(self._sum_names), dtype=precise(self.device), device=self.device)
+        sums, self._train_sums = self._train_sums, None
+        return dict(zip(self._sum_names, RankGather(self.trainer).total(empty if sums is None else sums).tolist()))
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._update(batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._update(batch, dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start()
+
+    def on_test_epoch_start(self) -> None:
+        self._start()
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish('val')
+
+    def on_test_epoch_end(self) -> None:
+        self._finish('test')
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> DocumentParts:
+        return self.predictions(batch)
+
+    def _start(self) -> None:
+        """Part the evaluators by what they read: the first loader has the examples of the split, each other one those
+        of an evaluator that brings its own, in their order."""
+        on_split = [evaluator for evaluator in self.evaluators if not evaluator.has_own_examples]
+        self._of_loader = [on_split, *([evaluator] for evaluator in self.evaluators if evaluator.has_own_examples)]
+        for evaluator in self.evaluators:
+            evaluator.start()
+
+    def _update(self, batch: Batch, dataloader_idx: int) -> None:
+        outputs = self.outputs(batch)
+        for evaluator in self._of_loader[dataloader_idx]:
+            evaluator.update(outputs, batch)
+
+    def _finish(self, stage: str) -> None:
+        gather = RankGather(self.trainer)
+        figures: dict[str, float] = {}
+        for evaluator in self.evaluators:
+            figures |= evaluator.result(gather)
+        self.n_evaluated = next((evaluator.n_counted for evaluator in self.evaluators if evaluator.n_counted), 0)
+        # The curves' callback writes them, at the step that they belong to.
+        self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)
+
+    # Several devices
+
+    def configure_model(self) -> None:
+        """Cut the network over the ranks, where the strategy is `xlabml.engine.Sharded`."""
+        if self.device_mesh is None:
+            return
+        dtype = torch.bfloat16 if self.trainer.precision == 'bf16-mixed' else None
+        for part in self.children():
+            if any(True for _ in part.parameters()):
+                shard(part, self.device_mesh['data_parallel'], dtype)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the progress of Lightning's loops: the step alone says where a run stands.
+
+        Raises:
+            ValueError: This task was built from parts that no checkpoint can hold.
+        """
+        if self._why_unsaveable:
+            raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
+        guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
+        if self.clip is not None:
+            guards['clip'] = self.clip.state_dict()
+        put_task(checkpoint, self.describe_network(), guards)
+
+    def describe_network(self) -> Part | None:
+        """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
+        return None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
+
+        Nothing of the loops is saved, so that a run can be resumed with another accumulation or number of devices.
+
+        Raises:
+            ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
+                by another optimizer.
+        """
+        contents = Contents.of(checkpoint)
+        self.check_weights(contents)
+        self.checkpoint_step = contents.step
+        if self._trainer is not None and self.trainer.state.fn == 'fit':
+            self._check_optimizer(contents)
+            self.skipped = torch.tensor(contents.guards.get('skipped', [0, 0]))
+            if self.clip is not None and 'clip' in contents.guards:
+                self.clip.load_state_dict(contents.guards['clip'])
+            set_steps_done(self.trainer, self.checkpoint_step)
+
+    def _check_optimizer(self, checkpoint: Contents) -> None:
+        saved, now = (
+            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint.task.arguments, self.hparams)
+        )
+        if saved != now:
+            raise SettingsError(
+                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
+                f'go on with {saved}, or start a new run'
+            )
+
+    def check_weights(self, checkpoint: Contents) -> None:
+        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
+        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+        names = {**own, **saved}
+        unfit = [name for name in names if own.get(name) != saved.get(name)]
+        if unfit:
+            changed = differences(checkpoint.task.settings(), Part.of(self.hparams).settings(), 'model')
+            raise SettingsError(
+                f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
+                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
+                f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
+            )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls: type[_Task], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+    ) -> _Task:
+        """Build the task that a training checkpoint or an exported file holds, weights included.
+
+        Args:
+            checkpoint_path: Either kind of file.
+            map_location: The device that it comes to.
+            overrides: Constructor arguments to use instead of the saved ones.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no checkpoint of ours, or one of another task.
+        """
+        checkpoint = checkpoints.read(checkpoint_path, map_location)
+        contents = Contents.of(checkpoint)
+        with building(checkpoint_path, contents.weights):
+            values = match_part(contents.task.settings(), Task, 'model')['init_args']
+            found = settings.find_class(contents.task.class_path)
+            if not issubclass(found, cls):
+                raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
+            model = found(**{**settings.build_arguments(found, values), **overrides})
+        with naming(checkpoint_path):
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(contents.weights)
+        if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
+            rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
+        return model.to(map_location)
+
+
+def differences(saved: Any, now: Any, name: str) -> list[str]:
+    """Where two sets of settings differ, for people: `model.trunk.d_model was 16, is 32`."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        found = []
+        for key in {**saved, **now}:
+            path = name if key == 'init_args' else f'{name}.{key}'
+            found += differences(saved.get(key), now.get(key), path)
+        return found
+    return [] if saved == now else [f'{name} was {saved}, is {now}']

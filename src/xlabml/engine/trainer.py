@@ -1,0 +1,108 @@
+"""Lightning's Trainer with a length and a rhythm counted in optimizer steps."""
+
+from datetime import timedelta
+from typing import Any, Literal
+
+import lightning.pytorch as L
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
+
+from .checkpoint_io import CheckpointIO, Restoring
+from .launching import started_by_torchrun
+from .loops import RunLoop, StepLoop
+from .precision import auto_precision
+from .run import Run
+from .signals import Signals
+
+DEFAULT_STEPS = 1950
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer, with validation by steps, atomic checkpoints, and a precision that fits the hardware.
+
+    Args:
+        precision: What matrices are multiplied in. `auto` is bf16-mixed where the hardware multiplies bf16 natively
+            (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950.
+        max_epochs: Passes over the training data, turned into steps once their number is known.
+        max_time: Wall-clock budget of this start's training, DD:HH:MM:SS; a resumed run gets it anew. When it is over
+            the run is saved and ends, as after a signal.
+        val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
+            0..1), and when the run ends.
+        plugins: As Lightning's; one that writes checkpoints atomically is added.
+
+    Attributes:
+        run: The state that the task and the callbacks share.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        precision: _PRECISION_INPUT | Literal['auto'] = 'auto',
+        max_steps: int = -1,
+        max_epochs: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        val_check_interval: int | float = 0.1,
+        plugins: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if max_steps < -1 or max_steps == 0:
+            raise ValueError(f'trainer.max_steps is {max_steps}; it must be at least 1')
+        if max_steps == -1 and max_epochs is None and max_time is None:
+            max_steps = DEFAULT_STEPS
+        if val_check_interval <= 0 or (isinstance(val_check_interval, float) and val_check_interval > 1):
+            raise ValueError(
+                f'trainer.val_check_interval is {val_check_interval}; '
+                'it must be a number of steps (an int from 1) or a share of the run (a float in 0..1)'
+            )
+        for name, least in (('gradient_clip_val', 0), ('log_every_n_steps', 0)):
+            value = kwargs.get(name)
+            if value is not None and value < least:
+                raise ValueError(f'trainer.{name} is {value}; it must be {least} or more')
+        if precision == 'auto':
+            precision = auto_precision(kwargs.get('accelerator', 'auto'))
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+        if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
+            plugins.append(CheckpointIO())
+        callbacks = kwargs.pop('callbacks', None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        for callback in callbacks:
+            if not isinstance(callback, Callback):  # what is written as a bare name stays one
+                raise ValueError(
+                    f'trainer.callbacks holds {callback!r}, which is no callback; '
+                    'write [{class_path: PATH.OF.THE.CLASS, init_args: {…}}]'
+                )
+        kwargs.update(started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
+        super().__init__(
+            *args,
+            precision=precision,
+            max_steps=max_steps,
+            max_epochs=max_epochs if max_epochs is not None else -1,
+            callbacks=callbacks,
+            plugins=plugins,
+            # Validation goes by our steps, and epochs are the data's business: Lightning is told so.
+            val_check_interval=1,
+            check_val_every_n_epoch=None,
+            **kwargs,
+        )
+        self.run = Run(self)
+        self.validate_every = val_check_interval
+        self.max_seconds = None if max_time is None else Timer(max_time).time_remaining()
+        self._signal_connector = Signals(self)
+        self._checkpoint_connector = Restoring(self)
+        step_loop = StepLoop(self, self.min_steps, self.max_steps)
+        self.fit_loop = RunLoop(self, self.min_epochs, self.max_epochs)
+        self.fit_loop.epoch_loop = step_loop
+
+    def is_validation_step(self, step: int) -> bool:
+        """Whether validation follows after this optimizer step, counted from 1."""
+        every = self.validate_every
+        if isinstance(every, float):
+            if self.max_steps < 0:
+                raise ValueError(
+                    f'trainer.val_check_interval is {every}, a share of the run, but the run has no length in steps; '
+                    'set trainer.max_steps, or a number of steps'
+                )
+            every = max(1, round(self.max_steps * every))
+        return step % every == 0 or step == self.max_steps
