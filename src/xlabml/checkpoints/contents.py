@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xlabml.errors import CheckpointError
+
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
 TRAINED_WEIGHTS = 'current_model_state'
@@ -166,7 +168,7 @@ class Contents(NamedTuple):
             ValueError: The checkpoint has none.
         """
         if self.tokenizer is None:
-            raise ValueError('the checkpoint holds no tokenizer; save it from a run with an XLabDataModule')
+            raise CheckpointError('the checkpoint holds no tokenizer; save it from a run with an XLabDataModule')
         return self.tokenizer.cpu()
 
     def tokenizer_bytes(self) -> bytes:

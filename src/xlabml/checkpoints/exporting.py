@@ -10,6 +10,7 @@ from torch import Tensor
 from xlabml import artifacts
 from xlabml.artifacts import checksums
 from xlabml.artifacts.hashes import hash_file
+from xlabml.errors import CheckpointError
 from xlabml.finite import find_nonfinite
 
 from .contents import EXPORTED, Contents
@@ -60,12 +61,12 @@ def export(path: str | Path, output: str | Path | None = None, replace: bool = F
         checksum = {checksums.EXPORT_KEY: checksums.EXPORT_VALUE}
         metadata = {METADATA: json.dumps({**header(), **checksum, **values}, sort_keys=True)}
     except TypeError as error:
-        raise ValueError(f'the settings in {path} are not plain values ({error}); save the run again') from error
+        raise CheckpointError(f'the settings in {path} are not plain values ({error}); save the run again') from error
     artifacts.sweep((target or path).parent, (target or path).name)
     try:
         tensors = {**_apart(contents.weights), TOKENIZER: contents.require_tokenizer()}
     except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+        raise CheckpointError(f'{path}: {error}') from error
     with part_of(target or path) as part:
         save_file(tensors, part, metadata)
         checksums.seal_export(part)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from xlabml import bounds
 from xlabml.artifacts import checksums
+from xlabml.errors import CheckpointError, DamagedError
 from xlabml.untrusted.archive import check_archive
 
 from . import migrations, schema
@@ -69,7 +70,7 @@ def require_whole(contents: Contents, path: str | Path, training: bool) -> None:
     try:
         schema.check_complete(contents, training)
     except ValueError as error:
-        raise ValueError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
+        raise CheckpointError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
 
 
 def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> dict[str, Any]:
@@ -78,10 +79,10 @@ def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> d
         head = file.read(9)
     size = path.stat().st_size
     if not head:
-        raise ValueError(f'{path} is empty; copy it again, or choose another checkpoint')
+        raise DamagedError(f'{path} is empty; copy it again, or choose another checkpoint')
     if head.startswith(b'PK\x03\x04'):
         if not _is_archive(path):
-            raise ValueError(
+            raise DamagedError(
                 f'{path} is cut short, or damaged ({size} bytes); copy it again, or choose another checkpoint'
             )
         with contextlib.nullcontext(True) if mmap else checksums.compared(path) as has_checksum:
@@ -90,7 +91,7 @@ def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> d
         has_checksum = checksums.compare(path)
         checkpoint = _read_safetensors(path, map_location)
     else:
-        raise ValueError(f'{path} is no checkpoint; {_REMEDY}')
+        raise CheckpointError(f'{path} is no checkpoint; {_REMEDY}')
     checkpoint = _migrate(checkpoint, path)
     if not has_checksum:
         checksums.note_old(path)
@@ -118,7 +119,7 @@ def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
             raise
         if isinstance(error, pickle.UnpicklingError):
             why = 'holds objects that only running code could open'
-        raise ValueError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
+        raise CheckpointError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
 
 
 def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
@@ -127,7 +128,7 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if METADATA in metadata else {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
+        raise DamagedError(
             f'{path} is cut short or damaged ({error}); copy it again, or choose another checkpoint'
         ) from error
     if METADATA not in metadata:
@@ -139,7 +140,7 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
         schema.check_export(values)
     except (ValueError, RecursionError) as error:
         why = 'its settings are nested too deep' if isinstance(error, RecursionError) else error
-        raise ValueError(f'{path} is no exported file of xlabml: {why}; {_REMEDY}') from error
+        raise CheckpointError(f'{path} is no exported file of xlabml: {why}; {_REMEDY}') from error
     tokenizer = tensors.pop(TOKENIZER, None)
     own = {} if tokenizer is None else {DATA_STATE: {TOKENIZER_KEY: tokenizer.cpu()}}
     return {**values, WEIGHTS: tensors, **own}
@@ -148,14 +149,14 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
 def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
     number = checkpoint.get(FORMAT) if isinstance(checkpoint, dict) else None
     if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
+        raise CheckpointError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
     if number > migrations.FORMAT:
-        raise ValueError(
+        raise CheckpointError(
             f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats '
             f'up to {migrations.FORMAT}; update xlabml'
         )
     if number < 0 or any(old not in migrations.MIGRATIONS for old in range(number, migrations.FORMAT)):
-        raise ValueError(
+        raise CheckpointError(
             f'{path} has format {bounds.shown(number)}, which this version of xlabml does not know; {_REMEDY}'
         )
     while number < migrations.FORMAT:
@@ -164,7 +165,7 @@ def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
     try:
         schema.check(checkpoint)
     except ValueError as error:
-        raise ValueError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
+        raise CheckpointError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
     return {**checkpoint, FORMAT: number}
 
 
@@ -174,5 +175,5 @@ def require_file(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; check the path, or say 'last' for the newest run's")
     if not path.is_file():
-        raise ValueError(f'{path} is no file but a pipe or a device; {_REMEDY}')
+        raise CheckpointError(f'{path} is no file but a pipe or a device; {_REMEDY}')
     return path

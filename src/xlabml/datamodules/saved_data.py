@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
 from xlabml.data import Plan, Source
-from xlabml.errors import SettingsError
+from xlabml.errors import DataError, SettingsError
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
 
@@ -216,11 +216,11 @@ def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bo
 
     Raises:
         SettingsError: A setting of it did, and that is not allowed; what changed is named.
-        ValueError: The same, where texts did, or this version of xlabml.
+        DataError: The same, where texts did, or this version of xlabml.
     """
     changes = find_changes(then, now)
     if changes and not accept:
-        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else ValueError
+        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else DataError
         raise kind(
             f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
             'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xlabml import settings
 from xlabml.checkpoints import Contents, Part
+from xlabml.errors import CheckpointError
 from xlabml.finite import require_finite
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
@@ -58,11 +59,13 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
             do not fit it, or are NaN or infinite.
     """
     if contents.network is None:
-        raise ValueError(f'{path} does not say how its network is built; load its task, {contents.task.class_path}')
+        raise CheckpointError(
+            f'{path} does not say how its network is built; load its task, {contents.task.class_path}'
+        )
     with building(path, contents.weights):
         head = settings.find_class(contents.network.class_path)
         if not issubclass(head, kind):
-            raise ValueError(f'{path} holds a {contents.network.class_path}, not a {kind.__name__}')
+            raise CheckpointError(f'{path} holds a {contents.network.class_path}, not a {kind.__name__}')
         build = _builder(head)
         known = match_arguments(build, contents.network.arguments, 'model')
         network: _Head = build(**settings.build_arguments(build, known))
@@ -85,7 +88,7 @@ def _check_shapes(network: nn.Module, weights: Mapping[str, Tensor], path: str |
     unfit = [name for name in names if own.get(name) != saved.get(name)]
     if unfit:
         name = unfit[0]
-        raise ValueError(
+        raise CheckpointError(
             f'the weights in {path} do not fit its settings: {name} is {saved.get(name, "not")} there, where '
             f'{own.get(name, "nothing")} belongs ({len(unfit)} of {len(names)} weights differ); copy the file again, '
             'or choose another'

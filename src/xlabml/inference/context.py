@@ -53,7 +53,7 @@ class Context:
             raise ValueError(f"overflow is {overflow!r}; it must be 'refill' or 'slide'")
         for i, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
+                raise RequestError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
         self._model: Any = model
         self._device = prompts[0].device
         self._overflow = overflow

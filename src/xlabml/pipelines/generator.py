@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xlabml import checkpoints, inference, settings
-from xlabml.errors import SettingsError
+from xlabml.errors import NotSupportedError, RequestError, SettingsError
 from xlabml.heads import LanguageModel
 from xlabml.heads.loading import load_network
 from xlabml.tokenizer import Tokenizer
@@ -165,15 +165,15 @@ class TextGenerator:
         try:
             ids = self.tokenizer.encode(prompt)
         except ValueError as error:
-            raise SettingsError(f'the prompt cannot be read: {error}') from error
+            raise RequestError(f'the prompt cannot be read: {error}') from error
         if not continued:
             ids = [self.tokenizer.special_ids['sos'], *ids]
         if not ids:
-            raise SettingsError(
+            raise RequestError(
                 'the prompt is empty, and without a start token there is nothing to continue; give a text'
             )
         if len(ids) > self.model.max_len:
-            raise SettingsError(
+            raise RequestError(
                 f'the prompt has {len(ids)} tokens, and the context of the model is {self.model.max_len}; shorten it'
             )
         return torch.tensor(ids, device=next(self.model.parameters()).device)
@@ -212,7 +212,9 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu') from error
+        raise NotSupportedError(
+            f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu'
+        ) from error
 
 
 def is_language_model(class_path: str) -> bool:

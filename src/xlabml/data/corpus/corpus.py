@@ -9,7 +9,7 @@ from jaxtyping import Int8, Int64, UInt8
 
 from xlabml.data.sources import Source, utf8
 from xlabml.data.store import TokenStore, content_hash, count_changed, hash_words
-from xlabml.errors import SettingsError
+from xlabml.errors import DataError, SettingsError
 
 from .near_duplicates import NearPairs
 from .splits import check_ratios, split_names, splits_of
@@ -90,7 +90,7 @@ class Corpus:
         if not len(found):
             ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
             # Of no documents at all every split has none: then it is not the shares that have to change.
-            raise (SettingsError if len(self) else ValueError)(
+            raise (SettingsError if len(self) else DataError)(
                 f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
                 f'give it a larger share in data.splits.{split}, or more documents'
             )

@@ -11,6 +11,7 @@ from typing import Any
 from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
+from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
 _FIRST_RATIO = 2.0  # of the disk that fetching and tokenizing take to the text, until it was measured
@@ -18,7 +19,7 @@ _LOOK_SECONDS = 0.05
 _SMALL_BYTES = 64 << 20  # a smaller cache is looked at after every piece of work
 
 
-class NoRoom(ValueError):  # noqa: N818
+class NoRoom(DataError):  # noqa: N818
     """What is wanted does not fit the cache beside what must stay there."""
 
 
