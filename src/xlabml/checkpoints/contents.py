@@ -124,12 +124,7 @@ class Contents(NamedTuple):
             place.pop(TOKENIZER, None),
             place,
             dict(checkpoint.get(GUARDS, {})),
-            SavedRun(
-                checkpoint.get(SETTINGS, {}),
-                checkpoint.get(RUN_FOLDER),
-                checkpoint.get(RUN_ID),
-                checkpoint.get(BEST),
-            ),
+            SavedRun(checkpoint.get(SETTINGS, {}), *(_text(checkpoint.get(key)) for key in (RUN_FOLDER, RUN_ID, BEST))),
             {key: value for key, value in checkpoint.items() if key not in _OURS},
         )
 
@@ -178,6 +173,11 @@ class Contents(NamedTuple):
             ValueError: The checkpoint has none.
         """
         return self.require_tokenizer().numpy().tobytes()
+
+
+def _text(value: Any) -> str | None:
+    """A text that is not empty; None for anything else."""
+    return value if isinstance(value, str) and value else None
 
 
 # Writing, from Lightning's hooks.
