@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, paths
+from xlabml.artifacts.hashes import short_hash
+from xlabml.artifacts.locks import only_one
 from xlabml.data import (
     Corpus,
     Engine,

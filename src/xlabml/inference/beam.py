@@ -6,6 +6,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from xlabml.errors import RequestError
+
 from .context import Context, Overflow
 from .sampling import exclude, precise, refuse_unusable
 from .search import Prompts

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
+from xlabml.errors import RequestError
 
 Overflow = Literal['refill', 'slide']
 """What happens when a row's window would grow beyond `block_size`.

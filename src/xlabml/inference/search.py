@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xlabml.errors import RequestError
+
 from .context import Context, Overflow
 from .sampling import Greedy, Sampler, exclude, mark_unusable, refuse_unusable
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xlabml.artifacts import folders, manifests
+from xlabml.artifacts.locks import only_one
 from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
 from xlabml.errors import DataError

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from xlabml import artifacts
 from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
 from xlabml.data.order import permute
