@@ -79,6 +79,8 @@ class XLabCLI(BuildingCLI):
             known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
             if known:
                 self._say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
+        if self.initialized is not None and self._initial is not None:
+            self._say(f'initial weights from {self._initial.path}: {self.initialized.describe()}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
         for line in attention:
             self._say(line)

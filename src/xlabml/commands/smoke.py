@@ -25,7 +25,7 @@ from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
 from .building import find_callback
-from .command_line import plain
+from .command_line import plain, without_option
 from .errors import UsageError, usage_errors
 from .fit import XLabCLI
 
@@ -67,7 +67,7 @@ def smoke(arguments: Sequence[str]) -> None:
         for part, command in (('train', 'fit'), ('go on', 'fit'), ('test', 'test'), ('predict', 'predict')):
             typed = [command if word == 'fit' else word for word in words]
             if part != 'train':
-                typed.append('--ckpt_path=last')
+                typed = [*without_option(typed, '--init_from'), '--ckpt_path=last']
             with _saying_where(part), contextlib.redirect_stdout(io.StringIO()):
                 done[part] = _SmokeCLI(typed, stand_in, _STEPS[part != 'train'])
         with _saying_where('generate'):

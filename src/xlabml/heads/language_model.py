@@ -71,6 +71,11 @@ class LanguageModel(nn.Module):
         return cls(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())
 
     @property
+    def of_vocabulary(self) -> frozenset[str]:
+        """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
+        return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
+
+    @property
     def max_len(self) -> int:
         """The longest document that it is built for, in tokens."""
         return self.trunk.max_len
