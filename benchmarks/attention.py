@@ -16,9 +16,8 @@ from alternate import alternate, seconds
 from torch import Tensor
 
 from xlabml.transformer.attention import Documents, Rule
-from xlabml.transformer.attention.backends import Ask, objection, take
-from xlabml.transformer.attention.documents import mix_documents
-from xlabml.transformer.attention.kernels import compute, make_block_mask
+from xlabml.transformer.attention.backends import Ask, objection
+from xlabml.transformer.attention.choice import make_pass, take
 
 ROW = 512
 D_HEAD = 64
@@ -39,7 +38,8 @@ def ours(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     segment = torch.repeat_interleave(starts.diff())[None]
     documents = Documents(starts, max(lengths), None, segment, [(length, True) for length in lengths])
-    return mix_documents(q, k, v, Rule(), documents, {})
+    one = make_pass('sdpa', Rule(), documents, (1, q.size(0)), q.device)
+    return one.attend(q[None], k[None], v[None])[0]
 
 
 def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
@@ -91,8 +91,7 @@ def measure_backends(n_tokens: int, n_documents: int, n_heads: int, n_rounds: in
     ask = Ask(True, False, False, False, False, False, D_HEAD, True, False, True, 'cuda', q.dtype)
 
     def run(name: str) -> None:
-        made = {('block mask', None): make_block_mask(q.shape[:2], q.device, Rule(), segment)} if name == 'flex' else {}
-        mixed = compute(take(name, *ask), q, k, v, Rule(), documents, made)
+        mixed = make_pass(take(name, *ask), Rule(), documents, (q.size(0), ROW), q.device).attend(q, k, v)
         torch.autograd.grad(mixed, (q, k, v), grad)
         torch.cuda.synchronize()
 

@@ -15,9 +15,10 @@ from torch._dynamo.utils import counters
 
 from xlabml.batches import Layout
 from xlabml.heads import LanguageModel, language_model
-from xlabml.transformer import block
+from xlabml.transformer.attention.compiled_documents import OperatorPass
 
-_COMPUTE = {'break': torch.compiler.disable(block.compute), 'operator': block.compute, 'eager': block.compute}
+_ATTEND = dict.fromkeys(('operator', 'eager'), OperatorPass.attend)
+_ATTEND['break'] = torch.compiler.disable(OperatorPass.attend)
 
 
 def make_batch(n_tokens: int, n_documents: int, n_vocab: int) -> tuple[torch.Tensor, torch.Tensor, Layout]:
@@ -42,7 +43,7 @@ def main() -> None:
 
     def step(name: str, model: LanguageModel, batch: tuple[torch.Tensor, torch.Tensor, Layout]) -> None:
         ids, targets, layout = batch
-        block.compute = _COMPUTE[name]  # torch looks whether it is the one that was compiled
+        OperatorPass.attend = _ATTEND[name]  # type: ignore[method-assign]  # torch checks that it is the compiled one
         with torch.autocast('cpu', torch.bfloat16):
             model(ids, layout, targets=targets).objective.backward()
         model.zero_grad()

@@ -24,7 +24,7 @@ from xlabml.callbacks import keep_freed_memory
 from xlabml.models import XLabModel
 from xlabml.training import parameter_groups
 from xlabml.transformer import Transformer
-from xlabml.transformer.attention import documents, kernels
+from xlabml.transformer.attention import Documents, Pass, Rule, choice, documents
 
 WAYS = ('plain', 'tiles', 'blocks', 'dense')
 
@@ -42,13 +42,16 @@ def draw_layout(mean: int, n_rows: int, length: int, seed: int) -> Layout:
     return Layout(starts.int(), max(lengths))
 
 
-def mix_dense(q: Tensor, k: Tensor, v: Tensor, rule, documents, made, is_plain) -> Tensor:
-    """t h c -> t h c, with one mask for all layers."""
-    segment = documents.segment
-    if 'dense' not in made:
-        made['dense'] = (segment[:, None, :, None] == segment[:, None, None, :]).tril()
-    q, k, v = (x.unflatten(0, segment.shape).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=made['dense']).transpose(1, 2).flatten(0, 1)
+class DensePass(Pass):
+    """One mask for all layers."""
+
+    def __init__(self, rule: Rule, documents: Documents, is_plain: bool) -> None:
+        segment = documents.segment
+        self.visible = (segment[:, None, :, None] == segment[:, None, None, :]).tril()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b h n c
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.visible).transpose(1, 2)
 
 
 class Training:
@@ -69,9 +72,9 @@ class Training:
         ids = torch.randint(self.n_vocab, self.shape, generator=torch.Generator().manual_seed(step))
         layout = None if self.way == 'plain' else draw_layout(self.mean, *self.shape, step)
         kind = documents.cpu_kind()
-        own = documents.CPU_WAYS[kind], documents._SHORT, kernels.mix_documents
+        own = documents.CPU_WAYS[kind], documents._SHORT, choice.DocumentsPass
         if self.way == 'dense':
-            kernels.mix_documents = mix_dense
+            choice.DocumentsPass = DensePass  # type: ignore[assignment,misc]
         elif self.way != 'plain':
             documents.CPU_WAYS[kind], documents._SHORT = self.way, 1 << 30  # type: ignore[assignment]
         begin = time.perf_counter()
@@ -83,7 +86,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         end = time.perf_counter()
-        documents.CPU_WAYS[kind], documents._SHORT, kernels.mix_documents = own
+        documents.CPU_WAYS[kind], documents._SHORT, choice.DocumentsPass = own  # type: ignore[misc]
         return middle - begin, end - begin
 
 

@@ -24,7 +24,8 @@ from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
 from xlabml.transformer import ALiBi, Transformer
-from xlabml.transformer.attention import Documents, Rule, backends, kernels
+from xlabml.transformer.attention import Documents, Rule, backends
+from xlabml.transformer.attention.choice import make_pass
 
 DEVICE = torch.device('cuda:0')
 REFUSED = ('cumsum', 'median', 'histc', 'put_', 'bincount')
@@ -108,7 +109,7 @@ def try_backward() -> None:
             for documents in (Documents(starts, 64, None, segment, None), None):
                 heads = 4, n_kv_heads, n_kv_heads
                 packed = torch.empty(2, 64, sum(heads), 16, dtype=torch.bfloat16, device='meta', requires_grad=True)
-                mixed = kernels.mix_varlen(*packed.split(heads, dim=2), rule, documents, {})
+                mixed = make_pass('varlen', rule, documents, (2, 64), starts.device).attend(*packed.split(heads, dim=2))
                 assert mixed.shape == (2, 64, 4, 16)
                 mixed.sum().backward()
                 assert packed.grad is not None

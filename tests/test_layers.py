@@ -58,7 +58,7 @@ INSIDE_DATA = {
     'sources': set(),
     'store': {'sources'},
     'corpus': {'sources', 'store'},
-    'rows': {'sources', 'store', 'corpus'},
+    'rows': {'sources', 'store', 'corpus', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},

@@ -52,6 +52,13 @@ def test_a_class_is_found_by_the_path_that_it_once_had(path):
     assert getattr(xlabml.data, name, found) is found
 
 
+def test_classes_of_the_flat_trunk_are_found_by_their_old_paths():
+    from xlabml.transformer import Cache
+
+    assert settings.find_class('xlabml.transformer.cache.Cache') is Cache
+    assert settings.find_class('xlabml.transformer.attention.Rule').__name__ == 'Rule'
+
+
 CLASSES = [old for old in moved.MOVED if old.rpartition('.')[2][0].isupper()]
 
 

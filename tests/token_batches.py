@@ -4,6 +4,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from xlabml.batches import Batch, TokenTargets
+from xlabml.data.order import EVALUATION, example_keys
 
 
 def token_batch(ids, targets, seed=0, documents=None, n_bytes=24, n_counted=None, layout=None):
@@ -24,3 +25,9 @@ def token_batch(ids, targets, seed=0, documents=None, n_bytes=24, n_counted=None
 def plain(batch):
     """All that a batch holds, as lists, numbers and None: equal where batches are equal bit for bit."""
     return [part.tolist() if isinstance(part, torch.Tensor) else part for part in tree_leaves(batch)]
+
+
+def batch_of(examples, numbers, n_counted=1.0, seed=0, longest=None):
+    """Examples of these numbers as a batch, what they draw as in an evaluation."""
+    keys = example_keys(0, EVALUATION, numbers)
+    return examples.batch(numbers, keys, n_counted, seed, longest)

@@ -7,6 +7,7 @@ from torch import nn
 
 from xlabml.batches import Layout
 from xlabml.transformer import Transformer
+from xlabml.transformer.attention.choice import make_pass
 
 N_VOCAB, MAX_LEN = 50, 32
 
@@ -28,6 +29,13 @@ def make_ids(n, seed=0, batch=1):
 def make_layout(lengths, is_text=None):
     starts = torch.tensor([0, *itertools.accumulate(lengths)])
     return Layout(starts, max(lengths), None if is_text is None else torch.tensor(is_text))
+
+
+def mix_documents(q, k, v, rule, documents, is_plain=False):
+    """Attention inside the documents of one row, t h c, as a CPU computes it."""
+    name = 'plain' if is_plain else 'sdpa'
+    one = make_pass(name, rule, documents, (1, q.size(0)), q.device)
+    return one.attend(q[None], k[None], v[None])[0]
 
 
 def copy_weights(trunk, **options):

@@ -25,7 +25,8 @@ from runs import Sizes, find_checkpoint, finish, read_rows, run_folder, start, s
 
 from xlabml import checkpoints
 from xlabml.telemetry import peaks
-from xlabml.transformer.attention.backends import BACKENDS, Ask, choose, objection
+from xlabml.transformer.attention.backends import BACKENDS, Ask, objection
+from xlabml.transformer.attention.choice import choose
 
 # Before all
 

@@ -38,10 +38,13 @@ _DATA = {
     'inspection': ('histograms', 'statistics'),
 }
 
+_ATTENTION = ('backends', 'cache', 'documents', 'kernels', 'long_documents', 'short_documents', 'tiled_documents')
+
 MOVED: dict[str, str] = {
     **{
         f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
     },
+    **{f'xlabml.transformer.{module}': f'xlabml.transformer.attention.{module}' for module in _ATTENTION},
     'xlabml.checksums': 'xlabml.artifacts.checksums',
     'xlabml.data.folders': 'xlabml.artifacts.folders',
     'xlabml.data.manifests': 'xlabml.artifacts.manifests',

@@ -29,6 +29,11 @@ def copies() -> Path:
     return cache_folder() / 'copies'
 
 
+def splits() -> Path:
+    """Which split each document is in, where that is more than its hash."""
+    return cache_folder() / 'splits'
+
+
 def near_duplicates() -> Path:
     """Which documents nearly are, and their overlap with held-out texts."""
     return cache_folder() / 'near_duplicates'

@@ -238,3 +238,51 @@ def test_the_settings_of_a_source_are_in_its_help(xlab):
     assert status == 0
     for setting in ('encoding', 'delimiter', 'quoting'):
         assert setting in printed
+
+
+@pytest.fixture
+def labelled(tmp_path, corpus, texts):
+    """The flags of a source whose texts have an author and a topic."""
+    rows = [{'text': f'{i} {text}', 'author': f'by {i % 30}', 'topic': 'ab'[i % 2]} for i, text in enumerate(texts)]
+    (tmp_path / 'labelled.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return [f'--data.sources=[{{path: {tmp_path}/labelled.jsonl}}]', '--data.group=author', '--data.stratify=topic']
+
+
+def test_groups_and_classes_are_reached_from_the_command_line(xlab, tiny, labelled):
+    flags = [*tiny, *labelled, '--data.splits={train: 0.6, val: 0.2, test: 0.2}']
+    status, printed = xlab('fit', *flags, '--trainer.max_steps=2', '--trainer.val_check_interval=2')
+    assert status == 0, printed
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=4')
+    assert status == 0, printed
+    assert 'group: author' in Path('logs/version_0/config.yaml').read_text()
+    status, printed = xlab('compute_stats', *flags, '--split=test')
+    assert status == 0, printed
+    assert re.search(r'\b60\b', printed)
+    status, printed = xlab('validate_data', *flags)
+    assert status == 0, printed
+    assert '300 valid documents, 0 left out' in printed
+    assert 'rows of train' in printed
+
+
+def test_smoke_takes_groups_classes_and_fixed_sources(xlab, tiny, labelled, tmp_path):
+    sources = f'--data.sources=[{{path: {tmp_path}/labelled.jsonl}}, {{path: {tmp_path}/labelled.jsonl, only: test}}]'
+    status, printed = xlab('fit', '--smoke', *tiny, *labelled, sources)
+    assert status == 0, printed
+    status, printed = xlab('fit', '--smoke', *tiny, *labelled, '--data.group=writer')
+    assert status == 2
+    assert "has no column 'writer'" in printed
+
+
+def test_documents_without_a_group_are_named(xlab, tiny, labelled, tmp_path):
+    file = tmp_path / 'labelled.jsonl'
+    lines = file.read_text().splitlines()
+    lines[7] = json.dumps({**json.loads(lines[7]), 'author': None})
+    file.write_text('\n'.join(lines))
+    status, printed = xlab('validate_data', *tiny, *labelled)
+    assert status == 0, printed
+    assert '299 valid documents, 0 left out' in printed
+    assert "nothing in the column 'author': 1 (rows 7): every document needs a value there, and fit refuses" in printed
+    for command in ([], ['--smoke']):
+        status, printed = xlab('fit', *command, *tiny, *labelled)
+        assert status == 2
+        assert "labelled.jsonl, row 7, has nothing in the column 'author'; give every document" in printed

@@ -185,11 +185,19 @@ def test_no_recipe_damaged_in_any_way_leads_to_a_traceback(seed, tmp_path, capfd
     check_damaged(seed, tmp_path, capfd)
 
 
-def test_a_key_with_dots_builds_no_class(xlab, tiny, tmp_path):
+@pytest.mark.parametrize(
+    'settings',
+    [
+        'trainer:\n  devices.class_path: subprocess.Popen\n  devices.init_args.args: touch pwned\n',
+        '{"trainer": {"devices.class_path": "subprocess.Popen", "devices.init_args.args": "touch pwned"}}',
+        '{"trainer":{"devices.class_path":"subprocess.Popen","devices.init_args.args":"touch pwned"}}',
+        "{'trainer': {'devices.class_path' : 'subprocess.Popen', 'devices.init_args.args' : 'touch pwned'}}",
+    ],
+    ids=['plain', 'JSON', 'JSON without spaces', 'single quotes'],
+)
+def test_a_key_with_dots_builds_no_class(xlab, tiny, tmp_path, settings):
     """jsonargparse would build it, whatever type belongs there."""
-    (tmp_path / 'evil.yaml').write_text(
-        'trainer:\n  devices.class_path: subprocess.Popen\n  devices.init_args.args: touch pwned\n'
-    )
+    (tmp_path / 'evil.yaml').write_text(settings)
     status, printed = xlab('fit', *tiny, '-c', tmp_path / 'evil.yaml')
     assert status == 2, printed
     assert 'a key with dots that names a class' in printed

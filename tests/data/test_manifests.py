@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from token_batches import batch_of
 
 from xlabml.artifacts import folders, manifests
 from xlabml.data import (
@@ -229,7 +230,7 @@ def test_rows_that_are_of_no_documents_are_found(made, store, tokenizer, tmp_pat
     if name not in ('first_counted', 'counted_before'):
         rows = Rows(corpus, open_rows(folder), tokenizer)
         with pytest.raises(ValueError, match='validate_data names the folder to delete'):
-            rows.batch(np.arange(len(rows)), 1.0)
+            batch_of(rows, np.arange(len(rows)), 1.0)
 
 
 def test_a_token_that_is_not_in_the_vocabulary_never_reaches_the_model(made, tokenizer, tmp_path):
@@ -241,7 +242,7 @@ def test_a_token_that_is_not_in_the_vocabulary_never_reaches_the_model(made, tok
     corpus = Corpus([TokenStore.open(folder)], {'train': 1.0})
     rows = Rows(corpus, open_plan(Pack(32), corpus, 'train', False, tmp_path / 'plans'), tokenizer)
     with pytest.raises(ValueError, match='are not as xlabml writes them'):
-        rows.batch(np.arange(len(rows)), 1.0)
+        batch_of(rows, np.arange(len(rows)), 1.0)
 
 
 def test_a_plan_that_was_edited_is_named_when_it_is_verified(store, tmp_path):

@@ -98,6 +98,11 @@ def test_no_text_makes_a_special_token(tokenizer):
     ids = tokenizer.encode([*names, *(f'a {name} b' for name in names), *(f'a{name}b' for name in names)])
     made = {id for some in ids for id in some} - {tokenizer.special_ids.get('unk')}
     assert made.isdisjoint(tokenizer.reserved_ids)
+    for texts in (names, [name for name in names if not tokenizer.encode(name)], TEXTS):
+        flat, lengths = tokenizer.encode_flat(texts, 1)
+        expected = tokenizer.encode(texts)
+        assert flat.tolist() == [id for some in expected for id in some]
+        assert lengths.tolist() == [len(some) for some in expected]
 
 
 def test_special_tokens_have_names_and_say_nothing(tokenizer):
@@ -132,9 +137,45 @@ def test_bytes_of_tokens_are_those_that_they_add_to_a_text(tokenizer):
 
 def test_what_comes_back_is_known(tokenizer):
     long = 'The Quick brown fox jumps over the lazy dog, '.lower() * 40
-    for text in (*TEXTS, long, long.upper(), long + '\u2581', 'a b'):
-        ids = tokenizer.encode(text)
-        assert tokenizer.comes_back(text, ids) == (tokenizer.decode(ids) == text)
+    draw = random.Random(3)
+    letters = [*"the catTHE  .,'n", '\u2047', '\u2581', '\ufffd', '\u00e9', '\ufb01', '\u4e16', '\0', '\n', '\u00a0']
+    texts = [
+        *TEXTS,
+        long,
+        long.upper(),
+        long + '\u2581',
+        'a b',
+        "i do not . they 're",
+        *tokenizer.decode([[id] for id in draw.sample(range(len(tokenizer)), min(300, len(tokenizer)))]),
+        *(''.join(draw.choices(letters, k=draw.randrange(1, 9))) for _ in range(1_000)),
+    ]
+    ids, lengths = tokenizer.encode_flat(texts, 1)
+    expected = [tokenizer.decode(some) == text for text, some in zip(texts, tokenizer.encode(texts))]
+    assert tokenizer.round_trips.come_back(texts, ids, lengths).tolist() == expected
+    assert any(expected)
+
+
+def test_what_cannot_be_said_is_not_decoded(tmp_path):
+    tokenizer = Tokenizer.load(foreign.word_piece(tmp_path / 'a.json'))
+    decoded = []
+    tokenizer.round_trips._decode = lambda ids: decoded.append(ids) or ''
+    texts = ['the cat', 'The cat', 'the\ncat']
+    assert tokenizer.round_trips.come_back(texts, *tokenizer.encode_flat(texts, 1)).tolist() == [True, False, False]
+    assert decoded == []
+
+
+@pytest.mark.parametrize('has_table', [True, False])
+def test_characters_are_not_known_where_a_model_rewrites_what_it_decodes(tmp_path, has_table):
+    options = {}
+    if has_table:
+        (tmp_path / 'rules.tsv').write_text('61\t41\n')
+        options = {'denormalization_rule_tsv': str(tmp_path / 'rules.tsv')}
+    path = foreign.sentence_piece(tmp_path / 'a.model', **options)
+    tokenizer = Tokenizer.load(path)
+    texts = ['cat', 'cAt', 'cBt', 'dog']
+    back = [tokenizer.decode(tokenizer.encode(text)) == text for text in texts]
+    assert tokenizer.round_trips.come_back(texts, *tokenizer.encode_flat(texts, 1)).tolist() == back
+    assert (tokenizer._alphabet is None) == has_table
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,10 @@ def test_each_layer_may_have_a_window_of_its_own():
     trunk = make_trunk(window=[2, None])
     blocks = [make_trunk(window=window) for window in (2, None)]
     hidden = trunk.embedding(ids) * trunk.scale
-    _, shared = trunk._plan(ids, None, None)
+    place, passes = trunk._open(ids, None, None)
+    angles = trunk.positions.angles(place.position)
     for layer, one in enumerate(blocks):
-        hidden = one.blocks[layer](hidden, shared, layer)
+        hidden = one.blocks[layer](hidden, angles, passes[layer])
     torch.testing.assert_close(trunk(ids), trunk.norm(hidden))
     assert (trunk(ids) - blocks[0](ids)).abs().max() > 1e-3
 
@@ -83,10 +84,10 @@ def test_without_positions_an_encoder_knows_no_order():
 def test_relative_positions_ignore_where_a_text_begins(positions):
     trunk, ids, place = make_trunk(positions=positions), make_ids(8), torch.arange(8)[None]
     shift = trunk.positions.angles(place + 5)
-    _, shared = trunk._plan(ids, None, None)
+    _, passes = trunk._open(ids, None, None)
     hidden = trunk.embedding(ids) * trunk.scale
-    for block in trunk.blocks:
-        hidden = block(hidden, shared._replace(angles=shift))
+    for block, one in zip(trunk.blocks, passes):
+        hidden = block(hidden, shift, one)
     torch.testing.assert_close(trunk.norm(hidden), trunk(ids), rtol=1e-4, atol=1e-4)
 
 
@@ -250,10 +251,13 @@ def test_dropout_keeps_attention_right_on_average():
     trunk, ids = make_trunk(dropout=0.3, n_layers=1, final_norm=False, pos_drop=False, ff_drop=False), make_ids(6)
     attention, hidden = trunk.blocks[0].attention.train(), torch.randn(1, 6, 16)
     for layout in (None, make_layout([6])):
-        shared = trunk._plan(ids, layout, None)[1]
+        place, (dropping,) = trunk._open(ids, layout, None)
+        angles = trunk.positions.angles(place.position)
         with torch.no_grad():
-            mean = torch.stack([attention(hidden, shared) for _ in range(600)]).mean(0)
-            expected = attention.eval()(hidden, shared)
+            mean = torch.stack([attention(hidden, angles, dropping) for _ in range(600)]).mean(0)
+            attention.eval()
+            _, (whole,) = trunk._open(ids, layout, None)
+            expected = attention(hidden, angles, whole)
         torch.testing.assert_close(mean, expected, rtol=0.2, atol=0.2)
         attention.train()
 

@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any, Literal
 
 from xlabml.data import (
+    REASONS,
     SharedJob,
     TokenStore,
     check_picture,
@@ -175,7 +176,7 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
-        job = plan_store(source, data.tokenizer)
+        job = plan_store(source, data.tokenizer, data.columns)
         print(f'# {source}, {len(job.parts)} parts')
         print(cluster.script(SharedJob.named(job, cluster.shared_folder), job))
 
@@ -220,16 +221,18 @@ def validate_data(
     _print_passed_over(data)
     for i, source in enumerate(data.sources):
         n_valid, found = 0, []
-        for invalid in validate(source):
+        for invalid in validate(source, data.columns):
             if invalid is None:
                 n_valid += 1
             else:
                 found.append(invalid)
         reasons = Counter(invalid.reason for invalid in found)
-        print(f'{source}: {n_valid:,} valid documents, {len(found):,} left out')
+        n_left_out = sum(n for reason, n in reasons.items() if reason in REASONS)
+        print(f'{source}: {n_valid:,} valid documents, {n_left_out:,} left out')
         for reason, n in reasons.most_common():
             rows = ', '.join(str(invalid.row) for invalid in found if invalid.reason == reason)
-            print(f'  {reason}: {n:,} (rows {shorten(rows, 60, placeholder=" …")})')
+            refused = '' if reason in REASONS else ': every document needs a value there, and fit refuses these'
+            print(f'  {reason}: {n:,} (rows {shorten(rows, 60, placeholder=" …")}){refused}')
         if paths:
             write_invalid(found, paths[i], dump)
             print(f'  written to {paths[i]}')

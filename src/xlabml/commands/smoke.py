@@ -19,7 +19,7 @@ from jsonargparse import Namespace
 from xlabml import artifacts, checkpoints, settings
 from xlabml.callbacks import Checkpoints, Predictions
 from xlabml.callbacks.progress import find_figures
-from xlabml.data import Source
+from xlabml.data import Source, value_of
 from xlabml.datamodules import XLabDataModule
 from xlabml.tokenizer import train_tokenizer
 
@@ -102,18 +102,19 @@ class _StandIn:
         """Read the sources that the settings of the data name; where they are absent, this says so."""
         data = XLabDataModule(**settings.build_arguments(XLabDataModule, config))
         data.check_tokenizer()
-        texts = [_first_texts(source) for source in data.sources]
+        records = [_first_records(source, data.columns) for source in data.sources]
         with _cache(self._cache):
             path = data.tokenizer_path
         sources = []
-        for i, some in enumerate(texts):
+        for i, some in enumerate(records):
             file = self.folder / f'source-{i}.jsonl'
-            file.write_text(''.join(json.dumps({'text': text}) + '\n' for text in some), 'utf-8')
+            file.write_text(''.join(json.dumps(record) + '\n' for record in some), 'utf-8')
             sources.append({'class_path': 'xlabml.data.Location', 'init_args': {'path': str(file)}})
         n_vocab = data.n_vocab
         if not path.exists():
             path = self.folder / 'smoke.model'
-            n_vocab = _train(list(itertools.chain(*texts)), path, data.n_vocab, data.coverage)
+            texts = [record['text'] for record in itertools.chain(*records)]
+            n_vocab = _train(texts, path, data.n_vocab, data.coverage)
             if n_vocab != data.n_vocab:
                 self.note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
         self.settings = {'sources': sources, 'tokenizer_path': str(path), 'n_vocab': n_vocab}
@@ -135,6 +136,8 @@ class _SmokeCLI(XLabCLI):
             **self._stand_in.settings,
             'splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
             'predict_split': 'test',
+            'group': None,  # the first documents may be one group, and too few of a class
+            'stratify': None,
             'max_source_epochs': None,
             'n_processes': 1,
             **_batch_sizes(config),
@@ -196,16 +199,23 @@ def _batch_sizes(config: Namespace) -> dict[str, int]:
     return {'batch_tokens': device * min(2, math.ceil(data.batch_tokens / device)), 'device_batch_tokens': device}
 
 
-def _first_texts(source: Source) -> list[str]:
-    texts: list[str] = []
+def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The first documents of a source, with these columns beside their texts.
+
+    Raises:
+        SettingsError: One of them has nothing in a column.
+    """
+    records: list[dict[str, Any]] = []
     n_chars = 0
-    for document in source.documents():
+    for document in source.documents(columns):
         if isinstance(document.text, str) and document.text:
-            texts.append(document.text[: _MAX_CHARS // 40])
-            n_chars += len(texts[-1])
-        if len(texts) == _MAX_DOCUMENTS or n_chars > _MAX_CHARS:
+            for name in columns:
+                value_of(document.columns, name, f'{source}, row {document.row}')
+            records.append({**document.columns, 'text': document.text[: _MAX_CHARS // 40]})
+            n_chars += len(records[-1]['text'])
+        if len(records) == _MAX_DOCUMENTS or n_chars > _MAX_CHARS:
             break
-    return texts
+    return records
 
 
 def _train(texts: list[str], path: Path, n_vocab: int, coverage: float) -> int:

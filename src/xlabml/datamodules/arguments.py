@@ -9,8 +9,13 @@ from xlabml.tokenizer import check_coverage, check_roles
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it."""
+def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it.
+
+    Args:
+        arguments: By name.
+        defaults: Their defaults, which settings that the format has no use for must keep.
+    """
     get = arguments.__getitem__
     n_sources = len(get('sources'))
     if not n_sources:
@@ -29,10 +34,36 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
                     f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
                     'it out, or data.stream'
                 )
+        for name in ('group', 'stratify'):
+            if arguments.get(name) is not None:
+                raise ValueError(
+                    f'data.{name} is set, but a stream keeps no columns, and each of its documents is divided by its '
+                    'own hash; leave it out, or data.stream'
+                )
+        for source in get('sources'):
+            if source.only is not None:
+                raise ValueError(
+                    f'source {source} is fixed to a split (only: {source.only}), but a stream is trained on and '
+                    'evaluated by the hash of each document; leave it out, or data.stream'
+                )
     counts = ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'first_batch_tokens', 'first_len')
     for name in (*counts, 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
+    for source in get('sources'):
+        if source.only is not None and source.only not in split_names:
+            raise ValueError(
+                f'source {source} is fixed to the split {source.only!r} (only); the splits are {", ".join(split_names)}'
+            )
+    for name in ('group', 'stratify'):
+        if get(name) == '':
+            raise ValueError(f'data.{name} is empty; name a column of the sources, or leave it out')
+    for source in get('held_out'):
+        if source.only is not None:
+            raise ValueError(
+                f'data.held_out: {source} is fixed to a split (only: {source.only}), but held-out texts are in none; '
+                'leave out only'
+            )
     check_coverage(get('coverage'), 'data.coverage')
     if get('seed') < 0:
         raise ValueError(f'seed_everything is {get("seed")}; it must be 0 or more')
@@ -56,7 +87,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         ('first_len', 'max_len', 'len_warmup_steps'),
     ):
         _check_warmup(name, get(name), whole, get(whole), steps, get(steps))
+    _check_unused(arguments, defaults)
     get('plan')(max_len)  # its own arguments are checked as it is built
+
+
+def _check_unused(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    examples = arguments['examples']
+    for name in examples.unused:
+        if (arguments[name] or None) != (defaults[name] or None):
+            raise ValueError(
+                f'data.{name} is set, but the examples of {type(examples).__name__} do not use it; leave it out, or '
+                'choose other data.examples'
+            )
 
 
 def _check_warmup(name: str, start: int | None, whole: str, full: int, steps_name: str, steps: int) -> None:

@@ -8,7 +8,7 @@ import lightning.pytorch as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
-from xlabml.data import Plan, Source
+from xlabml.data import Format, NextTokens, Plan, Source
 from xlabml.errors import DataError, SettingsError
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
@@ -20,6 +20,11 @@ from .training_rows import TrainingRows
 
 _PROTOCOLS = ('http', 'https', 's3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf', 'file', 'memory')
 """Of addresses that a checkpoint may name: some others of fsspec unpack archives, or templates that are code."""
+
+_EARLIER_EXAMPLES = NextTokens().settings()
+"""The examples of a checkpoint that names none, being of an earlier version."""
+_WHERE_SET = ('data.group', 'data.stratify', 'data.sources.only')
+"""Settings that a checkpoint has only where they are set."""
 
 _Data = TypeVar('_Data', bound='SavedData')
 
@@ -37,6 +42,7 @@ class SavedData(L.LightningDataModule):
     first_len: int | None
     len_warmup_steps: int
     plan: Callable[[int], Plan]
+    examples: Format
     accept_changes: bool
     _texts: Texts
     _training: TrainingRows | StreamedTraining
@@ -97,6 +103,8 @@ class SavedData(L.LightningDataModule):
             'data.near_duplicates': self._dropped_near(),
             'data.max_len': self.max_len,
             'data.plan': self.plan(self.max_len).settings(),
+            'data.examples': self.examples.settings(),
+            **self._texts.splitting.settings(),
             **self._training.settings(),
         }
         return {'rows': self._training.fingerprint, 'data': {**self._texts.describe(), 'settings': saved}}
@@ -187,7 +195,10 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    # What only one of them has came with a later version, or with a stream, which is named by itself.
+    then = {'data.examples': _EARLIER_EXAMPLES, **then}
+    # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
+    # written only where it is set.
+    then, now = ({**dict.fromkeys(_WHERE_SET), **settings} for settings in (then, now))
     return [f'{name} was {then[name]}, is {now[name]}' for name in then if then[name] != now.get(name, then[name])]
 
 

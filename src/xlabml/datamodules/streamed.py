@@ -13,6 +13,7 @@ from xlabml.artifacts import folders
 from xlabml.data import (
     Corpus,
     Engine,
+    Examples,
     Plan,
     Rows,
     Shard,
@@ -162,13 +163,13 @@ class StreamedTexts(Texts):
         paths = [self.cache.path(shard) for shard in range(min(self.stream.eval_shards, len(self.cache.shards)))]
         return [TokenStore.open(path) for path in paths] if all(path.exists() for path in paths) else []
 
-    def rows(self, split: str, counted_once: bool = True) -> Rows:
+    def open_examples(self, split: str, stage: str) -> Examples:
         try:
             self.corpus.documents(split)
         except ValueError as error:
             n = self.stream.eval_shards
             raise SettingsError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
-        return super().rows(split, counted_once)
+        return super().open_examples(split, stage)
 
     def describe(self) -> dict[str, Any]:
         known = [[str(source), folders.short_hash(found)] for source, found in zip(self.sources, self._fingerprints)]
@@ -198,7 +199,9 @@ class StreamedTraining:
         texts = self.texts
         ratios, drops = texts.splits, texts.drop_duplicates
         say = TerminalProgress().say
-        return StreamedRows(texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed, say)
+        return StreamedRows(
+            texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed, say, texts.examples
+        )
 
     @property
     def rows(self) -> Rows:

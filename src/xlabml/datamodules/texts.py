@@ -12,18 +12,23 @@ from xlabml.artifacts.locks import only_one
 from xlabml.data import (
     Corpus,
     Engine,
+    Examples,
+    Format,
     NearDuplicates,
     NearPairs,
     Plan,
+    Reading,
+    RowFormat,
     Rows,
     Source,
+    Splitting,
     TerminalProgress,
     TokenStore,
     check_near_duplicates,
     describe_changed,
     open_copies,
     open_near_duplicates,
-    open_plan,
+    open_splits,
     prepare_store,
     split_names,
     store_folder,
@@ -31,6 +36,7 @@ from xlabml.data import (
     verify_copies,
     verify_near_duplicates,
     verify_plan,
+    verify_splits,
 )
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer, train_tokenizer
@@ -49,7 +55,11 @@ class Texts:
         coverage: Share of the characters that a tokenizer which is trained here knows as such.
         plan: How documents become rows.
         n_processes: Processes that tokenize.
+        examples: The format of the examples.
+        seed: The seed of what a pass draws.
         near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
+        group: The column whose values never stand in two splits; None: documents are divided one by one.
+        stratify: The column within each of whose values the shares of the splits hold; None: over all documents.
     """
 
     def __init__(
@@ -62,10 +72,16 @@ class Texts:
         coverage: float,
         plan: Plan,
         n_processes: int | None,
+        examples: Format,
+        seed: int,
         near_duplicates: NearDuplicates | None = None,
+        group: str | None = None,
+        stratify: str | None = None,
     ) -> None:
         self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
+        self.splitting = Splitting(splits, group, stratify, tuple(source.only for source in sources))
         self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
+        self.examples, self.seed = examples, seed
         self.near_duplicates = near_duplicates
         self.near_pairs: NearPairs | None = None
         path, self._special_tokens, self._append_special_tokens = tokenizer
@@ -73,7 +89,7 @@ class Texts:
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
-        self._rows: dict[tuple[str, bool], Rows] = {}
+        self._examples: dict[tuple[str, bool], Examples] = {}
 
     # The tokenizer
 
@@ -90,7 +106,8 @@ class Texts:
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
         times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        return [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+        known = [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+        return [*known, *([self.splitting.settings()] if self.splitting.settings() else [])]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -157,7 +174,7 @@ class Texts:
         """
         self._tokenizer = None
         self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(train_texts(self.sources, self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
+        train_tokenizer(train_texts(self.sources, self.splitting), self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
     def use_tokenizer(self, data: bytes) -> None:
@@ -193,13 +210,14 @@ class Texts:
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
             if not folder.exists():
-                source.parts()  # what is wrong with the last source is said before the first is tokenized
+                source.parts(self.columns)  # what is wrong with the last source is said before the first is tokenized
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
                     source,
                     self.tokenizer,
                     folder,
+                    self.columns,
                     report=report,
                     say=report.say,
                     n_processes=self.n_processes,
@@ -213,7 +231,8 @@ class Texts:
                 found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
-        self._corpus = Corpus(stores, self.splits, copies, dropped)
+        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
+        self._corpus = Corpus(stores, self.splits, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:
         """Say of each source what lies there and is not read."""
@@ -227,7 +246,12 @@ class Texts:
             check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
-        return store_folder(paths.stores(), source, self.tokenizer)
+        return store_folder(paths.stores(), source, self.tokenizer, self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the sources that are kept beside their texts."""
+        return self.splitting.columns
 
     @property
     def corpus(self) -> Corpus:
@@ -276,11 +300,19 @@ class Texts:
         drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
         if (self.drop_duplicates and copies is None) or (drops_near and near is None):
             return  # there are no rows before it is known what to drop
-        corpus = Corpus(stores, self.splits, copies, near if drops_near else None)
+        drawn = None
+        if not self.splitting.is_plain:
+            drawn = verify_splits(stores, self.splitting, self._splits_folder)
+            if drawn is None:
+                return
+        corpus = Corpus(stores, self.splits, copies, near if drops_near else None, drawn)
+        if not isinstance(self.examples, RowFormat):
+            return
+        reading = self.reading()
         for split in split_names:
-            for counted_once in (False, True):
-                folder = paths.plans()
-                plan = verify_plan(self.plan, corpus, split, counted_once, folder)
+            for stage in ('train', 'val'):
+                view = self.examples.view(corpus, stage, 0, reading)
+                plan = verify_plan(self.plan, corpus, split, stage != 'train', reading.folder, view)
                 if plan is not None:
                     yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
 
@@ -288,23 +320,40 @@ class Texts:
     def _copies_folder(self) -> Path:
         return paths.copies()
 
+    @property
+    def _splits_folder(self) -> Path:
+        return paths.splits()
+
     def _corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""
         found = self.stores()
         return found if len(found) == len(self.sources) else []
+
+    def open_examples(self, split: str, stage: str) -> Examples:
+        """The examples of a split, for training (stage train) or evaluation (the others)."""
+        key = split, stage == 'train'
+        if key not in self._examples:
+            self._examples[key] = self.examples.examples(self.corpus, split, stage, 0, self.reading())
+        return self._examples[key]
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.
 
         Args:
             counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
+
+        Raises:
+            ValueError: The examples are no rows.
         """
-        key = split, counted_once
-        if key not in self._rows:
-            folder = paths.plans()
-            plan = open_plan(self.plan, self.corpus, split, counted_once=counted_once, folder=folder)
-            self._rows[key] = Rows(self.corpus, plan, self.tokenizer)
-        return self._rows[key]
+        found = self.open_examples(split, 'val' if counted_once else 'train')
+        if not isinstance(found, Rows):
+            name = type(self.examples).__name__
+            raise SettingsError(f'data.examples is {name}, whose examples are no rows; this needs a format of rows')
+        return found
+
+    def reading(self) -> Reading:
+        """What the format makes examples with."""
+        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed)
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say which documents there are."""

@@ -1,5 +1,6 @@
 """The data module: sources in, batches out, in an order that depends on nothing but a seed and a count."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from xlabml.data import (
     Corpus,
     Engine,
     EvalBatches,
+    Format,
     Location,
     NearDuplicates,
     NearPairs,
+    NextTokens,
     Pack,
     Plan,
     Rows,
@@ -54,6 +57,12 @@ class XLabDataModule(SavedData):
         max_source_epochs: How often each source may be gone through in a run, at most; None: any number of times.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
+        group: A column whose value decides in place of the content, so that documents with the same value are never in
+            two splits: an author, a prompt, a file. Values are compared as text. None: documents are divided one by
+            one.
+        stratify: A column within each of whose values the shares hold, rounded: of the documents (with data.group: of
+            the groups) of a class, those with the smallest hashes are in train, the next ones in val, and so on. A
+            document that is added can move one of its class from each split into the next. None: over all documents.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
         near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
@@ -70,6 +79,7 @@ class XLabDataModule(SavedData):
         coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
+        examples: What an example is: rows of whole texts for next-token prediction, or another format.
         batch_tokens: Slots that one optimizer step sees, over all devices.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
         first_batch_tokens: Slots that the first steps see; doubled in equal stages, until a step sees batch_tokens.
@@ -100,6 +110,8 @@ class XLabDataModule(SavedData):
         weights: list[float] | None = None,
         max_source_epochs: list[float] | None = None,
         splits: dict[str, float] | None = None,
+        group: str | None = None,
+        stratify: str | None = None,
         drop_duplicates: bool = True,
         near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
@@ -110,6 +122,7 @@ class XLabDataModule(SavedData):
         coverage: float = 0.9995,
         max_len: int = 512,
         plan: Callable[[int], Plan] = Pack,
+        examples: Callable[[], Format] = NextTokens,
         batch_tokens: int = 1024,
         device_batch_tokens: int | None = None,
         first_batch_tokens: int | None = None,
@@ -129,8 +142,10 @@ class XLabDataModule(SavedData):
         self._why_unsaveable = settings.keep_arguments(self)
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
         self.splits = {**DEFAULT_SPLITS, **(splits or {})}
+        self.group, self.stratify = group, stratify
         self.weights, self.max_source_epochs = weights, max_source_epochs
         self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
+        self.examples = examples()
         self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
         self.first_batch_tokens, self.batch_warmup_steps = first_batch_tokens, batch_warmup_steps
         self.first_len, self.len_warmup_steps = first_len, len_warmup_steps
@@ -140,13 +155,14 @@ class XLabDataModule(SavedData):
         self.near_duplicates = near_duplicates
         self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
         self.special_tokens, self.append_special_tokens = special_tokens or {}, append_special_tokens
-        check_arguments(vars(self))
+        check_arguments(vars(self), _defaults())
         rows, tokenizer = plan(max_len), (tokenizer_path, self.special_tokens, append_special_tokens)
-        texts = (self.sources, self.splits, drop_duplicates, tokenizer, n_vocab, coverage, rows, n_processes)
+        examples_of = (rows, n_processes, self.examples, seed)
+        texts = (self.sources, self.splits, drop_duplicates, tokenizer, n_vocab, coverage, *examples_of)
         self._texts: Texts
         self._training: TrainingRows | StreamedTraining
         if stream is None:
-            self._texts = Texts(*texts, near_duplicates)
+            self._texts = Texts(*texts, near_duplicates, group, stratify)
             self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
         else:
             self._texts = streamed = StreamedTexts(stream, *texts)
@@ -176,6 +192,11 @@ class XLabDataModule(SavedData):
     def extent(self) -> str:
         """Which part of the sources the corpus is, for people; empty: all of them."""
         return self._texts.extent
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the sources that are kept beside their texts."""
+        return self._texts.columns
 
     def stores(self) -> list[TokenStore]:
         """The token stores that are there already, of those that `prepare_data` makes."""
@@ -262,16 +283,18 @@ class XLabDataModule(SavedData):
         return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self._pins())
 
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader('val')
+        return self._eval_loader('val', 'val')
 
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader('test')
+        return self._eval_loader('test', 'test')
 
     def predict_dataloader(self) -> DataLoader:
-        return self._eval_loader(self.predict_split)
+        return self._eval_loader(self.predict_split, 'predict')
 
-    def _eval_loader(self, split: str) -> DataLoader:
-        batches = EvalBatches(self.rows(split), self._step_size().rows_per_batch, self._rank(), self._world())
+    def _eval_loader(self, split: str, stage: str) -> DataLoader:
+        examples = self._texts.open_examples(split, stage)
+        n_rows, rank, world = self._step_size().rows_per_batch, self._rank(), self._world()
+        batches = EvalBatches(examples, n_rows, rank, world, self.seed)
         return loader(batches, 0, len(batches), self.num_workers, self._pins())
 
     def _pins(self) -> bool:
@@ -330,3 +353,8 @@ class XLabDataModule(SavedData):
         if max_epochs is not None and max_epochs >= 0:
             limits.append(self.n_steps(max_epochs))
         return min(limits, default=-1)
+
+
+def _defaults() -> dict[str, Any]:
+    parameters = inspect.signature(XLabDataModule.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}

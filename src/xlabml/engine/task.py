@@ -113,6 +113,19 @@ class Task(Optimized, ABC):
         """A line of predictions, from the values of a document summed over its parts."""
         return dict(totals)
 
+    def check_format(self, examples: Any) -> None:
+        """Raise SettingsError where this task cannot train on the examples of a format, before work starts.
+
+        Args:
+            examples: The format of the data, the setting `data.examples`; its `targets` is a kind of targets.
+        """
+        if examples.targets not in self.formats:
+            kinds = ' or '.join(kind.__name__ for kind in self.formats)
+            raise SettingsError(
+                f'data.examples is {type(examples).__name__}, which yields {examples.targets.__name__}, but '
+                f'{type(self).__name__} trains on {kinds}; choose another format in data.examples, or another model'
+            )
+
     def check_batch(self, batch: Batch) -> None:
         """Raise ValueError where a batch, still in the host's memory, cannot be read by this task."""
 
@@ -128,6 +141,12 @@ class Task(Optimized, ABC):
         """The names of the figures of an evaluation, without `val_` and `test_`; None: the first one will show them."""
         names = [evaluator.names() for evaluator in self.evaluators]
         return None if not names or None in names else [name for some in names for name in some or ()]
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose examples this task cannot train on."""
+        examples = getattr(getattr(self.trainer, 'datamodule', None), 'examples', None)
+        if examples is not None:
+            self.check_format(examples)
 
     # A step
 

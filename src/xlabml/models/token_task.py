@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import Task
+from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
 from xlabml.heads import LanguageModel, language_model
 from xlabml.heads.loading import describe_head
@@ -81,6 +82,17 @@ class TokenTask(Task):
     def describe_network(self) -> Part:
         """The language model, from the arguments of this task."""
         return describe_head(LanguageModel, Part.of(self.hparams).arguments)
+
+    def check_format(self, examples: Any) -> None:
+        """Refuse other targets than tokens, and targets that the network would see among its inputs."""
+        super().check_format(examples)
+        if examples.is_causal != self.is_causal:
+            raise SettingsError(
+                f'data.examples is {type(examples).__name__}, whose targets are '
+                f'{"the tokens after the inputs" if examples.is_causal else "masked tokens in their place"}, but '
+                f'{type(self).__name__} predicts {"next tokens" if self.is_causal else "masked tokens"}; set '
+                f'data.examples to {"NextTokens" if self.is_causal else "MaskedTokens"}, or choose another model'
+            )
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks."""

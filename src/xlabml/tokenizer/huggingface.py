@@ -11,16 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .base import MAX_VOCAB, Tokenizer
-from .packed import Packed
+from .base import MAX_VOCAB
+from .foreign import ForeignTokenizer
 from .special import SpecialTokens, find_special_tokens
 from .stream import Stream, StreamDecoder, WindowDecoder
 
 _MAX_DEPTH = 32
+_GROUP_TEXTS = 256
+"""Texts in a call of the library. It keeps every token of them as a string: a thousand take 3 % longer."""
+_PLAIN_DECODERS = {'WordPiece', 'BPEDecoder', 'Metaspace'}
+"""Decoders that return characters of the pieces, spaces and apostrophes (`do not` becomes `don't`), and no others."""
 _BYTE_PIECES = {f'<0x{byte:02X}>': byte for byte in range(256)}
 
 
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(ForeignTokenizer):
     """A `tokenizer.json`.
 
     Args:
@@ -38,13 +42,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, file: bytes, name: str, special: SpecialTokens, opened: 'Opened | None' = None) -> None:
         content, self._library, self._added = opened or open_file(file, name)
-        self._set_data(Packed(self.kind, special, file).pack(), name)
         self._ids = self._library.get_vocab(with_added_tokens=True)
         self._pieces = {id: piece for piece, id in self._ids.items()}
-        self._n_file, self.appended = max(self._pieces) + 1, special.appended
-        self.special_ids = {role: self[piece] for role, piece in special.pieces.items()}
+        self._set_file(file, name, special, max(self._pieces) + 1)
         decoders = find_types(content.get('decoder'))
         self._is_byte_level = decoders == ['ByteLevel']
+        self._is_plain = {*decoders} <= _PLAIN_DECODERS
         self._falls_back = 'ByteFallback' in decoders
         self._written = self._reserved - {self.special_ids.get('unk')}
 
@@ -52,13 +55,6 @@ class HuggingFaceTokenizer(Tokenizer):
     def read(
         cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
     ) -> 'HuggingFaceTokenizer':
-        """The tokenizer of a file that is read for the first time.
-
-        Args:
-            named: Special tokens that the user names, by role.
-            append: Whether those that it lacks are put behind its vocabulary.
-            configured: Special tokens that the files beside it name.
-        """
         opened = open_file(file, name)
         content, library, added = opened
         unk = content['model'].get('unk_token')
@@ -73,16 +69,11 @@ class HuggingFaceTokenizer(Tokenizer):
         special = find_special_tokens(named, found, candidates, append, has_piece, name)
         return cls(file, name, special, opened)
 
-    def __len__(self) -> int:
-        return self._n_file + len(self.appended)
-
-    def _find(self, piece: str) -> int | None:
-        if piece in self.appended:
-            return self._n_file + list(self.appended).index(piece)
+    def _find_in_file(self, piece: str) -> int | None:
         return self._ids.get(piece)
 
-    def _piece(self, id: int) -> str:
-        return self._pieces.get(id, '') if id < self._n_file else self.appended[id - self._n_file]
+    def _piece_of_file(self, id: int) -> str:
+        return self._pieces.get(id, '')
 
     @cached_property
     def reserved_ids(self) -> list[int]:
@@ -134,25 +125,27 @@ class HuggingFaceTokenizer(Tokenizer):
             return [ids for part in parts for ids in part]
 
     def _encode_here(self, texts: list[str]) -> list[list[int]]:
+        encode = self._library.encode_batch_fast
+        groups = (texts[i : i + _GROUP_TEXTS] for i in range(0, len(texts), _GROUP_TEXTS))
         try:
-            return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+            return [found.ids for group in groups for found in encode(group, add_special_tokens=False)]
         except BaseException as error:
             if type(error).__name__ != 'PanicException':
                 raise
             raise ValueError(f'{self._name} cannot encode a text: the library tokenizers fails ({error})') from error
 
     def _decode(self, ids: Iterable[int]) -> str:
-        known = []
-        for id in ids:
-            self._check_id(id)
-            if not self._is_silent(id):
-                known.append(int(id))
+        known = self._speaking(ids)
         if self._is_byte_level:
             return b''.join(map(self.piece_bytes.__getitem__, known)).decode(errors='replace')
         return self._text(known)
 
     def _text(self, ids: list[int]) -> str:
         return self._library.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def _alphabet(self) -> frozenset[str] | None:
+        return frozenset(''.join([" '", *self._ids])) if self._is_plain else None
 
     def stream(self) -> Stream:
         if self._is_byte_level:

@@ -1,19 +1,19 @@
 """Any SentencePiece model, byte-pair or unigram, read as it is: its ids and its texts are the library's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import sentencepiece
 
-from .base import MAX_VOCAB, Tokenizer
+from .base import MAX_VOCAB
+from .foreign import ForeignTokenizer
 from .model_file import fields
-from .packed import Packed
 from .special import SpecialTokens, find_special_tokens
 from .stream import WindowDecoder
 
 SPACE_MARK = '\u2581'
-_TRAINER, _NORMALIZER = 2, 3  # fields of sentencepiece_model.proto
+_TRAINER, _NORMALIZER, _DENORMALIZER, _CHARSMAP = 2, 3, 5, 2  # fields of sentencepiece_model.proto
 
 
 def open_model(data: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -50,7 +50,7 @@ def encode_flat(
     return np.concatenate(arrays), np.fromiter(map(len, arrays), np.int64, len(arrays))
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(ForeignTokenizer):
     """A SentencePiece model that was made elsewhere.
 
     Args:
@@ -66,11 +66,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, file: bytes, name: str, special: SpecialTokens) -> None:
         self._processor = open_model(file)
+        self._is_denormalized = _is_denormalized(file)
         if not {_TRAINER, _NORMALIZER} <= {number for number, *_ in fields(file)}:
             raise RuntimeError('it does not say how it treats texts')
-        self._set_data(Packed(self.kind, special, file).pack(), name)
-        self._n_file, self.appended = len(self._processor), special.appended
-        self.special_ids = {role: self[piece] for role, piece in special.pieces.items()}
+        self._set_file(file, name, special, len(self._processor))
         self._roles = frozenset(self.special_ids.values())
         self._written = frozenset(id for id in self._roles if not self._is_never_written(id))
 
@@ -78,13 +77,6 @@ class SentencePieceTokenizer(Tokenizer):
     def read(
         cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
     ) -> 'SentencePieceTokenizer':
-        """The tokenizer of a model that is read for the first time.
-
-        Args:
-            named: Special tokens that the user names, by role.
-            append: Whether those that it lacks are put behind its vocabulary.
-            configured: Special tokens that the files beside it name.
-        """
         processor = open_model(file)
         ids = {
             'unk': processor.unk_id(),
@@ -101,17 +93,12 @@ class SentencePieceTokenizer(Tokenizer):
         special = find_special_tokens(named, {**configured, **found}, controls, append, has_piece, name)
         return cls(file, name, special)
 
-    def __len__(self) -> int:
-        return self._n_file + len(self.appended)
-
-    def _find(self, piece: str) -> int | None:
-        if piece in self.appended:
-            return self._n_file + list(self.appended).index(piece)
+    def _find_in_file(self, piece: str) -> int | None:
         id = self._processor.piece_to_id(piece)
         return id if self._processor.id_to_piece(id) == piece else None
 
-    def _piece(self, id: int) -> str:
-        return self._processor.id_to_piece(id) if id < self._n_file else self.appended[id - self._n_file]
+    def _piece_of_file(self, id: int) -> str:
+        return self._processor.id_to_piece(id)
 
     @cached_property
     def reserved_ids(self) -> list[int]:
@@ -142,19 +129,29 @@ class SentencePieceTokenizer(Tokenizer):
         found = None if self._written else encode_flat(self._processor, texts, n_threads)
         return super().encode_flat(texts, n_threads) if found is None else found
 
-    def _decode(self, ids: Iterable[int]) -> str:
-        known = []
-        for id in ids:
-            self._check_id(id)
-            if not self._is_silent(id):
-                known.append(int(id))
-        return self._processor.decode(known)
-
     def _text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
+
+    @cached_property
+    def _alphabet(self) -> frozenset[str] | None:
+        ids = range(self._n_file)
+        if self._is_denormalized or any(map(self.is_byte, ids)):
+            return None
+        unknown = self._text([self._processor.unk_id()] * 2)  # no byte pieces, so that there are unknown ones
+        return frozenset(' ' + unknown + ''.join(map(self._piece_of_file, ids)))
 
     def _is_silent(self, id: int) -> bool:
         return id >= self._n_file or id in self._written
 
     def stream(self) -> WindowDecoder:
         return WindowDecoder(self._processor.decode, self._check_id, self._is_silent)
+
+
+def _is_denormalized(file: bytes) -> bool:
+    """Whether a model rewrites what it decodes by a table of its own."""
+    return any(
+        inner == _CHARSMAP and end > start
+        for number, _, begin, stop in fields(file)
+        if number == _DENORMALIZER
+        for inner, _, start, end in fields(file[begin:stop])
+    )

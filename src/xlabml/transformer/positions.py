@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+Angles = tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']]
+"""Cosine and sine of the angles by which pairs of channels of queries and keys are rotated."""
+
 
 class Positions(nn.Module):
     """The base, which by itself tells the model nothing of order.
@@ -34,8 +37,8 @@ class Positions(nn.Module):
         """Add what is known of each token's position to its embedding."""
         return hidden
 
-    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']] | None:
-        """Cosine and sine of the angles by which pairs of channels of queries and keys are turned; None: by none."""
+    def angles(self, position: Int[Tensor, '#b n']) -> Angles | None:
+        """The angles of each position; None: nothing is rotated."""
         return None
 
 
@@ -67,7 +70,7 @@ class Rotary(Positions):
                 'of channels, so make it even'
             )
 
-    def angles(self, position: Int[Tensor, '#b n']) -> tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']]:
+    def angles(self, position: Int[Tensor, '#b n']) -> Angles:
         """The angle of each pair at each position."""
         angle = position[..., None] * _frequencies(self.d_head, self.base, position.device)
         return angle.cos(), angle.sin()

@@ -51,5 +51,5 @@ def test_a_far_step_is_the_one_that_walking_there_would_find(build):
     assert near[2 * 40].ids.tolist() == far[2 * 40].ids.tolist()
     places = np.arange(8 * FAR, 8 * FAR + 8)
     expected = far._order(places)
-    assert far._take(far.row(FAR), 8).tolist() == expected.tolist()
+    assert far._take(far.row(FAR), 8)[0].tolist() == expected.tolist()
     assert far.row(FAR) == 8 * FAR

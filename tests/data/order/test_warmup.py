@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_loaders import same, spy_on
+from token_batches import batch_of
 
 from xlabml.batches import IGNORED
 from xlabml.data import Chunk, Concat, Doubling, Pack, Rows, TrainBatches, count_doublings, loader, open_plan
@@ -96,7 +97,7 @@ def test_documents_cut_short_are_the_same_tokens_and_targets(corpus, tokenizer, 
     shapes = set()
     for start in range(0, 3 * min(8, len(rows) // 3), 3):
         numbers = np.array([start, start + 1, -1])
-        whole, cut = rows.batch(numbers, 7.0, 11), rows.batch(numbers, 7.0, 11, longest)
+        whole, cut = batch_of(rows, numbers, 7.0, 11), batch_of(rows, numbers, 7.0, 11, longest)
         assert torch.equal(cut.ids, whole.ids)
         assert torch.equal(cut.targets.ids, whole.targets.ids)
         assert (cut.n_counted, cut.seed, cut.layout.max_length) == (7, 11, longest)
@@ -114,7 +115,7 @@ def test_documents_cut_short_by_hand(corpus, tokenizer):
     document = int(np.flatnonzero(np.diff(corpus.stores[0].offsets) > 9)[0])
     tokens = corpus.tokens(document)[:10].tolist()
     rows = Rows(corpus, Pack(14).build(np.array([9, 1]), np.array([document, 9])), tokenizer)
-    batch = rows.batch(np.array([0]), n_counted=12.0, longest=4)  # 10 and 2 slots of text, 2 of padding
+    batch = batch_of(rows, np.array([0]), n_counted=12.0, longest=4)  # 10 and 2 slots of text, 2 of padding
     assert batch.layout.starts.tolist()[:7] == [0, 4, 8, 10, 12, 14, 14]
     assert batch.documents.tolist()[:6] == [document, document, document, 9, -1, -1]
     assert batch.ids[0, :10].tolist() == [1, *tokens[:9]]
@@ -126,4 +127,4 @@ def test_documents_cut_short_by_hand(corpus, tokenizer):
 
 def test_nothing_is_cut_where_nothing_is_too_long(rows):
     numbers = np.array([0, 3])
-    assert same(rows.batch(numbers, 1.0), rows.batch(numbers, 1.0, longest=32))
+    assert same(batch_of(rows, numbers, 1.0), batch_of(rows, numbers, 1.0, longest=32))

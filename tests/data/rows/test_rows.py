@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from token_batches import batch_of
 
 from xlabml.batches import IGNORED
 from xlabml.data import Chunk, Concat, Pack, Rows, open_plan
+from xlabml.data.order import EVALUATION, example_keys
 from xlabml.tokenizer import train_tokenizer
 
 PLANS = [
@@ -26,7 +28,7 @@ SOS, EOS, PAD = 1, 2, 3
 def batches_of(rows, rows_per_batch=3):
     for start in range(0, len(rows), rows_per_batch):
         numbers = start + np.arange(rows_per_batch)
-        yield rows.batch(np.where(numbers < len(rows), numbers, -1), n_counted=1.0)
+        yield batch_of(rows, np.where(numbers < len(rows), numbers, -1), n_counted=1.0)
 
 
 def segments_of(batch):
@@ -90,7 +92,7 @@ def test_every_slot_of_a_batch_leads_back_to_its_document(two_stores, tokenizer,
     streams = {i: [SOS, *two_stores.tokens(i).tolist(), EOS] for i in documents}
     seen = set()
     for row in range(len(rows)):
-        batch = rows.batch(np.array([row]), n_counted=1.0)
+        batch = batch_of(rows, np.array([row]), n_counted=1.0)
         ids, targets = batch.ids[0].tolist(), batch.targets.ids[0].tolist()
         for position in range(plan.length):
             found = rows.plan.locate(row, position)
@@ -110,7 +112,7 @@ def test_a_packed_row_by_hand(corpus, tokenizer):
     lengths = np.array([len(item) for item in tokens])
     n = int(lengths.sum()) + 5
     rows = Rows(corpus, Pack(n).build(lengths, np.array([first, second])), tokenizer)
-    batch = rows.batch(np.array([0, -1]), n_counted=7.0, seed=11)
+    batch = batch_of(rows, np.array([0, -1]), n_counted=7.0, seed=11)
     a, b = (0, 1) if lengths[0] >= lengths[1] else (1, 0)  # the longest comes first
     assert batch.ids[0].tolist() == [SOS, *tokens[a], SOS, *tokens[b], PAD, PAD, PAD]
     assert batch.targets.ids[0].tolist() == [*tokens[a], EOS, *tokens[b], EOS, *[IGNORED] * 3]
@@ -128,7 +130,7 @@ def test_overlap_is_context_that_does_not_count(corpus, tokenizer):
     tokens = corpus.tokens(5)[:9].tolist()
     documents, lengths = np.array([5]), np.array([len(corpus.tokens(5))])
     rows = Rows(corpus, Chunk(6, 4).build(lengths, documents, counted_once=True), tokenizer)
-    batch = rows.batch(np.array([0, 1]), n_counted=1.0)
+    batch = batch_of(rows, np.array([0, 1]), n_counted=1.0)
     assert batch.ids.tolist() == [[SOS, *tokens[:5]], tokens[3:9]]
     assert batch.targets.ids.tolist() == [tokens[:6], [IGNORED, IGNORED, *tokens[6:9], int(corpus.tokens(5)[9])]]
 
@@ -136,7 +138,9 @@ def test_overlap_is_context_that_does_not_count(corpus, tokenizer):
 def test_counts_agree_with_the_targets(corpus, tokenizer, tmp_path):
     rows = Rows(corpus, open_plan(Chunk(32, 20), corpus, 'train', True, tmp_path), tokenizer)
     numbers = np.array([0, 3, -1, 7])
-    assert rows.count(numbers) == int((rows.batch(numbers, 1.0).targets.ids != IGNORED).sum())
+    counts = rows.counts(numbers, example_keys(0, EVALUATION, numbers))
+    targets = batch_of(rows, numbers).targets.ids
+    assert counts.tolist() == (targets != IGNORED).sum(1).tolist()
 
 
 def test_another_tokenizer_is_refused_by_size(corpus, texts, tmp_path):

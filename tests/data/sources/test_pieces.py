@@ -161,3 +161,11 @@ def test_other_cuts_are_another_store_and_settings_rebuild_the_source(tmp_path, 
 def test_the_slices_are_what_python_says():
     assert split_text(Document(0, 'abcdef', {}, np.array([2, 4]).tolist()), 'here') == ['ab', 'cd', 'ef']
     assert split_text(Document(0, 'a', {}), 'here') == ['a']
+
+
+def test_a_source_in_pieces_is_in_the_split_that_its_documents_are_fixed_to(tmp_path):
+    (tmp_path / 'a.jsonl').write_text('{"q": "why", "a": "because"}\n')
+    path = str(tmp_path / 'a.jsonl')
+    free, fixed = (JoinColumns(Location(path, column='q', only=only), ['q', 'a']) for only in (None, 'test'))
+    assert (free.only, fixed.only) == (None, 'test')
+    assert free.fingerprint() == fixed.fingerprint()

@@ -5,6 +5,7 @@ import json
 import foreign
 import numpy as np
 import pytest
+from token_batches import batch_of
 
 from xlabml.batches import IGNORED
 from xlabml.data import (
@@ -95,7 +96,7 @@ def test_the_bytes_of_the_counted_targets_are_the_raw_bytes(store, tokenizer, tm
     counted = dict.fromkeys(range(len(corpus)), 0)
     n_targets = dict(counted)
     for row in range(len(rows)):
-        batch = rows.batch(np.array([row]), n_counted=1.0)
+        batch = batch_of(rows, np.array([row]), n_counted=1.0)
         for document, size, start, end in zip(
             batch.documents.tolist(), batch.targets.n_bytes.tolist(), batch.layout.starts[:-1], batch.layout.starts[1:]
         ):
@@ -110,7 +111,7 @@ def test_the_bytes_of_the_counted_targets_are_the_raw_bytes(store, tokenizer, tm
 def test_rows_have_the_special_tokens_of_the_tokenizer(store, tokenizer, tmp_path):
     corpus = Corpus([store], SPLITS)
     rows = Rows(corpus, open_plan(Chunk(2000), corpus, 'train', True, tmp_path), tokenizer)
-    batch = rows.batch(np.array([0]), n_counted=1.0)
+    batch = batch_of(rows, np.array([0]), n_counted=1.0)
     document = int(batch.documents[0])
     n = len(corpus.tokens(document))
     assert batch.ids[0, 0] == tokenizer.special_ids['sos']

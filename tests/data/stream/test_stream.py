@@ -14,7 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from served import served
-from token_batches import plain
+from token_batches import batch_of, plain
 
 from xlabml.artifacts import folders
 from xlabml.data import (
@@ -370,7 +370,7 @@ def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
     for window in range(4):
         of_window, numbers = stream.rows(window), stream.order(window, np.arange(n_rows[window]))
         assert sorted(numbers.tolist()) == list(range(n_rows[window]))
-        expected += of_window.batch(numbers, 1.0).ids.tolist()
+        expected += batch_of(of_window, numbers, 1.0).ids.tolist()
     assert rows == expected[: len(rows)]
     assert any(sum(n_rows[: i + 1]) % 6 for i in range(3))  # a step lies in two windows
     assert sum(len({*batch.documents.tolist()} - {-1}) for batch in map(batches.__getitem__, range(n_steps))) > 0
@@ -481,8 +481,8 @@ def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):
     rows = Rows(corpus, plan, tokenizer)
     draw = random.Random(0)
     numbers = np.array([draw.randrange(len(rows)) for _ in range(9)])
-    whole = rows.batch(numbers, 7.0, 5)
-    parts = [rows.batch(numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
+    whole = batch_of(rows, numbers, 7.0, 5)
+    parts = [batch_of(rows, numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
     assert plain(stream_batches.join_batches(parts)) == plain(whole)
     assert stream_batches.join_batches(parts).layout.starts.dtype == torch.int32
 

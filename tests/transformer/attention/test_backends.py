@@ -10,9 +10,11 @@ import torch
 from trunks import copy_weights, gradients, make_ids, make_layout, make_trunk
 
 from xlabml.transformer import ALiBi, attend
-from xlabml.transformer.attention import Documents, Rule, backends, kernels, make_masks, mix
-from xlabml.transformer.attention.backends import BACKENDS, Ask, choose, objection
-from xlabml.transformer.attention.documents import _attend_documents
+from xlabml.transformer.attention import Documents, Rule, backends, choice, kernels, make_masks
+from xlabml.transformer.attention.backends import BACKENDS, VERSIONS, Ask, objection
+from xlabml.transformer.attention.choice import choose, make_pass, take
+from xlabml.transformer.attention.compiled_documents import _attend_documents
+from xlabml.transformer.attention.masked import mix
 
 FEATURES = ('causal', 'window', 'slopes', 'score_cap', 'grouped', 'documents')
 CASES = [dict(zip(FEATURES, flags)) for flags in itertools.product([True, False], repeat=len(FEATURES))]
@@ -31,6 +33,7 @@ REFUSED = {
 }
 # torch 2.13 warns itself while it compiles a block mask.
 ignores_torch = pytest.mark.filterwarnings('ignore:.*should not be instantiated:DeprecationWarning')
+NAMES = [*(name for name in BACKENDS if name != 'flash'), *VERSIONS]
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 
 
@@ -78,10 +81,8 @@ def define(parts, rule, documents):
     return torch.cat(mixed).unflatten(0, (N_ROWS, N))
 
 
-def make_made(rule, documents, device='cpu'):
-    index = None if documents is None else documents.segment
-    mask = kernels.make_block_mask((N_ROWS, N), torch.device(device), rule, index)
-    return {('block mask', rule.window): mask}
+def compute(name, q, k, v, rule, documents):
+    return make_pass(name, rule, documents, (N_ROWS, N), q.device).attend(q, k, v)
 
 
 def assert_same(got, parts, rule, documents, tolerance=1e-5, with_gradient=True):
@@ -104,7 +105,7 @@ def assert_same(got, parts, rule, documents, tolerance=1e-5, with_gradient=True)
 @pytest.mark.parametrize('case', CASES, ids=name_case)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=['fp32', 'bf16'])
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('name', BACKENDS)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_backend_gives_what_the_definition_gives(name, device, dtype, case):
     ask = make_ask(**case, gradient=True, device=device, dtype=dtype)
     if objection(name, ask):
@@ -117,8 +118,7 @@ def test_a_backend_gives_what_the_definition_gives(name, device, dtype, case):
     parts = make_parts(case, device, dtype)
     if device == 'cuda' and documents is not None:
         documents = documents._replace(segments=None)
-    made = make_made(rule, documents, device) if backends.take(name, *ask) == 'flex' else {}
-    got = kernels.compute(name, *parts, rule, documents, made)
+    got = compute(take(name, *ask), *parts, rule, documents)
     assert_same(got, parts, rule, documents, 1e-5 if (dtype, device) == (torch.float32, 'cpu') else 2e-2)
 
 
@@ -126,7 +126,7 @@ def test_a_backend_gives_what_the_definition_gives(name, device, dtype, case):
 @pytest.mark.parametrize('case', [case for case in CASES if case['documents']], ids=name_case)
 def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, monkeypatch):
     """What other devices do with a layout that is not read."""
-    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 16)
+    monkeypatch.setattr('xlabml.transformer.attention.masked._BLOCK', 16)
     rule, documents, parts = make_rule(case), make_documents(is_read=False), make_parts(case)
     if rule.score_cap and not is_plain:
         assert 'cannot cap scores' in objection('sdpa', make_ask(**case))
@@ -141,7 +141,7 @@ def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, mon
 def test_the_operator_gives_what_the_definition_gives(case, longest, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention.documents._LONGEST', longest)
     rule, documents, parts = make_rule(case), make_documents(is_read=False), make_parts(case)
-    assert_same(kernels.compute('sdpa', *parts, rule, documents, {}), parts, rule, documents)
+    assert_same(compute('sdpa', *parts, rule, documents), parts, rule, documents)
 
 
 def test_the_operator_keeps_the_rules_of_operators():
@@ -192,7 +192,7 @@ def test_flash_attention_is_told_what_it_documents(case, name, has_groups, monke
         return
     rule, documents = make_rule(case), make_documents(is_read=False) if case['documents'] else None
     parts = make_parts(case)
-    assert_same(kernels.compute(name, *parts, rule, documents, {}), parts, rule, documents)
+    assert_same(compute(name, *parts, rule, documents), parts, rule, documents)
 
 
 def test_this_torch_has_the_varlen_that_we_call():
@@ -205,7 +205,7 @@ def test_this_torch_has_the_varlen_that_we_call():
 
 
 @pytest.mark.parametrize('feature', ['score_cap', 'slopes', 'dropout', 'window', 'grouped', 'documents', 'causal'])
-@pytest.mark.parametrize('name', BACKENDS)
+@pytest.mark.parametrize('name', NAMES)
 def test_what_a_backend_cannot_do_is_refused_by_its_name(name, feature):
     ask = make_ask(**{feature: True})
     if feature not in REFUSED[name]:
@@ -228,14 +228,15 @@ def with_gpu(monkeypatch):
     """A machine on which nothing is missing, but what a test takes away."""
 
     def pretend(capability=(9, 0), missing=()):
-        backends._choose.cache_clear()
+        choice._choose.cache_clear()
         monkeypatch.setattr(backends, '_capability', lambda: capability)
-        for name, backend in BACKENDS.items():
-            lack = 'it is not installed' if name in missing else None
-            monkeypatch.setitem(BACKENDS, name, backend._replace(missing=lambda device, lack=lack: lack))
+        for table in (BACKENDS, VERSIONS):
+            for name, backend in table.items():
+                lack = 'it is not installed' if name in missing else None
+                monkeypatch.setitem(table, name, backend._replace(missing=lambda device, lack=lack: lack))
 
     yield pretend
-    backends._choose.cache_clear()
+    choice._choose.cache_clear()
 
 
 BF16 = {'device': 'cuda', 'dtype': torch.bfloat16, 'gradient': True}
@@ -302,12 +303,12 @@ def test_what_a_machine_lacks_is_refused_with_the_reason(name, asked, message, w
 def test_what_is_missing_is_looked_for(monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert 'pip install xlabml[flash]' in BACKENDS['flash_attn'].missing('cuda')
-    assert 'flash_attn_interface of FA3 is not installed' in BACKENDS['flash3'].missing('cuda')
+    assert 'flash_attn_interface of FA3 is not installed' in VERSIONS['flash3'].missing('cuda')
     assert 'triton is not installed' in BACKENDS['flex'].missing('cuda')
     monkeypatch.setattr('shutil.which', lambda name: None)
     assert 'no C++ compiler' in BACKENDS['flex'].missing('cpu')
     monkeypatch.delattr('torch.nn.attention.activate_flash_attention_impl')
-    assert 'this torch cannot activate FA4' in BACKENDS['flash4'].missing('cuda')
+    assert 'this torch cannot activate FA4' in VERSIONS['flash4'].missing('cuda')
     monkeypatch.setattr(backends, '_varlen', [])
     monkeypatch.setitem(sys.modules, 'torch.nn.attention.varlen', None)
     assert 'torch has no torch.nn.attention.varlen' in BACKENDS['varlen'].missing('cuda')
@@ -319,9 +320,9 @@ def test_flash_attention_3_and_4_are_activated_once(with_gpu, monkeypatch):
     monkeypatch.setattr('torch.nn.attention.current_flash_attention_impl', lambda: active[-1] if active else None)
     monkeypatch.setattr('torch.nn.attention.activate_flash_attention_impl', active.append)
     for name in ('flash3', 'flash3', 'flash4', 'flash4'):
-        assert backends.take(name, *make_ask(documents=True, **BF16)) == name
+        assert take(name, *make_ask(documents=True, **BF16)) == name
     assert active == ['FA3', 'FA4']
-    backends._choose.cache_clear()
+    choice._choose.cache_clear()
     assert 'FA4, activated in torch' in choose('auto', make_ask(documents=True, **BF16)).reason
 
 
@@ -334,7 +335,7 @@ def test_a_trunk_refuses_what_its_settings_forbid_when_it_is_built():
         make_trunk(attention='flex', dropout=0.1)
     make_trunk(attention='flex', dropout=0.1, attn_drop=False)
     with pytest.raises(ValueError, match=r"trunk.attention is 'fast'; choose one of auto, plain, sdpa, varlen"):
-        backends.check('fast', make_ask())
+        choice.check('fast', make_ask())
 
 
 @pytest.mark.parametrize('layout', [None, make_layout([3, 5])], ids=['row', 'packed'])
@@ -394,7 +395,7 @@ def test_flash_attention_asks_a_device_for_nothing(name, monkeypatch):
     documents = documents._replace(starts=documents.starts.to('meta'), segment=documents.segment.to('meta'))
     q, k, v = (part.to('meta') for part in make_parts(CASES[0]))
     for one in (documents, None):
-        assert kernels.compute(name, q, k, v, Rule(), one, {}).shape == q.shape
+        assert compute(name, q, k, v, Rule(), one).shape == q.shape
 
 
 @pytest.mark.parametrize('wanted', [True, False])
@@ -408,7 +409,7 @@ def test_flash_attn_is_told_whether_its_gradient_has_to_be_deterministic(wanted,
     monkeypatch.setitem(sys.modules, 'flash_attn', types.SimpleNamespace(flash_attn_varlen_func=run))
     torch.use_deterministic_algorithms(wanted)
     try:
-        kernels.compute('flash_attn', *make_parts(CASES[0]), Rule(), None, {})
+        compute('flash_attn', *make_parts(CASES[0]), Rule(), None)
     finally:
         torch.use_deterministic_algorithms(False)
     assert told == [wanted]
@@ -419,7 +420,7 @@ def test_dropout_in_packed_rows_is_right_on_average():
     parts = [part.detach() for part in make_parts(case)]
     rule = Rule(dropout=0.3)
     torch.manual_seed(0)
-    mean = torch.stack([kernels.compute('sdpa', *parts, rule, documents, {}) for _ in range(300)]).mean(0)
+    mean = torch.stack([compute('sdpa', *parts, rule, documents) for _ in range(300)]).mean(0)
     is_text = documents.is_text[documents.segment.long()][..., None, None]
     expected = define(parts, rule, documents)
     torch.testing.assert_close(mean * is_text, expected, rtol=0.2, atol=0.25)
@@ -428,7 +429,7 @@ def test_dropout_in_packed_rows_is_right_on_average():
 @ignores_torch
 @pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=['fp32', 'bf16'])
-@pytest.mark.parametrize('name', ['auto', *BACKENDS])
+@pytest.mark.parametrize('name', ['auto', *NAMES])
 def test_a_packed_step_on_a_gpu_never_waits_and_equals_the_cpu(name, dtype):
     options = {'d_model': 64, 'n_kv_heads': 2}
     known = {'documents': True, 'gradient': True, 'device': 'cuda', 'dtype': dtype}

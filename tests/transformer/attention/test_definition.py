@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from trunks import mix_documents
 
 from xlabml.transformer import ALiBi, Rotary, attend
-from xlabml.transformer.attention import Documents, Rule, make_masks, mix
-from xlabml.transformer.attention.documents import mix_documents
+from xlabml.transformer.attention import Documents, Rule, make_masks
+from xlabml.transformer.attention.masked import mix
 from xlabml.transformer.positions import rotate
 
 RULES = {
@@ -77,7 +78,7 @@ def test_masks_by_hand():
 @pytest.mark.parametrize('n_kv_heads', [4, 2, 1])
 @pytest.mark.parametrize('n', [1, 3, 11])
 def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 4)
+    monkeypatch.setattr('xlabml.transformer.attention.masked._BLOCK', 4)
     parts = make_heads(n, n_kv_heads=n_kv_heads)
     assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(n)[None]), parts)
 
@@ -85,7 +86,7 @@ def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
 @pytest.mark.parametrize('rule', [rule for rule in RULES.values() if rule.causal], ids=str)
 @pytest.mark.parametrize('n', [1, 5])
 def test_queries_behind_a_cache_equal_the_definition(rule, n, monkeypatch):
-    monkeypatch.setattr('xlabml.transformer.attention.definition._BLOCK', 4)
+    monkeypatch.setattr('xlabml.transformer.attention.masked._BLOCK', 4)
     parts = make_heads(n, 9, n_kv_heads=2)
     assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts)
     position = torch.tensor([[3], [8 - n + 1]]) + torch.arange(n)
@@ -105,7 +106,7 @@ def test_documents_equal_the_definition_one_by_one(rule, n_kv_heads, longest, mo
         for length, is_text, *part in zip(lengths, texts, *(x.split(lengths) for x in parts))
         if length
     ]
-    assert_same(mix_documents(*parts, rule, documents, {}, is_plain(rule)), torch.cat(expected), parts)
+    assert_same(mix_documents(*parts, rule, documents, is_plain(rule)), torch.cat(expected), parts)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_alone():

@@ -8,10 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trunks import mix_documents
 
 from xlabml.transformer import attend
-from xlabml.transformer.attention import Documents, Rule, documents, long_documents, make_masks, short_documents
-from xlabml.transformer.attention.documents import mix_documents
+from xlabml.transformer.attention import (
+    Documents,
+    Rule,
+    compiled_documents,
+    documents,
+    long_documents,
+    make_masks,
+    short_documents,
+)
 
 SEGMENTS = [(512, True)] * 2 + [(300, True), (97, True), (0, True), (115, False), (40, True), (40, True), (432, False)]
 TEXTS = {
@@ -77,7 +85,7 @@ def gradients(mixed, parts):
 def test_long_documents_give_what_the_definition_gives(dtype, tolerance, is_read, n_kv_heads, rule, segments):
     """In fp32 to its own rounding, so nothing of it is taken in bf16."""
     parts = make_parts(dtype, n_kv_heads, segments)
-    mixed = mix_documents(*parts, rule, make_documents(segments, is_read), {})
+    mixed = mix_documents(*parts, rule, make_documents(segments, is_read))
     expected = define(parts, rule, segments)
     assert mixed.dtype == dtype
     torch.testing.assert_close(mixed.double(), expected, rtol=tolerance, atol=tolerance)
@@ -95,10 +103,10 @@ def test_long_documents_give_what_the_definition_gives(dtype, tolerance, is_read
 )
 def test_documents_looked_at_together_give_what_each_gives_alone(monkeypatch, dtype, module, tolerance, rule):
     parts = make_parts(dtype)
-    together = mix_documents(*parts, rule, make_documents(), {})
+    together = mix_documents(*parts, rule, make_documents())
     grads = gradients(together, parts)
     monkeypatch.setattr(module, '_AT_ONCE', 1)
-    alone = mix_documents(*parts, rule, make_documents(), {})
+    alone = mix_documents(*parts, rule, make_documents())
     torch.testing.assert_close(together, alone, rtol=2 * tolerance, atol=tolerance)
     torch.testing.assert_close(grads, gradients(alone, parts), rtol=20 * tolerance, atol=10 * tolerance)
 
@@ -106,9 +114,9 @@ def test_documents_looked_at_together_give_what_each_gives_alone(monkeypatch, dt
 @pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
 def test_autocast_changes_nothing(rule):
     parts = make_parts(torch.bfloat16)
-    mixed = mix_documents(*parts, rule, make_documents(), {})
+    mixed = mix_documents(*parts, rule, make_documents())
     with torch.autocast('cpu', torch.bfloat16):
-        cast = mix_documents(*parts, rule, make_documents(), {})
+        cast = mix_documents(*parts, rule, make_documents())
         cast_grads = gradients(cast, parts)
     assert torch.equal(mixed, cast)
     for grad, wanted in zip(cast_grads, gradients(mixed, parts)):
@@ -123,7 +131,7 @@ def test_what_is_not_finite_stays_in_its_document(bad, rule):
     with torch.no_grad():
         for part in parts:
             part[300:590] = bad
-    mixed = mix_documents(*parts, rule, make_documents(segments), {})
+    mixed = mix_documents(*parts, rule, make_documents(segments))
     weight = torch.ones_like(mixed)
     weight[300:590] = 0
     for x in (mixed, *torch.autograd.grad(mixed, parts, weight)):
@@ -137,17 +145,17 @@ def test_on_another_device_all_stays_there(is_read):
     parts = [part.detach().to('meta') for part in make_parts(torch.float32)]
     layout = make_documents(is_read=is_read)
     layout = layout._replace(**{name: getattr(layout, name).to('meta') for name in ('starts', 'is_text', 'segment')})
-    mixed = mix_documents(*parts, Rule(), layout, {})
+    mixed = mix_documents(*parts, Rule(), layout)
     assert mixed.device.type == 'meta'
     assert mixed.shape == parts[0].shape
 
 
 def test_without_a_gradient_no_probabilities_are_kept(monkeypatch):
-    kept, mix = [], documents._mix
-    monkeypatch.setattr(documents, '_mix', lambda *parts: kept.append(parts[4]) or mix(*parts))
+    kept, mix = [], documents.mix_plan
+    monkeypatch.setattr(documents, 'mix_plan', lambda *parts: kept.append(parts[4]) or mix(*parts))
     parts = make_parts(torch.float32)
-    mix_documents(*(part.detach() for part in parts), Rule(), make_documents(), {})
-    mix_documents(*parts, Rule(), make_documents(), {})
+    mix_documents(*(part.detach() for part in parts), Rule(), make_documents())
+    mix_documents(*parts, Rule(), make_documents())
     assert kept[0] is None
     assert kept[1]
 
@@ -156,7 +164,7 @@ def count_kept(segments, dtype, causal=True):
     """Bytes kept for the gradient, each memory once; and those of queries, keys and values."""
     parts, kept = make_parts(dtype, segments=segments), {}
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(x.data_ptr(), x), lambda x: x):
-        mix_documents(*parts, Rule(causal), make_documents(segments), {})
+        mix_documents(*parts, Rule(causal), make_documents(segments))
     return sum(x.nbytes for x in kept.values()), sum(x.nbytes for x in parts)
 
 
@@ -189,7 +197,7 @@ def test_products_are_as_they_were_afterwards(monkeypatch):
     bmm = torch.bmm
     monkeypatch.setattr(torch, 'bmm', lambda *parts: seen.append(matmul.fp32_precision) or bmm(*parts))
     parts = make_parts(torch.bfloat16)
-    mixed = mix_documents(*parts, Rule(), make_documents(), {})
+    mixed = mix_documents(*parts, Rule(), make_documents())
     gradients(mixed, parts)
     assert set(seen) == {'bf16', before}
     assert matmul.fp32_precision == before
@@ -197,7 +205,7 @@ def test_products_are_as_they_were_afterwards(monkeypatch):
     def fail(*_):
         raise RuntimeError('on purpose')
 
-    mixed = mix_documents(*parts, Rule(), make_documents(), {})
+    mixed = mix_documents(*parts, Rule(), make_documents())
     monkeypatch.setattr(long_documents.torch, 'bmm', fail)
     with pytest.raises(RuntimeError, match='on purpose'):
         gradients(mixed, parts)
@@ -229,7 +237,7 @@ def test_the_operator_is_what_torch_asks_of_one(rule):
     parts, layout = make_parts(torch.bfloat16, segments=segments), make_documents(segments)
     arguments = *parts, layout.starts, layout.is_text, layout.max_length, rule.causal, rule.window, rule.slopes
     torch.library.opcheck(
-        documents._attend_documents,
+        compiled_documents._attend_documents,
         arguments,
         test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
     )
@@ -248,7 +256,7 @@ def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, wi
     rows: list[int] = []
     rule = Rule(causal, window, torch.ones(2) if has_slopes else None)
     like = torch.empty(0, dtype=torch.bfloat16 if is_narrow else torch.float32)
-    plan = documents._make_plan(documents._part(segments, rule, like), segments, rule, like)
+    plan = documents.make_plan(documents.part_segments(segments, rule, like), segments, rule, like)
     others = None if plan.tokens is None else plan.tokens.tolist()
     for block in plan.blocks:
         length = (block.documents.stop - block.documents.start) // block.n_documents

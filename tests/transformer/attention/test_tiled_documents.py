@@ -7,11 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_documents import RULES, define, gradients, make_documents, make_parts
-from trunks import copy_weights, make_ids, make_layout, make_trunk
+from trunks import copy_weights, make_ids, make_layout, make_trunk, mix_documents
 from trunks import gradients as trunk_gradients
 
-from xlabml.transformer.attention import Rule, documents
-from xlabml.transformer.attention.documents import mix_documents
+from xlabml.transformer.attention import Rule, compiled_documents, documents
 from xlabml.transformer.attention.tiled_documents import _TILE, Tiling, make_tiling
 
 TEXTS = {
@@ -54,7 +53,7 @@ def tiled(monkeypatch):
 def test_tiles_give_what_the_definition_gives(tiled, dtype, tolerance, is_read, n_kv_heads, rule, segments):
     parts = make_parts(dtype, n_kv_heads, segments)
     with torch.autocast('cpu', torch.bfloat16):  # which must change nothing
-        mixed = mix_documents(*parts, rule, make_documents(segments, is_read), {})
+        mixed = mix_documents(*parts, rule, make_documents(segments, is_read))
         grads = gradients(mixed, parts)
     expected = define(parts, rule, segments)
     assert mixed.dtype == dtype
@@ -68,7 +67,7 @@ def test_padding_alone_gives_zeros(monkeypatch):
     set_cpu(monkeypatch, False, True)
     segments = [(70, False)]
     parts = make_parts(torch.float32, segments=segments)
-    mixed = mix_documents(*parts, Rule(), make_documents(segments), {})
+    mixed = mix_documents(*parts, Rule(), make_documents(segments))
     assert not any(x.count_nonzero() for x in (mixed, *gradients(mixed, parts)))
 
 
@@ -119,7 +118,7 @@ def test_the_operator_is_what_torch_asks_of_one(tiled):
     parts, layout = make_parts(torch.bfloat16, segments=segments), make_documents(segments)
     arguments = *parts, layout.starts, layout.is_text, layout.max_length, True, None, None
     torch.library.opcheck(
-        documents._attend_documents,
+        compiled_documents._attend_documents,
         arguments,
         test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
     )
@@ -143,8 +142,8 @@ def test_the_processors_flags_and_the_documents_decide(
     set_cpu(monkeypatch, has_amx, has_bf16)
     segments = [(length, True) for length in lengths] + [(80, False), (0, True)]
     rule, like = Rule(slopes=slopes), torch.empty(0, dtype=dtype)
-    parts = documents._part(segments, rule, like)
-    assert isinstance(documents._make_plan(parts, segments, rule, like), Tiling) == is_tiled
+    parts = documents.part_segments(segments, rule, like)
+    assert isinstance(documents.make_plan(parts, segments, rule, like), Tiling) == is_tiled
 
 
 def test_a_torch_without_the_flags_goes_as_before(monkeypatch):
@@ -168,5 +167,5 @@ def test_a_line_says_which_way_and_why(monkeypatch):
 def test_without_a_gradient_nothing_is_kept(tiled):
     parts, kept = make_parts(torch.float32, segments=TEXTS['mixed']), []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x), torch.no_grad():
-        mix_documents(*parts, Rule(), make_documents(TEXTS['mixed']), {})
+        mix_documents(*parts, Rule(), make_documents(TEXTS['mixed']))
     assert not kept

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xlabml.batches import Batch
-from xlabml.data.order import Doubling, Gaps, Mixture, mix, shuffled
-from xlabml.data.rows import Rows
+from xlabml.data.order import EVALUATION, Doubling, Gaps, Mixture, example_keys, mix, shuffled
+from xlabml.data.rows import Examples, Rows
 from xlabml.errors import SettingsError
 
 _ORDER_BLOCK = 4096
@@ -67,17 +67,19 @@ class TrainBatches(Dataset[Batch]):
                 f'{self.rows_per_step.start} rows in the first step cannot be dealt to {world} ranks in '
                 f'{self.batches_per_step} batches each; make it a multiple of {self.batches_per_step * world}'
             )
-        self._block_start, self._block = 0, np.zeros(0, np.int64)
+        self._block_start, self._block, self._keys = 0, np.zeros(0, np.int64), np.zeros(0, np.uint64)
 
     def __getitem__(self, index: int) -> Batch:
         step, micro_batch = divmod(index, self.batches_per_step)
         n_rows = self.rows_per_step(step)
-        numbers = self._take(self.row(step), n_rows)
+        numbers, keys = self._take(self.row(step), n_rows)
         n_here = n_rows // (self.batches_per_step * self.world)
         start = (micro_batch * self.world + self.rank) * n_here
         seed = mix(self.seed, step, micro_batch, self.rank)
         longest = None if self.longest is None else self.longest(step)
-        return self.rows.batch(numbers[start : start + n_here], self.rows.count(numbers), seed, longest)
+        n_counted = float(self.rows.counts(numbers, keys).sum())
+        here = slice(start, start + n_here)
+        return self.rows.batch(numbers[here], keys[here], n_counted, seed, longest)
 
     def row(self, step: int) -> int:
         """How many rows are taken before a step.
@@ -98,13 +100,14 @@ class TrainBatches(Dataset[Batch]):
         n_rows = int(self._gaps.counts(np.array([place]))[0]) + 1 - self.first_row
         return self.rows_per_step.reach(self.rows_per_step.before(self.first_step) + n_rows) - 1
 
-    def _take(self, start: int, n: int) -> Int64[np.ndarray, ' rows']:
-        """The numbers of n rows from a place in the endless sequence on; some thousand are worked out at a time."""
+    def _take(self, start: int, n: int) -> tuple[Int64[np.ndarray, ' rows'], UInt64[np.ndarray, ' rows']]:
+        """The numbers and keys of n rows from a place in the endless sequence on; thousands are found at a time."""
         if not self._block_start <= start <= start + n <= self._block_start + len(self._block):
             places = self.places(np.arange(start, start + max(n, _ORDER_BLOCK)))
             self._block_start, self._block = start, self._order(places)
-        begin = start - self._block_start
-        return self._block[begin : begin + n]
+            self._keys = example_keys(self.seed, 0, places)
+        here = slice(start - self._block_start, start - self._block_start + n)
+        return self._block[here], self._keys[here]
 
     def _order(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         if self.mixture is None:
@@ -114,7 +117,7 @@ class TrainBatches(Dataset[Batch]):
     def source_targets(self, step: int, end: int) -> list[int]:
         """How many targets of each source count in the steps from step to end - 1."""
         plan, start = self.rows.plan, self.row(step)
-        numbers = self._take(start, self.row(end) - start)
+        numbers, _ = self._take(start, self.row(end) - start)
         counts = plan.counted_before[numbers + 1] - plan.counted_before[numbers]
         source = np.searchsorted(plan.source_rows, numbers, 'right') - 1
         n_sources = len(plan.source_rows) - 1
@@ -138,12 +141,14 @@ class EvalBatches(Dataset[Batch]):
         rows_per_batch: In one batch of one rank.
         rank: This rank.
         world: How many ranks there are.
+        seed: The seed of what rows draw: the same in every evaluation.
     """
 
-    def __init__(self, rows: Rows, rows_per_batch: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, rows: Examples, rows_per_batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
         if rows_per_batch < 1:
             raise ValueError(f'rows_per_batch is {rows_per_batch}; a batch has at least 1')
         self.rows, self.rows_per_batch, self.rank, self.world = rows, rows_per_batch, rank, world
+        self.seed = seed
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / (self.rows_per_batch * self.world))
@@ -153,7 +158,8 @@ class EvalBatches(Dataset[Batch]):
             raise IndexError(f'there is no batch {index}; there are {len(self)}')
         numbers = (index * self.world + self.rank) * self.rows_per_batch + np.arange(self.rows_per_batch)
         numbers[numbers >= len(self.rows)] = -1
-        return self.rows.batch(numbers, self.rows.count(numbers))
+        keys = example_keys(self.seed, EVALUATION, numbers)
+        return self.rows.batch(numbers, keys, float(self.rows.counts(numbers, keys).sum()))
 
 
 class Positions(Sampler[int]):

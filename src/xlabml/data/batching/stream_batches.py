@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 from numpy import arange, ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from xlabml.batches import Batch, Layout, TokenTargets
-from xlabml.data.order import mix
+from xlabml.data.order import example_keys, mix
 from xlabml.data.stream import StreamedRows
 
 from .loaders import check_dealing
@@ -61,17 +61,20 @@ class StreamBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         step, micro_batch = divmod(index, self.batches_per_step)
         taken = self._take(self.row(step), self.rows_per_step)
-        rows = {window: self.stream.rows(window) for window, _ in taken}
-        n_counted = sum((some.count(numbers) for window, numbers in taken if (some := rows[window]) is not None), 0.0)
+        rows = {window: self.stream.rows(window) for window, *_ in taken}
+        counts = [0.0]
+        counts += [some.counts(numbers, keys).sum() for window, numbers, keys in taken if (some := rows[window])]
+        n_counted = float(sum(counts))
         seed = mix(self.seed, step, micro_batch, self.rank)
         start = (micro_batch * self.world + self.rank) * self.rows_per_batch
         end, batches = start + self.rows_per_batch, []
-        for window, numbers in taken:
-            mine, some = numbers[max(0, start) : max(0, end)], rows[window]
+        for window, numbers, keys in taken:
+            here, some = slice(max(0, start), max(0, end)), rows[window]
+            mine = numbers[here]
             start, end = start - len(numbers), end - len(numbers)
             if len(mine) and some is not None:
-                batch = some.batch(mine, n_counted, seed)
-                numbered = self.stream.global_numbers(window, some, batch.documents.numpy())
+                batch = some.batch(mine, keys[here], n_counted, seed)
+                numbered = self.stream.global_numbers(window, batch.documents.numpy())
                 batches.append(batch._replace(documents=torch.from_numpy(numbered)))
         return join_batches(batches)
 
@@ -92,8 +95,8 @@ class StreamBatches(Dataset[Batch]):
             window, row = window + 1, row - n
         return {'step': step, 'window': window, 'row': row}
 
-    def _take(self, start: int, n: int) -> list[tuple[int, Int64[ndarray, ' rows']]]:
-        """The windows, and the numbers of the rows in them, of n rows from a place in the endless sequence on."""
+    def _take(self, start: int, n: int) -> list[tuple[int, Int64[ndarray, ' rows'], UInt64[ndarray, ' rows']]]:
+        """The windows, and the numbers and keys of their rows, of n rows from a place in the endless sequence on."""
         if start < self._begin:
             self._window, self._begin = self.first_window, 0
         n_empty = 0
@@ -106,7 +109,8 @@ class StreamBatches(Dataset[Batch]):
         while n:
             some = min(n, self.stream.n_rows(window) - place)
             if some:
-                taken.append((window, self._order(window, place, some)))
+                keys = example_keys(self.seed, window, arange(place, place + some))
+                taken.append((window, self._order(window, place, some), keys))
             window, place, n = window + 1, 0, n - some
         return taken
 

@@ -11,8 +11,9 @@ from xlabml.data.sources import Source, utf8
 from xlabml.data.store import TokenStore, content_hash, count_changed, hash_words
 from xlabml.errors import DataError, SettingsError
 
+from .drawn_splits import DrawnSplits, splits_of_sources
 from .near_duplicates import NearPairs
-from .splits import check_ratios, split_names, splits_of
+from .splits import Splitting, check_ratios, split_names, splits_of
 
 _BATCH_DOCUMENTS = 1024
 
@@ -25,6 +26,7 @@ class Corpus:
         ratios: The share of each split.
         copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
         near: Near-duplicates, of which only the earliest are in a split; None: all are.
+        drawn: The split of each document, where more than its own hash decides; None: that alone.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Corpus:
         ratios: Mapping[str, float],
         copies: UInt8[np.ndarray, ' documents'] | None = None,
         near: NearPairs | None = None,
+        drawn: DrawnSplits | None = None,
     ) -> None:
         check_ratios(ratios)
         if not stores:
@@ -41,6 +44,7 @@ class Corpus:
         if len(sizes) > 1:
             raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
         self.stores, self.ratios, self.copies, self.near = list(stores), dict(ratios), copies, near
+        self.drawn = drawn
         self._left_out = copies
         if near is not None:
             self._left_out = near.marks() if copies is None else near.marks() | copies
@@ -82,13 +86,18 @@ class Corpus:
         index = split_names.index(split)
         parts = []
         for first, store in zip(self._first.tolist(), self.stores):
-            is_in = splits_of(store.hashes, self.ratios) == index
+            if self.drawn is None:
+                is_in = splits_of(store.hashes, self.ratios) == index
+            else:
+                is_in = self.drawn.splits[first : first + len(store)] == index
             if self._left_out is not None:
                 is_in &= self._left_out[first : first + len(store)] == 0
             parts.append(first + np.flatnonzero(is_in))
         found = np.concatenate(parts)
         if not len(found):
             ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
+            if self.drawn is not None:
+                ratios += ''.join(f'; {name}: {value}' for name, value in self.drawn.settings.items())
             # Of no documents at all every split has none: then it is not the shares that have to change.
             raise (SettingsError if len(self) else DataError)(
                 f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
@@ -98,10 +107,13 @@ class Corpus:
 
     def splits(self, documents: Int64[np.ndarray, ' documents']) -> Int8[np.ndarray, ' documents']:
         """The split of each document, as an index into split_names; -1 where it is in none."""
-        index, found = self._store_of(documents), np.empty(len(documents), np.int8)
-        for i in np.unique(index):
-            here = index == i
-            found[here] = splits_of(self.stores[i].hashes[documents[here] - self._first[i]], self.ratios)
+        if self.drawn is not None:
+            found = np.array(self.drawn.splits[documents])
+        else:
+            index, found = self._store_of(documents), np.empty(len(documents), np.int8)
+            for i in np.unique(index):
+                here = index == i
+                found[here] = splits_of(self.stores[i].hashes[documents[here] - self._first[i]], self.ratios)
         if self._left_out is not None:
             found[self._left_out[documents] == 1] = -1
         return found
@@ -197,12 +209,23 @@ class Corpus:
         return np.searchsorted(self._first, documents, 'right') - 1
 
 
-def train_texts(sources: Sequence[Source], ratios: Mapping[str, float]) -> Iterator[str]:
-    """The valid texts of the train split, straight from the sources: what a tokenizer is trained on."""
-    check_ratios(ratios)
-    for source in sources:
-        documents = source.documents()
+def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, float]) -> Iterator[str]:
+    """The valid texts of the train split, straight from the sources: what a tokenizer is trained on.
+
+    Args:
+        splitting: How documents are divided; where that takes more than their own hashes, sources are read twice.
+    """
+    if not isinstance(splitting, Splitting):
+        splitting = Splitting(splitting)
+    check_ratios(splitting.ratios)
+    drawn = None if splitting.is_plain else splits_of_sources(sources, splitting)
+    for i, source in enumerate(sources):
+        documents, first = source.documents(), 0
         while batch := list(islice(documents, _BATCH_DOCUMENTS)):
             valid = [data for document in batch if isinstance(data := utf8(document.text), bytes)]
-            splits = splits_of(hash_words(b''.join(map(content_hash, valid))), ratios)
+            if drawn is None:
+                splits = splits_of(hash_words(b''.join(map(content_hash, valid))), splitting.ratios)
+            else:
+                splits = drawn[i][first : first + len(valid)]
+            first += len(valid)
             yield from (data.decode() for data, split in zip(valid, splits) if split == 0)

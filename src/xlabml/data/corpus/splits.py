@@ -2,11 +2,46 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int8, UInt64
 
-split_names = ('train', 'val', 'test', 'predict')
+from xlabml.data.sources import SplitName
+
+split_names: tuple[str, ...] = get_args(SplitName)
+
+
+class Splitting(NamedTuple):
+    """How documents are divided into splits.
+
+    Args:
+        ratios: The share of each split.
+        group: The column whose value decides, in place of the content; None: the content.
+        stratify: The column within each of whose values the shares hold; None: over all documents.
+        only: The split that each source is fixed to; None for a source whose documents are divided.
+    """
+
+    ratios: Mapping[str, float]
+    group: str | None = None
+    stratify: str | None = None
+    only: tuple[SplitName | None, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that have to be known of each document."""
+        return sorted({name for name in (self.group, self.stratify) if name is not None})
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the content's hash alone decides, so that nothing else has to be known."""
+        return not self.columns and not any(self.only)
+
+    def settings(self) -> dict[str, Any]:
+        """What is set beside the ratios, by the names that the user knows; {} where nothing is."""
+        only = list(self.only) if any(self.only) else None
+        found = {'data.group': self.group, 'data.stratify': self.stratify, 'data.sources.only': only}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def check_ratios(ratios: Mapping[str, float]) -> None:
@@ -27,10 +62,15 @@ def splits_of(hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, fl
     """
     check_ratios(ratios)
     splits = np.full(len(hashes), -1, np.int8)
-    for index in reversed(range(len(split_names))):
-        end = math.fsum(ratios.get(name, 0.0) for name in split_names[: index + 1])
-        if end >= 1 - 1e-9:
+    for index, end in reversed(list(enumerate(split_ends(ratios)))):
+        if end == 1:
             splits[:] = index
         else:
             splits[hashes[:, 0] < np.uint64(int(end * 2**64))] = index
     return splits
+
+
+def split_ends(ratios: Mapping[str, float]) -> list[float]:
+    """Where each split ends between 0 and 1; those of all documents end at 1 whatever the rounding of their shares."""
+    sums = [math.fsum(ratios.get(name, 0.0) for name in split_names[: index + 1]) for index in range(len(split_names))]
+    return [1.0 if end >= 1 - 1e-9 else end for end in sums]

@@ -1,17 +1,23 @@
 """Which row comes when: permutations, mixtures, skipped stretches, growing sizes: functions of a place alone."""
 
 from .gaps import Gaps
+from .keys import EVALUATION, example_keys, slot_keys, uniform
 from .mixture import Mixture, check_weights
-from .permutation import mix, permute, shuffled
+from .permutation import mix, permute, scramble, shuffled
 from .warmup import Doubling, count_doublings
 
 __all__ = [
+    'EVALUATION',
     'Doubling',
     'Gaps',
     'Mixture',
     'check_weights',
     'count_doublings',
+    'example_keys',
     'mix',
     'permute',
+    'scramble',
     'shuffled',
+    'slot_keys',
+    'uniform',
 ]

@@ -37,8 +37,8 @@ def permute(index: Int64[np.ndarray, ' rows'], n: int, seed: int, epoch: int) ->
     def shuffle(value: np.ndarray) -> np.ndarray:
         low, high = value & low_mask, value >> low_bits
         for i in range(0, _N_ROUNDS, 2):
-            low ^= _scramble(high + keys[i]) & low_mask
-            high ^= _scramble(low + keys[i + 1]) & high_mask
+            low ^= scramble(high + keys[i]) & low_mask
+            high ^= scramble(low + keys[i + 1]) & high_mask
         return high << low_bits | low
 
     value = shuffle(index.astype(np.uint64))
@@ -57,7 +57,7 @@ def shuffled(places: Int64[np.ndarray, ' rows'], n: int, seed: int) -> Int64[np.
     return found
 
 
-def _scramble(value: np.ndarray) -> np.ndarray:
+def scramble(value: np.ndarray) -> np.ndarray:
     """Every bit of the result depends on every bit of the value (64-bit integers, wrapping)."""
     value = (value ^ value >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
     value = (value ^ value >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)

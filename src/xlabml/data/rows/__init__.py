@@ -1,16 +1,29 @@
-"""Documents -> rows: plans (Pack, Chunk, Concat), the pieces that they put into each row, and rows as tensors."""
+"""Documents -> examples that are rows: formats and token views, plans (Pack, Chunk, Concat), and rows as tensors."""
 
+from .formats import Examples, Format, Reading
+from .masked_tokens import MaskedTokens
+from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
-from .plan_rows import PlanRows
+from .plan_rows import PlanRows, RowPieces
 from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
+from .token_views import NextTokenView, TokenView
 
 __all__ = [
     'Chunk',
     'Concat',
+    'Examples',
+    'Format',
+    'MaskedTokens',
+    'NextTokenView',
+    'NextTokens',
     'Pack',
     'Plan',
     'PlanRows',
+    'Reading',
+    'RowFormat',
+    'RowPieces',
     'Rows',
+    'TokenView',
     'open_plan',
     'verify_plan',
 ]

@@ -2,36 +2,34 @@
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64, UInt64
 
 from xlabml.batches import IGNORED, Batch, Layout, TokenTargets
 from xlabml.data.corpus import Corpus
 from xlabml.tokenizer import Tokenizer
 
-from .plan_rows import PlanRows, ranges
+from .formats import Examples
+from .plan_rows import PlanRows, RowPieces, ranges
+from .token_views import NextTokenView, TokenView
 
 
-class Rows:
+class Rows(Examples):
     """The rows of a split, ready to be made into batches.
 
     Args:
         corpus: Holds the tokens.
-        plan: Says what is in each row.
+        plan: The pieces in each row.
         tokenizer: The one that the stores were made with.
+        view: The token sequences of the documents; None: those of next-token prediction.
 
     Raises:
-        ValueError: It is another one.
+        ValueError: The tokenizer is another one.
     """
 
-    def __init__(self, corpus: Corpus, plan: PlanRows, tokenizer: Tokenizer) -> None:
-        if tokenizer.hash != corpus.tokenizer_hash:
-            raise ValueError(
-                f'the token stores were made with another tokenizer, of {corpus.n_vocab} tokens, than this one of '
-                f'{len(tokenizer)}; run prepare_data with it, or take the other'
-            )
-        self.corpus, self.plan = corpus, plan
-        self._sos, self._eos, self._pad = (tokenizer.special_ids[name] for name in ('sos', 'eos', 'pad'))
-        self._piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
+    def __init__(self, corpus: Corpus, plan: PlanRows, tokenizer: Tokenizer, view: TokenView | None = None) -> None:
+        self.view = NextTokenView(corpus, tokenizer) if view is None else view
+        self.corpus, self.plan, self.tokenizer = corpus, plan, tokenizer
+        self._pad = tokenizer.special_ids['pad']
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -43,49 +41,67 @@ class Rows:
 
     @property
     def fingerprint(self) -> str:
-        """A short name for what is in the rows."""
+        """A short name for the rows."""
         return self.plan.fingerprint
 
-    def count(self, row_numbers: Int64[np.ndarray, ' b']) -> float:
-        """The number of targets that count in these rows; reads no token."""
-        return float(self.plan.count(row_numbers))
+    @property
+    def source_starts(self) -> list[int]:
+        return self.plan.source_rows
+
+    def counts(self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
+        if self.view.counts_all:
+            return self.plan.counts(numbers)
+        pieces = self.plan.pieces_of(numbers)
+        counted = self.view.counts(pieces, self._piece_keys(pieces, keys))
+        return np.bincount(pieces.row, counted, len(numbers)).astype(np.int64)
+
+    def render(self, number: int) -> list[tuple[str, str]]:
+        """The documents of a row, each its name and the part of its text that is there."""
+        found = []
+        for _, document, begin, length in self.plan.pieces(number):
+            ids = self.corpus.tokens(document)[begin : begin + length].tolist()
+            found.append((self.corpus.name(document), self.tokenizer.decode(ids)))
+        return found
 
     def batch(
-        self, row_numbers: Int64[np.ndarray, ' b'], n_counted: float, seed: int = 0, longest: int | None = None
+        self,
+        numbers: Int64[np.ndarray, ' e'],
+        keys: UInt64[np.ndarray, ' e'],
+        n_counted: float,
+        seed: int = 0,
+        longest: int | None = None,
     ) -> Batch:
-        """Some rows as a batch, with b * max_documents segments: the pieces of a row, its padding, the next row …, and
-        empty ones at the end.
+        """Rows as a batch, with b * max_documents segments: the pieces of a row, its padding, the next row …, and empty
+        ones at the end.
 
         Args:
-            row_numbers: Which rows; -1 is one that is all padding.
-            n_counted: How many targets the whole optimizer step counts.
-            seed: What the step's randomness is drawn from.
-            longest: Pieces of more slots are cut into segments of so many, padding too, with b * length // longest
-                segments more; a later one begins with the target before it, as a later piece does. None: none is cut.
+            numbers: Of the rows; -1 is one that is all padding.
+            keys: The key of each row: what is drawn follows from it and a slot's place in the row.
+            n_counted: The number of targets that the whole optimizer step counts.
+            seed: The seed of the step's randomness.
+            longest: Pieces of more slots are cut into segments of at most this length, padding too, with
+                b * length // longest segments more; a later one begins with the target before it, as a later piece
+                does. None: none is cut.
 
         Raises:
             ValueError: A store or the plan holds what xlabml does not write; `validate_data` says which.
         """
         plan, n = self.plan, self.plan.length
-        n_rows, n_segments = len(row_numbers), len(row_numbers) * plan.max_documents
-        first = plan.row_starts[row_numbers]
-        n_pieces = np.where(row_numbers < 0, 0, plan.row_starts[row_numbers + 1] - first)
-        self._require((n_pieces >= 0) & (n_pieces < plan.max_documents))
-        pieces = ranges(first, n_pieces)
-        row = np.repeat(np.arange(n_rows), n_pieces)
-        lengths = plan.lengths[pieces].astype(np.int64)
-        self._require((lengths >= 1) & (lengths <= n))
+        n_rows = len(numbers)
+        n_segments = n_rows * plan.max_documents
+        pieces = plan.pieces_of(numbers)
+        row, lengths = pieces.row, pieces.lengths
+        n_pieces = np.bincount(row, minlength=n_rows)
         free = n - np.bincount(row, lengths, n_rows).astype(np.int64)
-        self._require(free >= 0)
 
         n_paddings = np.cumsum(free > 0)
         n_paddings_before: np.ndarray = n_paddings - (free > 0)
-        segment = np.arange(len(pieces)) + n_paddings_before[row]
+        segment = np.arange(len(row)) + n_paddings_before[row]
         padding = (np.cumsum(n_pieces) + n_paddings_before)[free > 0]
         segment_lengths = np.zeros(n_segments, np.int64)
         segment_lengths[segment], segment_lengths[padding] = lengths, free[free > 0]
         documents = np.full(n_segments, -1, np.int64)
-        documents[segment] = plan.documents[pieces]
+        documents[segment] = pieces.documents
         example = np.full(n_segments, -1, np.int64)
         example[segment] = row
         slots = ranges((np.cumsum(segment_lengths) - segment_lengths)[segment], lengths)
@@ -95,14 +111,16 @@ class Rows:
         starts = np.zeros(len(documents) + 1, np.int32)
         starts[1:] = np.cumsum(segment_lengths)
 
-        inputs, targets, is_end = self._read(plan.documents[pieces], plan.begins[pieces], lengths)
-        counted = ranges(np.zeros_like(lengths), lengths) >= np.repeat(plan.first_counted[pieces], lengths)
+        piece_keys = self._piece_keys(pieces, keys)
+        inputs, targets, n_bytes = self.view.read(pieces.documents, pieces.begins, lengths, piece_keys)
+        counted = ranges(np.zeros_like(lengths), lengths) >= np.repeat(pieces.first_counted, lengths)
         ids = np.full(n_rows * n, self._pad, np.int64)
         ids[slots] = inputs
-        asked = np.full(n_rows * n, IGNORED, np.int64)
-        asked[slots] = np.where(counted, targets, IGNORED)
-        said = np.zeros(n_rows * n + 1, np.int64)
-        said[slots + 1] = self._bytes_of(targets, is_end, plan.documents[pieces], lengths) * counted
+        wanted = np.full(n_rows * n, IGNORED, np.int64)
+        wanted[slots] = np.where(counted, targets, IGNORED)
+        bytes_after = np.zeros(n_rows * n + 1, np.int64)
+        bytes_after[slots + 1] = n_bytes * counted
+        segment_bytes = np.diff(np.cumsum(bytes_after)[starts])
         layout = Layout(torch.from_numpy(starts), min(n, longest or n), torch.from_numpy(documents >= 0))
         return Batch(
             torch.from_numpy(ids).view(n_rows, n),
@@ -110,57 +128,14 @@ class Rows:
             torch.from_numpy(documents),
             torch.from_numpy(example),
             torch.zeros(len(documents), dtype=torch.int64),
-            TokenTargets(torch.from_numpy(asked).view(n_rows, n), torch.from_numpy(np.diff(np.cumsum(said)[starts]))),
+            TokenTargets(torch.from_numpy(wanted).view(n_rows, n), torch.from_numpy(segment_bytes)),
             n_counted,
             seed,
         )
 
-    def _read(
-        self,
-        documents: Int64[np.ndarray, ' pieces'],
-        begins: Int64[np.ndarray, ' pieces'],
-        lengths: Int64[np.ndarray, ' pieces'],
-    ) -> tuple[Int64[np.ndarray, ' tokens'], Int64[np.ndarray, ' tokens'], Bool[np.ndarray, ' tokens']]:
-        """Input and target of each slot of the pieces, back to back, and whether the target is an end of text."""
-        self._require((documents >= 0) & (documents < len(self.corpus)) & (begins >= 0))
-        starts, n_tokens = self.corpus.token_spans(documents)
-        self._require((starts >= 0) & (begins + lengths <= n_tokens + 1))
-        ends = starts + n_tokens
-        self._require(ends <= self.corpus.n_tokens)
-        places, place_ends = ranges(starts + begins, lengths), np.repeat(ends, lengths)
-        targets = self.corpus.tokens_at(np.minimum(places, place_ends - 1))
-        is_end = places == place_ends
-        targets[is_end] = self._eos
-        inputs = np.empty_like(targets)
-        inputs[1:] = targets[:-1]
-        before = self.corpus.tokens_at(starts + np.maximum(begins - 1, 0))
-        inputs[np.cumsum(lengths) - lengths] = np.where(begins == 0, self._sos, before)
-        n_vocab = len(self._piece_bytes)
-        self._require(np.array([inputs.max(initial=0) < n_vocab, targets.max(initial=0) < n_vocab]))
-        return inputs, targets, is_end
-
-    def _bytes_of(
-        self,
-        targets: Int64[np.ndarray, ' tokens'],
-        is_end: Bool[np.ndarray, ' tokens'],
-        documents: Int64[np.ndarray, ' pieces'],
-        lengths: Int64[np.ndarray, ' pieces'],
-    ) -> Int64[np.ndarray, ' tokens']:
-        """How many raw bytes each target stands for: those of its token; and the end of text, of a tokenizer that may
-        lose text, for what the document's tokens do not account for. Over a document the sum is its raw bytes."""
-        n_bytes = self._piece_bytes[targets]
-        rest = self.corpus.end_bytes(documents)
-        if rest is not None:
-            n_bytes[is_end] = np.repeat(rest, lengths)[is_end]
-        return n_bytes
-
-    def _require(self, are_right: Bool[np.ndarray, ' _']) -> None:
-        if not are_right.all():
-            where = ', '.join(str(store.folder) for store in self.corpus.stores)
-            raise ValueError(
-                f'rows {self.plan.folder or ""} of the texts in {where} are not as xlabml writes them; '
-                'xlab validate_data names the folder to delete'
-            )
+    def _piece_keys(self, pieces: RowPieces, keys: UInt64[np.ndarray, ' e']) -> UInt64[np.ndarray, ' pieces']:
+        """The key of each piece: that of its row and of its place there."""
+        return keys[pieces.row] + pieces.positions.astype(np.uint64)
 
 
 def _cut(

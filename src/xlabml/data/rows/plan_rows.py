@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.errors import SettingsError
@@ -60,6 +60,26 @@ class Pieces(NamedTuple):
         ends = np.cumsum(self.row_sizes)
         counted = np.cumsum(self.lengths - self.first_counted)
         return {'row_starts': n_pieces + ends, 'counted_before': n_counted + counted[ends - 1]}
+
+
+class RowPieces(NamedTuple):
+    """The pieces of some rows, back to back.
+
+    Args:
+        row: For each piece, the index of its row among these.
+        positions: Its first slot in the row.
+        documents: The document that it is of.
+        begins: Its first slot in the document's sequence.
+        lengths: Its slots.
+        first_counted: Its first slot, from its own begin, whose target counts.
+    """
+
+    row: Int64[np.ndarray, ' pieces']
+    positions: Int64[np.ndarray, ' pieces']
+    documents: Int64[np.ndarray, ' pieces']
+    begins: Int64[np.ndarray, ' pieces']
+    lengths: Int64[np.ndarray, ' pieces']
+    first_counted: Int64[np.ndarray, ' pieces']
 
 
 class PlanRows:
@@ -134,10 +154,35 @@ class PlanRows:
         """The most pieces that a row has."""
         return int(np.diff(self.row_starts).max(initial=0))
 
-    def count(self, row_numbers: Int64[np.ndarray, ' b']) -> int:
-        """How many targets count in these rows; -1 is a row without any."""
-        rows = row_numbers[row_numbers >= 0]
-        return int((self.counted_before[rows + 1] - self.counted_before[rows]).sum())
+    def counts(self, row_numbers: Int64[np.ndarray, ' b']) -> Int64[np.ndarray, ' b']:
+        """How many targets count in each of these rows; -1 is a row without any."""
+        counted = self.counted_before[row_numbers + 1] - self.counted_before[row_numbers]
+        return np.where(row_numbers < 0, 0, counted)
+
+    def pieces_of(self, row_numbers: Int64[np.ndarray, ' b']) -> RowPieces:
+        """The pieces of some rows; -1 is a row without any.
+
+        Raises:
+            ValueError: These are no rows that a plan writes.
+        """
+        first = self.row_starts[row_numbers]
+        n_pieces = np.where(row_numbers < 0, 0, self.row_starts[row_numbers + 1] - first)
+        self._require((n_pieces >= 0) & (n_pieces < self.max_documents))
+        pieces = ranges(first, n_pieces)
+        row = np.repeat(np.arange(len(row_numbers)), n_pieces)
+        lengths = self.lengths[pieces].astype(np.int64)
+        self._require((lengths >= 1) & (lengths <= self.length))
+        used = np.bincount(row, lengths, len(row_numbers)).astype(np.int64)
+        self._require(used <= self.length)
+        positions = np.cumsum(lengths) - lengths - (np.cumsum(used) - used)[row]
+        first_counted = self.first_counted[pieces].astype(np.int64)
+        return RowPieces(row, positions, self.documents[pieces], self.begins[pieces], lengths, first_counted)
+
+    def _require(self, are_right: Bool[np.ndarray, ' _']) -> None:
+        if not are_right.all():
+            raise ValueError(
+                f'rows {self.folder or ""} are not as xlabml writes them; xlab validate_data names the folder to delete'
+            )
 
     def locate(self, row: int, position: int) -> tuple[int, int] | None:
         """Whose slot this is: the document, and the slot of its stream, where its token of that number is asked for
@@ -211,13 +256,13 @@ def find_fingerprint(stores: Sequence[str], files: Mapping[str, Any], length: in
 
 
 def verify_rows(
-    folder: Path, identity: dict[str, Any], find_lengths: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
+    folder: Path, identity: dict[str, Any], find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
 ) -> PlanRows:
     """Open rows, read all of them, compare their hashes, and see that they are rows of these documents.
 
     Args:
         identity: What they follow from.
-        find_lengths: The tokens of documents of these numbers; IndexError where there is no such document.
+        find_slots: The slots of documents of these numbers; IndexError where there is no such document.
 
     Raises:
         FileNotFoundError: There are none.
@@ -243,7 +288,7 @@ def verify_rows(
         if (np.diff(plan.counted_before[first : first + len(starts)]) != np.diff(counted)).any():
             raise manifests.wrong_values(folder, 'counted_before', 'not those of the rows')
         try:
-            room = find_lengths(np.asarray(plan.documents[here])) + 1
+            room = find_slots(np.asarray(plan.documents[here]))
         except IndexError:
             raise manifests.wrong_values(folder, 'documents', 'not all documents of the stores') from None
         if (plan.begins[here] + plan.lengths[here] > room).any():

@@ -18,6 +18,7 @@ from xlabml.data.corpus import Corpus
 from xlabml.data.store import Report
 
 from .plan_rows import DTYPES, FORMAT, PIECE_ARRAYS, Pieces, PlanRows, find_fingerprint, open_rows, ranges, verify_rows
+from .token_views import TokenView
 
 _BLOCK_DOCUMENTS = 1 << 14
 
@@ -177,18 +178,25 @@ class Chunk(Plan):
 
 
 def open_plan(
-    plan: Plan, corpus: Corpus, split: str, counted_once: bool, folder: Path, report: Report | None = None
+    plan: Plan,
+    corpus: Corpus,
+    split: str,
+    counted_once: bool,
+    folder: Path,
+    report: Report | None = None,
+    view: TokenView | None = None,
 ) -> PlanRows:
     """The rows of a split, from the folder of plans; laid out and written there where they are not yet.
 
     Args:
         folder: Where plans lie, each named by what it depends on.
         report: Told how many targets are laid out.
+        view: The token sequences of the documents; None: a slot for each token, and one for the end of text.
 
     Raises:
         ValueError: The split is empty, the disk is full, or the plan that is there is not as it was written.
     """
-    identity = _identity(plan, corpus, split, counted_once)
+    identity = _identity(plan, corpus, split, counted_once, view)
     folder = folder / folders.short_hash(identity)
 
     def is_ready() -> bool:
@@ -203,8 +211,7 @@ def open_plan(
             for of_store in corpus.by_store(documents):
                 for start in range(0, len(of_store), _BLOCK_DOCUMENTS):
                     some = of_store[start : start + _BLOCK_DOCUMENTS]
-                    _, lengths = corpus.token_spans(some)
-                    pieces = plan.block(Streams(some, lengths + 1), counted_once)
+                    pieces = plan.block(Streams(some, _slots(corpus, some, plan.length, view)), counted_once)
                     ends = pieces.row_ends(n_pieces, n_counted)
                     files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
                     n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])
@@ -229,21 +236,30 @@ def open_plan(
     return open_rows(folder, identity)
 
 
-def verify_plan(plan: Plan, corpus: Corpus, split: str, counted_once: bool, folder: Path) -> PlanRows | None:
+def verify_plan(
+    plan: Plan, corpus: Corpus, split: str, counted_once: bool, folder: Path, view: TokenView | None = None
+) -> PlanRows | None:
     """Read the rows of a split that are in the folder of plans, and compare them with their hashes; None where they are
     not laid out yet. Arguments are those of `open_plan`.
 
     Raises:
         ValueError: They are not as they were written.
     """
-    identity = _identity(plan, corpus, split, counted_once)
+    identity = _identity(plan, corpus, split, counted_once, view)
     folder = folder / folders.short_hash(identity)
     if not folder.exists():
         return None
-    return verify_rows(folder, identity, lambda documents: corpus.token_spans(documents)[1])
+    return verify_rows(folder, identity, lambda documents: _slots(corpus, documents, plan.length, view))
 
 
-def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool) -> dict[str, Any]:
+def _slots(
+    corpus: Corpus, documents: Int64[np.ndarray, ' k'], row_length: int, view: TokenView | None
+) -> Int64[np.ndarray, ' k']:
+    return corpus.token_spans(documents)[1] + 1 if view is None else view.lengths(documents, row_length)
+
+
+def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool, view: TokenView | None) -> dict[str, Any]:
+    lengths = {} if view is None else view.settings()
     return {
         'format': FORMAT,
         'stores': [store.fingerprint for store in corpus.stores],
@@ -253,6 +269,8 @@ def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool) -> dic
         'split': split,
         'plan': plan.settings(),
         'counted_once': counted_once,
+        **({'view': lengths} if lengths else {}),
+        **({} if corpus.drawn is None else {'drawn': corpus.drawn.settings}),
     }
 
 

@@ -1,7 +1,7 @@
 """Where texts come from: sources of documents, the kinds of files they read, and what makes a document invalid."""
 
 from . import tally
-from .base import Document, Part, Source
+from .base import Document, Part, Source, SplitName
 from .embedded import StandardLibrary, WikipediaLeads
 from .files import Span
 from .kinds import kind_of
@@ -25,6 +25,7 @@ __all__ = [
     'RemoteFiles',
     'Source',
     'Span',
+    'SplitName',
     'StandardLibrary',
     'WikipediaLeads',
     'hash_file',

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from xlabml.errors import SettingsError
+
+SplitName = Literal['train', 'val', 'test', 'predict']
+"""The splits that documents are divided into."""
 
 
 class Document(NamedTuple):
@@ -49,6 +52,9 @@ class Source(ABC):
 
     in_pieces = False
     """Whether its documents have pieces that are tokenized apart."""
+
+    only: SplitName | None = None
+    """The split that all its documents are in; None: they are divided. It is no part of the fingerprint."""
 
     @abstractmethod
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:

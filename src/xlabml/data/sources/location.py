@@ -11,7 +11,7 @@ from typing import Any
 
 from xlabml.errors import SettingsError
 
-from .base import Document, Part, Source, check_columns
+from .base import Document, Part, Source, SplitName, check_columns
 from .files import Reading, Span, describe_no_file, file_columns, is_marked, read_span, spans
 from .json_rows import refuse_type
 from .kinds import is_readable
@@ -46,6 +46,8 @@ class Location(Source):
         quoting: What double quotes around a field of csv and tsv files mean: it may hold delimiters and line ends, and
             a quote that is doubled (`doubled`), or behind a backslash (`escaped`); or nothing (`none`). null: `doubled`
             in csv, `none` in tsv.
+        only: The split that all its documents are in, `test` for a data set's own test file; null: they are divided as
+            data.splits says. An exact copy of a document of an earlier source is dropped here as elsewhere.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Location(Source):
         encoding: str | None = None,
         delimiter: str | None = None,
         quoting: Quoting | None = None,
+        only: SplitName | None = None,
     ) -> None:
         self.path, self.name, self.split, self.column, self.revision = path, name, split, column, revision
         self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
         self._reading = Reading(encoding, delimiter, quoting)
+        self.only = only
 
     def __str__(self) -> str:
         return '/'.join([self.path, *([self.name] if self.name else [])]) + (

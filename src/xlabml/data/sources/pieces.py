@@ -13,6 +13,9 @@ from typing import Any
 
 from .base import Document, Part, Source
 
+_NOT_DOCUMENTS = ('source', 'credit', 'only', 'needs')
+"""Attributes that do not change what the documents are."""
+
 
 class InPieces(Source):
     """The base of sources whose documents are another's, cut into pieces: define `cut`.
@@ -26,6 +29,7 @@ class InPieces(Source):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.credit = source.credit
+        self.only = source.only
 
     needs: Sequence[str] = ()
     """Columns of the record that `cut` looks at."""
@@ -54,7 +58,7 @@ class InPieces(Source):
         return self.source.passed_over()
 
     def fingerprint(self) -> dict[str, Any]:
-        settings = {name: value for name, value in vars(self).items() if name not in ('source', 'credit', 'needs')}
+        settings = {name: value for name, value in vars(self).items() if name not in _NOT_DOCUMENTS}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
 
     def addresses(self) -> list[str]:

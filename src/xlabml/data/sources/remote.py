@@ -15,7 +15,7 @@ import fsspec
 from xlabml import artifacts
 from xlabml.errors import SettingsError
 
-from .base import Document, Part, Source
+from .base import Document, Part, Source, SplitName
 from .files import Reading, Span, read_span
 from .kinds import (
     KINDS,
@@ -59,6 +59,8 @@ class RemoteFiles(Source):
         encoding: What text files are written in, as Python names it; null: UTF-8, or what a byte order mark says.
         delimiter: The character between the fields of csv and tsv files; null: a comma, and a tab.
         quoting: What double quotes around a field of csv and tsv files mean, as in `Location`.
+        only: The split that all its documents are in, `test` for a data set's own test file; null: they are divided as
+            data.splits says. An exact copy of a document of an earlier source is dropped here as elsewhere.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class RemoteFiles(Source):
         encoding: str | None = None,
         delimiter: str | None = None,
         quoting: Quoting | None = None,
+        only: SplitName | None = None,
     ) -> None:
         self.path, self.column, self.storage_options = path, column, storage_options
         self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
         self._reading = Reading(encoding, delimiter, quoting)
+        self.only = only
         if '://' not in path:
             raise ValueError(f'{path} is no URL; a local file, folder or pattern is a Location')
 

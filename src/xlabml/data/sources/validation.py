@@ -2,7 +2,7 @@
 
 import base64
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ REASONS = ('empty', 'not a string', 'lone surrogate')
 
 
 class Invalid(NamedTuple):
-    """A document that is left out.
+    """A document that cannot be used.
 
     Args:
         row: Its number in its source.
-        reason: One of REASONS.
+        reason: One of REASONS, for which it is left out; or that it has nothing in a column that is needed.
         text: What stood where the text should be.
     """
 
@@ -35,11 +35,19 @@ def utf8(text: object) -> bytes | str:
         return 'lone surrogate'
 
 
-def validate(source: Source) -> Iterator[Invalid | None]:
-    """Goes through a source: None for a valid document, what is wrong for another one."""
-    for document in source.documents():
+def validate(source: Source, columns: Sequence[str] = ()) -> Iterator[Invalid | None]:
+    """Goes through a source: None for a valid document, what is wrong for another one.
+
+    Args:
+        columns: Those in which every document must have something.
+    """
+    for document in source.documents(columns):
         data = utf8(document.text)
-        yield Invalid(document.row, data, document.text) if isinstance(data, str) else None
+        missing = [f'nothing in the column {name!r}' for name in columns if document.columns[name] is None]
+        if isinstance(data, str):
+            yield Invalid(document.row, data, document.text)
+        else:
+            yield Invalid(document.row, missing[0], document.text) if missing else None
 
 
 def write_invalid(invalids: Iterable[Invalid], path: Path, dump: bool = False) -> int:

@@ -1,5 +1,6 @@
 """The parts of a store, tokenized in the processes of one machine."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -86,6 +87,8 @@ _worker: tuple[Job, int, Any, Any]
 def _start_worker(job: Job, n_threads: int, done: Any, stop: Any, parent: int) -> None:
     global _worker
     _worker = job, n_threads, done, stop
+    # The garbage collector would traverse all that the parent has loaded, and so copy the pages shared with it.
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and says so
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()

@@ -50,7 +50,7 @@ def build_store(
     job = plan_job(source, tokenizer, columns, identity, folder)
     parts, stats = job.parts, job.begun['files']
     _start_over_unless_same(folder, job.begun)
-    _ = tokenizer.piece_bytes  # made once, before processes are forked
+    _ = tokenizer.piece_sizes if tokenizer.is_lossless else tokenizer.round_trips  # once, before processes are forked
     say(_check_room(source, parts, tokenizer, columns, folder, len(parts) - len(job.missing())))
     total = sum(part.n_bytes or 0 for part in parts) if all(part.n_bytes for part in parts) else None
 
@@ -132,7 +132,7 @@ def _check_room(
 def _disk_ratio(source: Source, part: Part, tokenizer: Tokenizer, columns: Sequence[str]) -> float:
     """Bytes in the store for one of text, from the first documents; 0 where there are none."""
     for documents, raw in batches(islice(source.read(part, columns), _SAMPLE_DOCUMENTS), {'n_rows': 0}, {}):
-        texts = [text for texts in piece_texts(documents, source, part) for text in texts]
+        texts, _ = piece_texts(documents, source, part)
         n_tokens = sum(map(len, tokenizer.encode(texts, 1)))  # no threads before processes are forked
         types = {name: np.dtype(dtype).itemsize for name, dtype in array_types(tokenizer, True).items()}
         fixed = types['offsets'] + types['n_bytes'] + types['rows'] + 2 * types['hashes']

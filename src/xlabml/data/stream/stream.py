@@ -24,7 +24,7 @@ from xlabml import artifacts
 from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
 from xlabml.data.order import permute
-from xlabml.data.rows import Plan, Rows, open_plan
+from xlabml.data.rows import Examples, Format, NextTokens, Plan, Reading
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.tokenizer import Tokenizer
@@ -67,6 +67,7 @@ class StreamedRows:
         held_out: Documents of these are left out, too.
         seed: What the orders are drawn from.
         say: Told of each window, the first time that it is laid out, what was left out of it; None: nobody is.
+        examples: The format of the rows; None: next-token prediction.
     """
 
     def __init__(
@@ -79,17 +80,20 @@ class StreamedRows:
         held_out: Sequence[Source],
         seed: int,
         say: Callable[[str], None] | None = None,
+        examples: Format | None = None,
     ) -> None:
         self.cache, self.stream, self.plan, self.ratios = cache, stream, plan, dict(ratios)
         self.drop_duplicates, self.held_out, self.seed = drop_duplicates, list(held_out), seed
+        self.examples = NextTokens() if examples is None else examples
         self._say = say
-        self._open: dict[int, Rows | None] = {}
+        self._open: dict[int, Examples | None] = {}
+        self._first_documents: dict[int, Int64[np.ndarray, ' stores']] = {}
         self._counts: dict[int, int] = {}
         self._ahead: threading.Thread | None = None
         self._ahead_of, self._stopped = -1, False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), '_open': {}, '_ahead': None}
+        return {**vars(self), '_open': {}, '_first_documents': {}, '_ahead': None}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -109,8 +113,13 @@ class StreamedRows:
                 'held_out': [source.fingerprint() for source in self.held_out],
                 'window_shards': self.stream.window_shards,
                 'seed': self.seed,
+                **self._format(),
             }
         )
+
+    def _format(self) -> dict[str, Any]:
+        """The format's settings, where the rows depend on it; streams of next-token prediction have no entry."""
+        return {} if type(self.examples) is NextTokens else {'examples': self.examples.settings()}
 
     @property
     def fixed_shards(self) -> range:
@@ -135,7 +144,7 @@ class StreamedRows:
             self._counts[window] = _read_seen(path)[0]
         return self._counts[window]
 
-    def rows(self, window: int) -> Rows | None:
+    def rows(self, window: int) -> Examples | None:
         """The rows of a window, in the plan's order; None where it has none. The next one is then fetched meanwhile.
 
         Raises:
@@ -146,7 +155,7 @@ class StreamedRows:
             self._end_ahead(wait=self._ahead_of == window - 1)
             self._open[window] = self._lay_out(window)
             for old in list(self._open)[:-_KEPT_WINDOWS]:
-                del self._open[old]
+                del self._open[old], self._first_documents[old]
             self._start_ahead(window)
         return self._open[window]
 
@@ -154,9 +163,9 @@ class StreamedRows:
         """Which rows of a window come at these places of its order."""
         return permute(places, self.n_rows(window), self.seed, -1 - window)
 
-    def global_numbers(self, window: int, rows: Rows, documents: Int64[np.ndarray, ' s']) -> Int64[np.ndarray, ' s']:
-        """Documents of a window by their shard and their number in it, in one number; -1 stays."""
-        first = np.cumsum([0, *map(len, rows.corpus.stores)])
+    def global_numbers(self, window: int, documents: Int64[np.ndarray, ' s']) -> Int64[np.ndarray, ' s']:
+        """Documents of an open window by their shard and their number in it, in one number; -1 stays."""
+        first = self._first_documents[window]
         index = np.searchsorted(first, documents, 'right') - 1
         shards = np.array(self.shards(window))[np.maximum(index, 0)]
         return np.where(documents < 0, -1, (1 + shards << _DOCUMENT_BITS) + documents - first[np.maximum(index, 0)])
@@ -174,10 +183,11 @@ class StreamedRows:
             return f'{self.cache.name(shard)}, valid document {number}'
         return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
 
-    def _lay_out(self, window: int) -> Rows | None:
+    def _lay_out(self, window: int) -> Examples | None:
         cache, shards = self.cache, self.shards(window)
         keep = {*self.fixed_shards, *shards}
         stores = [cache.open(shard, keep) for shard in shards]
+        self._first_documents[window] = np.cumsum([0, *map(len, stores)])
         folder = cache.folder / 'windows' / f'{self.fingerprint}-{window}'
         with cache.locked():
             folders.remove_older(folder.parent, _KEPT_WINDOWS, folder)
@@ -197,15 +207,17 @@ class StreamedRows:
                 copies = marks if copies is None else copies | marks
             hashes = np.concatenate([store.hashes for store in stores])
             is_train = splits_of(hashes, self.ratios) == split_names.index('train')
-            rows = None
+            rows: Examples | None = None
             if (is_train if copies is None else is_train & (copies == 0)).any():
                 corpus = Corpus(stores, self.ratios, copies)
-                plan = open_plan(self.plan, corpus, 'train', counted_once=False, folder=folder)
-                rows = Rows(corpus, plan, self.tokenizer)
+                rows = self.examples.examples(corpus, 'train', 'train', window, self._reading(folder))
             self._record(window, rows, stores, left_out)
         return rows
 
-    def _record(self, window: int, rows: Rows | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
+    def _reading(self, folder: Path) -> Reading:
+        return Reading(self.tokenizer, self.plan, folder, self.seed)
+
+    def _record(self, window: int, rows: Examples | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
         """Write down what a window holds, and say what it does not.
 
         Raises:
@@ -287,6 +299,7 @@ class StreamedRows:
         """Close the windows, and stop fetching."""
         self._end_ahead(wait=False)
         self._open.clear()
+        self._first_documents.clear()
 
 
 def _read_seen(path: Path) -> list[Any]:

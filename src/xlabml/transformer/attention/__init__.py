@@ -1,9 +1,22 @@
 """Attention: its definition, the backends that compute it faster, the choice between them, and the cache of decoding.
 
-Shapes as in `xlabml.transformer`.
+Layers ask a `Pass`; `Chooser` makes those of one call. Shapes as in `xlabml.transformer`.
 """
 
 from .cache import Cache
-from .definition import Documents, Rule, Shared, attend, make_bias, make_masks, mix
+from .choice import Chooser
+from .definition import Pass, Rule, attend, make_bias, make_masks
+from .places import Documents, Place, place_tokens
 
-__all__ = ['Cache', 'Documents', 'Rule', 'Shared', 'attend', 'make_bias', 'make_masks', 'mix']
+__all__ = [
+    'Cache',
+    'Chooser',
+    'Documents',
+    'Pass',
+    'Place',
+    'Rule',
+    'attend',
+    'make_bias',
+    'make_masks',
+    'place_tokens',
+]

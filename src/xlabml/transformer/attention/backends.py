@@ -1,33 +1,30 @@
-"""The ways to compute attention: what each can do, which one is taken, and why.
+"""The backends that compute attention, and what each of them can do.
 
 All compute the same function; they differ in what they support, need and cost. `BACKENDS` is the one table from which
-both the choice and the refusals come.
-
-What a setting alone forbids is refused when the trunk is built; what a machine lacks, at the first pass, since a
-checkpoint from one machine must open on another. A pass with a cache (decoding, no gradient) is short of work for the
-kernels made for training: it takes `sdpa`, or `plain` where that is set or scores are capped, whatever is asked for.
+both the choice (choice.py) and the refusals come.
 """
 
-import functools
 import importlib.util
 import inspect
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.attention as torch_attention
 
-Name = Literal['auto', 'plain', 'sdpa', 'varlen', 'flash_attn', 'flash3', 'flash4', 'flex']
+Name = Literal['auto', 'plain', 'sdpa', 'varlen', 'flash_attn', 'flash', 'flash3', 'flash4', 'flex']
+"""What may be typed as trunk.attention."""
 
 _HALF = (torch.bfloat16, torch.float16)
-_SHORT = {torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float32: 'fp32', torch.float64: 'fp64'}
+SHORT = {torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float32: 'fp32', torch.float64: 'fp64'}
+"""How dtypes are named."""
 
 
 class Ask(NamedTuple):
-    """What a layer asks of a pass.
+    """What a layer needs of a backend in a pass.
 
     Args:
         causal: As in Rule.
@@ -38,8 +35,8 @@ class Ask(NamedTuple):
         dropout: Whether probabilities are dropped, in this pass.
         d_head: Channels of a head.
         documents: Rows are packed.
-        cache: Keys and values are kept.
-        gradient: A gradient is wanted.
+        cache: The pass has a cache.
+        gradient: A gradient is needed.
         device: Type of the device; None: not known yet, nor is all that depends on the machine.
         dtype: What queries, keys and values are held in; None: not known yet.
     """
@@ -59,7 +56,7 @@ class Ask(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """What a way to compute attention can do.
+    """What a backend can do.
 
     Args:
         title: What it is.
@@ -146,18 +143,9 @@ BACKENDS: dict[str, Backend] = {
         missing=_lacks_flash_attn,
         **_FLASH,  # type: ignore[arg-type]
     ),
-    'flash3': Backend(
-        'FlashAttention-3, activated in torch',
+    'flash': Backend(
+        'FlashAttention-3 or -4, activated in torch',
         _NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
-        capability=(9, 9),
-        missing=_lacks_flash('FA3', 'flash_attn_interface'),
-        **_FLASH,  # type: ignore[arg-type]
-    ),
-    'flash4': Backend(
-        'FlashAttention-4, activated in torch',
-        _NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
-        capability=(9, 10),
-        missing=_lacks_flash('FA4', 'flash_attn.cute'),
         **_FLASH,  # type: ignore[arg-type]
     ),
     'flex': Backend(
@@ -170,12 +158,38 @@ BACKENDS: dict[str, Backend] = {
         missing=_lacks_compiler,
     ),
 }
-"""FlashAttention-3 and -4 replace torch's own kernels for the whole process, so only who asks for them gets them."""
+VERSIONS: dict[str, Backend] = {
+    'flash3': BACKENDS['flash']._replace(
+        title='FlashAttention-3, activated in torch',
+        capability=(9, 9),
+        missing=_lacks_flash('FA3', 'flash_attn_interface'),
+    ),
+    'flash4': BACKENDS['flash']._replace(
+        title='FlashAttention-4, activated in torch',
+        capability=(9, 10),
+        missing=_lacks_flash('FA4', 'flash_attn.cute'),
+    ),
+}
+"""The versions of `flash`, the first that can is taken; each may be typed as well.
+
+They replace torch's own kernels for the whole process, so only who sets them gets them.
+"""
+
+
+def find_backend(name: str) -> Backend:
+    """The entry of a backend, or of a version of one."""
+    return VERSIONS.get(name) or BACKENDS[name]
 
 
 def objection(name: str, ask: Ask) -> str | None:
-    """Why a backend cannot do what is asked; None: it can, as far as is known."""
-    backend = BACKENDS[name]
+    """Why a backend, or a version of one, cannot do what a layer needs; None: it can, as far as is known."""
+    if name == 'flash':
+        reasons = {version: objection(version, ask) for version in VERSIONS}
+        distinct = set(reasons.values())
+        if None in distinct or len(distinct) == 1:
+            return None if None in distinct else distinct.pop()
+        return 'has no version that can: ' + ', '.join(f'{version} {reason}' for version, reason in reasons.items())
+    backend = find_backend(name)
     for field, reason in backend.cannot.items():
         if getattr(ask, field):
             return reason
@@ -186,8 +200,8 @@ def objection(name: str, ask: Ask) -> str | None:
     if backend.devices and ask.device not in backend.devices:
         return f'runs on {" and ".join(backend.devices)} only, not on {ask.device}'
     if backend.dtypes and ask.dtype is not None and ask.dtype not in backend.dtypes:
-        wanted = ' or '.join(_SHORT[dtype] for dtype in backend.dtypes)
-        return f'computes in {wanted}, not in {_SHORT.get(ask.dtype, ask.dtype)} (trainer.precision)'
+        wanted = ' or '.join(SHORT[dtype] for dtype in backend.dtypes)
+        return f'computes in {wanted}, not in {SHORT.get(ask.dtype, ask.dtype)} (trainer.precision)'
     if ask.gradient and backend.trains_on and ask.device not in backend.trains_on:
         return f'has no gradient on {ask.device}'
     lacks = backend.missing(ask.device)
@@ -208,84 +222,12 @@ def objection(name: str, ask: Ask) -> str | None:
     return None
 
 
-class Choice(NamedTuple):
-    """A backend, and why it was taken."""
-
-    name: str
-    reason: str
-
-
-@torch.compiler.disable  # it looks at files
-def choose(wanted: str, ask: Ask) -> Choice:
-    """Take the backend that is wanted, or with auto the fastest that can do what is asked.
-
-    Raises:
-        ValueError: The one that is wanted cannot.
-    """
-    return _choose(wanted, ask)
-
-
-@functools.lru_cache(maxsize=1024)
-def _choose(wanted: str, ask: Ask) -> Choice:
-    if ask.cache and wanted != 'auto':
-        wanted = 'plain' if wanted == 'plain' or ask.score_cap else 'sdpa'
-    passed: list[str] = []
-    for name in _order(ask) if wanted == 'auto' else [wanted]:
-        reason = objection(name, ask)
-        if reason is None:
-            kind = 'packed rows' if ask.documents else 'rows'
-            said = [kind, _SHORT.get(ask.dtype, str(ask.dtype)) if ask.dtype else '', _title(name)]
-            return Choice(name, '; '.join([', '.join(word for word in said if word), *passed]))
-        passed.append(f'{name} {reason}')
-    raise ValueError(
-        f'trunk.attention {wanted} {reason}; set trunk.attention to auto, which takes what can, or change the other'
-    )
-
-
-def check(wanted: str, ask: Ask) -> None:
-    """Refuse, when a trunk is built, a backend that its other settings forbid on any machine.
-
-    Raises:
-        ValueError: It is not known, or the settings forbid it.
-    """
-    if wanted not in get_args(Name):
-        raise ValueError(f'trunk.attention is {wanted!r}; choose one of {", ".join(get_args(Name))}')
-    choose(wanted, ask)
-
-
-@torch.compiler.assume_constant_result
-def take(wanted: str, *ask: bool | int | str | torch.dtype) -> str:
-    """The name of `choose(wanted, Ask(*ask))`, ready to be called. While compiling it is asked once, as a constant."""
-    name = choose(wanted, Ask(*ask)).name  # type: ignore[arg-type]
-    if name in _IMPLS and torch_attention.current_flash_attention_impl() != _IMPLS[name]:
-        torch_attention.activate_flash_attention_impl(_IMPLS[name])
-    return name
-
-
-_IMPLS = {'flash3': 'FA3', 'flash4': 'FA4'}
-
-
-def _order(ask: Ask) -> list[str]:
-    """From the fastest to the one that always works."""
-    is_bent = ask.documents or ask.window or ask.slopes or ask.score_cap
-    if ask.device == 'cuda' and is_bent and not ask.cache:
-        return ['varlen', 'flash_attn', 'flex', 'sdpa', 'plain']
-    return ['sdpa', 'plain']
-
-
-def _title(name: str) -> str:
-    current = getattr(torch_attention, 'current_flash_attention_impl', lambda: None)()
-    if name == 'varlen' and current is not None:
-        return f'{current}, activated in torch'
-    return BACKENDS[name].title
-
-
 def _capability() -> tuple[int, int]:
     return torch.cuda.get_device_capability()
 
 
 class Varlen(NamedTuple):
-    """torch's varlen_attn, and how this release wants to be told.
+    """torch's varlen_attn, and what this release of it takes.
 
     Args:
         function: The function itself.
@@ -297,7 +239,7 @@ class Varlen(NamedTuple):
 
 
 def find_varlen() -> Varlen | None:
-    """Look for varlen_attn, whose arguments changed in every release; None: this torch has none that will do."""
+    """Find varlen_attn, whose arguments changed in every release; None: this torch has none that will do."""
     if not _varlen:  # no functools.cache, which compilers do not heed: they would look at the signature again
         _varlen.append(_look_for_varlen())
     return _varlen[0]

@@ -1,10 +1,8 @@
-"""Attention inside the documents of a packed row on a CPU, one after another: memory grows with the row's length only.
+"""Attention inside the documents of packed rows on a CPU, their lengths known: memory grows with the tokens only.
 
 By blocks of one document after another (short_documents.py), long documents in bf16 by a way of their own where there
 is AMX (long_documents.py). Where the processor's entry in `CPU_WAYS` says tiles, passes of many short documents go by
-tiles of all of them (tiled_documents.py).
-
-Compiled, all of it is one operator that the compiler does not look into, so that new lengths compile nothing anew.
+tiles of all of them (tiled_documents.py). In a compiled model all of it is one operator (compiled_documents.py).
 """
 
 import itertools
@@ -18,18 +16,11 @@ from torch import Tensor
 
 from xlabml.hardware import CpuKind, cpu_kind
 
-from .definition import Documents, Rule, mix
+from .definition import Pass, Rule, widened
 from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
-from .short_documents import (
-    Block,
-    Segments,
-    longest_text,
-    make_blocks,
-    mix_blocks,
-    turn_all,
-    unmix_blocks,
-    widened,
-)
+from .masked import mix
+from .places import Documents, Segments, longest_text
+from .short_documents import Block, make_blocks, mix_blocks, turn_all, unmix_blocks
 from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
 
 CPU_WAYS: dict[CpuKind, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
@@ -45,82 +36,63 @@ _LONGEST = 1024
 """Where one that is not long has more tokens, all go to torch's kernel, which keeps no n x n probabilities."""
 
 
-def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slots: int) -> Segments:
-    """Length of each segment of a layout, and whether it is text. Where it lives on a device, this waits for it.
-
-    Raises:
-        ValueError: The layout does not fit n_slots tokens, or a segment is longer than max_length.
-    """
-    ends = starts.tolist()
-    lengths = [end - start for start, end in itertools.pairwise(ends)]
-    if ends[0] != 0 or ends[-1] != n_slots or min(lengths, default=-1) < 0:
-        raise ValueError(
-            f'layout.starts goes from {ends[0]} to {ends[-1]}, but must rise from 0 to the {n_slots} slots of ids'
-        )
-    if max(lengths) > max_length:
-        raise ValueError(f'a segment has {max(lengths)} tokens, but layout.max_length is {max_length}')
-    return list(zip(lengths, [True] * len(lengths) if is_text is None else is_text.tolist()))
-
-
-def mix_documents(
-    q: Float[Tensor, 't h c'],
-    k: Float[Tensor, 't g c'],
-    v: Float[Tensor, 't g c'],
-    rule: Rule,
-    documents: Documents,
-    made: dict,
-    is_plain: bool = False,
-) -> Float[Tensor, 't h c']:
-    """Attention in which each segment is one document; zeros where a segment is padding.
+class DocumentsPass(Pass):
+    """Packed rows on a CPU, their layout read; zeros where a segment is padding.
 
     Args:
-        made: As in Shared.
         is_plain: Compute it as `attend` defines it.
     """
-    segments = documents.segments
-    if segments is None or q.device.type != 'cpu':  # with a cache a device's layout is read too
-        return _mix_unread(q, k, v, rule, documents, is_plain)
-    if not (is_plain or rule.dropout):
-        key = 'documents', rule.window
-        if key not in made:
-            parts = _part(segments, rule, q)
-            made[key] = _make_plan(parts, segments, rule, q) if longest_text(parts.others) <= _LONGEST else None
-        if made[key] is not None:
-            return _Documents.apply(q, *_ungroup(q, k, v), made[key])
-    dtype = q.dtype
-    q, k, v = (x.to(widened(x)) for x in (q, k, v))
-    lengths = [length for length, _ in segments]
-    mixed = []
-    # Transposed before they are split, so that the gradient is put together by one cat.
-    rows = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v))  # 1 h n c
-    for (length, is_text), queries, keys, values in zip(segments, *rows):
-        if length:
-            part = mix(queries, keys, values, rule, is_plain=is_plain) if is_text else torch.zeros_like(queries)
-            mixed.append(part)
-    return torch.cat([part[0].transpose(0, 1) for part in mixed]).to(dtype)
 
+    def __init__(self, rule: Rule, documents: Documents, is_plain: bool = False) -> None:
+        assert documents.segments is not None
+        self.rule = rule
+        self.segments = documents.segments
+        self._plan: Plan | Tiling | None = None
+        self._is_planned = is_plain or bool(rule.dropout)  # both go document by document
+        self._is_plain = is_plain
 
-def _mix_unread(q: Tensor, k: Tensor, v: Tensor, rule: Rule, documents: Documents, is_plain: bool) -> Tensor:
-    """The same where the layout is not read: on a device, or while compiling."""
-    if q.device.type == 'cpu' and not (is_plain or rule.dropout):
-        k, v = _ungroup(q, k, v)
-        return _attend_documents(
-            q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
-        )
-    dtype = q.dtype
-    if q.device.type == 'cpu':
+    def attend(
+        self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
+    ) -> Float[Tensor, 'b n h c']:
+        """As in Pass."""
+        shape = q.shape
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # t h c
+        if not self._is_planned:  # by the first layer that attends, whose dtype decides
+            parts = part_segments(self.segments, self.rule, q)
+            self._plan = make_plan(parts, self.segments, self.rule, q) if is_multiplied_out(parts) else None
+            self._is_planned = True
+        if self._plan is None:
+            return self._one_by_one(q, k, v).view(shape)
+        return _Documents.apply(q, *ungroup(q, k, v), self._plan).view(shape)
+
+    def _one_by_one(
+        self, q: Float[Tensor, 't h c'], k: Float[Tensor, 't g c'], v: Float[Tensor, 't g c']
+    ) -> Float[Tensor, 't h c']:
+        """By torch's kernel, or as defined."""
+        dtype = q.dtype
         q, k, v = (x.to(widened(x)) for x in (q, k, v))
-    q, k, v = (x.unflatten(0, documents.segment.shape).transpose(1, 2) for x in (q, k, v))  # b h n c
-    return mix(q, k, v, rule, documents=documents, is_plain=is_plain).transpose(1, 2).flatten(0, 1).to(dtype)
+        lengths = [length for length, _ in self.segments]
+        mixed = []
+        # Transposed before they are split, so that the gradient is put together by one cat.
+        rows = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v))  # 1 h n c
+        for (length, is_text), queries, keys, values in zip(self.segments, *rows):
+            if length and is_text:
+                mixed.append(mix(queries, keys, values, self.rule, is_plain=self._is_plain))
+            elif length:
+                mixed.append(torch.zeros_like(queries))
+        return torch.cat([part[0].transpose(0, 1) for part in mixed]).to(dtype)
 
 
-def _ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values, t g c, with as many heads as the queries have, t h c."""
     n_shared = q.size(1) // k.size(1)
-    return (k, v) if n_shared == 1 else (k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1))
+    if n_shared == 1:
+        return k, v
+    return k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1)
 
 
-class _Plan(NamedTuple):
-    """How the documents of a pass are looked at, one part after another.
+class Plan(NamedTuple):
+    """In which parts the documents of a pass are computed.
 
     Args:
         runs: Long documents.
@@ -133,17 +105,17 @@ class _Plan(NamedTuple):
     blocks: list[Block]
 
     def pick(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
-        """What blocks look at."""
+        """The tokens of the blocks."""
         return x if self.tokens is None else x[self.tokens]
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """Segments apart.
 
     Args:
         long: Where long documents are, in all tokens.
         others: The rest; where there are long ones, without padding.
-        tokens: As in _Plan.
+        tokens: As in Plan.
     """
 
     long: list[slice]
@@ -151,7 +123,7 @@ class _Parts(NamedTuple):
     tokens: Int[Tensor, ' n'] | None
 
 
-def _part(segments: Segments, rule: Rule, like: Tensor) -> _Parts:
+def part_segments(segments: Segments, rule: Rule, like: Tensor) -> Parts:
     """Tell long documents from others.
 
     Args:
@@ -160,22 +132,34 @@ def _part(segments: Segments, rule: Rule, like: Tensor) -> _Parts:
     most = math.inf if rule.slopes is None else _LONGEST
     can_be_long = _is_narrow(like) and rule.window is None
     starts = itertools.accumulate((length for length, _ in segments), initial=0)
-    long, others, tokens = [], [], [torch.empty(0, dtype=torch.long)]
+    long: list[slice] = []
+    others: Segments = []
+    tokens = [torch.empty(0, dtype=torch.long)]
     for start, (length, is_text) in zip(starts, segments):
         if can_be_long and is_text and LEAST <= length <= most:
             long.append(slice(start, start + length))
         elif is_text and length:
             others.append((length, True))
             tokens.append(torch.arange(start, start + length))
-    return _Parts(long, others, torch.cat(tokens)) if long else _Parts([], segments, None)
+    return Parts(long, others, torch.cat(tokens)) if long else Parts([], segments, None)
 
 
-def _make_plan(parts: _Parts, segments: Segments, rule: Rule, like: Tensor) -> _Plan | Tiling:
+def is_multiplied_out(parts: Parts) -> bool:
+    """Whether scores of whole documents are kept; else torch's kernel, or a head at a time."""
+    return longest_text(parts.others) <= _LONGEST
+
+
+def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Plan | Tiling:
+    """Choose tiles or blocks, and cut the documents.
+
+    Args:
+        like: Has the type of queries, keys and values.
+    """
     texts = [length for length, is_text in segments if is_text and length]
     is_short = sum(texts) < _SHORT * len(texts) and max(texts) <= _LONGEST_TILED
     if is_short and _is_tiled(rule.slopes is not None):
         return make_tiling(segments, rule, like)
-    return _Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
+    return Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
 
 def describe_way(has_slopes: bool) -> str:
@@ -194,7 +178,7 @@ def _is_narrow(like: Tensor) -> bool:
     return like.dtype == torch.bfloat16 and cpu_kind() == 'amx'
 
 
-def _mix(plan: _Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+def mix_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
@@ -215,8 +199,8 @@ def _mix(plan: _Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tenso
     return mixed
 
 
-def _unmix(
-    plan: _Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
+def unmix_plan(
+    plan: Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
@@ -246,9 +230,9 @@ class _Documents(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, plan):
-        """Keeps what `_mix` says."""
+        """Keeps what `mix_plan` says."""
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        mixed = _mix(plan, q, k, v, kept)
+        mixed = mix_plan(plan, q, k, v, kept)
         if kept is not None:
             ctx.plan = plan
             ctx.save_for_backward(*kept)
@@ -256,73 +240,8 @@ class _Documents(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        """As `_unmix` says."""
+        """As `unmix_plan` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved, n_in = ctx.saved_tensors, 3 if isinstance(ctx.plan, _Plan) and ctx.plan.runs else 0
-        return *_unmix(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
-
-
-def _read(
-    q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
-    slopes: Tensor | None,
-) -> list[tuple[slice, _Plan | Tiling]]:  # fmt: skip
-    """What an operator works with, and on which heads at a time (one, where they are many tokens)."""
-    rule = Rule(causal, window, slopes)
-    segments = read_segments(starts, is_text, max_length, q.size(0))
-    parts = _part(segments, rule, q)
-    step = q.size(1) if longest_text(parts.others) <= _LONGEST else 1
-    groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
-    if slopes is None:
-        plan = _make_plan(parts, segments, rule, q)
-        return [(heads, plan) for heads in groups]
-    return [(heads, _make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-@torch.library.custom_op('xlabml::attend_documents', mutates_args=())
-def _attend_documents(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
-    window: int | None, slopes: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
-    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    return _join([_mix(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
-
-
-@_attend_documents.register_fake
-def _(q, k, v, starts, is_text, max_length, causal, window, slopes):
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
-
-
-@torch.library.custom_op('xlabml::attend_documents_backward', mutates_args=())
-def _attend_documents_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int,
-    causal: bool, window: int | None, slopes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [_unmix(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
-    q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
-    return q_grad, k_grad, v_grad
-
-
-@_attend_documents_backward.register_fake
-def _(grad, q, k, v, starts, is_text, max_length, causal, window, slopes):
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-
-
-def _keep(ctx, inputs, output):
-    q, k, v, starts, is_text, ctx.max_length, ctx.causal, ctx.window, slopes = inputs
-    ctx.save_for_backward(q, k, v, starts, is_text, slopes)
-
-
-def _go_back(ctx, grad):
-    *parts, slopes = ctx.saved_tensors
-    grads = _attend_documents_backward(grad, *parts, ctx.max_length, ctx.causal, ctx.window, slopes)
-    return *grads, None, None, None, None, None, None
-
-
-_attend_documents.register_autograd(_go_back, setup_context=_keep)
+        saved, n_in = ctx.saved_tensors, 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
+        return *unmix_plan(ctx.plan, grad, saved[:n_in], saved[n_in:]), None

@@ -13,25 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .definition import Rule, make_bias
+from .definition import Rule, make_bias, widened
+from .places import Segments, longest_text
 
 _BLOCK = 128
 """So many queries of a document are looked at a time, or half as many more to its end."""
 
 _AT_ONCE = 1024
 """Documents of one length, one behind the other, are looked at together: so many tokens of them."""
-
-Segments = list[tuple[int, bool]]
-
-
-def longest_text(segments: Segments) -> int:
-    """Tokens of the longest document."""
-    return max((length for length, is_text in segments if is_text), default=0)
-
-
-def widened(like: Tensor) -> torch.dtype:
-    """What products of a tensor are summed up in."""
-    return torch.promote_types(like.dtype, torch.float32)
 
 
 class Block(NamedTuple):

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .definition import Rule
-from .short_documents import Segments, widened
+from .definition import Rule, widened
+from .places import Segments
 
 _TILE = 32
 """Tokens: shorter tiles mask less in vain, longer ones are multiplied faster."""

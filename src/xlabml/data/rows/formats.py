@@ -1,0 +1,118 @@
+"""What an example is: formats make examples of documents, for every task."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+from xlabml.batches import Batch
+from xlabml.data.corpus import Corpus
+from xlabml.tokenizer import Tokenizer
+
+from .plans import Plan
+
+
+class Reading(NamedTuple):
+    """What a format makes examples with, beside the documents.
+
+    Args:
+        tokenizer: The one that the stores were made with.
+        plan: How documents become rows.
+        folder: Where plans lie that are laid out already, and new ones are written.
+        seed: The seed of what a whole pass draws.
+    """
+
+    tokenizer: Tokenizer
+    plan: Plan
+    folder: Path
+    seed: int
+
+
+class Examples(ABC):
+    """The examples of a split in one pass, numbered from 0."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short name for the examples."""
+
+    @property
+    @abstractmethod
+    def source_starts(self) -> list[int]:
+        """The first example of each store, and the number of all: those of a store follow one another."""
+
+    @abstractmethod
+    def counts(
+        self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']
+    ) -> Float64[np.ndarray, ' e'] | Int64[np.ndarray, ' e']:
+        """The number of targets (or their weight) of each example, without reading its tokens.
+
+        Args:
+            numbers: Of the examples; -1 is padding, which has none.
+            keys: The key of each example.
+        """
+
+    @abstractmethod
+    def batch(
+        self,
+        numbers: Int64[np.ndarray, ' e'],
+        keys: UInt64[np.ndarray, ' e'],
+        n_counted: float,
+        seed: int = 0,
+        longest: int | None = None,
+    ) -> Batch:
+        """Examples as a batch.
+
+        Args:
+            numbers: Of the examples; -1 is padding.
+            keys: The key of each example: what it draws follows from that alone.
+            n_counted: The number of targets of the whole optimizer step.
+            seed: The seed of the step's randomness.
+            longest: Segments of more slots are cut; None: none is.
+        """
+
+    @abstractmethod
+    def render(self, number: int) -> list[tuple[str, str]]:
+        """An example for people: its parts, each a name and a text.
+
+        Raises:
+            ValueError: There is no such example.
+        """
+
+
+class Format(ABC):
+    """The base of all formats, the setting `data.examples`.
+
+    Attributes:
+        targets: The kind of targets that its batches have; a task names the kinds that it trains on.
+        columns: The columns of a document, beside its text, that the examples are made of.
+        unused: Names of settings of the data that mean nothing to this format; setting one is an error.
+    """
+
+    targets: ClassVar[type]
+    columns: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values: what the examples depend on, beside the documents."""
+        return {'class': type(self).__name__, **vars(self)}
+
+    @abstractmethod
+    def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Examples:
+        """The examples of a split.
+
+        Args:
+            corpus: The documents.
+            split: One of train, val, test, predict.
+            stage: What they are read for: train, val, test or predict.
+            pass_index: Which pass over the data this is, from 0; 0 where the stage is not train.
+            reading: The tokenizer, and how and where rows are laid out.
+
+        Raises:
+            ValueError: The split is empty, or the tokenizer is another one than that of the stores.
+        """

@@ -1,0 +1,152 @@
+"""Rows of whole texts in which some tokens are masked: what a masked language model learns from."""
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt64
+
+from xlabml.batches import IGNORED
+from xlabml.data.corpus import Corpus
+from xlabml.data.order import scramble, slot_keys, uniform
+from xlabml.errors import SettingsError
+from xlabml.tokenizer import Tokenizer
+
+from .formats import Reading
+from .next_tokens import RowFormat
+from .plan_rows import RowPieces, ranges
+from .token_views import TokenView
+
+EVAL_MASK_RATIO = 0.15
+"""The share of tokens that an evaluation masks, whatever training masks: so that figures can be compared."""
+
+_REPLACED = np.uint64(0xD1B54A32D192ED03)  # separates what replaces a token from whether it is masked
+_RANDOM = np.uint64(0x8CB92BA72F3D8DD7)  # and the random token from that
+
+
+class MaskedView(TokenView):
+    """A document of T tokens as T + 2 slots, sos, its tokens and eos; the targets are the masked tokens, in place.
+
+    Source: BERT, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1, task 1 (80 % of the masked tokens
+    become the mask token, 10 % a random one, 10 % stay).
+
+    Args:
+        corpus: Holds the tokens.
+        tokenizer: The one that the stores were made with.
+        mask_ratio: The share of tokens that are masked, each by itself.
+        mask_token_ratio: The share of the masked tokens that become the mask token.
+        random_token_ratio: The share of them that become a random token; the rest stays as it is.
+
+    Raises:
+        ValueError: The tokenizer has no mask token, or is not the one of the stores.
+    """
+
+    counts_all = False
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        mask_ratio: float,
+        mask_token_ratio: float = 0.8,
+        random_token_ratio: float = 0.1,
+    ) -> None:
+        super().__init__(corpus, tokenizer)
+        if 'mask' not in tokenizer.special_ids:
+            raise SettingsError(
+                'data.examples is MaskedTokens, but the tokenizer has no mask token; name one in '
+                'data.special_tokens.mask, or set data.append_special_tokens to true'
+            )
+        self.mask_ratio = mask_ratio
+        self.mask_token_ratio = mask_token_ratio
+        self.random_token_ratio = random_token_ratio
+        self._sos = tokenizer.special_ids['sos']
+        self._eos = tokenizer.special_ids['eos']
+        self._mask = tokenizer.special_ids['mask']
+        self._piece_bytes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
+        self._learned = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.reserved_ids)
+
+    def settings(self) -> dict[str, str]:
+        return {'slots': 'sos, tokens, eos'}
+
+    def lengths(self, documents: Int64[np.ndarray, ' documents'], row_length: int) -> Int64[np.ndarray, ' documents']:
+        return self.corpus.token_spans(documents)[1] + 2
+
+    def counts(self, pieces: RowPieces, keys: UInt64[np.ndarray, ' pieces']) -> Int64[np.ndarray, ' pieces']:
+        _, n_tokens = self.corpus.token_spans(pieces.documents)
+        place, is_token = _places(pieces.begins, pieces.lengths, n_tokens)
+        is_counted = place >= np.repeat(pieces.begins + pieces.first_counted, pieces.lengths)
+        is_masked = self._draw(slot_keys(keys, pieces.lengths)) & is_token & is_counted
+        before = np.concatenate([[0], np.cumsum(is_masked)])
+        ends = np.cumsum(pieces.lengths)
+        return before[ends] - before[ends - pieces.lengths]
+
+    def read(
+        self,
+        documents: Int64[np.ndarray, ' pieces'],
+        begins: Int64[np.ndarray, ' pieces'],
+        lengths: Int64[np.ndarray, ' pieces'],
+        keys: UInt64[np.ndarray, ' pieces'],
+    ) -> tuple[Int64[np.ndarray, ' slots'], Int64[np.ndarray, ' slots'], Int64[np.ndarray, ' slots']]:
+        self.require((documents >= 0) & (documents < len(self.corpus)) & (begins >= 0))
+        starts, n_tokens = self.corpus.token_spans(documents)
+        self.require((starts >= 0) & (begins + lengths <= n_tokens + 2) & (starts + n_tokens <= self.corpus.n_tokens))
+        place, is_token = _places(begins, lengths, n_tokens)
+        ids = np.where(place == 0, self._sos, self._eos)
+        ids[is_token] = self.corpus.tokens_at((np.repeat(starts, lengths) + place - 1)[is_token])
+        self.require(ids < len(self._piece_bytes))
+
+        draws = slot_keys(keys, lengths)
+        is_masked = self._draw(draws) & is_token
+        targets = np.where(is_masked, ids, IGNORED)
+        n_bytes = np.where(is_masked, self._piece_bytes[ids], 0)
+        choice = uniform(scramble(draws ^ _REPLACED))
+        random_ids = self._learned[(scramble(draws ^ _RANDOM) % np.uint64(len(self._learned))).astype(np.int64)]
+        becomes_mask = is_masked & (choice < self.mask_token_ratio)
+        becomes_random = is_masked & ~becomes_mask & (choice < self.mask_token_ratio + self.random_token_ratio)
+        inputs = np.where(becomes_mask, self._mask, np.where(becomes_random, random_ids, ids))
+        return inputs, targets, n_bytes
+
+    def _draw(self, draws: UInt64[np.ndarray, ' slots']) -> Bool[np.ndarray, ' slots']:
+        """Whether the token in a slot is masked."""
+        return uniform(draws) < self.mask_ratio
+
+
+class MaskedTokens(RowFormat):
+    """Rows of whole texts in which some tokens are masked, to be predicted from both sides.
+
+    What is masked follows from a row's place in the order and the slot, so that it is the same for any number of ranks,
+    workers and micro-batches; in an evaluation from the row, so that every evaluation masks the same 15 %.
+    Source of the default share: Wettig et al. 2023, https://arxiv.org/abs/2202.08005.
+
+    Args:
+        mask_ratio: The share of tokens that are masked in training.
+        mask_token_ratio: The share of the masked tokens that become the mask token.
+        random_token_ratio: The share of the masked tokens that become a random token; the rest stays as it is.
+    """
+
+    is_causal = False
+
+    def __init__(self, mask_ratio: float = 0.3, mask_token_ratio: float = 0.8, random_token_ratio: float = 0.1) -> None:
+        if not 0 < mask_ratio <= 1:
+            raise ValueError(f'data.examples.mask_ratio is {mask_ratio}; give a share above 0, up to 1')
+        for name, ratio in (('mask_token_ratio', mask_token_ratio), ('random_token_ratio', random_token_ratio)):
+            if not 0 <= ratio <= 1:
+                raise ValueError(f'data.examples.{name} is {ratio}; give a share from 0 to 1')
+        if mask_token_ratio + random_token_ratio > 1:
+            raise ValueError(
+                f'data.examples.mask_token_ratio, {mask_token_ratio}, and random_token_ratio, {random_token_ratio}, '
+                'are shares of the masked tokens and sum to more than 1; make them smaller'
+            )
+        self.mask_ratio = mask_ratio
+        self.mask_token_ratio = mask_token_ratio
+        self.random_token_ratio = random_token_ratio
+
+    def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> MaskedView:
+        ratio = self.mask_ratio if stage == 'train' else EVAL_MASK_RATIO
+        return MaskedView(corpus, reading.tokenizer, ratio, self.mask_token_ratio, self.random_token_ratio)
+
+
+def _places(
+    begins: Int64[np.ndarray, ' pieces'], lengths: Int64[np.ndarray, ' pieces'], n_tokens: Int64[np.ndarray, ' pieces']
+) -> tuple[Int64[np.ndarray, ' slots'], Bool[np.ndarray, ' slots']]:
+    """The place of each slot in its document's sequence (0 is sos), and whether a token of the text stands there."""
+    place = ranges(begins, lengths)
+    return place, (place > 0) & (place <= np.repeat(n_tokens, lengths))

@@ -1,0 +1,62 @@
+"""Attention of passes with a cache: decoding behind what it holds, and the first pass over packed prompts."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .cache import Cache
+from .definition import Pass, Rule
+from .masked import mix
+from .places import Documents
+
+
+class CachePass(Pass):
+    """Tokens that follow those of a cache: their keys and values are appended to it.
+
+    Args:
+        layer: Which of the cache's layers is this one's.
+        position: Of each token, where rows of the cache differ in length; None: behind all that it holds.
+        is_plain: Compute it as `attend` defines it.
+    """
+
+    def __init__(
+        self, rule: Rule, cache: Cache, layer: int, position: Int[Tensor, 'b n'] | None, is_plain: bool
+    ) -> None:
+        self.rule = rule
+        self.cache = cache
+        self.layer = layer
+        self.position = position
+        self.is_plain = is_plain
+
+    def attend(
+        self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
+    ) -> Float[Tensor, 'b n h c']:
+        """As in Pass, in the dtype of the cache."""
+        keys, values = self.cache.append(self.layer, k.transpose(1, 2), v.transpose(1, 2))  # b g m c
+        queries = q.transpose(1, 2).to(keys.dtype)  # b h n c
+        return mix(queries, keys, values, self.rule, self.position, is_plain=self.is_plain).transpose(1, 2)
+
+
+class FillPass(Pass):
+    """Packed prompts that fill an empty cache: segment i becomes its row i.
+
+    Args:
+        inner: Attention inside the documents.
+        layer: Which of the cache's layers is this one's.
+        position: Of each token in its document.
+    """
+
+    def __init__(
+        self, inner: Pass, cache: Cache, layer: int, documents: Documents, position: Int[Tensor, 'b n']
+    ) -> None:
+        self.inner = inner
+        self.cache = cache
+        self.layer = layer
+        self.segment = documents.segment.flatten()
+        self.position = position.flatten()
+
+    def attend(
+        self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
+    ) -> Float[Tensor, 'b n h c']:
+        """As in Pass."""
+        self.cache.fill(self.layer, self.segment, self.position, k.flatten(0, 1), v.flatten(0, 1))
+        return self.inner.attend(q, k, v)

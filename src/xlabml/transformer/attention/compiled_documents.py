@@ -1,0 +1,101 @@
+"""Attention inside the documents of packed rows on a CPU, in a compiled model: one operator.
+
+The compiler does not look into it, so that new lengths compile nothing anew. Its gradient computes the probabilities
+once more.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .definition import Pass, Rule
+from .documents import Plan, is_multiplied_out, make_plan, mix_plan, part_segments, ungroup, unmix_plan
+from .places import Documents, read_segments
+from .tiled_documents import Tiling
+
+
+class OperatorPass(Pass):
+    """Packed rows on a CPU whose layout is read inside the operator only; zeros where a segment is padding."""
+
+    def __init__(self, rule: Rule, documents: Documents) -> None:
+        self.rule = rule
+        self.documents = documents
+
+    def attend(
+        self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
+    ) -> Float[Tensor, 'b n h c']:
+        """As in Pass."""
+        rule = self.rule
+        documents = self.documents
+        shape = q.shape
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # t h c
+        k, v = ungroup(q, k, v)
+        mixed = _attend_documents(
+            q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
+        )
+        return mixed.view(shape)
+
+
+def _read(
+    q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
+    slopes: Tensor | None,
+) -> list[tuple[slice, Plan | Tiling]]:  # fmt: skip
+    """What an operator works with, and on which heads at a time (one, where they are many tokens)."""
+    rule = Rule(causal, window, slopes)
+    segments = read_segments(starts, is_text, max_length, q.size(0))
+    parts = part_segments(segments, rule, q)
+    step = q.size(1) if is_multiplied_out(parts) else 1
+    groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
+    if slopes is None:
+        plan = make_plan(parts, segments, rule, q)
+        return [(heads, plan) for heads in groups]
+    return [(heads, make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@torch.library.custom_op('xlabml::attend_documents', mutates_args=())
+def _attend_documents(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
+    window: int | None, slopes: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
+    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    return _join([mix_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
+
+
+@_attend_documents.register_fake
+def _(q, k, v, starts, is_text, max_length, causal, window, slopes):
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+@torch.library.custom_op('xlabml::attend_documents_backward', mutates_args=())
+def _attend_documents_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int,
+    causal: bool, window: int | None, slopes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    groups = _read(q, starts, is_text, max_length, causal, window, slopes)
+    parts = [unmix_plan(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
+    q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
+    return q_grad, k_grad, v_grad
+
+
+@_attend_documents_backward.register_fake
+def _(grad, q, k, v, starts, is_text, max_length, causal, window, slopes):
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _keep(ctx, inputs, output):
+    q, k, v, starts, is_text, ctx.max_length, ctx.causal, ctx.window, slopes = inputs
+    ctx.save_for_backward(q, k, v, starts, is_text, slopes)
+
+
+def _go_back(ctx, grad):
+    *parts, slopes = ctx.saved_tensors
+    grads = _attend_documents_backward(grad, *parts, ctx.max_length, ctx.causal, ctx.window, slopes)
+    return *grads, None, None, None, None, None, None
+
+
+_attend_documents.register_autograd(_go_back, setup_context=_keep)
