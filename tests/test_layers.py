@@ -12,6 +12,7 @@ import xlabml
 ROOT = Path(xlabml.__file__).parent
 ANYTHING = {path.stem for path in ROOT.iterdir()} - {'__init__', '__pycache__', 'py'}
 MAY_IMPORT = {
+    'anatomy': set(),
     'errors': set(),
     'artifacts': set(),
     'bounds': set(),
@@ -24,12 +25,12 @@ MAY_IMPORT = {
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
     'batches': set(),
-    'training': {'hardware'},
+    'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'untrusted'},
     'losses': {'batches'},
     'evaluation': {'batches', 'data'},
-    'transformer': {'batches', 'hardware', 'moved'},
-    'heads': {'transformer', 'losses', 'batches', 'checkpoints', 'finite', 'untrusted'},
+    'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
+    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
     'data': {'tokenizer', 'batches', 'artifacts'},
     'engine': {
         *(
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
     'pipelines': {'heads', 'inference', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
-    'telemetry': {'transformer', 'heads', 'batches', 'artifacts', 'bounds'},
+    'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},
     'commands': ANYTHING,

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from xlabml.anatomy import Matrix, Part
 from xlabml.training import AdamW, parameter_groups
 from xlabml.training.optimizers import keep_own_options
 
@@ -11,7 +12,7 @@ class _Tied(nn.Module):
         self.embedding = nn.Embedding(7, 4)
         self.norm = nn.LayerNorm(4)
         self.layer = nn.Linear(4, 4)
-        self.layer.stacked_rows = (1, 3)
+        self.matrices = {'layer.weight': Matrix(parts=(Part('a', 1), Part('b', 3)))}
         self.head = nn.Linear(4, 7, bias=False)
         self.head.weight = self.embedding.weight
         self.frozen = nn.Linear(4, 4).requires_grad_(False)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
 from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
 from xlabml.transformer import Cache, Transformer
@@ -74,6 +75,11 @@ class LanguageModel(nn.Module):
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
         return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """What the head's weight is: the embedding's, where they are tied."""
+        return {'trunk.embedding.weight' if self.head_weight is None else 'head_weight': HEAD}
 
     @property
     def max_len(self) -> int:

@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from xlabml.anatomy import find_attention, find_matrices
 from xlabml.batches import Layout
-from xlabml.heads import LanguageModel
-from xlabml.transformer import Attention
 
 _PER_PAIR = 12
 """2 for the score, 2 for the mixture; three times that with the way back."""
@@ -34,13 +33,13 @@ class TrainFlops:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        heads = [part for part in model.modules() if isinstance(part, LanguageModel)]
-        self.per_token = sum(_cost(part.weight) for part in model.modules() if isinstance(part, nn.Linear))
-        self.per_target = sum(_cost(head.head_weight, head.trunk.embedding.weight) for head in heads)
+        parameters = dict(model.named_parameters())
+        roles = {name: matrix.roles for name, matrix in find_matrices(model).items()}
+        self.per_token = sum(_cost(parameters[name]) for name in roles if 'layer' in roles[name])
+        self.per_target = sum(_cost(parameters[name]) for name in roles if 'head' in roles[name])
         self.widths: Counter[tuple[bool, int | None]] = Counter()
-        for part in model.modules():
-            if isinstance(part, Attention):
-                self.widths[part.rule.causal, part.rule.window] += part.n_heads * part.d_head
+        for pairs in find_attention(model):
+            self.widths[pairs.causal, pairs.window] += pairs.n_channels
         self._sums: Tensor | None = None
 
     def add(self, ids: Int[Tensor, 'b n'], layout: Layout | None) -> None:
@@ -81,8 +80,6 @@ def count_pairs(lengths: Int[Tensor, ' s'], causal: bool, window: int | None) ->
     return twice // 2 if causal else twice - lengths.sum()
 
 
-def _cost(weight: Tensor | None, otherwise: Tensor | None = None) -> int:
+def _cost(weight: Tensor) -> int:
     """Operations a token: a matrix that is not trained needs no gradient of itself."""
-    used = otherwise if weight is None else weight
-    assert used is not None
-    return (6 if used.requires_grad else 4) * used.numel()
+    return (6 if weight.requires_grad else 4) * weight.numel()

@@ -1,18 +1,20 @@
 """How the singular values of weights are spread: a matrix whose largest outgrows the others has lost directions."""
 
 import math
-from collections.abc import Iterator
+import re
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from xlabml.transformer import Block
+from xlabml.anatomy import Part, find_matrices
 
 FIGURES = ('top', 'stable_rank', 'mean_ratio', 'median_ratio')
 _MOST_LAYERS = 8
-"""Of deeper models, so many layers are looked at, evenly spread from the first to the last."""
+"""Of deeper models only this many layers are measured, evenly spread from the first to the last."""
+_KINDS = {'gate': 'feed_forward_input', 'up': 'feed_forward_input'}
+"""Parts that share a curve."""
 
 
 def singular_values(weight: Float[Tensor, '... r k']) -> Float[Tensor, '... m']:
@@ -52,14 +54,16 @@ def summarize(model: nn.Module) -> dict[str, float]:
     All layers have the same shapes, so the plain mean weighs every parameter alike. Sharded weights are gathered: all
     ranks have to call this. {} where the model has no layers of ours.
     """
-    blocks = [part for part in model.modules() if isinstance(part, Block)]
-    if len(blocks) > _MOST_LAYERS:
-        stride = (len(blocks) - 1) / (_MOST_LAYERS - 1)
-        blocks = [blocks[round(i * stride)] for i in range(_MOST_LAYERS)]
+    layers = _layers(model)
+    if len(layers) > _MOST_LAYERS:
+        stride = (len(layers) - 1) / (_MOST_LAYERS - 1)
+        layers = [layers[round(i * stride)] for i in range(_MOST_LAYERS)]
     kinds: dict[str, list[Tensor]] = {}
-    for block in blocks:
-        for kind, weight in _matrices(block):
-            kinds.setdefault(kind, []).append(weight)
+    for weights in layers:
+        for weight, parts in weights:
+            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            for part, matrix in zip(parts, whole.split([part.rows for part in parts])):
+                kinds.setdefault(_KINDS.get(part.name, part.name), []).append(matrix)
     if not kinds:
         return {}
     rows = [figures(singular_values(torch.stack(weights))).mean(dim=0) for weights in kinds.values()]
@@ -67,17 +71,15 @@ def summarize(model: nn.Module) -> dict[str, float]:
     return dict(zip(named, torch.cat(rows).tolist()))
 
 
-def _matrices(block: Block) -> Iterator[tuple[str, Tensor]]:
-    """Stacked matrices are taken apart: each has a spectrum of its own."""
-    attention, inner = block.attention, block.feed_forward
-    yield from zip(('query', 'key', 'value'), _parts(attention.projection))
-    yield 'attention_output', _parts(attention.output)[0]
-    for weight in _parts(inner.input):
-        yield 'feed_forward_input', weight
-    yield 'feed_forward_output', _parts(inner.output)[0]
+def _layers(model: nn.Module) -> list[list[tuple[Tensor, tuple[Part, ...]]]]:
+    """For each layer its weights, and what is stacked in them: each part has a spectrum of its own.
 
-
-def _parts(linear: nn.Linear) -> list[Tensor]:
-    weight = linear.weight.full_tensor() if isinstance(linear.weight, DTensor) else linear.weight
-    rows = getattr(linear, 'stacked_rows', None)
-    return list(weight.split(rows)) if isinstance(rows, list) else [weight]
+    A layer is an item of a list of modules: what its weights' names have in common is all up to the last number.
+    """
+    parameters = dict(model.named_parameters())
+    layers: dict[str, list[tuple[Tensor, tuple[Part, ...]]]] = {}
+    for name, matrix in find_matrices(model).items():
+        layer = re.match(r'(?:.*\.)?\d+\.', name)
+        if matrix.parts and layer:
+            layers.setdefault(layer[0], []).append((parameters[name], matrix.parts))
+    return list(layers.values())

@@ -1,4 +1,4 @@
-"""Which weights decay, and the optimizer that moves them."""
+"""Which weights decay, and AdamW."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,18 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlabml.anatomy import find_matrices
+
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters by how they are moved.
+    """Split the trainable parameters by how they are optimized; what each is, `anatomy.find_matrices` says.
 
-    `matrices` of the layers, which decay; `heads`, matrices that give scores (some part of their dotted name begins
-    with `head`), which decay too; `others`: norms, biases and embeddings, which do not. A matrix that an embedding and
-    a head share counts as the embedding. Of a matrix that is several stacked ones, `parts` has the rows of each: those
-    that its module names as `stacked_rows`.
+    `matrices` of the layers, which decay; `heads`, whose products are scores, which decay too; `others`: norms, biases
+    and embeddings, which do not. A matrix that an embedding and a head share counts as the embedding. Of a matrix in
+    which several are stacked, `parts` has the rows of each.
     """
-    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    rows = [(part.weight, getattr(part, 'stacked_rows', None)) for part in module.modules() if hasattr(part, 'weight')]
-    stacked = {id(weight): list(counts) for weight, counts in rows if counts}
+    described = find_matrices(module)
     groups: dict[str, dict[str, Any]] = {
         'matrices': {'params': [], 'name': 'matrices', 'parts': []},
         'heads': {'params': [], 'name': 'heads'},
@@ -26,13 +25,15 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or id(parameter) in embeddings:
+        matrix = described.get(name)  # None: a vector
+        if matrix is None or 'embedding' in matrix.roles:
             groups['others']['params'].append(parameter)
-        elif any(part.startswith('head') for part in name.split('.')):
+        elif 'head' in matrix.roles:
             groups['heads']['params'].append(parameter)
         else:
             groups['matrices']['params'].append(parameter)
-            groups['matrices']['parts'].append(stacked.get(id(parameter)))
+            rows = [part.rows for part in matrix.parts]
+            groups['matrices']['parts'].append(rows if len(rows) > 1 else None)
     return [group for group in groups.values() if group['params']]
 
 

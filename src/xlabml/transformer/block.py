@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xlabml.anatomy import AttentionPairs, Matrix, Part
+
 from .attention import Pass, Rule
 from .norms import rms_norm
 from .positions import Angles, rotate
@@ -33,8 +35,17 @@ class Attention(nn.Module):
         self.rule = rule
         self.qk_norm = qk_norm
         self.projection = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias=bias)
-        self.projection.stacked_rows = [n * self.d_head for n in (n_heads, n_kv_heads, n_kv_heads)]  # type: ignore[assignment]
         self.output = nn.Linear(d_model, d_model, bias=bias)
+        stacked = (('query', n_heads), ('key', n_kv_heads), ('value', n_kv_heads))
+        self.matrices = {
+            'projection.weight': Matrix(parts=tuple(Part(name, n * self.d_head) for name, n in stacked)),
+            'output.weight': Matrix(parts=(Part('attention_output', d_model),), is_residual=True),
+        }
+
+    @property
+    def attention_pairs(self) -> AttentionPairs:
+        """Which pairs of a query and a key are computed."""
+        return AttentionPairs(self.rule.causal, self.rule.window, self.n_heads * self.d_head)
 
     @property
     def active_rule(self) -> Rule:
@@ -82,8 +93,12 @@ class FeedForward(nn.Module):
         self.dropout = dropout
         n_parts = getattr(self.activation, 'n_parts', 1)
         self.input = nn.Linear(d_model, d_ff * n_parts, bias=bias)
-        self.input.stacked_rows = [d_ff] * n_parts  # type: ignore[assignment]
         self.output = nn.Linear(d_ff, d_model, bias=bias)
+        names = ('gate', 'up') if n_parts == 2 else ('feed_forward_input',) * n_parts
+        self.matrices = {
+            'input.weight': Matrix(parts=tuple(Part(name, d_ff) for name in names)),
+            'output.weight': Matrix(parts=(Part('feed_forward_output', d_model),), is_residual=True),
+        }
 
     def forward(self, hidden: Float[Tensor, 'b n d']) -> Float[Tensor, 'b n d']:
         """Compute each token by itself."""

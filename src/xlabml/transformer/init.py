@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from xlabml.anatomy import find_matrices
+
 
 class Initializer(ABC):
     """Sets the weights of a new model; what a method leaves alone keeps torch's default.
@@ -48,7 +50,7 @@ class Normal(Initializer):
 
     Args:
         std: Standard deviation of the matrices; None: 1 / sqrt(inputs).
-        scale_residual: Divide what writes to the residual stream by sqrt(2 n_layers).
+        scale_residual: Divide matrices whose products are added to the residual stream by sqrt(2 n_layers).
         embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
     """
 
@@ -62,13 +64,13 @@ class Normal(Initializer):
 
     def blocks(self, blocks: nn.ModuleList) -> None:
         """Set every matrix; biases begin at zero."""
+        matrices = find_matrices(blocks)
         for name, parameter in blocks.named_parameters():
             if parameter.dim() >= 2:
                 std = 1 / math.sqrt(parameter.size(1)) if self.std is None else self.std
-                writes = name.endswith(('attention.output.weight', 'feed_forward.output.weight'))
-                nn.init.normal_(
-                    parameter, std=std / math.sqrt(2 * len(blocks)) if writes and self.scale_residual else std
-                )
+                if self.scale_residual and matrices[name].is_residual:
+                    std = std / math.sqrt(2 * len(blocks))
+                nn.init.normal_(parameter, std=std)
             elif name.endswith('bias'):
                 nn.init.zeros_(parameter)
 

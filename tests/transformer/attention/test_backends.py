@@ -326,6 +326,27 @@ def test_flash_attention_3_and_4_are_activated_once(with_gpu, monkeypatch):
     assert 'FA4, activated in torch' in choose('auto', make_ask(documents=True, **BF16)).reason
 
 
+def test_flash_takes_the_first_version_that_can_and_says_which(with_gpu):
+    ask = make_ask(documents=True, **BF16)
+    with_gpu()
+    assert choose('flash', ask) == ('flash3', 'packed rows, bf16, FlashAttention-3, activated in torch')
+    with_gpu(missing=('flash3',))
+    name, reason = choose('flash', ask)
+    assert name == 'flash4'
+    assert reason == 'packed rows, bf16, FlashAttention-4, activated in torch; flash3 it is not installed'
+    with_gpu(capability=(10, 0))
+    assert choose('flash', ask).name == 'flash4'
+    with_gpu(missing=('flash3', 'flash4'))
+    with pytest.raises(ValueError, match=r'trunk.attention flash it is not installed; set'):
+        choose('flash', ask)
+    with_gpu(capability=(8, 0))
+    said = r'flash has no version that can: flash3 needs a GPU of .* 9.x, not 8.0, flash4 needs .* 9.x to 10.x, not 8.0'
+    with pytest.raises(ValueError, match=said):
+        choose('flash', ask)
+    with pytest.raises(ValueError, match=r'trunk.attention flash knows no slopes'):
+        make_trunk(attention='flash', positions=ALiBi)
+
+
 def test_a_trunk_refuses_what_its_settings_forbid_when_it_is_built():
     with pytest.raises(ValueError, match=r'trunk.attention varlen cannot cap scores \(trunk.score_cap\)'):
         make_trunk(attention='varlen', score_cap=5.0)

@@ -96,7 +96,7 @@ def draw_splits(
     """Draw the split of every document of some sources, one source after the other.
 
     A source that is fixed to a split takes the groups that it holds with it, wherever else their documents are. Memory
-    grows by a byte for each document; with data.stratify by about 60.
+    grows by a byte for each document; with data.stratify by about 100.
 
     Args:
         readers: Of each source, what reads its documents.
