@@ -24,8 +24,9 @@ from xlabml.commands.parsing import parse
 from xlabml.commands.running import execute
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import DEFAULT_STEPS, auto_precision
+from xlabml.heads import language_model
 from xlabml.training import Muon, Schedule, WarmupLinear, parameter_groups
-from xlabml.transformer import Transformer, language_model
+from xlabml.transformer import Transformer
 
 
 class Clock(L.Callback):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from served import served
 
-from xlabml.data import Location, NearDuplicates, RemoteFiles, Stream, folders
+from xlabml.artifacts import folders
+from xlabml.data import Location, NearDuplicates, RemoteFiles, Stream
 from xlabml.datamodules import XLabDataModule
 from xlabml.datamodules.saved_data import find_changes
 from xlabml.tokenizer import train_tokenizer

@@ -118,7 +118,7 @@ class Checkpoints(Callback, Checkpoint):
         }
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint['best_checkpoint'] = None if self.best is None else self.best.rpartition('/')[2]
+        checkpoints.put_best(checkpoint, None if self.best is None else self.best.rpartition('/')[2])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the checkpoints that are there. What a file says is no reason to delete any other: only plain files
@@ -182,18 +182,17 @@ class Checkpoints(Callback, Checkpoint):
             raise ValueError(
                 f'checkpoint.restore_best cannot put weights back that are sharded over devices; {best} has them'
             )
-        pl_module.load_state_dict(checkpoints.read(best)['state_dict'])
+        pl_module.load_state_dict(checkpoints.load(best).weights)
         if trainer.is_global_zero:
             output = best.with_name('best.safetensors')
-            written = checkpoints.export(best, output.with_name(f'.{output.name}.{os.getpid()}.part'))
-            os.replace(written.path, output)
+            checkpoints.export(best, output, replace=True)
             self.exported = str(output)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save where the run stands, under its step and, where it is known there, the metric."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         run = Run.of(trainer)
+        if run.is_trial:
+            return
         for callback in own_callbacks(trainer):
             callback.before_save(trainer, trainer.lightning_module)
         if run.ended is not None and not run.ended.is_saved:

@@ -1,7 +1,6 @@
 """One line a document: what the task says of it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from xlabml import artifacts
-from xlabml.engine import Callback, Run
+from xlabml.engine import Callback, Run, Task
 from xlabml.engine.gather import RankGather
 
 
@@ -55,13 +54,11 @@ class Predictions(Callback):
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
-        task: Any = pl_module
-        with artifacts.part(path) as written, written.open('w', encoding='utf-8') as file:
+        task = Task.of(pl_module)
+        with artifacts.replacing(path) as written, written.open('w', encoding='utf-8') as file:
             for document, values in zip(documents.tolist(), totals.tolist()):
-                name = trainer.datamodule.document_id(document)  # type: ignore[attr-defined]
+                name = Run.of(trainer).data.document_id(document)
                 file.write(json.dumps({'id': name, **task.merge(dict(zip(self._names, values)))}) + '\n')
-            file.flush()
-            os.replace(written, path)
         self.path = path
 
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import lightning.pytorch as L
 from jsonargparse import Namespace
 
-from xlabml import checkpoints
 from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes
 from xlabml.callbacks.events import Events
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Task
 from xlabml.finite import require_finite
+from xlabml.heads.loading import Initialized, initialize
 from xlabml.settings import build_arguments
 from xlabml.untrusted.building import naming, try_out
 
@@ -21,6 +21,7 @@ from .command_line import plain
 from .errors import UsageError
 from .finding import Resumed
 from .groups import CALLBACKS
+from .initial import Initial
 from .opening import blaming, find_task, within_the_checkpoint
 from .parsing import Settings
 from .run_folder import RunFolder, SavedSettings
@@ -41,6 +42,7 @@ class Built(NamedTuple):
 
     Args:
         claimed: The run's folder; None: there is none.
+        initialized: What of the weights of another run was loaded; None: none was asked for.
     """
 
     settings: Settings
@@ -49,6 +51,7 @@ class Built(NamedTuple):
     trainer: Trainer
     own: Own
     claimed: RunFolder | None
+    initialized: Initialized | None = None
 
 
 def build(
@@ -74,6 +77,7 @@ def build(
         cls = find_task(settings)
         task = cls(**build_arguments(cls, model.get('init_args') or {}))
         made = settings.parser.instantiate_classes(values)
+    initialized = None if settings.initial is None else _begin_with(settings.initial, task, data)
     if settings.resumed is not None:
         with naming(str(settings.resumed.found.path)):
             _take_up(settings.resumed, model, task, data, settings.is_fit)
@@ -84,7 +88,7 @@ def build(
             # A few steps of trainer.fast_dev_run are no run that a schedule has to fit into.
             task.check_training(-1 if settings.values.trainer.fast_dev_run else trainer.max_steps)
             _check_monitor(task, trainer, own.checkpoints)
-    return Built(settings, data, task, trainer, own, claimed)
+    return Built(settings, data, task, trainer, own, claimed, initialized)
 
 
 def _take_up(resumed: Resumed, model: dict[str, Any], task: Task, data: XLabDataModule, is_fit: bool) -> None:
@@ -94,12 +98,19 @@ def _take_up(resumed: Resumed, model: dict[str, Any], task: Task, data: XLabData
     task.eval()
     try_out(str(resumed.found.path), model, task.try_network)
     task.train()
-    data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+    data.use_tokenizer(checkpoint.tokenizer_bytes())
     if is_fit:
-        data.will_go_on(checkpoint[XLabDataModule.__name__])
+        data.will_go_on(checkpoint.place)
         return
-    state = checkpoint['state_dict']
-    require_finite({name: state[name] for name, _ in task.named_parameters()}, resumed.found.name)
+    require_finite({name: checkpoint.weights[name] for name, _ in task.named_parameters()}, resumed.found.name)
+
+
+def _begin_with(initial: Initial, task: Task, data: XLabDataModule) -> Initialized:
+    """Give a new network the weights of another run, those of the vocabulary where the tokenizer is the same."""
+    path, contents = initial
+    tokenizer = data.tokenizer_path
+    is_same = tokenizer.exists() and data.tokenizer.data == contents.tokenizer_bytes()
+    return initialize(task.network, contents, path, is_same)
 
 
 def _build_trainer(
@@ -126,7 +137,9 @@ def _build_trainer(
     given = given if isinstance(given, list) else [given]
     saved = []
     if settings.is_fit and claimed is not None:
-        saved.append(SavedSettings(settings.parser.dump(settings.values, skip_none=False), claimed.path))
+        written = settings.values.clone()
+        written.pop('init_from', None)  # no other command takes it, and the checkpoints have the weights
+        saved.append(SavedSettings(settings.parser.dump(written, skip_none=False), claimed.path))
     of_groups = [made[name] for name in CALLBACKS]
     trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, own.predictions, *saved, *of_groups]})
     own.checkpoints.continues = settings.choice.run is not None
@@ -146,7 +159,7 @@ def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
     if claimed is None:
         return settings.command is None or settings.values.trainer.fast_dev_run
     resumed, folder = settings.resumed, claimed.path
-    step = resumed.checkpoint['global_step'] + 1 if resumed is not None and settings.is_fit else None
+    step = resumed.checkpoint.step + 1 if resumed is not None and settings.is_fit else None
     return Events(folder.parent.parent, folder.parent.name, folder.name, purge_step=step)
 
 

@@ -39,7 +39,7 @@ class Resumed(NamedTuple):
     """
 
     found: Found
-    checkpoint: dict[str, Any]
+    checkpoint: checkpoints.Contents
     names_sources: bool = False
     is_alone: bool = False
 

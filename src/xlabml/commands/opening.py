@@ -19,12 +19,15 @@ def open_data(settings: Settings) -> XLabDataModule:
     Raises:
         ValueError: Its settings do not go together, or the tokenizer that they name cannot be used.
     """
-    resumed = settings.resumed
+    resumed, initial = settings.resumed, settings.initial
     with blaming(settings), within_the_checkpoint(settings):
         data = XLabDataModule(**build_arguments(XLabDataModule, plain(settings.values.data)))
     if resumed is not None and resumed.names_sources:
         data.named_by = str(resumed.found.path)
-    if resumed is None and settings.command != 'train_tokenizer':
+    if initial is not None and settings.values.data.tokenizer_path is None:
+        with naming(initial.path):
+            data.use_tokenizer(initial.contents.tokenizer_bytes())
+    elif resumed is None and settings.command != 'train_tokenizer':
         data.check_tokenizer()
     return data
 
@@ -51,7 +54,8 @@ def blaming(settings: Settings) -> Iterator[None]:
 
 def within_the_checkpoint(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """What is built while this is open may have the sizes of a checkpoint's settings."""
-    resumed = settings.resumed
-    if resumed is None:
+    if settings.initial is not None:
+        return building(settings.initial.path, settings.initial.contents.weights)
+    if settings.resumed is None:
         return contextlib.nullcontext()
-    return building(str(resumed.found.path), resumed.checkpoint['state_dict'])
+    return building(settings.resumed.found.path, settings.resumed.checkpoint.weights)

@@ -27,6 +27,7 @@ from .command_line import (
 from .errors import EXIT_STATUS, UsageError, usage_errors
 from .finding import Resumed
 from .groups import GROUPS, LINKED
+from .initial import Initial
 from .parser import Parser
 from .run_folder import Choice
 
@@ -64,6 +65,13 @@ _FIT_EPILOGUE = (
 )
 
 
+_INIT_FROM = (
+    'Start a new run with the weights of another one: a checkpoint, an exported file, the folder of a run, last or '
+    'best. Its trunk settings, longest row and tokenizer are taken over, below what is typed. With --ckpt_path last '
+    'only where there is no run to resume.'
+)
+
+
 class Parsers(NamedTuple):
     """The parser of a command line.
 
@@ -86,6 +94,7 @@ class Settings(NamedTuple):
         arguments: The command line, files first; (): they came as a dictionary.
         autotunes: Whether data.device_batch_tokens is to be measured.
         resumed: The checkpoint whose settings stand below what is typed.
+        initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
     """
 
@@ -95,6 +104,7 @@ class Settings(NamedTuple):
     arguments: tuple[str, ...] = ()
     autotunes: bool = False
     resumed: Resumed | None = None
+    initial: Initial | None = None
     choice: Choice = Choice(None)
 
     @property
@@ -201,6 +211,8 @@ def _make_command(name: str) -> Parser:
     _add_settings(parser)
     if name not in DATA_COMMANDS:
         parser.add_method_arguments(GROUPS['trainer'], name, skip=LightningCLI.subcommands()[name])
+        if name == 'fit':
+            parser.add_argument('--init_from', type=str | None, default=None, help=_INIT_FROM)
         return parser
     flags = {name for name, kind in function.__annotations__.items() if kind is bool}
     parser.add_function_arguments(function, skip={'data', *flags})

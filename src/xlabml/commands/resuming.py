@@ -1,7 +1,8 @@
-"""resume: the settings of a checkpoint's run stand below what is typed, and above the defaults."""
+"""resume: settings of a checkpoint, or those that a new run takes over, stand below what is typed."""
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -9,8 +10,9 @@ from xlabml import artifacts, checkpoints
 from xlabml.untrusted.building import REMEDY, naming
 
 from .command_line import RUN_COMMANDS, plain
-from .errors import UsageError, typed_paths
+from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
+from .initial import initial_settings, open_initial
 from .parsing import Settings
 from .saved import Seals, saved_settings
 
@@ -19,7 +21,7 @@ _LIMITS = ('max_steps', 'max_epochs', 'max_time')
 
 
 def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
-    """Read the checkpoint that `ckpt_path` names, and put its settings below what is typed.
+    """Read the checkpoint that `ckpt_path` or `init_from` names, and put its settings below what is typed.
 
     Args:
         settings: As `parse` returns them.
@@ -34,23 +36,28 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
     if asked is None:
         if command in ('validate', 'test', 'predict'):
             raise UsageError(f'xlab {command} needs a trained model: give --ckpt_path PATH, last or best')
-        return settings
+        return _take_over(settings)
+    if typed.get('init_from') is not None and asked != 'last':
+        raise UsageError(
+            f'--init_from starts a new run and --ckpt_path {asked} resumes one; give one of them, or --ckpt_path '
+            'last, which starts a run where there is none to resume'
+        )
     with typed_paths():
         try:
             found = _find(asked, settings, opened)
         except FileNotFoundError:
             if not settings.is_fit or asked != 'last':
                 raise
-            return settings.changed({'ckpt_path': None})
+            return _take_over(settings).changed({'ckpt_path': None})
     for _ in range(_MAX_LOOKS):
         with reading(asked, found), contextlib.suppress(FileNotFoundError):
-            checkpoint = checkpoints.read(found.path)
+            checkpoint = checkpoints.load(found.path)
             break
         found = _find(asked, settings, opened)  # a run that trains on has just deleted it, for a newer one
     else:
-        checkpoint = checkpoints.read(found.path)
+        checkpoint = checkpoints.load(found.path)
     path = found.path
-    if settings.is_fit and checkpoints.is_export(checkpoint):
+    if settings.is_fit and checkpoint.is_export:
         raise UsageError(f'{path} is an exported model without optimizer state; resume from a training checkpoint')
     checkpoints.require_whole(checkpoint, path, training=settings.is_fit)
     seals = Seals()
@@ -59,9 +66,7 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
     if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
         # A length that is typed is the length: no other one of the saved run cuts it short.
         saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
-    merged = _parse_above(settings, yaml.safe_dump(saved), path)
-    seals.open(merged.values)
-    merged.check()
+    merged = _parse_above(settings, saved, seals, path)
     values = merged.values
     values.ckpt_path = found.name
     if values.model.class_path != saved['model']['class_path']:
@@ -84,15 +89,30 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
     return find_checkpoint(asked, root, values.model.class_path, folder, into)
 
 
-def _parse_above(settings: Settings, saved: str, path: Path) -> Settings:
-    """Parse what was typed once more, on top of what a checkpoint says."""
-    arguments, command = settings.arguments, str(settings.command)
+def _take_over(settings: Settings) -> Settings:
+    """Let the settings that a new run takes over from another one stand below what is typed."""
+    typed, seals = settings.values, Seals()
+    asked = typed.get('init_from') if settings.command in RUN_COMMANDS else None
+    if asked is None:
+        return settings
+    initial = open_initial(asked, Path(typed.trainer.default_root_dir))
+    with usage_errors():
+        saved = initial_settings(initial, typed.model.class_path, typed.data.tokenizer_path is not None, seals)
+    return _parse_above(settings, saved, seals, initial.path)._replace(initial=initial)
+
+
+def _parse_above(settings: Settings, saved: dict[str, Any], seals: Seals, path: Path) -> Settings:
+    """Parse what was typed once more, on top of settings from a file."""
+    arguments, command, text = settings.arguments, str(settings.command), yaml.safe_dump(saved)
     where = arguments.index(command) + 1
     try:
-        config = settings.parsers.main.parse_args([*arguments[:where], '--config', saved, *arguments[where:]])
+        config = settings.parsers.main.parse_args([*arguments[:where], '--config', text, *arguments[where:]])
     except UsageError as error:  # what was typed has been parsed already
         raise ValueError(f'{path} has settings that do not go with what is typed: {error}') from error
-    return settings._replace(values=config[command])
+    seals.open(config)
+    merged = settings._replace(values=config[command])
+    merged.check()
+    return merged
 
 
 def _is_alone(arguments: tuple[str, ...]) -> bool:

@@ -78,7 +78,7 @@ def run(built: Built) -> None:
 
 def _fit(built: Built) -> None:
     """Train, or resume, or say that there is nothing left to do."""
-    settings, data, task, trainer, _, claimed = built
+    settings, data, task, trainer, _, claimed, initialized = built
     resumed = settings.resumed
     with usage_errors():
         attention = attention_lines(trainer, task)
@@ -87,7 +87,7 @@ def _fit(built: Built) -> None:
         assert len(rows)  # an empty split is refused before anything is written
     length = data.run_steps(trainer.max_steps, settings.values.trainer.max_epochs)
     if resumed is not None and _is_finished(built, length):
-        step = resumed.checkpoint['global_step']
+        step = resumed.checkpoint.step
         _say(f'{resumed.found.name} has finished its {step:,} steps; a larger trainer.max_steps resumes it')
         if settings.choice.run is None and claimed is not None:
             claimed.give_up()
@@ -102,11 +102,13 @@ def _fit(built: Built) -> None:
         _say_new_run(built)
         if line := describe_new_horizon(task, data, length, resumed.checkpoint):
             _say(line)
-        step = resumed.checkpoint['global_step']
-        skipped = resumed.checkpoint[type(data).__name__].get('skipped', [])
+        step = resumed.checkpoint.step
+        skipped = resumed.checkpoint.place.get('skipped', [])
         known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
         if known:
             _say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
+    if initialized is not None and settings.initial is not None:
+        _say(f'initial weights from {settings.initial.path}: {initialized.describe()}')
     _say(f'precision {trainer.precision}, run folder {None if claimed is None else claimed.path}')
     for line in attention:
         _say(line)
@@ -125,8 +127,8 @@ def _is_finished(built: Built, length: int) -> bool:
     assert resumed is not None
     checkpoint = resumed.checkpoint
     stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)  # type: ignore[attr-defined]
-    saved = checkpoint['callbacks'].get(Checkpoints.__name__, {})
-    is_over = 0 <= length <= checkpoint['global_step'] and not saved.get('owes_validation', False)
+    saved = checkpoint.callback_state(Checkpoints.__name__)
+    is_over = 0 <= length <= checkpoint.step and not saved.get('owes_validation', False)
     return is_over or (stops and saved.get('stopped_early', False))
 
 
@@ -136,7 +138,7 @@ def _say_results(built: Built) -> None:
         return
     saver, resumed = built.own.checkpoints, built.settings.resumed
     if resumed is not None and not saver.saved:
-        saver.load_state_dict(resumed.checkpoint['callbacks'][saver.state_key])
+        saver.load_state_dict(resumed.checkpoint.callback_state(saver.state_key))
     best, newest = saver.best, saver.newest
     if best is not None:
         _say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')

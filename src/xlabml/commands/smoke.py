@@ -19,18 +19,17 @@ from xlabml import artifacts, checkpoints
 from xlabml.callbacks import Checkpoints
 from xlabml.callbacks.progress import find_figures
 from xlabml.data import Source, value_of
-from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Task
-from xlabml.settings import build_arguments
 from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
 from .building import Built
-from .command_line import plain
+from .command_line import plain, without_option
 from .errors import UsageError, usage_errors
-from .opening import find_task
+from .opening import find_task, open_data
 from .parsing import Settings, parse, retype
 from .resolving import choose_precision
+from .resuming import resume
 from .running import execute
 
 _MAX_DOCUMENTS, _MAX_CHARS = 400, 2_000_000  # of each source
@@ -112,12 +111,14 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     Raises:
         ValueError: The settings do not go together, or the sources cannot be read.
     """
-    values = plain(choose_precision(settings).values)
+    with contextlib.ExitStack() as opened:
+        given = choose_precision(resume(settings, opened))
+    values = plain(given.values)
     if settings.autotunes:
         autotune.check(values['data']['device_batch_tokens'])
         values['data']['device_batch_tokens'] = values['data']['max_len']  # the least that could be chosen
     with usage_errors():
-        data, note = _stand_in(values['data'], folder, cache)
+        data, note = _stand_in(given, folder, cache)
     changed = {
         **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values), **autotune.NO_WARMUP}.items()},
         'data.splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
@@ -144,21 +145,23 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     if 0 <= values['trainer']['max_steps'] < _STEPS[1]:
         changed['trainer.max_steps'] = _STEPS[1]
     last = {**changed, 'ckpt_path': 'last'}
+    begun = settings._replace(arguments=tuple(without_option(settings.arguments, '--init_from')))
+    if given.initial is not None:
+        changed['init_from'] = str(given.initial.path)  # `last` is of the user's folder, not of this one
     found = [
         Part('train', retype(settings, 'fit', changed), _STEPS[0]),
-        Part('resume', retype(settings, 'fit', last), _STEPS[1]),
-        Part('test', retype(settings, 'test', last), 0),
+        Part('resume', retype(begun, 'fit', last), _STEPS[1]),
+        Part('test', retype(begun, 'test', last), 0),
     ]
     if find_task(settings).predictions is not Task.predictions:
-        found.append(Part('predict', retype(settings, 'predict', last), 0))
+        found.append(Part('predict', retype(begun, 'predict', last), 0))
     return found, note
 
 
-def _stand_in(config: dict[str, Any], folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
+def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
     """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
     settings. Where sources are absent, this says so."""
-    data = XLabDataModule(**build_arguments(XLabDataModule, config))
-    data.check_tokenizer()
+    data = open_data(settings)
     records = [_first_records(source, data.columns) for source in data.sources]
     with _cache(cache):
         path = data.tokenizer_path
@@ -189,7 +192,7 @@ class _StopAt(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # Early stopping ends a run for good; this one is to be resumed.
-        checkpoint['callbacks'][Checkpoints.__name__]['stopped_early'] = False
+        checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
 def _batch_sizes(values: dict[str, Any]) -> dict[str, int]:
@@ -236,7 +239,7 @@ def _generate(task: Task, root: Path) -> str:
     """Generate a few tokens with the newest checkpoint; '' of a task that generates nothing."""
     if not task.generates:
         return ''
-    from xlabml.generation import TextGenerator
+    from xlabml.pipelines.generator import TextGenerator
 
     text = ''.join(TextGenerator.load(checkpoints.find('last', root)).stream('', 8, seed=0))
     return f', sampled {text!r}'

@@ -1,6 +1,5 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from . import folders, manifests
 from .batching import EvalBatches, Positions, StreamBatches, TrainBatches, join_batches, loader
 from .corpus import (
     Corpus,
@@ -139,11 +138,9 @@ __all__ = [
     'describe_near_duplicates',
     'encode_part',
     'find_overlap',
-    'folders',
     'format_statistics',
     'join_batches',
     'loader',
-    'manifests',
     'mark_copies',
     'mix',
     'open_copies',

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import checkpoints, settings
 from xlabml.data import Format, NextTokens, Plan, Source
-from xlabml.errors import SettingsError
+from xlabml.errors import DataError, SettingsError
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
 
@@ -93,11 +92,8 @@ class SavedData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch."""
-        return {
-            'tokenizer': torch.frombuffer(bytearray(self._texts.tokenizer.data), dtype=torch.uint8),
-            **self._training.place(self._step_size(), self._goes_on_from, self._step()),
-            **self._what_is_trained_on(),
-        }
+        place = self._training.place(self._step_size(), self._goes_on_from, self._step())
+        return checkpoints.pack_data(self._texts.tokenizer.data, {**place, **self._what_is_trained_on()})
 
     def _what_is_trained_on(self) -> dict[str, Any]:
         """Plain values that the sequence of training rows follows from."""
@@ -125,15 +121,17 @@ class SavedData(L.LightningDataModule):
             ValueError: The data is not what the checkpoint was trained on, and data.accept_changes is not set; what
                 changed is named.
         """
-        self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
+        tokenizer, place = checkpoints.unpack_data(state_dict)
+        self.use_tokenizer(tokenizer)
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
-        self._goes_on_from, self._saved_state = self._place_in(state_dict), None
+        self._goes_on_from = self._place_in(place)
+        self._saved_state = None
         self._came_from = self._goes_on_from
 
-    def will_go_on(self, state_dict: dict[str, Any]) -> None:
+    def will_go_on(self, place: dict[str, Any]) -> None:
         """Count epochs from a checkpoint's place in the data, which Lightning gives us later than it asks for them."""
-        self._saved_state = state_dict
+        self._saved_state = place
 
     def _place(self) -> dict[str, Any]:
         """Where the run begins, that of the checkpoint which is still to come, if one is."""
@@ -171,13 +169,11 @@ class SavedData(L.LightningDataModule):
             FileNotFoundError: There is no such file.
             ValueError: It is no checkpoint of ours.
         """
-        checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint.get('datamodule_hyper_parameters', {}))
-        values.pop('_class_path', None)
+        checkpoint = checkpoints.load(checkpoint_path, map_location)
         with building(checkpoint_path, {}):
-            values = match_arguments(cls, values, 'data')
+            values = match_arguments(cls, checkpoint.data, 'data')
             data = cls(**{**settings.build_arguments(cls, values), 'tokenizer_path': None, **overrides})
-            data.use_tokenizer(checkpoints.tokenizer_bytes(checkpoint))
+            data.use_tokenizer(checkpoint.tokenizer_bytes())
         if not {'sources', 'held_out'} <= set(overrides):
             data.named_by = str(checkpoint_path)
         return data
@@ -231,11 +227,11 @@ def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bo
 
     Raises:
         SettingsError: A setting of it did, and that is not allowed; what changed is named.
-        ValueError: The same, where texts did, or this version of xlabml.
+        DataError: The same, where texts did, or this version of xlabml.
     """
     changes = find_changes(then, now)
     if changes and not accept:
-        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else ValueError
+        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else DataError
         raise kind(
             f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
             'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'

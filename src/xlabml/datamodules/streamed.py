@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints
+from xlabml import paths
+from xlabml.artifacts import folders
 from xlabml.data import (
     Corpus,
     Engine,
@@ -23,7 +24,6 @@ from xlabml.data import (
     StreamedRows,
     TerminalProgress,
     TokenStore,
-    folders,
     open_copies,
     train_texts,
 )
@@ -50,7 +50,7 @@ class StreamedTexts(Texts):
     def cache(self) -> ShardCache:
         """The shards, and those of them that are here."""
         what = [self._fingerprints, self.tokenizer.hash]
-        folder = checkpoints.cache_folder() / 'stream' / folders.short_hash(what)
+        folder = paths.streams() / folders.short_hash(what)
         max_bytes = int(self.stream.cache_gb * 1e9)
         return ShardCache(self.sources, self.tokenizer, folder, max_bytes, self.n_processes)
 

@@ -1,15 +1,14 @@
 """The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints
+from xlabml import checkpoints, paths
+from xlabml.artifacts.hashes import short_hash
+from xlabml.artifacts.locks import only_one
 from xlabml.data import (
     Corpus,
     Engine,
@@ -101,8 +100,8 @@ class Texts:
             return self._saved_path
         if self._given_path is not None:
             return self._given_path
-        name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
-        return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+        name = short_hash(self._tokenizer_source())
+        return paths.tokenizers() / f'{self.n_vocab}-{name}.model'
 
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
@@ -162,9 +161,8 @@ class Texts:
         if path.exists():
             return
         self.check_tokenizer()
-        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock):
+        lock = paths.tokenizers() / f'{path.name}.lock'
+        with only_one(lock):
             if not path.exists():
                 self.train_tokenizer()
 
@@ -192,7 +190,7 @@ class Texts:
                 'one, or leave it out: the checkpoint has it inside'
             )
         Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
-        path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
+        path = checkpoints.unpack_tokenizer(data, paths.tokenizers())
         if self._tokenizer is not None and self._tokenizer.data != data:
             raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
         self._saved_path = path
@@ -230,7 +228,7 @@ class Texts:
             copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
             if near is not None:
-                found = checkpoints.cache_folder() / 'near_duplicates'
+                found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
         drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
@@ -248,7 +246,7 @@ class Texts:
             check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
-        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer, self.columns)
+        return store_folder(paths.stores(), source, self.tokenizer, self.columns)
 
     @property
     def columns(self) -> list[str]:
@@ -297,7 +295,7 @@ class Texts:
         if self.drop_duplicates:
             copies = verify_copies(stores, self._copies_folder)
         if self.near_duplicates is not None:
-            found = checkpoints.cache_folder() / 'near_duplicates'
+            found = paths.near_duplicates()
             near = verify_near_duplicates(stores, self.near_duplicates, self.drop_duplicates, found)
         drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
         if (self.drop_duplicates and copies is None) or (drops_near and near is None):
@@ -320,11 +318,11 @@ class Texts:
 
     @property
     def _copies_folder(self) -> Path:
-        return checkpoints.cache_folder() / 'copies'
+        return paths.copies()
 
     @property
     def _splits_folder(self) -> Path:
-        return checkpoints.cache_folder() / 'splits'
+        return paths.splits()
 
     def _corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""
@@ -355,7 +353,7 @@ class Texts:
 
     def reading(self) -> Reading:
         """What the format makes examples with."""
-        return Reading(self.tokenizer, self.plan, checkpoints.cache_folder() / 'plans', self.seed)
+        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed)
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say which documents there are."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import lightning.pytorch as L
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from xlabml import checkpoints, settings
 from xlabml.batches import Batch
+from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
 from xlabml.figures import describe_figures
@@ -77,6 +79,17 @@ class Task(Optimized, ABC):
         self._step_sums: Tensor | None = None  # of the step under way, its objective last
         self._of_loader: list[list[Evaluator]] = []
         self._why_unsaveable = settings.keep_arguments(self)
+
+    @staticmethod
+    def of(module: L.LightningModule) -> 'Task':
+        """A module that is a task.
+
+        Raises:
+            TypeError: It is none.
+        """
+        if not isinstance(module, Task):
+            raise TypeError(f'{type(module).__name__} is no xlabml.engine.Task, which this callback observes')
+        return module
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__('network' if name == 'model' else name, value)
@@ -268,10 +281,14 @@ class Task(Optimized, ABC):
         """
         if self._why_unsaveable:
             raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
-        checkpoint.pop('loops', None)
-        checkpoint['guards'] = {'skipped': self.skipped.tolist()}
+        guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
         if self.clip is not None:
-            checkpoint['guards']['clip'] = self.clip.state_dict()
+            guards['clip'] = self.clip.state_dict()
+        put_task(checkpoint, self.describe_network(), guards)
+
+    def describe_network(self) -> Part | None:
+        """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
+        return None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
@@ -282,20 +299,19 @@ class Task(Optimized, ABC):
             ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
                 by another optimizer.
         """
-        self.check_weights(checkpoint)
-        self.checkpoint_step = checkpoint.get('global_step', 0)
+        contents = Contents.of(checkpoint)
+        self.check_weights(contents)
+        self.checkpoint_step = contents.step
         if self._trainer is not None and self.trainer.state.fn == 'fit':
-            self._check_optimizer(checkpoint)
-            guards = checkpoint.get('guards', {})
-            self.skipped = torch.tensor(guards.get('skipped', [0, 0]))
-            if self.clip is not None and 'clip' in guards:
-                self.clip.load_state_dict(guards['clip'])
+            self._check_optimizer(contents)
+            self.skipped = torch.tensor(contents.guards.get('skipped', [0, 0]))
+            if self.clip is not None and 'clip' in contents.guards:
+                self.clip.load_state_dict(contents.guards['clip'])
             set_steps_done(self.trainer, self.checkpoint_step)
 
-    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
+    def _check_optimizer(self, checkpoint: Contents) -> None:
         saved, now = (
-            (values.get('optimizer') or {}).get('class_path')
-            for values in (checkpoint['hyper_parameters'], self.hparams)
+            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint.task.arguments, self.hparams)
         )
         if saved != now:
             raise SettingsError(
@@ -303,14 +319,14 @@ class Task(Optimized, ABC):
                 f'go on with {saved}, or start a new run'
             )
 
-    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+    def check_weights(self, checkpoint: Contents) -> None:
         """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
         names = {**own, **saved}
         unfit = [name for name in names if own.get(name) != saved.get(name)]
         if unfit:
-            changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
+            changed = differences(checkpoint.task.settings(), Part.of(self.hparams).settings(), 'model')
             raise SettingsError(
                 f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
                 f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
@@ -333,17 +349,16 @@ class Task(Optimized, ABC):
             ValueError: It is no checkpoint of ours, or one of another task.
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint['hyper_parameters'])
-        part = {'class_path': values.pop('_class_path'), 'init_args': values}
-        with building(checkpoint_path, checkpoint['state_dict']):
-            values = match_part(part, Task, 'model')['init_args']
-            found = settings.find_class(part['class_path'])
+        contents = Contents.of(checkpoint)
+        with building(checkpoint_path, contents.weights):
+            values = match_part(contents.task.settings(), Task, 'model')['init_args']
+            found = settings.find_class(contents.task.class_path)
             if not issubclass(found, cls):
                 raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
             model = found(**{**settings.build_arguments(found, values), **overrides})
         with naming(checkpoint_path):
             model.on_load_checkpoint(checkpoint)
-            model.load_state_dict(checkpoint['state_dict'])
+            model.load_state_dict(contents.weights)
         if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
             rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
         return model.to(map_location)

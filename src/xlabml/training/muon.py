@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from xlabml.hardware import cpu_kind
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic whose slope at 0 is as steep as may be: five rounds bring singular values near 1 (0.7 to 1.2)."""
 
@@ -27,7 +29,8 @@ def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float
     """
     a, b, c = _COEFFICIENTS
     x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
-    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
+    shape = x.shape
+    x = x.reshape(-1, *x.shape[-2:])
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
     for _ in range(n_steps):
         gram = x @ x.mT
@@ -161,7 +164,8 @@ class Muon(Optimizer):
     def _step_matrices(self, group: dict[str, Any], moved: list[int]) -> None:
         parameters = [group['params'][i] for i in moved]
         gradients = [parameter.grad for parameter in parameters]
-        found_inf, share = getattr(self, 'found_inf', None), 1.0  # 0 where the step is skipped
+        found_inf = getattr(self, 'found_inf', None)
+        share = 1.0  # 0 where the step is skipped
         if found_inf is not None:
             share = 1 - found_inf
             gradients = [torch.where(share > 0, gradient, 0.0) for gradient in gradients]
@@ -237,8 +241,8 @@ def _dtype(chosen: str, device: torch.device) -> torch.dtype:
         return {'bfloat16': torch.bfloat16, 'float32': torch.float32}[chosen]
     if device.type == 'cuda':
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
-    is_amx = device.type == 'cpu' and getattr(torch.cpu, '_is_amx_tile_supported', bool)()
-    return torch.bfloat16 if is_amx else torch.float32
+    has_amx = device.type == 'cpu' and cpu_kind() == 'amx'
+    return torch.bfloat16 if has_amx else torch.float32
 
 
 def _gather(tensor: Any) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from served import served
 from token_batches import batch_of, plain
 
+from xlabml.artifacts import folders
 from xlabml.data import (
     Chunk,
     Corpus,
@@ -28,7 +29,6 @@ from xlabml.data import (
     Stream,
     StreamBatches,
     StreamedRows,
-    folders,
     open_plan,
     prepare_store,
     splits_of,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from trunks import MAX_LEN, make_ids, make_layout, make_trunk
 
-from xlabml.transformer import ALiBi, LanguageModel, Learned, Rotary
+from xlabml.heads import LanguageModel
+from xlabml.transformer import ALiBi, Learned, Rotary
 
 TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 
@@ -81,14 +82,6 @@ def test_rows_can_be_chosen_and_put_in_order(lengths, rows):
     for i, row in enumerate(rows):
         expected = trunk(torch.cat((prompts[row], step[i : i + 1]), 1))[:, -2:]
         torch.testing.assert_close(got[i : i + 1], expected, **TOLERANCE)
-
-
-def test_expand_repeats_each_row():
-    _, _, cache = prefill(make_trunk(), [3, 5])
-    before = cache.data.clone()
-    cache.expand(3)
-    assert cache.lengths.tolist() == [3, 3, 3, 5, 5, 5]
-    torch.testing.assert_close(cache.data[:, :, 3:6, :, :5], before[:, :, 1:2, :, :5].expand(-1, -1, 3, -1, -1, -1))
 
 
 def test_reset_forgets():

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from xlabml.data import folders, manifests
+from xlabml import artifacts
+from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
 from xlabml.data.order import permute
 from xlabml.data.rows import Examples, Format, NextTokens, Plan, Reading
@@ -233,11 +234,8 @@ class StreamedRows:
                 )
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for partial in path.parent.glob('*.partial'):  # of a process that was killed: the cache is locked
-            partial.unlink(missing_ok=True)
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(found), 'utf-8')
-        partial.replace(path)
+        artifacts.sweep(path.parent)  # of a process that was killed
+        artifacts.write_text(path, json.dumps(found))
         if self._say is not None and left_out.total():
             n_rows = sum(store.manifest['n_rows'] for store in stores)
             counts = ', '.join(f'{n:,} {reason}' for reason, n in left_out.items() if n)

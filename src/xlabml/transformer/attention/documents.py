@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xlabml.hardware import CpuKind, cpu_kind
+
 from .definition import Pass, Rule, widened
 from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
 from .masked import mix
@@ -21,11 +23,8 @@ from .places import Documents, Segments, longest_text
 from .short_documents import Block, make_blocks, mix_blocks, turn_all, unmix_blocks
 from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
 
-CPU_WAYS: dict[str, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
-"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md).
-
-amx: it has AMX's tiles of bf16. avx512_bf16: it has AVX-512's products of bf16, but no AMX (AMD's EPYC since Genoa).
-"""
+CPU_WAYS: dict[CpuKind, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
+"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md)."""
 
 _SHORT = 32
 """Documents are short where they have fewer tokens on average: else blocks are as fast as tiles, or faster."""
@@ -163,13 +162,6 @@ def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Pla
     return Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
 
-def cpu_kind() -> str:
-    """What kind of processor this is, for `CPU_WAYS`; a torch that cannot say so has neither."""
-    if getattr(torch.cpu, '_is_amx_tile_supported', bool)():
-        return 'amx'
-    return 'avx512_bf16' if getattr(torch.cpu, '_is_avx512_bf16_supported', bool)() else 'other'
-
-
 def describe_way(has_slopes: bool) -> str:
     """The way that this processor goes, and why."""
     name = {'amx': 'AMX', 'avx512_bf16': 'AVX-512-BF16, no AMX', 'other': 'neither AMX nor AVX-512-BF16'}[cpu_kind()]
@@ -190,8 +182,7 @@ def mix_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Te
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where what came in is put, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None:
-            nowhere.
+        kept: Gets the inputs, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None: nothing is kept.
     """
     if isinstance(plan, Tiling):
         return mix_tiles(plan, q, k, v, kept)
@@ -214,8 +205,8 @@ def unmix_plan(
 
     Args:
         grad: Of the mixed values, t h c.
-        qkv: As they came in; not needed where no document is long and something is kept.
-        kept: By `mix_blocks` or `mix_tiles`; nothing: it is made once more.
+        qkv: The inputs; not needed where no document is long and something is kept.
+        kept: By `mix_blocks` or `mix_tiles`; empty: it is computed once more.
     """
     if isinstance(plan, Tiling):
         return unmix_tiles(plan, grad, kept[:3] or turn_tiles(plan, *qkv), kept[3:])
@@ -251,5 +242,6 @@ class _Documents(torch.autograd.Function):
         """As `unmix_plan` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved, n_in = ctx.saved_tensors, 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
+        saved = ctx.saved_tensors
+        n_in = 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
         return *unmix_plan(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
