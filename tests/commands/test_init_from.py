@@ -89,6 +89,9 @@ def test_another_task_takes_the_network_and_decides_what_it_attends_to(xlab, sou
     assert found.task.arguments['trunk']['init_args']['causal'] is False
     assert found.task.arguments['trunk']['init_args']['norm'] == begun.task.arguments['trunk']['init_args']['norm']
     assert all(torch.equal(found.weights[name], weight) for name, weight in begun.weights.items())
+    status, printed = xlab('fit', *new, '--init_from=last')  # and back again: nobody says that a trunk is causal
+    assert status == 0, printed
+    assert newest(tmp_path).task.arguments['trunk']['init_args']['causal'] is True
 
 
 def test_with_another_tokenizer_what_has_a_row_a_token_is_new(xlab, source, new, texts, tmp_path):
