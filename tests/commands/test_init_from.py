@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from xlabml import checkpoints
+from xlabml.commands.command_line import without_option
 from xlabml.tokenizer import train_tokenizer
 
 STILL = ['--model.optimizer=torch.optim.SGD', '--model.optimizer.lr=0.0', '--trainer.max_steps=1']
@@ -138,3 +139,8 @@ def test_a_file_that_names_what_is_not_trusted_is_refused(xlab, source, new, tmp
     assert status != 0
     assert 'os.system is not a class of xlabml' in printed
     assert 'evil.ckpt' in printed
+
+
+def test_commands_that_resume_are_typed_without_it():
+    typed = ['fit', '--init_from', 'x', '--data.max_len=9', '--init_from=y']
+    assert without_option(typed, '--init_from') == ['fit', '--data.max_len=9']
