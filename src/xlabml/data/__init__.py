@@ -1,7 +1,7 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
 from . import folders, manifests
-from .batching import EvalBatches, Positions, StreamBatches, TrainBatches, join_batches, loader
+from .batching import BatchSequence, EvalBatches, Positions, join_batches, loader
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -27,15 +27,18 @@ from .corpus import (
     verify_splits,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
-from .order import Doubling, Mixture, check_weights, count_doublings, mix, permute, shuffled
+from .order import START, Doubling, Mixture, Place, Places, Stretch, check_weights, count_doublings, mix, permute, shuffled
 from .rows import (
     Chunk,
     Concat,
+    Epochs,
     Examples,
     Format,
+    Mixed,
     NextTokens,
     NextTokenView,
     Pack,
+    Passes,
     Plan,
     PlanRows,
     Reading,
@@ -80,6 +83,7 @@ from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 
 __all__ = [
     'REASONS',
+    'BatchSequence',
     'Chunk',
     'Concat',
     'Corpus',
@@ -88,6 +92,7 @@ __all__ = [
     'Document',
     'Doubling',
     'Engine',
+    'Epochs',
     'EvalBatches',
     'Examples',
     'Format',
@@ -95,6 +100,7 @@ __all__ = [
     'Invalid',
     'JoinColumns',
     'Location',
+    'Mixed',
     'Mixture',
     'NearDuplicates',
     'NearPairs',
@@ -104,6 +110,10 @@ __all__ = [
     'Overlap',
     'Pack',
     'Part',
+    'Passes',
+    'Place',
+    'Places',
+    'START',
     'Plan',
     'PlanRows',
     'Positions',
@@ -120,12 +130,11 @@ __all__ = [
     'Splitting',
     'StandardLibrary',
     'Stream',
-    'StreamBatches',
     'StreamedRows',
+    'Stretch',
     'TerminalProgress',
     'TokenStore',
     'TokenView',
-    'TrainBatches',
     'WikipediaLeads',
     'check_held_out',
     'check_near_duplicates',
