@@ -14,7 +14,7 @@ from attention import ROW, draw_lengths
 from torch._dynamo.utils import counters
 
 from xlabml.batches import Layout
-from xlabml.transformer import LanguageModel, language_model
+from xlabml.heads import LanguageModel, language_model
 from xlabml.transformer.attention.compiled_documents import OperatorPass
 
 _ATTEND = dict.fromkeys(('operator', 'eager'), OperatorPass.attend)

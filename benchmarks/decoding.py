@@ -10,7 +10,7 @@ from alternate import alternate, seconds
 from torch import Tensor, nn
 
 from xlabml import inference
-from xlabml.transformer import LanguageModel, language_model
+from xlabml.heads import LanguageModel, language_model
 
 
 class Uncached(nn.Module):

@@ -72,7 +72,8 @@ def run_xlab(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: arg
 def make_model(shape: dict[str, int]) -> torch.nn.Module:
     import functools
 
-    from xlabml.transformer import SwiGLU, Transformer, language_model
+    from xlabml.heads import language_model
+    from xlabml.transformer import SwiGLU, Transformer
 
     trunk = {name: value for name, value in shape.items() if name != 'batch_tokens'}
     return language_model(

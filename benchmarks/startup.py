@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLAIN_STEP = """
 import numpy, os, sentencepiece, torch, torch.utils.tensorboard
 from xlabml.batches import Layout
-from xlabml.transformer import language_model
+from xlabml.heads import language_model
 model = language_model(8192, 512)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.004, fused=True)
 ids, layout = torch.randint(8192, (2, 512)), Layout(torch.arange(0, 1025, 128), 128)

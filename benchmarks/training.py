@@ -22,8 +22,9 @@ from xlabml.batches import Batch
 from xlabml.commands.fit import XLabCLI, quieten
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import DEFAULT_STEPS, auto_precision
+from xlabml.heads import language_model
 from xlabml.training import Muon, Schedule, WarmupLinear, parameter_groups
-from xlabml.transformer import Transformer, language_model
+from xlabml.transformer import Transformer
 
 
 class Clock(L.Callback):

@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xlabml import inference
 from xlabml.batches import Layout
 from xlabml.engine import Task
+from xlabml.heads import LanguageModel, language_model
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
-from xlabml.transformer import ALiBi, LanguageModel, Transformer, language_model
+from xlabml.transformer import ALiBi, Transformer
 from xlabml.transformer.attention import Documents, Rule, backends
 from xlabml.transformer.attention.choice import make_pass
 

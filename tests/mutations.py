@@ -10,7 +10,7 @@ import struct
 import torch
 from safetensors.torch import save
 
-from xlabml import checksums
+from xlabml.artifacts import checksums
 
 CALL = {'class_path': 'os.system', 'init_args': {'command': 'touch pwned'}}
 EVIL = {'class_path': 'evil_module.Part'}

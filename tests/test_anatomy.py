@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from xlabml.anatomy import EMBEDDING, HEAD, AttentionPairs, Matrix, Part, find_attention, find_matrices
+from xlabml.heads import LanguageModel
 from xlabml.training import parameter_groups
-from xlabml.transformer import GeGLU, LanguageModel, Learned, ReLU2, Transformer
+from xlabml.transformer import GeGLU, Learned, ReLU2, Transformer
 from xlabml.transformer.attention import Pass
 
 

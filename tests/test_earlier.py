@@ -32,7 +32,7 @@ def test_the_model_has_the_same_logits(file):
 @pytest.mark.parametrize('file', FILES)
 def test_the_data_module_has_its_tokenizer(file):
     data = XLabDataModule.load_from_checkpoint(FOLDER / file)
-    assert data.tokenizer_path.read_bytes() == checkpoints.tokenizer_bytes(checkpoints.read(FOLDER / file))
+    assert data.tokenizer_path.read_bytes() == checkpoints.load(FOLDER / file).tokenizer_bytes()
     assert data.tokenizer.decode(data.tokenizer.encode('the cat sees the sea')) == 'the cat sees the sea'
     assert len(data.tokenizer) == 304
 

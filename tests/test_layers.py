@@ -16,25 +16,39 @@ MAY_IMPORT = {
     'errors': set(),
     'artifacts': set(),
     'bounds': set(),
-    'checksums': set(),
     'figures': set(),
     'finite': set(),
+    'hardware': set(),
     'moved': set(),
+    'paths': set(),
     'settings': {'bounds', 'moved'},
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
     'batches': set(),
-    'training': {'anatomy'},
-    'checkpoints': {'artifacts', 'bounds', 'checksums', 'finite', 'untrusted'},
+    'training': {'anatomy', 'hardware'},
+    'checkpoints': {'artifacts', 'bounds', 'finite', 'untrusted'},
     'losses': {'batches'},
     'evaluation': {'batches', 'data'},
-    'transformer': {'losses', 'anatomy', 'batches'},
-    'data': {'tokenizer', 'batches', 'artifacts'},
-    'engine': {'training', 'evaluation', 'batches', 'checkpoints', 'artifacts', 'figures', 'finite', 'untrusted'},
-    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'engine', 'untrusted'},
-    'models': {'transformer', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
+    'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
+    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
+    'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
+    'engine': {
+        *(
+            'training',
+            'evaluation',
+            'batches',
+            'checkpoints',
+            'artifacts',
+            'figures',
+            'finite',
+            'hardware',
+            'untrusted',
+        ),
+    },
+    'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
+    'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
-    'generation': {'tokenizer', 'inference', 'transformer', 'checkpoints', 'finite', 'untrusted'},
+    'pipelines': {'heads', 'inference', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
     'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},
@@ -49,10 +63,10 @@ INSIDE_DATA = {
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
-SHARED_IN_DATA = {'folders', 'manifests'}
-"""The rooms inside data and which each may import, beside the two files that all share."""
+"""The rooms inside data and which each may import."""
 
 
 def imported_rooms(room):
@@ -107,19 +121,29 @@ def test_the_rooms_inside_data_import_one_another_one_way(room):
                 assert node.level < 2, f'{path} imports another room by dots'
                 found |= set() if node.level else {f'{node.module}.{alias.name}' for alias in node.names}
     rooms = {name.split('.')[2] for name in found if name.startswith('xlabml.data.')}
-    assert rooms - {room} <= INSIDE_DATA[room] | SHARED_IN_DATA
+    assert rooms - {room} <= INSIDE_DATA[room]
 
 
 def test_every_room_inside_data_is_in_its_table():
     rooms = {path.stem for path in (ROOT / 'data').iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
-    assert rooms - {'__init__'} == set(INSIDE_DATA) | SHARED_IN_DATA
+    assert rooms - {'__init__'} == set(INSIDE_DATA)
 
 
 @pytest.mark.parametrize(
     ('library', 'modules'),
     {
         'torch': ['tokenizer', 'commands.infer', 'commands.manage'],
-        'lightning': ['inference', 'generation', 'transformer', 'losses', 'training', 'checkpoints', 'data'],
+        'lightning': [
+            'inference',
+            'generation',
+            'pipelines',
+            'heads.loading',
+            'transformer',
+            'losses',
+            'training',
+            'checkpoints',
+            'data',
+        ],
     }.items(),
 )
 def test_modules_leave_a_library_unloaded(library, modules):
@@ -132,7 +156,7 @@ def test_an_import_touches_no_network_and_loads_no_datasets():
         'import socket, sys\n'
         'def refuse(*_): sys.exit("the network was touched")\n'
         'socket.socket.connect = socket.getaddrinfo = refuse\n'
-        'import xlabml.commands.fit, xlabml.generation, xlabml.commands.manage\n'
+        'import xlabml.commands.fit, xlabml.pipelines, xlabml.commands.manage\n'
         'sys.exit("datasets" in sys.modules)'
     )
 

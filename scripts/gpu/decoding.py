@@ -9,8 +9,9 @@ import torch
 from runs import TRAINED, Sizes, tell
 
 from xlabml import inference
+from xlabml.heads import language_model
 from xlabml.telemetry import peaks
-from xlabml.transformer import Transformer, language_model
+from xlabml.transformer import Transformer
 
 _BANDWIDTH = (('H200', 4.8e12), ('H100 NVL', 3.9e12), ('H100 PCIE', 2.0e12), ('H100', 3.35e12), ('A100', 2.0e12))
 """Bytes a second of memory, by the makers' data sheets."""

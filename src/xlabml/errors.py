@@ -1,13 +1,59 @@
-"""Errors that a caller has to tell apart.
+"""Errors that a caller, a server or a script has to tell apart.
 
-ValueError
-    SettingsError           what was set or typed cannot be done as it is: the commands end with status 2
-        commands.UsageError     the same, found out by the command line itself
+XLabError
+    SettingsError                       a setting has to change: bad values, or two that do not go together
+        NotSupportedError               right elsewhere, but not on this machine: a device, a library
+        commands.errors.UsageError      the same as SettingsError, found by the command line itself
+    RequestError                        what a model is asked for has to change: a prompt, a temperature
+    DataError                           texts, or what was prepared from them, are unusable or changed
+        data.stream.shards.NoRoom       a shard of a stream does not fit into its cache
+    CheckpointError                     a file is no checkpoint, or is not usable for this
+        DamagedError                    it is not as it was written
+        untrusted.kinds.WrongError      it holds a value of the wrong kind
+    inference.sampling.NonFiniteLogitsError     a model computes NaN or infinity
+    commands.run_lock.RunInUse          another process trains the run
+
+All but the last are ValueErrors, that one is an OSError. A command ends with status 2 after SettingsError and
+RequestError, with 1 after the others (docs/exit_status.md). What is wrong with a disk or the network is an OSError of
+Python's own, an argument that only code can give a ValueError.
 """
 
+from typing import ClassVar
 
-class SettingsError(ValueError):
-    """A setting does not fit another one, the data or the checkpoint: it is the setting that has to change.
 
-    What is wrong with a file, a disk or the network is a plain ValueError or OSError.
+class XLabError(Exception):
+    """Base of all errors that have a class of their own here.
+
+    Attributes:
+        exit_status: What a command ends with.
     """
+
+    exit_status: ClassVar[int] = 1
+
+
+class SettingsError(XLabError, ValueError):
+    """A setting does not fit another one, the data or the checkpoint: it is the setting that has to change."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class NotSupportedError(SettingsError):
+    """What is set cannot be done on this machine."""
+
+
+class RequestError(XLabError, ValueError):
+    """What a model is asked for cannot be done: the request has to change."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class DataError(XLabError, ValueError):
+    """Texts, or what was prepared from them, are unusable or are not what they were."""
+
+
+class CheckpointError(XLabError, ValueError):
+    """A file is no checkpoint of ours, or not one that can be used for what is asked."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint is not as it was written."""

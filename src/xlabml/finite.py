@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xlabml.errors import CheckpointError
+
 _MAX_NAMED = 5
 
 
@@ -36,7 +38,7 @@ def require_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise ValueError if weights from a file are NaN or infinite, and name them."""
     found = find_nonfinite(weights)
     if found:
-        raise ValueError(
+        raise CheckpointError(
             f'the weights in {path} are not finite (NaN or infinity): {describe_nonfinite(found)}; nothing that they '
             'compute means anything: take a checkpoint from before the run diverged'
         )

@@ -34,20 +34,28 @@ _DATA = {
     'rows': ('plan_rows', 'plans'),
     'order': ('mixture', 'gaps', 'warmup'),
     'stream': ('shards',),
-    'batching': ('loaders', 'stream_batches'),
+    'batching': ('loaders',),
     'inspection': ('histograms', 'statistics'),
 }
 
 _ATTENTION = ('backends', 'cache', 'documents', 'kernels', 'long_documents', 'short_documents', 'tiled_documents')
 
 MOVED: dict[str, str] = {
-    'xlabml.strategies': 'xlabml.engine',
-    'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
-    'xlabml.models.task': 'xlabml.engine.task',
     **{
         f'xlabml.data.{module}': f'xlabml.data.{room}.{module}' for room, modules in _DATA.items() for module in modules
     },
     **{f'xlabml.transformer.{module}': f'xlabml.transformer.attention.{module}' for module in _ATTENTION},
+    'xlabml.checksums': 'xlabml.artifacts.checksums',
+    'xlabml.data.folders': 'xlabml.artifacts.folders',
+    'xlabml.data.manifests': 'xlabml.artifacts.manifests',
+    'xlabml.datamodules.streamed': 'xlabml.data.prepared.streamed',
+    'xlabml.datamodules.texts': 'xlabml.data.prepared.texts',
+    'xlabml.generation': 'xlabml.pipelines.generator',
+    'xlabml.models.task': 'xlabml.engine.task',
+    'xlabml.strategies': 'xlabml.engine',
+    'xlabml.strategies.choice': 'xlabml.engine.strategy_choice',
+    'xlabml.transformer.LanguageModel': 'xlabml.heads.LanguageModel',
+    'xlabml.transformer.language_model': 'xlabml.heads.language_model',
 }
 """Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
 

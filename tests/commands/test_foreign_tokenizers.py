@@ -10,8 +10,8 @@ import torch
 from xlabml import checkpoints, inference
 from xlabml.commands import infer, manage
 from xlabml.datamodules import XLabDataModule
-from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
+from xlabml.pipelines import TextGenerator
 from xlabml.tokenizer import Tokenizer
 
 RUNS = {

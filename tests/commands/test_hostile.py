@@ -18,8 +18,8 @@ from xlabml import checkpoints
 from xlabml.commands import fit, infer, manage
 from xlabml.commands.saved import Seals, saved_settings
 from xlabml.datamodules import XLabDataModule
-from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
+from xlabml.pipelines import TextGenerator
 from xlabml.untrusted.building import naming
 
 CALL = {'class_path': 'os.system', 'init_args': {'command': 'touch pwned'}}
@@ -106,8 +106,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def changed(run, changes):
+    """The run's checkpoint with other values; what its task and its network are built from says the same."""
     values = copy.deepcopy(run)
-    for (*path, name), value in changes.items():
+    of_network = {
+        ('network', 'init_args', *path): value
+        for (first, *path), value in changes.items()
+        if first == 'hyper_parameters' and path[0] in values['network']['init_args']
+    }
+    for (*path, name), value in {**changes, **of_network}.items():
         node = values
         for key in path:
             node = node[key]
@@ -117,9 +123,9 @@ def changed(run, changes):
 
 def settings_of(path):
     with naming(path):
-        checkpoint = checkpoints.read(path)
-        checkpoints.require_whole(checkpoint, path, training=True)
-        return saved_settings(checkpoint, Seals())
+        contents = checkpoints.load(path)
+        checkpoints.require_whole(contents, path, training=True)
+        return saved_settings(contents, Seals())
 
 
 def harmless(folder, found):
@@ -195,7 +201,7 @@ def test_an_address_that_only_a_checkpoint_names_is_said_before_it_is_opened(run
 def test_texts_of_a_checkpoint_stay_texts(run):
     texts = {('config', 'samples', 'prompt'): json.dumps(CALL), ('config', 'checkpoint', 'monitor'): 'null'}
     seals = Seals()
-    found = saved_settings(changed(run, texts), seals)
+    found = saved_settings(checkpoints.Contents.of(changed(run, texts)), seals)
     assert 'os.system' not in str(found)
     seals.open(found)
     assert found['samples']['prompt'] == json.dumps(CALL)
@@ -356,9 +362,9 @@ def test_what_no_checkpoint_holds_is_refused_by_its_key(change, message, run, tm
 @pytest.mark.parametrize('name', ['epoch', 'global_step', 'callbacks', 'lr_schedulers', 'pytorch-lightning_version'])
 def test_a_run_resumes_from_a_whole_checkpoint_only(name, run, tmp_path):
     torch.save({key: value for key, value in run.items() if key != name}, tmp_path / 'a.ckpt')
-    checkpoint = checkpoints.read(tmp_path / 'a.ckpt')
+    contents = checkpoints.load(tmp_path / 'a.ckpt')
     with pytest.raises(ValueError, match=rf'a\.ckpt is no whole checkpoint: it has no {name}'):
-        checkpoints.require_whole(checkpoint, tmp_path / 'a.ckpt', training=True)
+        checkpoints.require_whole(contents, tmp_path / 'a.ckpt', training=True)
 
 
 def test_optimizer_states_of_another_shape_are_refused(run, folder, tiny, capfd):

@@ -12,9 +12,10 @@ import torch
 
 from xlabml import checkpoints
 from xlabml.commands.infer import main, visible
-from xlabml.generation import TextGenerator
+from xlabml.heads import language_model
+from xlabml.pipelines import TextGenerator
 from xlabml.tokenizer import train_tokenizer
-from xlabml.transformer import Transformer, language_model
+from xlabml.transformer import Transformer
 
 DOOR = Path(__file__).parents[2] / 'infer.py'
 
@@ -28,9 +29,11 @@ def ckpt(tmp_path_factory):
     settings = {'d_model': 16, 'n_layers': 1, 'n_heads': 2}
     model = language_model(300, 24, lambda n_vocab, max_len: Transformer(n_vocab, max_len, **settings))
     trunk = {'class_path': 'xlabml.transformer.Transformer', 'init_args': settings}
+    network = {'n_vocab': 300, 'max_len': 24, 'trunk': trunk}
     checkpoint = {
         'state_dict': {f'network.{name}': tensor for name, tensor in model.state_dict().items()},
-        'hyper_parameters': {'n_vocab': 300, 'max_len': 24, 'trunk': trunk, '_class_path': 'xlabml.models.XLabModel'},
+        'hyper_parameters': {**network, '_class_path': 'xlabml.models.XLabModel'},
+        'network': {'class_path': 'xlabml.heads.LanguageModel', 'init_args': network},
         'XLabDataModule': {'tokenizer': torch.frombuffer(bytearray(tokenizer.data), dtype=torch.uint8)},
     }
     path = folder / 'logs' / 'version_0' / 'checkpoints' / 'a.ckpt'

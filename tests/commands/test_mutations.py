@@ -21,8 +21,8 @@ from xlabml.commands import fit
 from xlabml.commands.saved import Seals, saved_settings
 from xlabml.data import TokenStore
 from xlabml.datamodules import XLabDataModule
-from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
+from xlabml.pipelines import TextGenerator
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming
 
@@ -84,9 +84,9 @@ def read_checkpoint(path):
 
     def settings():
         with naming(path):
-            checkpoint = checkpoints.read(path)
-            checkpoints.require_whole(checkpoint, path, path.suffix == '.ckpt')
-            saved_settings(checkpoint, Seals())
+            contents = checkpoints.load(path)
+            checkpoints.require_whole(contents, path, path.suffix == '.ckpt')
+            saved_settings(contents, Seals())
 
     yield settings
     yield lambda: XLabModel.load_from_checkpoint(path)

@@ -8,6 +8,7 @@ from curves import read_curve
 from processes import finish, kill_again_and_again, start, wait_for_step
 
 from xlabml import checkpoints
+from xlabml.checkpoints import Contents
 from xlabml.commands.saved import saved_settings
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
@@ -184,7 +185,7 @@ def test_null_that_was_set_holds_where_nothing_is_typed(xlab, tiny, tmp_path):
 def test_devices_and_machines_are_not_those_of_the_checkpoint():
     trainer = {'devices': 8, 'num_nodes': 4, 'strategy': 'ddp', 'default_root_dir': '/there', 'max_steps': 9}
     model = {'_class_path': 'xlabml.models.XLabModel', 'n_vocab': 300, 'max_len': 8}
-    found = saved_settings({'hyper_parameters': model, 'config': {'trainer': trainer}})
+    found = saved_settings(Contents.of({'hyper_parameters': model, 'config': {'trainer': trainer}}))
     assert found['trainer'] == {'max_steps': 9}
 
 

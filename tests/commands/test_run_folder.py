@@ -10,6 +10,7 @@ import yaml
 from curves import read_curve
 
 from xlabml import checkpoints
+from xlabml.checkpoints import Contents
 from xlabml.commands.finding import Found
 from xlabml.commands.run_folder import choose_run, read_id
 from xlabml.telemetry import records
@@ -27,9 +28,8 @@ def newest(root='.', run='logs/version_0'):
 
 def choose(path, command='fit', root='.', root_is_typed=False, folder=None, **changes):
     path = Path(path)
-    return choose_run(
-        Found(str(path), path), {**checkpoints.read(path), **changes}, command, Path(root), root_is_typed, folder
-    )
+    contents = Contents.of({**checkpoints.read(path), **changes})
+    return choose_run(Found(str(path), path), contents, command, Path(root), root_is_typed, folder)
 
 
 def strip(run):

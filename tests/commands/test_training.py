@@ -9,8 +9,8 @@ import yaml
 from curves import read_curve
 
 from xlabml import checkpoints
-from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
+from xlabml.pipelines import TextGenerator
 
 AVERAGED = '--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]'
 FLAT = ['--model.schedule=WarmupConstant', '--model.schedule.warmup_steps=0']

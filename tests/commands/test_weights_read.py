@@ -7,8 +7,8 @@ import torch
 
 from xlabml import checkpoints, inference
 from xlabml.commands import infer, manage
-from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
+from xlabml.pipelines import TextGenerator
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,7 @@
 
 import filelock
 
-from xlabml.data import folders
+from xlabml.artifacts import folders
 
 ONE, OTHER, LIVING = 'a' * 16, 'b' * 16, 'c' * 16
 

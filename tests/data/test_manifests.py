@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from token_batches import batch_of
 
+from xlabml.artifacts import folders, manifests
 from xlabml.data import (
     Corpus,
     NearDuplicates,
@@ -20,8 +21,6 @@ from xlabml.data import (
     SharedJob,
     TokenStore,
     encode_part,
-    folders,
-    manifests,
     open_copies,
     open_near_duplicates,
     open_plan,

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from xlabml.transformer import Transformer, language_model
+from xlabml.heads import language_model
+from xlabml.transformer import Transformer
 
 
 class Plain(nn.Module):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from xlabml import checkpoints
 from xlabml.batches import IGNORED
 from xlabml.callbacks import NonFinite
+from xlabml.checkpoints import Contents
 from xlabml.commands.trainer import Trainer
 from xlabml.losses import CrossEntropy
 from xlabml.models import XLabModel
@@ -168,10 +169,10 @@ def test_the_weights_that_differ_are_counted_among_all_of_both(tmp_path):
     names = {*weights, *model.state_dict()}
     checkpoint = {'state_dict': weights, 'hyper_parameters': dict(saved.hparams)}
     with pytest.raises(ValueError, match=rf'\(2 of {len(names)} weights differ\)'):
-        model.check_weights(checkpoint)
+        model.check_weights(Contents.of(checkpoint))
     checkpoint['state_dict'] = {f'old.{name}': tensor for name, tensor in weights.items()}
     with pytest.raises(ValueError, match=rf'\({2 * len(weights)} of {2 * len(weights)} weights differ\)'):
-        saved.check_weights(checkpoint)
+        saved.check_weights(Contents.of(checkpoint))
 
 
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])

@@ -8,9 +8,10 @@ from torch.utils.data import DataLoader
 
 from xlabml import checkpoints
 from xlabml.batches import IGNORED
+from xlabml.heads import language_model
 from xlabml.models import XLabModel
 from xlabml.training import AdamW, WarmupConstant
-from xlabml.transformer import Sinusoidal, Transformer, language_model
+from xlabml.transformer import Sinusoidal, Transformer
 
 # These runs have nothing to validate on.
 pytestmark = pytest.mark.filterwarnings('ignore:You defined a `validation_step`')

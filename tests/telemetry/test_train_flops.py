@@ -5,9 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from xlabml.batches import Layout
+from xlabml.heads import LanguageModel
 from xlabml.losses import CrossEntropy
 from xlabml.telemetry.flops import TrainFlops, count_pairs
-from xlabml.transformer import GeGLU, LanguageModel, Transformer
+from xlabml.transformer import GeGLU, Transformer
 from xlabml.transformer.attention import Rule, make_masks
 
 

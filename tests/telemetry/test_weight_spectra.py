@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from xlabml.heads import LanguageModel
 from xlabml.telemetry import spectra
-from xlabml.transformer import LanguageModel, SwiGLU, Transformer
+from xlabml.transformer import SwiGLU, Transformer
 
 
 @pytest.mark.parametrize('shape', [(5, 9), (9, 5), (3, 8, 8)])

@@ -12,8 +12,9 @@ from torch._dynamo.utils import counters
 from trunks import MAX_LEN, N_VOCAB, make_ids, make_layout
 
 from xlabml.batches import IGNORED
+from xlabml.heads import LanguageModel
 from xlabml.losses import CrossEntropy
-from xlabml.transformer import ALiBi, LanguageModel, Transformer
+from xlabml.transformer import ALiBi, Transformer
 from xlabml.transformer.attention import kernels
 
 LENGTHS = [[10, 15, 7, 0], [32, 0, 0, 0], [1, 1, 1, 29], [5, 10, 15, 2], [16, 0, 15, 1]]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from xlabml.transformer import LanguageModel, Normal, Transformer, Xavier
+from xlabml.heads import LanguageModel
+from xlabml.transformer import Normal, Transformer, Xavier
 
 
 def make_trunk(init, **options):

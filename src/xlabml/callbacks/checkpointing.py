@@ -97,10 +97,6 @@ class Checkpoints(Callback, Checkpoint):
         """The path of the newest checkpoint; None before the first."""
         return next(reversed(self.saved), None)
 
-    def step_before(self, step: int) -> int | None:
-        """The step of the newest checkpoint that is from before a step; None where there is none."""
-        return max((known for path in self.saved if 0 <= (known := _step_of(path)) < step), default=None)
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
             self.choose_monitor(getattr(pl_module, 'monitor', None))
@@ -118,7 +114,7 @@ class Checkpoints(Callback, Checkpoint):
         }
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint['best_checkpoint'] = None if self.best is None else self.best.rpartition('/')[2]
+        checkpoints.put_best(checkpoint, None if self.best is None else self.best.rpartition('/')[2])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the checkpoints that are there. What a file says is no reason to delete any other: only plain files
@@ -182,11 +178,10 @@ class Checkpoints(Callback, Checkpoint):
             raise ValueError(
                 f'checkpoint.restore_best cannot put weights back that are sharded over devices; {best} has them'
             )
-        pl_module.load_state_dict(checkpoints.read(best)['state_dict'])
+        pl_module.load_state_dict(checkpoints.load(best).weights)
         if trainer.is_global_zero:
             output = best.with_name('best.safetensors')
-            written = checkpoints.export(best, output.with_name(f'.{output.name}.{os.getpid()}.part'))
-            os.replace(written.path, output)
+            checkpoints.export(best, output, replace=True)
             self.exported = str(output)
 
     def save(self, trainer: L.Trainer) -> None:

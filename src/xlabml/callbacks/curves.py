@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from xlabml import checkpoints
+from xlabml import checkpoints, paths
 from xlabml.engine import Callback, Run, step_is_over, watch_fetches
 from xlabml.telemetry import peaks, records, spectra
 from xlabml.telemetry.meter import Meter
@@ -90,7 +90,7 @@ class Curves(Callback):
         found = None
         if trainer.is_global_zero:
             dtype = precision_dtype(str(trainer.precision))
-            found = peaks.find_tflops(pl_module.device, dtype, checkpoints.cache_folder())
+            found = peaks.find_tflops(pl_module.device, dtype, paths.cache_folder())
         return trainer.strategy.broadcast(found)  # type: ignore[return-value]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,7 +112,7 @@ class Curves(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._collect(pl_module)
-        checkpoint['callbacks'][self.state_key] = {'sums': dict(self._sums), 'tokens': self._n_tokens}
+        checkpoints.put_callback(checkpoint, self.state_key, sums=dict(self._sums), tokens=self._n_tokens)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         renamed = {'hits': 'correct'}  # the name in earlier checkpoints

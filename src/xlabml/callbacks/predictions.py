@@ -1,7 +1,6 @@
 """One line a document: what the task says of it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,10 @@ class Predictions(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
         task: Any = pl_module
-        with artifacts.part(path) as written, written.open('w', encoding='utf-8') as file:
+        with artifacts.replacing(path) as written, written.open('w', encoding='utf-8') as file:
             for document, values in zip(documents.tolist(), totals.tolist()):
                 name = trainer.datamodule.document_id(document)  # type: ignore[attr-defined]
                 file.write(json.dumps({'id': name, **task.merge(dict(zip(self._names, values)))}) + '\n')
-            file.flush()
-            os.replace(written, path)
         self.path = path
 
 

@@ -12,12 +12,14 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints, settings
+from xlabml import settings
 from xlabml.callbacks import Checkpoints, Curves, Predictions
 from xlabml.callbacks.events import Events
+from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Run
 from xlabml.finite import require_finite
+from xlabml.heads.loading import Initialized, initialize
 from xlabml.models import XLabModel
 from xlabml.untrusted.building import building, naming, try_out
 
@@ -38,6 +40,7 @@ class BuildingCLI(ParsingCLI):
         config = plain(self._own_config())
         self.run_folder: Path | None = None
         self._claimed: RunFolder | None = None
+        self.initialized: Initialized | None = None
         with self._blame(), self._within_the_checkpoint():
             self.datamodule = XLabDataModule(**settings.build_arguments(XLabDataModule, config['data']))
             if self._names_sources:
@@ -45,7 +48,10 @@ class BuildingCLI(ParsingCLI):
             self.config_init = self.config.clone()
             rest = self.config_init[self.subcommand] if self.subcommand else self.config_init
             del rest['data'], rest['model']
-        if self._checkpoint is None and self.subcommand != 'train_tokenizer':
+        if self._initial is not None and config['data']['tokenizer_path'] is None:
+            with naming(self._initial.path):
+                self.datamodule.use_tokenizer(self._initial.contents.tokenizer_bytes())
+        elif self._checkpoint is None and self.subcommand != 'train_tokenizer':
             self.datamodule.check_tokenizer()
         if self.subcommand in DATA_COMMANDS:
             return
@@ -53,6 +59,9 @@ class BuildingCLI(ParsingCLI):
             task = settings.find_class(config['model']['class_path'])
             self.model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
             self.config_init = self.parser.instantiate_classes(self.config_init)
+        if self._initial is not None:
+            path, contents = self._initial
+            self.initialized = initialize(self.model.network, contents, path, self._has_its_tokenizer(contents))
         if self._checkpoint is not None:
             with naming(str(self._checkpoint_path)):
                 self.model.check_weights(self._checkpoint)
@@ -61,12 +70,12 @@ class BuildingCLI(ParsingCLI):
                     ids = torch.zeros(1, 1, dtype=torch.long)
                     try_out(str(self._checkpoint_path), config['model'], lambda: model(ids))
                     self.model.train()
-                self.datamodule.use_tokenizer(checkpoints.tokenizer_bytes(self._checkpoint))
+                self.datamodule.use_tokenizer(self._checkpoint.tokenizer_bytes())
                 if self.subcommand == 'fit':
-                    self.datamodule.will_go_on(self._checkpoint[XLabDataModule.__name__])
+                    self.datamodule.will_go_on(self._checkpoint.place)
                 else:
-                    state = self._checkpoint['state_dict']
-                    parameters = {name: state[name] for name, _ in self.model.named_parameters()}
+                    weights = self._checkpoint.weights
+                    parameters = {name: weights[name] for name, _ in self.model.named_parameters()}
                     require_finite(parameters, self._checkpoint_name)
         with self._nothing_left_behind(), self._blame():
             self.trainer = self.instantiate_trainer()
@@ -88,9 +97,16 @@ class BuildingCLI(ParsingCLI):
 
     def _within_the_checkpoint(self) -> contextlib.AbstractContextManager[None]:
         """What is built while this is open may have the sizes of a checkpoint's settings."""
+        if self._initial is not None:
+            return building(self._initial.path, self._initial.contents.weights)
         if self._checkpoint is None:
             return contextlib.nullcontext()
-        return building(str(self._checkpoint_path), self._checkpoint['state_dict'])
+        return building(str(self._checkpoint_path), self._checkpoint.weights)
+
+    def _has_its_tokenizer(self, contents: Contents) -> bool:
+        """Whether this run has the tokenizer of the file that its weights come from."""
+        path = self.datamodule.tokenizer_path
+        return path.exists() and self.datamodule.tokenizer.data == contents.tokenizer_bytes()
 
     def _check_monitor(self) -> None:
         """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
@@ -110,13 +126,15 @@ class BuildingCLI(ParsingCLI):
                 config['logger'] = False
             if config['logger'] is True:
                 assert self.run_folder is not None
-                step = self._checkpoint['global_step'] + 1 if self._checkpoint and self.subcommand == 'fit' else None
+                step = self._checkpoint.step + 1 if self._checkpoint and self.subcommand == 'fit' else None
                 config['logger'] = Events(
                     self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, purge_step=step
                 )
         own: list[L.Callback] = [Predictions()]
         if self.subcommand == 'fit' and self.run_folder is not None:
-            own.append(SavedSettings(self._parser('fit').dump(self._own_config(), skip_none=False), self.run_folder))
+            saved = self._own_config().clone()
+            saved.pop('init_from', None)  # no other command takes it, and the checkpoints have the weights
+            own.append(SavedSettings(self._parser('fit').dump(saved, skip_none=False), self.run_folder))
         callbacks = config['callbacks'] or []
         config['callbacks'] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
         if config['enable_checkpointing'] is False:

@@ -60,6 +60,17 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     return [*others[: where + 1], *files, *others[where + 1 :]]
 
 
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments without an option that has a value, in either of its spellings."""
+    others, given = [], iter(arguments)
+    for argument in given:
+        if argument == name:
+            next(given, None)
+        elif not argument.startswith(f'{name}='):
+            others.append(argument)
+    return others
+
+
 def refuse_long(arguments: Sequence[str]) -> None:
     """Refuse a value of a length that no setting has, before anything reads it.
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from xlabml.errors import SettingsError
+from xlabml.errors import RequestError, SettingsError, XLabError
 
 EXIT_STATUS = (
     'Exit status: 0 done; 2 what was typed has to change (a flag, a value, a path where there is nothing, a setting '
@@ -34,7 +34,7 @@ def usage_errors() -> Iterator[None]:
     """Errors of constructors are errors of usage: the values were typed."""
     try:
         yield
-    except SettingsError:
+    except (SettingsError, RequestError):
         raise
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
@@ -84,7 +84,7 @@ def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> i
         kind = '' if isinstance(error, ValueError | OSError) else f'{type(error).__name__}: '
         hint = '' if debug or not kind else ' (--debug shows where)'
         print(f'{_speaker(program)}: {kind}{describe(error)}{hint}', file=sys.stderr)
-        return 2 if isinstance(error, SettingsError) else 1
+        return error.exit_status if isinstance(error, XLabError) else 1
 
 
 def describe(error: Exception) -> str:

@@ -10,7 +10,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.callbacks import Checkpoints, Curves, Predictions, Spikes, attention_lines, skip_argument
 from xlabml.callbacks.progress import find_figures
+from xlabml.checkpoints import Contents
 from xlabml.engine import Run, wait_for_children
 
 from . import data as data_commands
@@ -59,7 +59,7 @@ class XLabCLI(BuildingCLI):
         for rows in (data.train_rows, data.rows('val')):
             assert len(rows)  # an empty split is refused before anything is written
         if self._checkpoint is not None and self._is_finished(self._checkpoint):
-            step = self._checkpoint['global_step']
+            step = self._checkpoint.step
             self._say(f'{self._checkpoint_name} has finished its {step:,} steps; a larger trainer.max_steps goes on')
             if self._choice.run is None and self._claimed is not None:
                 self._claimed.give_up()
@@ -75,10 +75,12 @@ class XLabCLI(BuildingCLI):
             self._say_new_run()
             if line := describe_new_horizon(self.model, data, length, self._checkpoint):
                 self._say(line)
-            step, skipped = self._checkpoint['global_step'], self._checkpoint[type(data).__name__].get('skipped', [])
+            step, skipped = self._checkpoint.step, self._checkpoint.place.get('skipped', [])
             known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
             if known:
                 self._say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
+        if self.initialized is not None and self._initial is not None:
+            self._say(f'initial weights from {self._initial.path}: {self.initialized.describe()}')
         self._say(f'precision {trainer.precision}, run folder {self.run_folder}')
         for line in attention:
             self._say(line)
@@ -101,12 +103,12 @@ class XLabCLI(BuildingCLI):
             wait_for_children(trainer)
             raise SystemExit(run.status)
 
-    def _is_finished(self, checkpoint: dict[str, Any]) -> bool:
+    def _is_finished(self, checkpoint: Contents) -> bool:
         config = self._own_config().trainer
         max_steps = self.datamodule.run_steps(self.trainer.max_steps, config.max_epochs)
         stops = any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        saved = checkpoint['callbacks'].get(Checkpoints.__name__, {})
-        is_over = 0 <= max_steps <= checkpoint['global_step'] and not saved.get('owes_validation', False)
+        saved = checkpoint.callback_state(Checkpoints.__name__)
+        is_over = 0 <= max_steps <= checkpoint.step and not saved.get('owes_validation', False)
         return is_over or (stops and saved.get('stopped_early', False))
 
     def _say_results(self) -> None:
@@ -114,7 +116,7 @@ class XLabCLI(BuildingCLI):
             return
         saver = find_callback(self.trainer, Checkpoints)
         if self._checkpoint is not None and not saver.saved:
-            saver.load_state_dict(self._checkpoint['callbacks'][saver.state_key])
+            saver.load_state_dict(self._checkpoint.callback_state(saver.state_key))
         best, newest = saver.best, saver.newest
         if best is not None:
             self._say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')

@@ -1,14 +1,13 @@
 """What a resumed run says where the length of its schedule changes: another length is another learning rate."""
 
-from typing import Any
-
+from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import DEFAULT_STEPS
 from xlabml.models import Task
 from xlabml.training import parameter_groups
 
 
-def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpoint: dict[str, Any]) -> str:
+def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpoint: Contents) -> str:
     """The old and the new length of the schedule, and what becomes of the rate; '' where it stays as it was.
 
     Args:
@@ -20,10 +19,10 @@ def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpo
     new, old = model.find_horizon(length, data), _saved_horizon(data, checkpoint)
     if old is None or new is None or new == old:
         return ''
-    step = checkpoint['global_step']
+    step = checkpoint.step
     group = model.optimizer(parameter_groups(model)).param_groups[0]
     name = group.get('name', 'the first group')
-    before = checkpoint['optimizer_states'][0]['param_groups'][0]['lr']
+    before = checkpoint.learning_rate()
     after = group['lr'] * model.schedule(new)(step)
     if abs(after - before) <= 1e-6 * before:
         return ''
@@ -33,11 +32,11 @@ def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpo
     )
 
 
-def _saved_horizon(data: XLabDataModule, checkpoint: dict[str, Any]) -> int | None:
+def _saved_horizon(data: XLabDataModule, checkpoint: Contents) -> int | None:
     """The length of the schedule of the checkpoint's run, by its settings; None where they do not say."""
-    if (n_tokens := checkpoint['hyper_parameters'].get('horizon_tokens')) is not None:
+    if (n_tokens := checkpoint.task.arguments.get('horizon_tokens')) is not None:
         return data.steps_of_tokens(n_tokens)
-    saved = checkpoint.get('config', {}).get('trainer', {})
+    saved = checkpoint.run.settings.get('trainer', {})
     max_steps, max_epochs, max_time = (saved.get(name) for name in ('max_steps', 'max_epochs', 'max_time'))
     if not isinstance(max_steps, int):
         return None

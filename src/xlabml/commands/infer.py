@@ -77,7 +77,7 @@ def infer(options: argparse.Namespace) -> None:
     """Continue the prompt as often as asked, writing it as it is made."""
     import torch
 
-    from xlabml.generation import TextGenerator
+    from xlabml.pipelines import TextGenerator
 
     import_modules(options)
     with typed_paths():

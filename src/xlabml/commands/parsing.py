@@ -29,6 +29,7 @@ from .command_line import (
 )
 from .errors import EXIT_STATUS, UsageError, typed_paths, usage_errors
 from .finding import Found, find_checkpoint, reading, refuse_used
+from .initial import Initial, initial_settings, open_initial
 from .parser import Parser
 from .run_folder import Choice, choose_run
 from .saved import CALLBACKS, Seals, saved_settings
@@ -68,6 +69,12 @@ _FIT_EPILOGUE = (
     'lies; --ckpt_path PATH with another --trainer.default_root_dir branches it into a run of its own there.'
 )
 
+_INIT_FROM = (
+    'Start a new run with the weights of another one: a checkpoint, an exported file, the folder of a run, last or '
+    'best. Its trunk settings, longest row and tokenizer are taken over, below what is typed. With --ckpt_path last '
+    'only where there is no run to resume.'
+)
+
 
 class ParsingCLI(LightningCLI):
     """The settings of the command that is typed.
@@ -82,9 +89,10 @@ class ParsingCLI(LightningCLI):
         if not isinstance(args, dict):
             args = [argument for argument in args if argument != '--autotune']
         self._arguments = args
-        self._checkpoint: dict[str, Any] | None = None
+        self._checkpoint: checkpoints.Contents | None = None
         self._checkpoint_path: Path | None = None
         self._checkpoint_name = ''
+        self._initial: Initial | None = None
         self._names_sources, self._types_nothing = False, False
         self._choice = Choice(None)
         options = {'default_config_files': [str(DEFAULTS)], 'allow_abbrev': False}
@@ -132,6 +140,12 @@ class ParsingCLI(LightningCLI):
         own = {name: parser_kwargs[name] for name in names if name in parser_kwargs}
         return {name: value for name, value in parser_kwargs.items() if name not in names}, own
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == 'fit':
+            parser.add_argument('--init_from', type=str | None, default=None, help=_INIT_FROM)
+        return parser
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         for name in self._data_commands:
@@ -172,8 +186,14 @@ class ParsingCLI(LightningCLI):
         if asked is None:
             if name in ('validate', 'test', 'predict'):
                 raise UsageError(f'xlab {name} needs a trained model: give --ckpt_path PATH, last or best')
+            self._parse_initial(name)
             return
         typed = self.config[name]
+        if typed.get('init_from') is not None and asked != 'last':
+            raise UsageError(
+                f'--init_from starts a new run and --ckpt_path {asked} resumes one; give one of them, or --ckpt_path '
+                'last, which starts a run where there is none to resume'
+            )
         with typed_paths():
             try:
                 found = self._find(asked, typed)
@@ -181,16 +201,17 @@ class ParsingCLI(LightningCLI):
                 if name != 'fit' or asked != 'last':
                     raise
                 typed.ckpt_path = None
+                self._parse_initial(name)
                 return
         for _ in range(_MAX_LOOKS):
             with reading(asked, found), contextlib.suppress(FileNotFoundError):
-                checkpoint = checkpoints.read(found.path)
+                checkpoint = checkpoints.load(found.path)
                 break
             found = self._find(asked, typed)  # a run that trains on has just deleted it, for a newer one
         else:
-            checkpoint = checkpoints.read(found.path)
+            checkpoint = checkpoints.load(found.path)
         path = found.path
-        if name == 'fit' and checkpoints.is_export(checkpoint):
+        if name == 'fit' and checkpoint.is_export:
             raise UsageError(f'{path} is an exported model without optimizer state; go on from a training checkpoint')
         checkpoints.require_whole(checkpoint, path, training=name == 'fit')
         seals = Seals()
@@ -202,14 +223,7 @@ class ParsingCLI(LightningCLI):
         arguments = list(self._arguments)
         n_of_checkpoint = 1 if any(argument.startswith('--ckpt_path=') for argument in arguments) else 2
         self._types_nothing = len(arguments) == 1 + n_of_checkpoint
-        where = arguments.index(name) + 1
-        text = yaml.safe_dump(saved)
-        try:
-            self.config = self.parser.parse_args([*arguments[:where], '--config', text, *arguments[where:]])
-        except UsageError as error:  # what was typed has been parsed already
-            raise ValueError(f'{path} has settings that do not go with what is typed: {error}') from error
-        seals.open(self.config)
-        self._check_bounds()
+        self._parse_above(saved, seals, name, path)
         for group in ('sources', 'held_out'):
             now = plain(self.config[name].data[group])
             self._names_sources |= now is not None and now != plain(typed.data[group])
@@ -218,6 +232,30 @@ class ParsingCLI(LightningCLI):
         if asked_task != found_task:
             raise UsageError(f'{path} holds a {found_task}, but model is {asked_task}; a run goes on as the same task')
         self._checkpoint, self._checkpoint_path, self._checkpoint_name = checkpoint, path, found.name
+
+    def _parse_initial(self, name: str) -> None:
+        """Let the settings that a new run takes over from another one stand below what the user typed."""
+        asked = self.config[name].get('init_from') if name in RUN_COMMANDS else None
+        if asked is None:
+            return
+        typed, seals = self.config[name], Seals()
+        self._initial = open_initial(asked, Path(typed.trainer.default_root_dir))
+        has_tokenizer = typed.data.tokenizer_path is not None
+        with usage_errors():
+            saved = initial_settings(self._initial, typed.model.class_path, has_tokenizer, seals)
+        self._parse_above(saved, seals, name, self._initial.path)
+
+    def _parse_above(self, saved: dict[str, Any], seals: Seals, name: str, path: Path) -> None:
+        """Parse what was typed once more, over settings from a file."""
+        arguments = list(self._arguments)
+        where = arguments.index(name) + 1
+        text = yaml.safe_dump(saved)
+        try:
+            self.config = self.parser.parse_args([*arguments[:where], '--config', text, *arguments[where:]])
+        except UsageError as error:  # what was typed has been parsed already
+            raise ValueError(f'{path} has settings that do not go with what is typed: {error}') from error
+        seals.open(self.config)
+        self._check_bounds()
 
     def _find(self, asked: str, config: Namespace) -> Found:
         root, folder = Path(config.trainer.default_root_dir), config.checkpoint.folder

@@ -43,7 +43,7 @@ class Choice(NamedTuple):
 
 
 def choose_run(
-    found: Found, checkpoint: dict[str, Any], command: str, root: Path, root_is_typed: bool, folder: str | None
+    found: Found, checkpoint: checkpoints.Contents, command: str, root: Path, root_is_typed: bool, folder: str | None
 ) -> Choice:
     """Whether a command belongs to the run of a checkpoint.
 
@@ -70,7 +70,7 @@ def choose_run(
     return Choice(run, folder or (None if is_own else str(lies)))
 
 
-def find_run(found: Found, checkpoint: dict[str, Any], root: Path) -> Path | None:
+def find_run(found: Found, checkpoint: checkpoints.Contents, root: Path) -> Path | None:
     """The folder of the run that a checkpoint belongs to; None where it lies elsewhere: a copy, a link, a download.
 
     Args:
@@ -87,8 +87,7 @@ def find_run(found: Found, checkpoint: dict[str, Any], root: Path) -> Path | Non
         candidates.append(folder.parent if folder.parent.name not in ('', '..') else folder.parent.resolve())
         # A run's `checkpoints` may be a link to another disk; a link from anywhere else is no place of the run's.
         is_link = folder.is_symlink() and not (folder.name == 'checkpoints' and _is_of(candidates[0], checkpoint))
-    named = checkpoint.get('run_folder')
-    if isinstance(named, str) and named:
+    if named := checkpoint.run.folder:
         # Where several runs keep their checkpoints in one place, as a copy and its original may, it is the one named.
         candidates.insert(0 if isinstance(folder, str) or folder.is_symlink() else 1, Path(named))
     candidates += sorted(root.glob('logs/version_*'))  # the run was moved
@@ -108,21 +107,21 @@ def _keeps_in(run: Path, folder: Path | str, is_link: bool) -> bool:
     return False
 
 
-def _is_of(run: Path, checkpoint: dict[str, Any]) -> bool:
+def _is_of(run: Path, checkpoint: checkpoints.Contents) -> bool:
     """Whether a checkpoint was written by the run in a folder.
 
     One from before runs had numbers holds the settings that the folder has, and was written there or where nothing is
     any more, since the run was moved. An exported file says of no run, and is resumed by none: it is where it lies.
     """
-    there, known = read_id(run), checkpoint.get('run_id')
-    if checkpoints.is_export(checkpoint):
+    there, known = read_id(run), checkpoint.run.id
+    if checkpoint.is_export:
         return there is not None or (run / records.EVENTS).exists()
     if there is not None and known is not None:
         return there == known
-    named = checkpoint.get('run_folder')
-    if not isinstance(named, str) or (os.path.exists(named) and not is_same_folder(named, run)):
+    named = checkpoint.run.folder
+    if named is None or (os.path.exists(named) and not is_same_folder(named, run)):
         return False
-    return any(config == checkpoint.get('config') for config in _configs(run))
+    return any(config == checkpoint.run.settings for config in _configs(run))
 
 
 def _configs(run: Path) -> Iterator[dict[str, Any]]:
@@ -221,6 +220,4 @@ class SavedSettings(L.Callback):
             print(f'the settings are not written to {path}: {error}', file=sys.stderr, flush=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint['config'] = yaml.safe_load(self.text)
-        checkpoint['run_folder'] = str(self.folder.absolute())
-        checkpoint['run_id'] = self.id
+        checkpoints.put_run(checkpoint, yaml.safe_load(self.text), str(self.folder.absolute()), self.id)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xlabml import artifacts
+from xlabml.errors import XLabError
 
 _LOCK, _HOLDER = 'run.lock', 'running.json'
 _BEAT_SECONDS, _WATCH_SECONDS = 10.0, 30.0
@@ -36,7 +37,7 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_drop_inherited)
 
 
-class RunInUse(OSError):  # noqa: N818
+class RunInUse(XLabError, OSError):  # noqa: N818
     """Another process trains this run."""
 
 

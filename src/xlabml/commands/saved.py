@@ -2,12 +2,12 @@
 
 import secrets
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 
 from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
+from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.untrusted.matching import match_arguments, match_part, parameters
@@ -64,25 +64,23 @@ class Seals:
         return value
 
 
-def saved_settings(checkpoint: Mapping[str, Any], seals: Seals | None = None) -> dict[str, Any]:
+def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> dict[str, Any]:
     """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
 
     Of all but the model and the data only plain values are taken: no class of another library is named by a file.
 
     Args:
-        checkpoint: As `checkpoints.read` returns it.
+        checkpoint: Of the run.
         seals: Closes all texts; None: they stay as they are.
 
     Raises:
         ValueError: A name or a value does not fit the signature that it would end in.
     """
     text = str if seals is None else seals.close
-    values, config = dict(checkpoint['hyper_parameters']), checkpoint.get('config', {})
-    model = match_part({'class_path': values.pop('_class_path'), 'init_args': values}, Task, 'model', text)
+    config = checkpoint.run.settings
+    model = match_part(checkpoint.task.settings(), Task, 'model', text)
     model['init_args'] = {name: value for name, value in model['init_args'].items() if name not in LINKED}
-    data = dict(checkpoint.get('datamodule_hyper_parameters', {}))
-    data.pop('_class_path', None)
-    data = match_arguments(XLabDataModule, data, 'data', text)
+    data = match_arguments(XLabDataModule, checkpoint.data, 'data', text)
     seed = data.pop('seed', 42)
     if seed < 0:
         raise ValueError(f'data.seed is {seed}; it must be 0 or more')

@@ -25,7 +25,7 @@ from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
 from .building import find_callback
-from .command_line import plain
+from .command_line import plain, without_option
 from .errors import UsageError, usage_errors
 from .fit import XLabCLI
 
@@ -67,7 +67,7 @@ def smoke(arguments: Sequence[str]) -> None:
         for part, command in (('train', 'fit'), ('go on', 'fit'), ('test', 'test'), ('predict', 'predict')):
             typed = [command if word == 'fit' else word for word in words]
             if part != 'train':
-                typed.append('--ckpt_path=last')
+                typed = [*without_option(typed, '--init_from'), '--ckpt_path=last']
             with _saying_where(part), contextlib.redirect_stdout(io.StringIO()):
                 done[part] = _SmokeCLI(typed, stand_in, _STEPS[part != 'train'])
         with _saying_where('generate'):
@@ -188,7 +188,7 @@ class _StopAt(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # Not for good, as early stopping would have: the run is to go on.
-        checkpoint['callbacks'][Checkpoints.__name__]['stopped_early'] = False
+        checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
 def _batch_sizes(config: Namespace) -> dict[str, int]:
@@ -233,10 +233,10 @@ def _train(texts: list[str], path: Path, n_vocab: int, coverage: float) -> int:
 
 def _generate(root: Path) -> str:
     """Continue nothing by a few tokens with the best checkpoint; '' where the task is no language model."""
-    from xlabml.generation import LANGUAGE_MODEL, TextGenerator
+    from xlabml.pipelines.generator import TextGenerator, is_language_model
 
     path = checkpoints.find('last', root)
-    if checkpoints.read(path)['hyper_parameters']['_class_path'] != LANGUAGE_MODEL:
+    if not is_language_model(checkpoints.load(path).task.class_path):
         return ''
     text = ''.join(TextGenerator.load(path).stream('', 8, seed=0))
     return f', sampled {text!r}'

@@ -1,6 +1,5 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from . import folders, manifests
 from .batching import BatchSequence, EvalBatches, Positions, join_batches, loader
 from .corpus import (
     Corpus,
@@ -27,7 +26,19 @@ from .corpus import (
     verify_splits,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
-from .order import START, Doubling, Mixture, Place, Places, Stretch, check_weights, count_doublings, mix, permute, shuffled
+from .order import (
+    START,
+    Doubling,
+    Mixture,
+    Place,
+    Places,
+    Stretch,
+    check_weights,
+    count_doublings,
+    mix,
+    permute,
+    shuffled,
+)
 from .rows import (
     Chunk,
     Concat,
@@ -83,6 +94,7 @@ from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 
 __all__ = [
     'REASONS',
+    'START',
     'BatchSequence',
     'Chunk',
     'Concat',
@@ -113,7 +125,6 @@ __all__ = [
     'Passes',
     'Place',
     'Places',
-    'START',
     'Plan',
     'PlanRows',
     'Positions',
@@ -148,11 +159,9 @@ __all__ = [
     'describe_near_duplicates',
     'encode_part',
     'find_overlap',
-    'folders',
     'format_statistics',
     'join_batches',
     'loader',
-    'manifests',
     'mark_copies',
     'mix',
     'open_copies',

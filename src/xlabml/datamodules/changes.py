@@ -3,7 +3,7 @@
 from typing import Any
 
 from xlabml.data import NextTokens
-from xlabml.errors import SettingsError
+from xlabml.errors import DataError, SettingsError
 
 _EARLIER_EXAMPLES = NextTokens().settings()
 """The examples of a checkpoint that names none, being of an earlier version."""
@@ -59,11 +59,11 @@ def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bo
 
     Raises:
         SettingsError: A setting of it did, and that is not allowed; what changed is named.
-        ValueError: The same, where texts did, or this version of xlabml.
+        DataError: The same, where texts did, or this version of xlabml.
     """
     changes = find_changes(then, now)
     if changes and not accept:
-        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else ValueError
+        kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else DataError
         raise kind(
             f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
             'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'

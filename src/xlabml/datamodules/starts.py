@@ -93,9 +93,11 @@ def leave_out(
         ValueError: Some of it was read already.
     """
     known = [one.asked for one in start.skipped]
-    found = [
-        Skipped(asked, *_find_steps(asked, start, sequence)) for pair in steps if (asked := (pair[0], pair[1])) not in known
-    ]
+    found = []
+    for first_step, last_step in steps:
+        asked = (first_step, last_step)
+        if asked not in known:
+            found.append(Skipped(asked, *_find_steps(asked, start, sequence)))
     for pair in rows:
         first, last = (Place(*place) for place in pair)
         if (first, last) not in known:

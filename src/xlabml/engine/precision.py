@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import torch
 
+from xlabml.hardware import cpu_kind
+
 
 def auto_precision(accelerator: Any = 'auto') -> Literal['bf16-mixed', '32-true']:
     """bf16 where the hardware multiplies it natively, else fp32."""
@@ -11,5 +13,4 @@ def auto_precision(accelerator: Any = 'auto') -> Literal['bf16-mixed', '32-true'
         return 'bf16-mixed' if torch.cuda.get_device_capability()[0] >= 8 else '32-true'
     if accelerator in ('auto', 'mps') and torch.backends.mps.is_available():
         return '32-true'
-    looks = (getattr(torch.cpu, name, bool) for name in ('_is_amx_tile_supported', '_is_avx512_bf16_supported'))
-    return 'bf16-mixed' if any(look() for look in looks) else '32-true'
+    return '32-true' if cpu_kind() == 'other' else 'bf16-mixed'

@@ -18,6 +18,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from xlabml.checkpoints import Contents
+
 from .loops import evaluate_without_inference_mode
 
 
@@ -80,7 +82,7 @@ class Sharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give every rank its slices of the weights."""
         assert self.model is not None
-        own, saved = self.model.state_dict(), checkpoint['state_dict']
+        own, saved = self.model.state_dict(), Contents.of(checkpoint).weights
         cut = {name: cut_like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
         self.model.load_state_dict(cut, strict=strict)
 
@@ -90,7 +92,7 @@ class Sharded(ModelParallelStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Give every rank its slices of the optimizers' states."""
-        for optimizer, saved in zip(self.optimizers, checkpoint['optimizer_states'], strict=True):
+        for optimizer, saved in zip(self.optimizers, Contents.of(checkpoint).optimizers, strict=True):
             groups = zip(saved['param_groups'], optimizer.param_groups)
             owners = {
                 number: parameter

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xlabml import checkpoints, settings
 from xlabml.batches import Batch
+from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
 from xlabml.figures import describe_figures
@@ -265,10 +266,14 @@ class Task(Optimized, ABC):
         """
         if self._why_unsaveable:
             raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
-        checkpoint.pop('loops', None)
-        checkpoint['guards'] = {'skipped': self.skipped.tolist()}
+        guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
         if self.clip is not None:
-            checkpoint['guards']['clip'] = self.clip.state_dict()
+            guards['clip'] = self.clip.state_dict()
+        put_task(checkpoint, self.describe_network(), guards)
+
+    def describe_network(self) -> Part | None:
+        """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
+        return None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
@@ -279,20 +284,19 @@ class Task(Optimized, ABC):
             ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
                 by another optimizer.
         """
-        self.check_weights(checkpoint)
-        self.checkpoint_step = checkpoint.get('global_step', 0)
+        contents = Contents.of(checkpoint)
+        self.check_weights(contents)
+        self.checkpoint_step = contents.step
         if self._trainer is not None and self.trainer.state.fn == 'fit':
-            self._check_optimizer(checkpoint)
-            guards = checkpoint.get('guards', {})
-            self.skipped = torch.tensor(guards.get('skipped', [0, 0]))
-            if self.clip is not None and 'clip' in guards:
-                self.clip.load_state_dict(guards['clip'])
+            self._check_optimizer(contents)
+            self.skipped = torch.tensor(contents.guards.get('skipped', [0, 0]))
+            if self.clip is not None and 'clip' in contents.guards:
+                self.clip.load_state_dict(contents.guards['clip'])
             set_steps_done(self.trainer, self.checkpoint_step)
 
-    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
+    def _check_optimizer(self, checkpoint: Contents) -> None:
         saved, now = (
-            (values.get('optimizer') or {}).get('class_path')
-            for values in (checkpoint['hyper_parameters'], self.hparams)
+            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint.task.arguments, self.hparams)
         )
         if saved != now:
             raise SettingsError(
@@ -300,14 +304,14 @@ class Task(Optimized, ABC):
                 f'go on with {saved}, or start a new run'
             )
 
-    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+    def check_weights(self, checkpoint: Contents) -> None:
         """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint['state_dict'].items()}
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
         names = {**own, **saved}
         unfit = [name for name in names if own.get(name) != saved.get(name)]
         if unfit:
-            changed = differences(checkpoint['hyper_parameters'], dict(self.hparams), 'model')
+            changed = differences(checkpoint.task.settings(), Part.of(self.hparams).settings(), 'model')
             raise SettingsError(
                 f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
                 f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
@@ -330,17 +334,16 @@ class Task(Optimized, ABC):
             ValueError: It is no checkpoint of ours, or one of another task.
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location)
-        values = dict(checkpoint['hyper_parameters'])
-        part = {'class_path': values.pop('_class_path'), 'init_args': values}
-        with building(checkpoint_path, checkpoint['state_dict']):
-            values = match_part(part, Task, 'model')['init_args']
-            found = settings.find_class(part['class_path'])
+        contents = Contents.of(checkpoint)
+        with building(checkpoint_path, contents.weights):
+            values = match_part(contents.task.settings(), Task, 'model')['init_args']
+            found = settings.find_class(contents.task.class_path)
             if not issubclass(found, cls):
                 raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
             model = found(**{**settings.build_arguments(found, values), **overrides})
         with naming(checkpoint_path):
             model.on_load_checkpoint(checkpoint)
-            model.load_state_dict(checkpoint['state_dict'])
+            model.load_state_dict(contents.weights)
         if found_nonfinite := find_nonfinite(dict(model.named_parameters())):
             rank_zero_warn(f'{checkpoint_path} has weights that are not finite: {describe_nonfinite(found_nonfinite)}')
         return model.to(map_location)

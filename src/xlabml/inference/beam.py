@@ -6,6 +6,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from xlabml.errors import RequestError
+
 from .context import Context, Overflow
 from .sampling import exclude, precise, refuse_unusable
 from .search import Prompts
@@ -79,11 +81,11 @@ def beam_search(
         ValueError: A value is out of range, a prompt has no tokens, or a prompt's logits are not finite.
     """
     if beam_width < 1:
-        raise ValueError(f'beam_width is {beam_width}; it must be at least 1')
+        raise RequestError(f'beam_width is {beam_width}; it must be at least 1')
     if output_length < 0:
-        raise ValueError(f'output_length is {output_length}; it must be 0 or more')
+        raise RequestError(f'output_length is {output_length}; it must be 0 or more')
     if not -10 <= length_penalty <= 10:
-        raise ValueError(f'length_penalty is {length_penalty}; it must lie in -10..10')
+        raise RequestError(f'length_penalty is {length_penalty}; it must lie in -10..10')
     prompts = x if isinstance(x, list) else [x]
     best = [Best(length_penalty, output_length) for _ in prompts]
     if prompts and output_length:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
+from xlabml.errors import RequestError
 
 Overflow = Literal['refill', 'slide']
 """What happens when a row's window would grow beyond `block_size`.
@@ -23,7 +24,7 @@ class Context:
     The logits of a row are those of a plain forward pass over its window: its last tokens, as many as `Overflow` says,
     the first of them at position 0. They depend on no other row.
 
-    A model with a `new_cache(batch, length)` is called as `transformer.LanguageModel` is: `(ids, layout=, cache=,
+    A model with a `new_cache(batch, length)` is called as `heads.LanguageModel` is: `(ids, layout=, cache=,
     ends=True)`, where `ends` asks for the logits of each row's (with a layout: segment's) last token only, and the
     cache is used as `transformer.Cache` is: `select`, `replace`, `set_lengths`. A row that overflows is read anew, and
     no other is. Any other model gets whole windows, those of one length in one call.
@@ -53,7 +54,7 @@ class Context:
             raise ValueError(f"overflow is {overflow!r}; it must be 'refill' or 'slide'")
         for i, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
+                raise RequestError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
         self._model: Any = model
         self._device = prompts[0].device
         self._overflow = overflow

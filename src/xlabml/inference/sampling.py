@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xlabml.errors import RequestError, XLabError
 
-class NonFiniteLogitsError(ValueError):
+
+class NonFiniteLogitsError(XLabError, ValueError):
     """The logits of a row say nothing, so that no id can be chosen."""
 
 
@@ -139,11 +141,11 @@ class Sampler:
         generator: torch.Generator | None = None,
     ) -> None:
         if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f'temperature is {temperature}; it must be above 0 (for the likeliest, search greedily)')
+            raise RequestError(f'temperature is {temperature}; it must be above 0 (for the likeliest, search greedily)')
         if top_k is not None and top_k < 1:
-            raise ValueError(f'top_k is {top_k}; it must be at least 1, or None for all')
+            raise RequestError(f'top_k is {top_k}; it must be at least 1, or None for all')
         if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f'top_p is {top_p}; it must be above 0 and at most 1')
+            raise RequestError(f'top_p is {top_p}; it must be above 0 and at most 1')
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
 
     def __call__(self, logits: Float[Tensor, 'r v'], rows: list[int], n_rows: int) -> Int[Tensor, ' r']:

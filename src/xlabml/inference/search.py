@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xlabml.errors import RequestError
+
 from .context import Context, Overflow
 from .sampling import Greedy, Sampler, exclude, mark_unusable, refuse_unusable
 
@@ -47,7 +49,7 @@ def stream(
         ValueError: A value is out of range, a prompt has no tokens, or a row's logits are not finite.
     """
     if output_length < 0:
-        raise ValueError(f'output_length is {output_length}; it must be 0 or more')
+        raise RequestError(f'output_length is {output_length}; it must be 0 or more')
     n_rows = len(prompts)
     if not n_rows:
         return

@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
+from xlabml.checkpoints import Part
 from xlabml.engine import Task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
+from xlabml.heads import LanguageModel, language_model
+from xlabml.heads.loading import describe_head
 from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import LanguageModel, Transformer, language_model
+from xlabml.transformer import Transformer
 
 
 class TokenTask(Task):
@@ -75,6 +78,10 @@ class TokenTask(Task):
     ) -> Float[Tensor, 'b m v']:
         """Logits of every position, or of those that `options` select, as in `LanguageModel.forward`."""
         return self.network(ids, layout, *args, **options)
+
+    def describe_network(self) -> Part:
+        """The language model, from the arguments of this task."""
+        return describe_head(LanguageModel, Part.of(self.hparams).arguments)
 
     def check_format(self, examples: Any) -> None:
         """Refuse other targets than tokens, and targets that the network would see among its inputs."""

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -63,9 +62,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
     marker = json.dumps({'runs': names, 'files': list(contents)}, indent=1).encode()
     for name, data in {_MARKER: marker, **contents}.items():
         artifacts.sweep(folder, name)  # of one that was killed
-        with artifacts.part(folder / name) as part:
-            part.write_bytes(data)
-            os.replace(part, folder / name)
+        artifacts.write_bytes(folder / name, data)
     for name in earlier - {*contents, _MARKER}:
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in contents]

@@ -63,9 +63,7 @@ def drop_after(path: Path, step: int) -> int:
     lines = _content(path).splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and row.get('step', 0) <= step]
     if len(kept) < len(lines) or not path.read_bytes().endswith(b'\n'):
-        with artifacts.part(path) as part:
-            part.write_bytes(b''.join(line + b'\n' for line in kept))
-            os.replace(part, path)
+        artifacts.write_bytes(path, b''.join(line + b'\n' for line in kept))
     return len(lines) - len(kept)
 
 

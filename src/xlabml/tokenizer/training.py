@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -109,7 +108,7 @@ def train_tokenizer(
         # What was required is kept out of the file: most texts have spaces, and their models stay what they were.
         tokenizer = Tokenizer.from_bytes(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
         partial.write_bytes(tokenizer.data)
-        os.replace(partial, path)
+        artifacts.put(partial, path)
     except OSError as error:
         raise OSError(error.errno, f'the tokenizer could not be written ({error.strerror})', str(path)) from error
     except RuntimeError as error:

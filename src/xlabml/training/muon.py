@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from xlabml.hardware import cpu_kind
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic whose slope at 0 is as steep as may be: five rounds bring singular values near 1 (0.7 to 1.2)."""
 
@@ -237,8 +239,8 @@ def _dtype(chosen: str, device: torch.device) -> torch.dtype:
         return {'bfloat16': torch.bfloat16, 'float32': torch.float32}[chosen]
     if device.type == 'cuda':
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
-    is_amx = device.type == 'cpu' and getattr(torch.cpu, '_is_amx_tile_supported', bool)()
-    return torch.bfloat16 if is_amx else torch.float32
+    has_amx = device.type == 'cpu' and cpu_kind() == 'amx'
+    return torch.bfloat16 if has_amx else torch.float32
 
 
 def _gather(tensor: Any) -> Tensor:

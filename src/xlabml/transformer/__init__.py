@@ -1,4 +1,4 @@
-"""Tensors -> tensors: positions, attention, blocks, the trunk, and the language model on it. No Lightning, no files.
+"""Tensors -> tensors: positions, attention, blocks and the trunk of them. No Lightning, no files.
 
 The package's legend for shapes:
 
@@ -7,11 +7,12 @@ The package's legend for shapes:
 - `f` feed-forward width, `v` vocabulary, `k` classes
 """
 
+from xlabml.moved import old_names
+
 from .activations import GeGLU, ReLU2, SwiGLU
 from .attention import Cache, attend
 from .block import Attention, Block, FeedForward
 from .init import Initializer, Normal, Xavier
-from .language_model import LanguageModel, language_model
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .transformer import Transformer
@@ -24,7 +25,6 @@ __all__ = [
     'FeedForward',
     'GeGLU',
     'Initializer',
-    'LanguageModel',
     'Learned',
     'NoPositions',
     'Normal',
@@ -37,5 +37,6 @@ __all__ = [
     'Transformer',
     'Xavier',
     'attend',
-    'language_model',
 ]
+
+__getattr__ = old_names('xlabml.transformer')  # of language models, which are in heads/

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlabml import settings
-from xlabml.errors import SettingsError
+from xlabml.errors import CheckpointError, XLabError
 
 REMEDY = 'copy the file again, or choose another'
 
@@ -45,7 +45,7 @@ def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> 
     except ValueError as error:
         if str(path) in str(error) or len(error.args) != 1:
             raise
-        kind = SettingsError if isinstance(error, SettingsError) else ValueError
+        kind = type(error) if isinstance(error, XLabError) else CheckpointError
         more = f'; {remedy}' if remedy and ';' not in str(error) else ''
         raise kind(f'{error} (with {path}{more})') from error
     except Exception as error:
@@ -53,7 +53,9 @@ def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> 
         if not isinstance(error, _RAW) and type(error).__name__ != 'MisconfigurationException':
             raise
         detail = str(error).strip().partition('\n')[0][:200]
-        raise ValueError(f'{path} {what}: {type(error).__name__}{f": {detail}" if detail else ""}; {REMEDY}') from error
+        raise CheckpointError(
+            f'{path} {what}: {type(error).__name__}{f": {detail}" if detail else ""}; {REMEDY}'
+        ) from error
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ class _Limit(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _refuse(self) -> None:
-        raise ValueError(
+        raise CheckpointError(
             f'{self._path} has settings of a model that is far larger than the weights in it; they are not those that '
             f'it was trained with: {REMEDY}'
         )

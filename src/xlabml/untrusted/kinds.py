@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from xlabml import bounds
+from xlabml.errors import CheckpointError
 
 _PLAIN_KINDS = (str, int, float, bool, type(None))
 _MOST = 1 << 48
@@ -12,7 +13,7 @@ Check = Callable[[Any, str], None]
 """Raises WrongError where a value is not what it should be; told how messages call it."""
 
 
-class WrongError(ValueError):
+class WrongError(CheckpointError):
     """Says what is wrong, without the file: who reads it adds the name."""
 
 

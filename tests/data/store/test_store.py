@@ -13,14 +13,13 @@ import filelock
 import numpy as np
 import pytest
 
+from xlabml.artifacts import folders, manifests
 from xlabml.data import (
     Document,
     Location,
     Source,
     TokenStore,
     describe_changed,
-    folders,
-    manifests,
     prepare_store,
     store_folder,
 )

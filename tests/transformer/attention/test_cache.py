@@ -4,7 +4,8 @@ import pytest
 import torch
 from trunks import MAX_LEN, make_ids, make_layout, make_trunk
 
-from xlabml.transformer import ALiBi, LanguageModel, Learned, Rotary
+from xlabml.heads import LanguageModel
+from xlabml.transformer import ALiBi, Learned, Rotary
 
 TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 

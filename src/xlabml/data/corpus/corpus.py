@@ -9,7 +9,7 @@ from jaxtyping import Int8, Int64, UInt8
 
 from xlabml.data.sources import Source, utf8
 from xlabml.data.store import TokenStore, content_hash, count_changed, hash_words
-from xlabml.errors import SettingsError
+from xlabml.errors import DataError, SettingsError
 
 from .drawn_splits import DrawnSplits, splits_of_sources
 from .near_duplicates import NearPairs
@@ -99,7 +99,7 @@ class Corpus:
             if self.drawn is not None:
                 ratios += ''.join(f'; {name}: {value}' for name, value in self.drawn.settings.items())
             # Of no documents at all every split has none: then it is not the shares that have to change.
-            raise (SettingsError if len(self) else ValueError)(
+            raise (SettingsError if len(self) else DataError)(
                 f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
                 f'give it a larger share in data.splits.{split}, or more documents'
             )

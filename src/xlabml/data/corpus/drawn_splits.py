@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int8
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.errors import SettingsError

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.errors import SettingsError
 
 FORMAT = 2

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus
 from xlabml.data.store import Report
 

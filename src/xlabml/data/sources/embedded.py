@@ -1,6 +1,5 @@
 """Two corpora that need no download: Wikipedia in small, from a package, and the source code of Python's library."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -8,6 +7,8 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from xlabml.artifacts.hashes import hash_bytes
 
 from .base import Document, Part, Source, check_columns
 
@@ -85,7 +86,7 @@ class StandardLibrary(Source):
         return {
             'class': 'StandardLibrary',
             'python': platform.python_version(),
-            'files': hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+            'files': hash_bytes(json.dumps(listing).encode()),
         }
 
 

@@ -1,20 +1,15 @@
 """Files as they were when they were read: known again by size and time, and by their content where the time changed."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+
+from xlabml.artifacts.hashes import hash_file
 
 
 def stat_files(files: Sequence[Path]) -> list[list]:
     """(path, bytes, time) of each file."""
     stats = [(file, file.stat()) for file in files]
     return [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
-
-
-def hash_file(path: str) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def same_content(recorded: Sequence[Sequence], now: Sequence[Sequence]) -> bool:

@@ -125,7 +125,7 @@ class RemoteFiles(Source):
             yield Document(row, values[self.column], {name: values[name] for name in columns})
 
     def fetch(self, part: Part, folder: Path, advance: Advance | None = None) -> Path:
-        """Bring a part's file into a folder, whole or not at all.
+        """Bring a part's file into a folder, atomically.
 
         A connection that breaks is tried again, six times, after 1, 2, 4, 8 and 16 seconds.
 
@@ -135,7 +135,6 @@ class RemoteFiles(Source):
         """
         (url,) = part.where
         target = folder / _name(url)
-        partial = target.with_name(f'{target.name}.partial')
         folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -143,10 +142,11 @@ class RemoteFiles(Source):
             callback = _Callback(advance)
             try:
                 files, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
-                files.get_file(path, str(partial), callback=callback)
-                size = files.info(path).get('size')
-                if size is not None and partial.stat().st_size != size:
-                    raise ConnectionError(f'{partial.stat().st_size} of {size} bytes came')
+                with artifacts.replacing(target) as beside:
+                    files.get_file(path, str(beside), callback=callback)
+                    size = files.info(path).get('size')
+                    if size is not None and beside.stat().st_size != size:
+                        raise ConnectionError(f'{beside.stat().st_size} of {size} bytes came')
             except FileNotFoundError as error:
                 raise ValueError(
                     f'source {self}: {url} was listed but is not there any more; restore it, or start a new run '
@@ -155,7 +155,6 @@ class RemoteFiles(Source):
             except (ValueError, TypeError, ImportError):
                 raise
             except Exception as error:  # each file system has kinds of its own
-                partial.unlink(missing_ok=True)
                 if error is callback.ended_by:
                     raise
                 if attempt == _ATTEMPTS - 1:
@@ -165,7 +164,7 @@ class RemoteFiles(Source):
                         'with --ckpt_path last)'
                     ) from error
             else:
-                return partial.rename(target)
+                return target
         raise AssertionError('the last attempt returns or raises')
 
     @cached_property

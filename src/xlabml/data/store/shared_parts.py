@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 
 from xlabml import settings
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Part, Source
 from xlabml.tokenizer import Tokenizer
 
@@ -158,22 +158,18 @@ class SharedJob:
         """
         for index in indices:
             folder, source = job.part_folder(index), self._at(_part(index))
-            partial = folder.with_name(f'{folder.name}.partial')
-            folders.remove(partial)
-            partial.mkdir(parents=True)
-            for path in self._files.ls(source, detail=False):
-                name = path.rpartition('/')[2]
-                if name == manifests.MANIFEST or name in {f'{array}.bin' for array in PART.dtypes}:
-                    self._files.get_file(path, str(partial / name))
-            if read_part(partial) is None:
-                self._files.rm(source, recursive=True)
-                folders.remove(partial)
-                raise ChildProcessError(
-                    f'part {index} of {job.source} is not in {self.url} as it was written, and was removed there; '
-                    'the same command tokenizes it again'
-                )
-            folders.remove(folder)
-            partial.rename(folder)
+            with folders.replacing_folder(folder) as partial:
+                for path in self._files.ls(source, detail=False):
+                    name = path.rpartition('/')[2]
+                    if name == manifests.MANIFEST or name in {f'{array}.bin' for array in PART.dtypes}:
+                        self._files.get_file(path, str(partial / name))
+                if read_part(partial) is None:
+                    self._files.rm(source, recursive=True)
+                    folders.remove(partial)
+                    raise ChildProcessError(
+                        f'part {index} of {job.source} is not in {self.url} as it was written, and was removed there; '
+                        'the same command tokenizes it again'
+                    )
 
     def errors(self) -> list[str]:
         """What went wrong for others, if anything."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Source, same_content, stat_files
 from xlabml.tokenizer import Tokenizer
 

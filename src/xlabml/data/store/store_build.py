@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Part, Source, hash_file, stat_files
+from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
 from .store_parts import CHANGED, COUNTS, FORMAT, PART, Job, array_types, batches, counts_of, merge_invalid, piece_texts
@@ -183,6 +184,6 @@ def _merge(job: Job) -> dict[str, Any]:
         written = files.close()
     if not sums['n_documents']:
         counts = ', '.join(f'{item["count"]} {reason}' for reason, item in invalid.items()) or 'it has no rows'
-        raise ValueError(f'{job.source} has no document with text ({counts}); check its path and column')
+        raise DataError(f'{job.source} has no document with text ({counts}); check its path and column')
     del sums['n_column_bytes']
     return {'files': written, **sums, 'invalid': invalid, 'read': dict(read)}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import REASONS, Document, Part, Source, Span, kind_of, split_text, tally, utf8
 from xlabml.tokenizer import Tokenizer
 
@@ -154,13 +154,9 @@ def encode_part(
     manifest = read_part(folder)
     if manifest is not None:
         return manifest
-    partial = folder.with_name(f'{folder.name}.partial')
-    folders.remove(partial)
-    partial.mkdir(parents=True)
-    manifest = _encode(source, part, tokenizer, columns, partial, advance, n_threads)
-    manifests.write_manifest(partial, manifest)
-    folders.remove(folder)
-    partial.rename(folder)
+    with folders.replacing_folder(folder) as partial:
+        manifest = _encode(source, part, tokenizer, columns, partial, advance, n_threads)
+        manifests.write_manifest(partial, manifest)
     return manifest
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from xlabml.data import folders, manifests
+from xlabml.artifacts import folders, manifests
+from xlabml.artifacts.locks import only_one
 from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
+from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
 _FIRST_RATIO = 2.0  # of the disk that fetching and tokenizing take to the text, until it was measured
@@ -20,7 +20,7 @@ _LOOK_SECONDS = 0.05
 _SMALL_BYTES = 64 << 20  # a smaller cache is looked at after every piece of work
 
 
-class NoRoom(ValueError):  # noqa: N818
+class NoRoom(DataError):  # noqa: N818
     """What is wanted does not fit the cache beside what must stay there."""
 
 
@@ -112,8 +112,7 @@ class ShardCache:
     @contextlib.contextmanager
     def locked(self) -> Any:
         """While this lasts, no other process changes the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / 'lock'):
+        with only_one(self.folder / 'lock'):
             yield
 
     def path(self, shard: int) -> Path:
@@ -167,7 +166,7 @@ class ShardCache:
             encode_part(one, part, self.tokenizer, (), partial, advance, self.n_threads)
             finish_part(partial, one, self.tokenizer, files)
             self.make_room(0, keep, shard)
-            partial.rename(path)
+            folders.put_folder(partial, path)
         finally:
             folders.remove(fetched)
             folders.remove(partial)

@@ -18,21 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Int64, UInt64
 
-from xlabml.batches import Batch
-from xlabml.data import folders, manifests
+from xlabml import artifacts
+from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
 from xlabml.data.order import permute
-from xlabml.data.rows import Examples, Format, NextTokens, Passes, Plan, Reading
+from xlabml.data.rows import Format, NextTokens, Passes, Plan, Reading
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.tokenizer import Tokenizer
 
 from .shards import ShardCache, Stopped
+from .window import DOCUMENT_BITS, Window
 
-_DOCUMENT_BITS = 32
 _SEEN = (int, str)  # how many rows a window has, and their fingerprint
 _KEPT_WINDOWS = 2
 
@@ -54,61 +53,6 @@ class Stream:
         for name in ('window_shards', 'eval_shards'):
             if getattr(self, name) < 1:
                 raise ValueError(f'data.stream.{name} is {getattr(self, name)}; it must be at least 1')
-
-
-class Window(Examples):
-    """The examples of a window, whose documents are numbered by their shards.
-
-    Args:
-        examples: Those of the shards, which number documents over all of them.
-        shards: The shards of the window.
-        first_documents: The number of each shard's first document, and of all.
-    """
-
-    def __init__(
-        self, examples: Examples, shards: Sequence[int], first_documents: Int64[np.ndarray, ' shards+1']
-    ) -> None:
-        self.examples, self.shards, self.first_documents = examples, np.array(shards), first_documents
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.examples.fingerprint
-
-    @property
-    def source_starts(self) -> list[int]:
-        return self.examples.source_starts
-
-    @property
-    def source_counted(self) -> list[int]:
-        return self.examples.source_counted
-
-    def counts(
-        self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']
-    ) -> Float64[np.ndarray, ' e'] | Int64[np.ndarray, ' e']:
-        return self.examples.counts(numbers, keys)
-
-    def batch(
-        self,
-        numbers: Int64[np.ndarray, ' e'],
-        keys: UInt64[np.ndarray, ' e'],
-        n_counted: float,
-        seed: int = 0,
-        longest: int | None = None,
-    ) -> Batch:
-        batch = self.examples.batch(numbers, keys, n_counted, seed, longest)
-        documents = batch.documents.numpy()
-        index = np.maximum(np.searchsorted(self.first_documents, documents, 'right') - 1, 0)
-        named = (1 + self.shards[index] << _DOCUMENT_BITS) + documents - self.first_documents[index]
-        return batch._replace(documents=torch.from_numpy(np.where(documents < 0, -1, named)))
-
-    def name(self, document: int) -> str:
-        return self.examples.name(document)
-
-    def render(self, number: int) -> list[tuple[str, str]]:
-        return self.examples.render(number)
 
 
 class StreamedRows(Passes):
@@ -235,11 +179,11 @@ class StreamedRows(Passes):
     @staticmethod
     def is_global(document: int) -> bool:
         """Whether this is the number of a document in a window, not one in a corpus of its own."""
-        return document >> _DOCUMENT_BITS > 0
+        return document >> DOCUMENT_BITS > 0
 
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
-        shard, number = (document >> _DOCUMENT_BITS) - 1, document & (1 << _DOCUMENT_BITS) - 1
+        shard, number = (document >> DOCUMENT_BITS) - 1, document & (1 << DOCUMENT_BITS) - 1
         path = self.cache.path(shard)
         if not (path / manifests.MANIFEST).exists():
             return f'{self.cache.name(shard)}, valid document {number}'
@@ -279,7 +223,7 @@ class StreamedRows(Passes):
     def _reading(self, folder: Path) -> Reading:
         return Reading(self.tokenizer, self.plan, folder, self.seed)
 
-    def _record(self, window: int, rows: Examples | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
+    def _record(self, window: int, rows: Window | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
         """Write down what a window holds, and say what it does not.
 
         Raises:
@@ -296,11 +240,8 @@ class StreamedRows(Passes):
                 )
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for partial in path.parent.glob('*.partial'):  # of a process that was killed: the cache is locked
-            partial.unlink(missing_ok=True)
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(found), 'utf-8')
-        partial.replace(path)
+        artifacts.sweep(path.parent)  # of a process that was killed
+        artifacts.write_text(path, json.dumps(found))
         if self._say is not None and left_out.total():
             n_rows = sum(store.manifest['n_rows'] for store in stores)
             counts = ', '.join(f'{n:,} {reason}' for reason, n in left_out.items() if n)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xlabml.hardware import CpuKind, cpu_kind
+
 from .definition import Pass, Rule, widened
 from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
 from .masked import mix
@@ -21,11 +23,8 @@ from .places import Documents, Segments, longest_text
 from .short_documents import Block, make_blocks, mix_blocks, turn_all, unmix_blocks
 from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
 
-CPU_WAYS: dict[str, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
-"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md).
-
-amx: it has AMX's tiles of bf16. avx512_bf16: it has AVX-512's products of bf16, but no AMX (AMD's EPYC since Genoa).
-"""
+CPU_WAYS: dict[CpuKind, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
+"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md)."""
 
 _SHORT = 32
 """Documents are short where they have fewer tokens on average: else blocks are as fast as tiles, or faster."""
@@ -161,13 +160,6 @@ def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Pla
     if is_short and _is_tiled(rule.slopes is not None):
         return make_tiling(segments, rule, like)
     return Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
-
-
-def cpu_kind() -> str:
-    """What kind of processor this is, for `CPU_WAYS`; a torch that cannot say so has neither."""
-    if getattr(torch.cpu, '_is_amx_tile_supported', bool)():
-        return 'amx'
-    return 'avx512_bf16' if getattr(torch.cpu, '_is_avx512_bf16_supported', bool)() else 'other'
 
 
 def describe_way(has_slopes: bool) -> str:

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 
 from xlabml import artifacts
+from xlabml.artifacts import folders, locks
 
 KILLED = """
 import os, signal, sys
@@ -93,3 +95,79 @@ def test_nothing_but_parts_of_the_dead_is_ever_removed(tmp_path):
     artifacts.sweep(tmp_path / 'nowhere')
     links = [f'.folder.{dead.pid}.part', f'.link.{dead.pid}.part']
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, *links, 'else'])
+
+
+# Files and folders that are replaced
+
+
+def test_a_file_is_replaced_where_the_block_ends_well_and_else_stays(tmp_path):
+    path = tmp_path / 'x'
+    for sync in (False, True):
+        with artifacts.replacing(path, sync) as beside:
+            beside.write_text(f'whole, {sync}')
+            assert beside.parent == tmp_path
+        assert path.read_text() == f'whole, {sync}'
+
+    def fail():
+        with artifacts.replacing(path) as beside:
+            beside.write_text('half')
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == 'whole, True'
+    assert [found.name for found in tmp_path.iterdir()] == ['x']
+
+
+def test_content_and_name_are_on_the_disk_where_that_is_asked_for(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, 'fsync', lambda file: synced.append(os.readlink(f'/proc/self/fd/{file}')))
+    artifacts.write_bytes(tmp_path / 'x', b'1')
+    assert synced == []
+    artifacts.write_bytes(tmp_path / 'x', b'2', sync=True)
+    assert synced == [str(tmp_path / f'.x.{os.getpid()}.part'), str(tmp_path)]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / 'store'
+    (tmp_path / 'store.partial').mkdir()
+    (tmp_path / 'store.partial/left').write_text('by a process that was killed')
+    for name in 'ab':
+        with folders.replacing_folder(folder) as beside:
+            (beside / name).write_text(name)
+        assert [found.name for found in folder.iterdir()] == [name]
+    assert not (tmp_path / 'store.partial').exists()
+
+    def fail():
+        with folders.replacing_folder(folder) as beside:
+            (beside / 'c').write_text('half')
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [found.name for found in folder.iterdir()] == ['b']
+
+
+def test_a_lock_that_is_held_is_waited_for_and_said(tmp_path):
+    lock, said, held = tmp_path / 'inner' / 'x.lock', [], threading.Event()
+    release = threading.Event()
+
+    def hold():
+        with locks.only_one(lock):
+            held.set()
+            release.wait(10)
+
+    def wait():
+        said.append('waiting')
+        release.set()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(10)
+    with locks.if_free(lock) as is_free:
+        assert not is_free
+    with locks.only_one(lock, wait):
+        assert said == ['waiting']
+    other.join()
+    with locks.if_free(lock) as is_free:
+        assert is_free

@@ -5,7 +5,6 @@ many of them is known here, and a manifest that says anything else is refused.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
+
+from xlabml.errors import DataError
+
+from .files import write_text
+from .hashes import hash_file
 
 MANIFEST = 'manifest.json'
 _MAX_BYTES = 1 << 28  # of a manifest: more than a source of a million files needs
@@ -73,9 +77,7 @@ def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a folder's manifest atomically."""
-    part = folder / f'{MANIFEST}.partial'
-    part.write_text(json.dumps(manifest, indent=1, sort_keys=True) + '\n', 'utf-8')
-    part.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + '\n')
 
 
 def read_manifest(folder: Path, kind: Kind, identity: Any = None) -> dict[str, Any]:
@@ -97,17 +99,17 @@ def read_manifest(folder: Path, kind: Kind, identity: Any = None) -> dict[str, A
     manifest = read_json(path, remedy(folder))
     found = manifest.get('format') if isinstance(manifest, dict) else None
     if type(found) is int and found != kind.format:
-        raise ValueError(f'{folder} has format {found}, this xlabml reads {kind.format}; {remedy(folder)}')
+        raise DataError(f'{folder} has format {found}, this xlabml reads {kind.format}; {remedy(folder)}')
     misfit = _find_misfit(manifest, kind, identity)
     if misfit is not None:
-        raise ValueError(f'{path} was changed by hand or is broken: {misfit}; {remedy(folder)}')
+        raise DataError(f'{path} was changed by hand or is broken: {misfit}; {remedy(folder)}')
     for name, written in manifest['files'].items():
         file = folder / f'{name}.bin'
         if not file.is_file():
-            raise ValueError(f'{file} is gone; {remedy(folder)}')
+            raise DataError(f'{file} is gone; {remedy(folder)}')
         stat = file.stat()
         if stat.st_size != written['bytes']:
-            raise ValueError(
+            raise DataError(
                 f'{file} has {stat.st_size} bytes, but {MANIFEST} says {written["bytes"]}; {remedy(folder)}'
             )
         if stat.st_mtime_ns != written['modified']:
@@ -128,15 +130,13 @@ def read_json(path: Path, what_to_do: str) -> Any:
             raise ValueError(f'it has {path.stat().st_size} bytes')
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} was changed by hand or is broken ({error}); {what_to_do}') from None
+        raise DataError(f'{path} was changed by hand or is broken ({error}); {what_to_do}') from None
 
 
 def check_content(folder: Path, name: str, written: Mapping[str, Any]) -> None:
     """Raise ValueError if a file's content is not what its manifest says."""
-    with (folder / f'{name}.bin').open('rb') as file:
-        there = hashlib.file_digest(file, 'sha256').hexdigest()
-    if there != written['sha256']:
-        raise ValueError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {remedy(folder)}')
+    if hash_file(folder / f'{name}.bin') != written['sha256']:
+        raise DataError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {remedy(folder)}')
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -176,9 +176,9 @@ def check_range(values: np.ndarray, low: int, high: int, folder: Path, name: str
             raise wrong_values(folder, name, f'not all in {low:,} to {high:,}')
 
 
-def wrong_values(folder: Path, name: str, what: str) -> ValueError:
+def wrong_values(folder: Path, name: str, what: str) -> DataError:
     """An array does not hold what it should."""
-    return ValueError(f'{folder / name}.bin is not as xlabml writes it: its values are {what}; {remedy(folder)}')
+    return DataError(f'{folder / name}.bin is not as xlabml writes it: its values are {what}; {remedy(folder)}')
 
 
 def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:

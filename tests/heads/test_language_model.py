@@ -8,8 +8,9 @@ from torch import nn
 from trunks import N_VOCAB, make_ids, make_layout, make_trunk
 
 from xlabml.batches import IGNORED
+from xlabml.heads import LanguageModel, language_model
 from xlabml.losses import CrossEntropy, LossSums
-from xlabml.transformer import LanguageModel, Transformer, language_model
+from xlabml.transformer import Transformer
 
 
 def make_targets(n, batch=1):

@@ -6,24 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-from xlabml import checkpoints
-from xlabml.data import (
-    Corpus,
-    Engine,
-    Examples,
-    Shard,
-    ShardCache,
-    Source,
-    Stream,
-    StreamedRows,
-    TerminalProgress,
-    TokenStore,
-    folders,
-    open_copies,
-    train_texts,
-)
+from xlabml import paths
+from xlabml.artifacts import folders
+from xlabml.data.corpus import Corpus, open_copies, train_texts
+from xlabml.data.rows import Examples
+from xlabml.data.store import Engine, TerminalProgress, TokenStore
+from xlabml.data.stream import Shard, ShardCache, Stream, StreamedRows
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import train_tokenizer
 
@@ -46,7 +34,7 @@ class StreamedTexts(Texts):
     def cache(self) -> ShardCache:
         """The shards, and those of them that are here."""
         what = [self._fingerprints, self.tokenizer.hash]
-        folder = checkpoints.cache_folder() / 'stream' / folders.short_hash(what)
+        folder = paths.streams() / folders.short_hash(what)
         max_bytes = int(self.stream.cache_gb * 1e9)
         return ShardCache(self.sources, self.tokenizer, folder, max_bytes, self.n_processes)
 
@@ -70,7 +58,8 @@ class StreamedTexts(Texts):
     def train_tokenizer(self) -> Path:
         self._tokenizer = None
         self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(train_texts(self._fixed(), self.splitting.ratios), self.tokenizer_path, self.n_vocab, self.coverage)
+        texts = train_texts(self._fixed(), self.splitting.ratios)
+        train_tokenizer(texts, self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
     def prepare(self, engine: Engine | None = None) -> None:
@@ -81,7 +70,7 @@ class StreamedTexts(Texts):
         self.ensure_tokenizer()
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
-            say = rank_zero_only(report.say)
+            say = self._once(report.say)
             self.say_passed_over(say)
             say(self._announce())
             with self.cache.locked():
@@ -175,7 +164,7 @@ class StreamedTexts(Texts):
     # Training
 
     @cached_property
-    def passes(self) -> StreamedRows:  # type: ignore[override]
+    def passes(self) -> StreamedRows:
         """What is trained on: the windows of the stream."""
         say = TerminalProgress().say
         ratios, held_out = self.splitting.ratios, self.read.held_out
@@ -191,7 +180,7 @@ class StreamedTexts(Texts):
             'trainer.max_epochs'
         )
 
-    def train_settings(self) -> dict[str, Any]:
+    def _order_settings(self) -> dict[str, Any]:
         return {
             'data.stream.window_shards': self.stream.window_shards,
             'data.held_out': self._held_out,
@@ -204,7 +193,7 @@ class StreamedTexts(Texts):
 
     def check_training(self) -> None:
         """Note what the sources are, for the checkpoints; what can be wrong is found when a window is laid out."""
-        self.train_settings()
+        self._order_settings()
         _ = self.passes.fingerprint
 
     def document_name(self, document: int) -> str:

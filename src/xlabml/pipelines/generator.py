@@ -8,20 +8,17 @@ import torch
 from torch import Tensor
 
 from xlabml import checkpoints, inference, settings
-from xlabml.errors import SettingsError
-from xlabml.finite import require_finite
+from xlabml.errors import NotSupportedError, RequestError, SettingsError
+from xlabml.heads import LanguageModel
+from xlabml.heads.loading import load_network
 from xlabml.tokenizer import Tokenizer
-from xlabml.transformer import LanguageModel, language_model
-from xlabml.untrusted.building import building, naming, try_out
-from xlabml.untrusted.matching import match_arguments
+from xlabml.untrusted.building import naming, try_out
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
 """The task whose checkpoints generate text; so do those of its subclasses."""
 
 Text = TypeVar('Text', str, list[str])
 """A text, or several; what comes back is of the same kind."""
-
-_SETTINGS = ('n_vocab', 'max_len', 'trunk', 'tied', 'head_bias', 'logit_cap')  # the loss is not for generating
 
 
 class TextGenerator:
@@ -66,27 +63,18 @@ class TextGenerator:
         where = find_device(device)
         path = checkpoints.find(str(ckpt), Path(), LANGUAGE_MODEL)
         with checkpoints.naming_another(str(ckpt), path):
-            checkpoint = checkpoints.read(path)
-        values = checkpoint['hyper_parameters']
+            contents = checkpoints.load(path)
         with naming(path):
-            _require_language_model(values['_class_path'], path)
+            _require_language_model(contents.task.class_path, path)
         if tokenizer is None:
             with naming(path):
-                loaded = Tokenizer.from_bytes(checkpoints.tokenizer_bytes(checkpoint))
+                loaded = Tokenizer.from_bytes(contents.tokenizer_bytes())
         else:
             loaded = Tokenizer.load(tokenizer)
-        known = {name: values[name] for name in _SETTINGS if name in values}
-        with building(path, checkpoint['state_dict']):
-            known = match_arguments(language_model, known, 'model')
-            model = language_model(**settings.build_arguments(language_model, known))
-        state = checkpoint['state_dict'].items()  # a subclass may have weights beside the model's
-        weights = {name.removeprefix('network.'): tensor for name, tensor in state if name.startswith('network.')}
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith('loss.')}
-        _check_shapes(model, weights, path)
-        model.load_state_dict(weights)
-        require_finite(dict(model.named_parameters()), path)
-        model.eval().requires_grad_(False)
-        try_out(path, known, lambda: model(torch.zeros(1, 1, dtype=torch.long)))
+        model = load_network(contents, path, LanguageModel)
+        try_out(
+            path, contents.network and contents.network.arguments, lambda: model(torch.zeros(1, 1, dtype=torch.long))
+        )
         with naming(path):
             return cls(model.to(where), loaded)
 
@@ -177,15 +165,15 @@ class TextGenerator:
         try:
             ids = self.tokenizer.encode(prompt)
         except ValueError as error:
-            raise SettingsError(f'the prompt cannot be read: {error}') from error
+            raise RequestError(f'the prompt cannot be read: {error}') from error
         if not continued:
             ids = [self.tokenizer.special_ids['sos'], *ids]
         if not ids:
-            raise SettingsError(
+            raise RequestError(
                 'the prompt is empty, and without a start token there is nothing to continue; give a text'
             )
         if len(ids) > self.model.max_len:
-            raise SettingsError(
+            raise RequestError(
                 f'the prompt has {len(ids)} tokens, and the context of the model is {self.model.max_len}; shorten it'
             )
         return torch.tensor(ids, device=next(self.model.parameters()).device)
@@ -213,19 +201,6 @@ class TextGenerator:
         return ''.join(self._pieces(prompt, ([item] for item in new)))
 
 
-def _check_shapes(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    unfit = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
-    if unfit:
-        name, names = unfit[0], {**own, **saved}
-        raise ValueError(
-            f'the weights in {path} do not fit its settings: {name} is {saved.get(name, "not")} there, where '
-            f'{own.get(name, "nothing")} belongs ({len(unfit)} of {len(names)} weights differ); copy the file again, '
-            'or choose another'
-        )
-
-
 def find_device(name: str) -> torch.device:
     """The device of a name; for `auto` a GPU if there is one.
 
@@ -237,17 +212,28 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu') from error
+        raise NotSupportedError(
+            f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu'
+        ) from error
 
 
-def _require_language_model(class_path: str, path: Path) -> None:
+def is_language_model(class_path: str) -> bool:
+    """Whether checkpoints of a task generate text.
+
+    Raises:
+        ValueError: It is no class of ours, nor of a module that the user named.
+    """
     is_ours = class_path.startswith('xlabml.')
     names = (
         [class_path]
         if is_ours
         else [f'{base.__module__}.{base.__name__}' for base in settings.find_class(class_path).__mro__]
     )
-    if not any(name.startswith('xlabml.models.') and name.endswith('.XLabModel') for name in names):
+    return any(name.startswith('xlabml.models.') and name.endswith('.XLabModel') for name in names)
+
+
+def _require_language_model(class_path: str, path: Path) -> None:
+    if not is_language_model(class_path):
         raise SettingsError(
             f'{path} holds a {class_path}, which is no language model; give a checkpoint of {LANGUAGE_MODEL}'
         )

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from xlabml import checkpoints
+from xlabml.checkpoints import Contents, migrations
 
 TOKENIZER = b'a tokenizer\0\xff' * 50
 
@@ -90,10 +91,10 @@ def test_an_export_has_the_same_weights_settings_and_tokenizer_and_nothing_else(
     assert_same(dict(sorted(part['state_dict'].items())), dict(sorted(whole['state_dict'].items())))
     assert part['hyper_parameters'] == whole['hyper_parameters']
     assert part['datamodule_hyper_parameters'] == whole['datamodule_hyper_parameters']
-    assert checkpoints.tokenizer_bytes(part) == checkpoints.tokenizer_bytes(whole) == TOKENIZER
+    assert Contents.of(part).tokenizer_bytes() == Contents.of(whole).tokenizer_bytes() == TOKENIZER
     assert part['global_step'] == 7
-    assert checkpoints.is_export(part)
-    assert not checkpoints.is_export(whole)
+    assert Contents.of(part).is_export
+    assert not Contents.of(whole).is_export
     n_parameter_bytes = sum(tensor.nbytes for tensor in whole['state_dict'].values())
     assert export.n_bytes == export.path.stat().st_size <= n_parameter_bytes + len(TOKENIZER) + 65_536
 
@@ -197,9 +198,9 @@ def test_an_absent_checkpoint_says_what_to_do(tmp_path):
 
 def test_a_checkpoint_of_an_earlier_format_is_migrated_step_by_step(path, monkeypatch):
     now = checkpoints.FORMAT
-    monkeypatch.setattr(checkpoints, 'FORMAT', now + 2)
-    monkeypatch.setitem(checkpoints.MIGRATIONS, now, lambda checkpoint: {**checkpoint, 'steps': ['one']})
-    monkeypatch.setitem(checkpoints.MIGRATIONS, now + 1, lambda c: {**c, 'steps': [*c['steps'], 'two']})
+    monkeypatch.setattr(migrations, 'FORMAT', now + 2)
+    monkeypatch.setitem(migrations.MIGRATIONS, now, lambda checkpoint: {**checkpoint, 'steps': ['one']})
+    monkeypatch.setitem(migrations.MIGRATIONS, now + 1, lambda c: {**c, 'steps': [*c['steps'], 'two']})
     checkpoint = checkpoints.read(path)
     assert checkpoint['steps'] == ['one', 'two']
     assert checkpoint['xlabml_format'] == now + 2
@@ -236,7 +237,7 @@ def test_a_failed_write_leaves_what_was_there(path, tmp_path, monkeypatch):
         checkpoints.export(path)
     with pytest.raises(OSError, match='No space left'):
         checkpoints.unpack_tokenizer(b'1', tmp_path / 'cache')
-    assert not list((tmp_path / 'cache' / 'tokenizers').iterdir())
+    assert not list((tmp_path / 'cache').iterdir())
     shutil.rmtree(tmp_path / 'cache')
     assert [file.name for file in tmp_path.iterdir()] == ['run.ckpt']
     assert path.read_bytes() == before
@@ -247,6 +248,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from xlabml import checkpoints
+from xlabml.checkpoints import Contents, migrations
 path = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
 for action in (lambda: checkpoints.write(checkpoints.read(path), path), lambda: checkpoints.export(path)):
@@ -335,9 +337,9 @@ def test_a_path_is_itself_and_must_be_there(path, tmp_path):
 
 
 def test_the_tokenizer_goes_to_the_cache_under_its_hash(path, tmp_path):
-    data = checkpoints.tokenizer_bytes(checkpoints.read(path))
+    data = checkpoints.load(path).tokenizer_bytes()
     file = checkpoints.unpack_tokenizer(data, tmp_path)
-    assert file == tmp_path / 'tokenizers' / f'{hashlib.sha256(TOKENIZER).hexdigest()}.model'
+    assert file == tmp_path / f'{hashlib.sha256(TOKENIZER).hexdigest()}.model'
     assert file.read_bytes() == TOKENIZER
     file.write_bytes(b'broken')
     assert checkpoints.unpack_tokenizer(data, tmp_path).read_bytes() == TOKENIZER
@@ -347,14 +349,7 @@ def test_the_tokenizer_goes_to_the_cache_under_its_hash(path, tmp_path):
 
 def test_a_checkpoint_without_a_tokenizer_says_so():
     with pytest.raises(ValueError, match='holds no tokenizer'):
-        checkpoints.tokenizer_bytes({'state_dict': {}})
-
-
-def test_the_cache_folder_is_the_users_choice(monkeypatch, tmp_path):
-    monkeypatch.setenv('XLABML_CACHE', str(tmp_path))
-    assert checkpoints.cache_folder() == tmp_path
-    monkeypatch.delenv('XLABML_CACHE')
-    assert checkpoints.cache_folder().parts[-2:] == ('.cache', 'xlabml')
+        Contents.of({'state_dict': {}}).tokenizer_bytes()
 
 
 def test_the_settings_in_an_export_are_json_that_anyone_can_read(path):

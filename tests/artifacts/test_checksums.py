@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from xlabml import checkpoints, checksums
+from xlabml import checkpoints
+from xlabml.artifacts import checksums
+from xlabml.checkpoints.contents import EXPORTED
 from xlabml.engine import CheckpointIO
 
 DAMAGED = r'is damaged: its content is not what its checksum says; copy it again, or choose another checkpoint'
@@ -153,7 +155,7 @@ def before_checksums(tmp_path):
     old = {**a_checkpoint(), 'xlabml_format': 1, 'state_dict': {'model.a': torch.ones(3)}}
     torch.save(old, tmp_path / 'old.ckpt')
     yield tmp_path / 'old.ckpt'
-    values = {name: a_checkpoint()[name] for name in checkpoints._EXPORTED_VALUES if name in a_checkpoint()}
+    values = {name: a_checkpoint()[name] for name in EXPORTED if name in a_checkpoint()}
     tensors = {'model.a': torch.ones(3), 'XLabDataModule.tokenizer': torch.zeros(4, dtype=torch.uint8)}
     metadata = {'xlabml': json.dumps({'xlabml_format': 1, **values}, sort_keys=True)}
     save_file(tensors, tmp_path / 'old.safetensors', metadata)

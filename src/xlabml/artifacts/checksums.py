@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from xlabml.errors import DamagedError
+
 _DIGITS = 32
 _NONE = b'0' * _DIGITS
 _MARK = b'xlabml:xxh3_128:'
@@ -215,8 +217,8 @@ def _hash_file(path: Path, place: Place, stopped: threading.Event | None = None)
     return found.hexdigest().encode()
 
 
-def _damaged(path: Path) -> ValueError:
-    return ValueError(
+def _damaged(path: Path) -> DamagedError:
+    return DamagedError(
         f'{path} is damaged: its content is not what its checksum says; copy it again, or choose another checkpoint'
     )
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from xlabml import checkpoints, inference, settings
-from xlabml.generation import TextGenerator
+from xlabml.heads import language_model
+from xlabml.pipelines import TextGenerator
 from xlabml.tokenizer import Tokenizer, train_tokenizer
-from xlabml.transformer import language_model
 
 N_VOCAB, MAX_LEN = 330, 24
 TRUNK = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 16, 'n_layers': 2, 'n_heads': 2}}
@@ -44,6 +44,7 @@ def write_checkpoint(path, tokenizer, weights=None, **values):
     checkpoint = {
         'state_dict': {**state, 'network.loss.weight': torch.ones(3)} if weights is None else weights,
         'hyper_parameters': hyper_parameters,
+        'network': {'class_path': 'xlabml.heads.LanguageModel', 'init_args': known},
         'datamodule_hyper_parameters': {},
         'XLabDataModule': {'tokenizer': data},
         'optimizer_states': [],
@@ -221,7 +222,7 @@ def test_an_absent_device_is_refused(ckpt, device):
 
 
 def test_no_lightning_is_loaded():
-    code = 'import sys, xlabml.generation; print([m for m in sys.modules if "lightning" in m or "jsonargparse" in m])'
+    code = 'import sys, xlabml.pipelines; print([m for m in sys.modules if "lightning" in m or "jsonargparse" in m])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
 
 

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
 from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
-
-from .attention import Cache
-from .transformer import Transformer
+from xlabml.transformer import Cache, Transformer
 
 
 class LanguageModel(nn.Module):
@@ -48,6 +46,35 @@ class LanguageModel(nn.Module):
         self.head_bias = nn.Parameter(table.new_zeros(table.size(0))) if head_bias else None
         if self.head_weight is not None:
             trunk.initializer.head(self.head_weight, self.head_bias)
+
+    @classmethod
+    def build(
+        cls,
+        n_vocab: int,
+        max_len: int,
+        trunk: Callable[[int, int], Transformer] = Transformer,
+        tied: bool = True,
+        head_bias: bool = False,
+        logit_cap: float | None = None,
+        loss: Callable[[], Loss] = CrossEntropy,
+    ) -> 'LanguageModel':
+        """Build a language model from settings; the one place where that is done.
+
+        Args:
+            n_vocab: Tokens of the vocabulary.
+            max_len: The longest document that it is built for, in tokens.
+            trunk: Makes the trunk from n_vocab, max_len.
+            tied: As in the class, like all that follow.
+            head_bias: Whether the head has a bias.
+            logit_cap: A soft limit on the logits.
+            loss: Makes the loss that targets are scored by.
+        """
+        return cls(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())
+
+    @property
+    def of_vocabulary(self) -> frozenset[str]:
+        """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
+        return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
 
     @property
     def matrices(self) -> dict[str, Matrix]:
@@ -130,24 +157,4 @@ class LanguageModel(nn.Module):
         return self.trunk.embedding.weight if self.head_weight is None else self.head_weight
 
 
-def language_model(
-    n_vocab: int,
-    max_len: int,
-    trunk: Callable[[int, int], Transformer] = Transformer,
-    tied: bool = True,
-    head_bias: bool = False,
-    logit_cap: float | None = None,
-    loss: Callable[[], Loss] = CrossEntropy,
-) -> LanguageModel:
-    """Build a language model from settings; the one place where that is done.
-
-    Args:
-        n_vocab: Tokens of the vocabulary.
-        max_len: The longest document that it is built for, in tokens.
-        trunk: Makes the trunk from n_vocab, max_len.
-        tied: As in LanguageModel, like all that follow.
-        head_bias: Whether the head has a bias.
-        logit_cap: A soft limit on the logits.
-        loss: Makes what targets are held against.
-    """
-    return LanguageModel(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())
+language_model = LanguageModel.build

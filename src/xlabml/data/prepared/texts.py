@@ -1,47 +1,39 @@
 """The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml import checkpoints
-from xlabml.data import (
+from xlabml import paths
+from xlabml.artifacts.hashes import short_hash
+from xlabml.artifacts.locks import only_one
+from xlabml.data.corpus import (
     Corpus,
-    Engine,
-    Epochs,
-    Examples,
-    Mixed,
-    Mixture,
     NearPairs,
-    Passes,
-    Place,
-    Reading,
-    RowFormat,
-    Rows,
-    Source,
-    TerminalProgress,
-    TokenStore,
     check_held_out,
     check_near_duplicates,
-    describe_changed,
     open_copies,
     open_near_duplicates,
     open_splits,
-    prepare_store,
     split_names,
-    store_folder,
     train_texts,
     verify_copies,
     verify_near_duplicates,
-    verify_plan,
     verify_splits,
+)
+from xlabml.data.order import Mixture, Place
+from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, RowFormat, Rows, verify_plan
+from xlabml.data.sources import Source
+from xlabml.data.store import (
+    Engine,
+    TerminalProgress,
+    TokenStore,
+    describe_changed,
+    prepare_store,
+    store_folder,
 )
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer, train_tokenizer
@@ -57,12 +49,18 @@ class Texts:
         tokenizer: The tokenizer.
         examples: What documents become.
         n_processes: Processes that tokenize; None: one a core.
+        once: Wraps a function so that of several ranks one calls it: what is said is said once.
     """
 
     def __init__(
-        self, read: ReadChoice, tokenizer: TokenizerChoice, examples: ExampleChoice, n_processes: int | None
+        self,
+        read: ReadChoice,
+        tokenizer: TokenizerChoice,
+        examples: ExampleChoice,
+        n_processes: int | None,
+        once: Callable[[Callable], Callable] = lambda function: function,
     ) -> None:
-        self.read, self.n_processes = read, n_processes
+        self.read, self.n_processes, self._once = read, n_processes, once
         self.sources, self.splitting = read.sources, read.splitting
         self.drop_duplicates, self.near_duplicates = read.drop_duplicates, read.near_duplicates
         self.n_vocab, self.coverage = tokenizer.n_vocab, tokenizer.coverage
@@ -84,13 +82,19 @@ class Texts:
             return self._saved_path
         if self._given_path is not None:
             return self._given_path
-        name = hashlib.sha256(json.dumps(self._tokenizer_source(), sort_keys=True).encode()).hexdigest()[:16]
-        return checkpoints.cache_folder() / 'tokenizers' / f'{self.n_vocab}-{name}.model'
+        name = short_hash(self._tokenizer_source())
+        return paths.tokenizers() / f'{self.n_vocab}-{name}.model'
 
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
         times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        known = [[source.fingerprint() for source in self.sources], times, self.splitting.ratios, self.n_vocab, self.coverage]
+        known = [
+            [source.fingerprint() for source in self.sources],
+            times,
+            self.splitting.ratios,
+            self.n_vocab,
+            self.coverage,
+        ]
         return [*known, *([self.splitting.settings()] if self.splitting.settings() else [])]
 
     @property
@@ -145,9 +149,8 @@ class Texts:
         if path.exists():
             return
         self.check_tokenizer()
-        lock = checkpoints.cache_folder() / 'tokenizers' / f'{path.name}.lock'
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock):
+        lock = paths.tokenizers() / f'{path.name}.lock'
+        with only_one(lock):
             if not path.exists():
                 self.train_tokenizer()
 
@@ -162,8 +165,12 @@ class Texts:
         train_tokenizer(train_texts(self.sources, self.splitting), self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
-    def use_tokenizer(self, data: bytes) -> None:
-        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
+    def use_tokenizer(self, data: bytes, unpack: Callable[[], Path]) -> None:
+        """Use the tokenizer that a checkpoint holds.
+
+        Args:
+            data: Its bytes.
+            unpack: Writes them to a file in the cache, named by its hash, and returns its path.
 
         Raises:
             ValueError: It is damaged, or data.tokenizer_path is the file of another one.
@@ -175,7 +182,7 @@ class Texts:
                 'one, or leave it out: the checkpoint has it inside'
             )
         Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
-        path = checkpoints.unpack_tokenizer(data, checkpoints.cache_folder())
+        path = unpack()
         if self._tokenizer is not None and self._tokenizer.data != data:
             raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
         self._saved_path = path
@@ -190,7 +197,7 @@ class Texts:
         """
         if self._corpus is not None:
             return
-        self.say_passed_over(rank_zero_only(TerminalProgress().say))
+        self.say_passed_over(self._once(TerminalProgress().say))
         self.ensure_tokenizer()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
@@ -213,7 +220,7 @@ class Texts:
             copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
             if near is not None:
-                found = checkpoints.cache_folder() / 'near_duplicates'
+                found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
         drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
@@ -226,7 +233,7 @@ class Texts:
                 say(f'{source}: {passed_over}')
 
     def _store_folder(self, source: Source) -> Path:
-        return store_folder(checkpoints.cache_folder() / 'stores', source, self.tokenizer, self.columns)
+        return store_folder(paths.stores(), source, self.tokenizer, self.columns)
 
     @property
     def columns(self) -> list[str]:
@@ -275,7 +282,7 @@ class Texts:
         if self.drop_duplicates:
             copies = verify_copies(stores, self._copies_folder)
         if self.near_duplicates is not None:
-            found = checkpoints.cache_folder() / 'near_duplicates'
+            found = paths.near_duplicates()
             near = verify_near_duplicates(stores, self.near_duplicates, self.drop_duplicates, found)
         drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
         if (self.drop_duplicates and copies is None) or (drops_near and near is None):
@@ -298,11 +305,11 @@ class Texts:
 
     @property
     def _copies_folder(self) -> Path:
-        return checkpoints.cache_folder() / 'copies'
+        return paths.copies()
 
     @property
     def _splits_folder(self) -> Path:
-        return checkpoints.cache_folder() / 'splits'
+        return paths.splits()
 
     def _corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""
@@ -333,7 +340,7 @@ class Texts:
 
     def reading(self) -> Reading:
         """What the format makes examples with."""
-        return Reading(self.tokenizer, self.plan, checkpoints.cache_folder() / 'plans', self.seed)
+        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed)
 
     # Training
 
@@ -356,8 +363,21 @@ class Texts:
         counts = np.diff(self.train_examples.source_starts).tolist()
         return sum(n for i, n in enumerate(counts) if self.read.weights is None or self.read.weights[i])
 
-    def train_settings(self) -> dict[str, Any]:
-        """Plain values that the sequence of training rows follows from, by the names that the user knows."""
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the sequence of training examples follows from, by the names that the user knows."""
+        near = self.near_duplicates
+        return {
+            'data.splits': self.splitting.ratios,
+            'data.drop_duplicates': self.drop_duplicates,
+            'data.near_duplicates': None if near is None or near.action != 'drop' else dict(vars(near)),
+            'data.max_len': self.plan.length,
+            'data.plan': self.plan.settings(),
+            'data.examples': self.examples.settings(),
+            **self.splitting.settings(),
+            **self._order_settings(),
+        }
+
+    def _order_settings(self) -> dict[str, Any]:
         return {'data.weights': self.read.weights, 'seed_everything': self.seed}
 
     def check_training(self) -> None:

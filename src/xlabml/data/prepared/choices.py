@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from xlabml.data import Format, NearDuplicates, Plan, Source, Splitting
+from xlabml.data.corpus import NearDuplicates, Splitting
+from xlabml.data.rows import Format, Plan
+from xlabml.data.sources import Source
 
 
 class ReadChoice(NamedTuple):

@@ -4,7 +4,6 @@ arrays in them, hashed as they are written."""
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -12,18 +11,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy as np
 
+from .hashes import short_hash
+from .locks import if_free, only_one
 from .manifests import MANIFEST, write_manifest
+
+__all__ = [
+    'MANIFEST',
+    'ArrayFile',
+    'ArrayFiles',
+    'build_folder',
+    'drop',
+    'is_disk_full',
+    'put_folder',
+    'remove',
+    'remove_older',
+    'replacing_folder',
+    'short_hash',
+    'show_bytes',
+    'size',
+]
 
 _DROPPED = '.dropped'
 _LEFT_OVER = re.compile(r'([0-9a-f]{16})\.(?:partial|dropped)')  # named by `short_hash`
-
-
-def short_hash(value: Any) -> str:
-    """A name of 16 letters for plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ArrayFile:
@@ -107,10 +118,14 @@ def build_folder(
     Raises:
         ValueError: The disk filled up. Nothing half-written is left behind.
     """
-    partial = folder.with_name(f'{folder.name}.partial')
+    partial = _partial(folder)
+
+    def wait() -> None:
+        if say is not None:
+            say(f'waiting for another process, which is preparing {folder}')
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, say):
+        with only_one(folder.with_name(f'{folder.name}.lock'), wait):
             if is_ready():
                 return
             if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
@@ -123,8 +138,7 @@ def build_folder(
             try:
                 partial.mkdir(exist_ok=True)
                 write_manifest(partial, build(partial))
-                remove(folder)
-                partial.rename(folder)
+                put_folder(partial, folder)
             except BaseException as error:
                 if not resumable or isinstance(error, ValueError) or is_disk_full(error):
                     remove(partial)
@@ -138,29 +152,36 @@ def build_folder(
         ) from error
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, say: Callable[[str], None] | None) -> Iterator[None]:
-    """Be the only one who builds a folder."""
-    lock = filelock.FileLock(folder.with_name(f'{folder.name}.lock'))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if say is not None:
-            say(f'waiting for another process, which is preparing {folder}')
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _remove_left_over(folders: Path) -> None:
     """Delete what others have left half-made or half-deleted among some folders, each of whose locks nobody holds."""
     for path in folders.iterdir():
         if (found := _LEFT_OVER.fullmatch(path.name)) is not None:
-            lock = filelock.FileLock(folders / f'{found[1]}.lock')
-            with contextlib.suppress(filelock.Timeout, OSError), lock.acquire(timeout=0):
-                remove(path)
+            with if_free(folders / f'{found[1]}.lock') as is_free, contextlib.suppress(OSError):
+                if is_free:
+                    remove(path)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside a path to fill, which becomes that of the path where the block ends without an error.
+
+    What it held before, left by a process that was killed, goes first. After an error it stays for a look.
+    """
+    partial = _partial(folder)
+    remove(partial)
+    partial.mkdir(parents=True)
+    yield partial
+    put_folder(partial, folder)
+
+
+def put_folder(beside: Path, folder: Path) -> None:
+    """Give a folder that is whole its name, in the place of one that has it."""
+    remove(folder)
+    beside.rename(folder)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f'{folder.name}.partial')
 
 
 def drop(folder: Path) -> None:

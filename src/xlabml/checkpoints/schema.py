@@ -11,8 +11,21 @@ import torch
 from torch import Tensor
 
 from xlabml import bounds
+from xlabml.untrusted.kinds import (
+    Check,
+    WrongError,
+    count,
+    flag,
+    items,
+    mapping,
+    number,
+    or_none,
+    plain_mapping,
+    refuse,
+    text,
+)
 
-from .kinds import Check, WrongError, count, flag, items, mapping, number, or_none, plain_mapping, refuse, text
+from . import contents as keys
 
 _MAX_VALUES = 4_000_000
 _MAX_SETTINGS = 50_000
@@ -32,47 +45,46 @@ def check(checkpoint: Mapping[str, Any]) -> None:
         ValueError: Names the key, and what is wrong with it.
     """
     _check_values(checkpoint, '', _MAX_VALUES)
-    for name in ('hyper_parameters', 'datamodule_hyper_parameters', 'config'):
+    for name in (keys.TASK, keys.DATA, keys.NETWORK, keys.FACTS, keys.SETTINGS):
         _check_values(checkpoint.get(name), name, _MAX_SETTINGS)
-    if 'loops' in checkpoint:
-        raise WrongError('loops is there, which no checkpoint of xlabml has')
-    for name in ('state_dict', 'hyper_parameters'):
+    if keys.LOOPS in checkpoint:
+        raise WrongError(f'{keys.LOOPS} is there, which no checkpoint of xlabml has')
+    for name in (keys.WEIGHTS, keys.TASK):
         if name not in checkpoint:
             raise WrongError(f'it has no {name}')
     for name, value in checkpoint.items():
         if name in _KEYS:
             _KEYS[name](value, name)
-    if not isinstance(checkpoint['hyper_parameters'].get('_class_path'), str):
-        raise WrongError('hyper_parameters does not say of which task it is (_class_path)')
+    if not isinstance(checkpoint[keys.TASK].get(keys.CLASS), str):
+        raise WrongError(f'{keys.TASK} does not say of which task it is ({keys.CLASS})')
 
 
-def check_complete(checkpoint: Mapping[str, Any], training: bool) -> None:
+def check_complete(contents: keys.Contents, training: bool) -> None:
     """Refuse a checkpoint that lacks what a run is restored from.
 
     Args:
-        checkpoint: One that `check` has passed.
+        contents: Of one that `check` has passed.
         training: Whether a run resumes; else it is evaluated.
 
     Raises:
         ValueError: Names what is missing.
     """
-    for name in ('global_step', 'pytorch-lightning_version', *(_OF_TRAINING if training else ())):
-        if name not in checkpoint:
+    for name in (keys.STEP, keys.VERSION, *(_OF_TRAINING if training else ())):
+        if name not in contents.training:
             raise WrongError(f'it has no {name}')
-    data = checkpoint.get('XLabDataModule')
-    if training and data is not None:
+    if training and contents.tokenizer is not None:
         for name in ('step', 'rows', 'data'):
-            if name not in data:
-                raise WrongError(f'XLabDataModule has no {name}')
-        if data['step'] != checkpoint['global_step']:
-            raise WrongError(f'XLabDataModule.step is {data["step"]}, but global_step {checkpoint["global_step"]}')
+            if name not in contents.place:
+                raise WrongError(f'{keys.DATA_STATE} has no {name}')
+        if contents.place['step'] != contents.step:
+            raise WrongError(f'{keys.DATA_STATE}.step is {contents.place["step"]}, but {keys.STEP} {contents.step}')
 
 
 def check_export(values: Any) -> None:
     """Refuse the settings of an exported file where they are none, or those of a training checkpoint."""
     if not isinstance(values, dict):
         raise WrongError('its settings are no JSON object')
-    for name in (*_OF_TRAINING[1:], 'config', 'guards', 'loops', 'state_dict', 'XLabDataModule'):
+    for name in (*_OF_TRAINING[1:], keys.SETTINGS, keys.GUARDS, keys.LOOPS, keys.WEIGHTS, keys.DATA_STATE):
         if name in values:
             raise WrongError(f'{name} is there, which no exported file has')
 
@@ -176,6 +188,10 @@ def _optimizer(value: Any, where: str) -> None:
     items(group)(value['param_groups'], f'{where}.param_groups')
 
 
+def _step_or_place(value: Any, where: str) -> None:
+    (items(count, 2) if isinstance(value, list) else count)(value, where)
+
+
 def _sources(value: Any, where: str) -> None:
     items(items(text, 2))(value['sources'], f'{where}.sources')
     items(count, len(value['sources']))(value['n_documents'], f'{where}.n_documents')
@@ -186,20 +202,26 @@ def _data(value: Any, where: str) -> None:
     _sources(value, where)
 
 
+def _part(value: Any, where: str) -> None:
+    mapping({'class_path': text, 'init_args': plain_mapping}, needed=('class_path',))(value, where)
+
+
 _KEYS: dict[str, Check] = {
-    'epoch': count,
-    'global_step': count,
-    'pytorch-lightning_version': _version,
-    'state_dict': _weights,
-    'hyper_parameters': plain_mapping,
-    'hparams_name': text,
-    'datamodule_hyper_parameters': plain_mapping,
-    'datamodule_hparams_name': text,
-    'config': plain_mapping,
-    'run_folder': text,
-    'run_id': text,
-    'best_checkpoint': or_none(text),
-    'callbacks': mapping(
+    keys.EPOCH: count,
+    keys.STEP: count,
+    keys.VERSION: _version,
+    keys.WEIGHTS: _weights,
+    keys.TASK: plain_mapping,
+    keys.TASK_NAME: text,
+    keys.DATA: plain_mapping,
+    keys.DATA_NAME: text,
+    keys.NETWORK: _part,
+    keys.FACTS: plain_mapping,
+    keys.SETTINGS: plain_mapping,
+    keys.RUN_FOLDER: text,
+    keys.RUN_ID: text,
+    keys.BEST: or_none(text),
+    keys.CALLBACKS: mapping(
         {
             'Checkpoints': mapping(
                 {
@@ -215,22 +237,23 @@ _KEYS: dict[str, Check] = {
         },
         every=mapping(),
     ),
-    'optimizer_states': items(_optimizer),
-    'lr_schedulers': items(mapping({'last_epoch': count})),
-    'guards': mapping({'skipped': items(count, 2), 'clip': mapping({'norms': _numbers}, needed=('norms',))}),
-    'XLabDataModule': mapping(
+    keys.OPTIMIZERS: items(_optimizer),
+    keys.SCHEDULES: items(mapping({'last_epoch': count})),
+    keys.GUARDS: mapping({'skipped': items(count, 2), 'clip': mapping({'norms': _numbers}, needed=('norms',))}),
+    keys.DATA_STATE: mapping(
         {
-            'tokenizer': _tokenizer,
+            keys.TOKENIZER: _tokenizer,
             'step': count,
             'row': count,
             'window': count,
+            'pass': count,
             'rows': text,
-            'skipped': items(items(count, 4)),
+            'skipped': items(items(_step_or_place, 4)),
             'data': _data,
         },
-        needed=('tokenizer',),
+        needed=(keys.TOKENIZER,),
     ),
 }
 """What is known of a key's value."""
 
-_OF_TRAINING = ('epoch', 'optimizer_states', 'lr_schedulers', 'callbacks')
+_OF_TRAINING = (keys.EPOCH, keys.OPTIMIZERS, keys.SCHEDULES, keys.CALLBACKS)

@@ -1,5 +1,5 @@
 """Files written beside their place and renamed, so that a reader finds the old one or the new one; and the parts that a
-killed process leaves behind, removed by whoever comes next."""
+killed process leaves behind, removed by the next one."""
 
 import contextlib
 import os
@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-if sys.platform != 'win32':
-    import fcntl
+from .locks import is_alive, is_locked
 
 _PART = re.compile(r'\.(?P<name>.+)\.(?P<pid>\d{1,10})\.part')
 _EARLIER_PART = re.compile(r'(?P<name>.+)\.(?P<pid>\d{1,10})\.partial')  # of tokenizers, before 0.4
@@ -40,15 +39,58 @@ def part(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
+    """A name beside a path to write to, which becomes the file of that path where the block ends without an error.
+
+    Args:
+        path: The file, there or not.
+        sync: Whether content and name are on the disk, not on their way there, once the block has ended.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    with part(path) as beside:
+        yield beside
+        put(beside, path, sync)
+
+
+def put(beside: Path, path: Path, sync: bool = False) -> None:
+    """Give a file that is whole its name, in the place of one that has it.
+
+    Args:
+        beside: Where the file is, in the same folder.
+        path: Its name.
+        sync: Whether content and name are on the disk, not on their way there, when this returns.
+    """
+    if sync:
+        _sync(beside, os.O_RDWR)
+    os.replace(beside, path)
+    if sync and os.name == 'posix':
+        _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    file = os.open(path, flags)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of text atomically.
 
     Raises:
         OSError: It cannot be written; what was there stays.
     """
-    with part(path) as beside:
-        beside.write_text(text, encoding='utf-8')
-        os.replace(beside, path)
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
+    """Write a file atomically; arguments and errors as of `replacing`."""
+    with replacing(path, sync) as beside:
+        beside.write_bytes(data)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -86,35 +128,6 @@ def scratch(kind: str = '') -> Iterator[Path]:
         finally:
             if file is not None:
                 os.close(file)
-
-
-def is_locked(file: int) -> bool:
-    """Whether another process holds the lock of an open file; if none does, this one now holds it, until it closes it.
-
-    A lock goes with its process, however that ends. False where the file system knows no locks.
-    """
-    if sys.platform == 'win32':
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has a number, as far as can be known."""
-    if os.name != 'posix':
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _is_left_over(path: Path, pid: int, is_folder: bool = False) -> bool:

@@ -1,0 +1,224 @@
+"""What a checkpoint contains, and the keys of it: no other file reads or writes them (schema.py says what each may
+hold).
+
+In memory a checkpoint is the dictionary that Lightning writes and restores from. Some keys are Lightning's; ours stand
+beside them. `Contents.of` reads the dictionary, and the functions below write the parts of it that are ours, each from
+a hook of Lightning's.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xlabml.errors import CheckpointError
+
+FORMAT = 'xlabml_format'
+WEIGHTS = 'state_dict'
+TRAINED_WEIGHTS = 'current_model_state'
+TASK = 'hyper_parameters'
+DATA = 'datamodule_hyper_parameters'
+CLASS = '_class_path'  # as settings.py writes it
+DATA_STATE = 'XLabDataModule'
+TOKENIZER = 'tokenizer'
+NETWORK = 'network'
+FACTS = 'facts'
+GUARDS = 'guards'
+SETTINGS = 'config'
+RUN_FOLDER = 'run_folder'
+RUN_ID = 'run_id'
+BEST = 'best_checkpoint'
+STEP = 'global_step'
+EPOCH = 'epoch'
+VERSION = 'pytorch-lightning_version'
+CALLBACKS = 'callbacks'
+OPTIMIZERS = 'optimizer_states'
+SCHEDULES = 'lr_schedulers'
+LOOPS = 'loops'
+TASK_NAME = 'hparams_name'
+DATA_NAME = 'datamodule_hparams_name'
+
+EXPORTED = (VERSION, EPOCH, STEP, TASK, TASK_NAME, DATA, DATA_NAME, NETWORK, FACTS)
+"""Plain values that an exported file has beside its tensors."""
+
+_OURS = frozenset({WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT})
+
+
+class Part(NamedTuple):
+    """A class and its arguments.
+
+    Args:
+        class_path: Dotted path of the class.
+        arguments: Plain values.
+    """
+
+    class_path: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> 'Part':
+        """The part of hyper-parameters, among which `settings.keep_arguments` keeps the class."""
+        rest = dict(arguments)
+        return cls(rest.pop(CLASS, ''), rest)
+
+    def settings(self) -> dict[str, Any]:
+        """The part as settings have it."""
+        return {'class_path': self.class_path, 'init_args': self.arguments}
+
+
+class SavedRun(NamedTuple):
+    """What a checkpoint says of the run that wrote it.
+
+    Args:
+        settings: The resolved settings; {} where it does not have them.
+        folder: Where the run was; None: unknown.
+        id: The run's number; None: the run had none.
+        best: Name of the file that was the best then; None: there was none.
+    """
+
+    settings: dict[str, Any]
+    folder: str | None
+    id: str | None
+    best: str | None
+
+
+class Contents(NamedTuple):
+    """A checkpoint, part by part.
+
+    Args:
+        task: The task's class and arguments.
+        network: The head's class and arguments, from which the network is built without the task; None: not known.
+        facts: What only the data told (classes and their order).
+        data: The data module's arguments.
+        weights: Tensors of the task, by name.
+        tokenizer: Bytes of the tokenizer, as a uint8 tensor; None: the run had no tokenizer.
+        place: Where training stands in the data, and a description of that data; {} in an exported file.
+        guards: Counters of skipped steps, and the history of clipping.
+        run: The run that wrote it.
+        training: Lightning's own keys: counters, optimizers, schedules, callbacks.
+    """
+
+    task: Part
+    network: Part | None
+    facts: dict[str, Any]
+    data: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: Tensor | None
+    place: dict[str, Any]
+    guards: dict[str, Any]
+    run: SavedRun
+    training: dict[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
+        """The contents of a checkpoint in memory; what is missing is empty."""
+        network = checkpoint.get(NETWORK)
+        place = dict(checkpoint.get(DATA_STATE, {}))
+        return cls(
+            Part.of(checkpoint.get(TASK, {})),
+            None if network is None else Part(network['class_path'], dict(network.get('init_args') or {})),
+            dict(checkpoint.get(FACTS, {})),
+            Part.of(checkpoint.get(DATA, {})).arguments,
+            checkpoint.get(WEIGHTS, {}),
+            place.pop(TOKENIZER, None),
+            place,
+            dict(checkpoint.get(GUARDS, {})),
+            SavedRun(checkpoint.get(SETTINGS, {}), *(_text(checkpoint.get(key)) for key in (RUN_FOLDER, RUN_ID, BEST))),
+            {key: value for key, value in checkpoint.items() if key not in _OURS},
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made."""
+        return self.training.get(STEP, 0)
+
+    @property
+    def is_export(self) -> bool:
+        """Whether there is no optimizer state, so that training cannot resume."""
+        return OPTIMIZERS not in self.training
+
+    @property
+    def trained_weights(self) -> dict[str, Tensor] | None:
+        """The weights that training resumes with, where `weights` are an average of them; None: `weights` are."""
+        return self.training.get(TRAINED_WEIGHTS)
+
+    def callback_state(self, key: str) -> dict[str, Any]:
+        """The state of a callback, by its class name; {} where it had none."""
+        return self.training.get(CALLBACKS, {}).get(key, {})
+
+    @property
+    def optimizers(self) -> list[dict[str, Any]]:
+        """The states of the optimizers; none in an exported file."""
+        return self.training.get(OPTIMIZERS, [])
+
+    def learning_rate(self) -> float:
+        """The learning rate of the first parameter group at the last step."""
+        return self.optimizers[0]['param_groups'][0]['lr']
+
+    def require_tokenizer(self) -> Tensor:
+        """The tokenizer, on the CPU.
+
+        Raises:
+            ValueError: The checkpoint has none.
+        """
+        if self.tokenizer is None:
+            raise CheckpointError('the checkpoint holds no tokenizer; save it from a run with an XLabDataModule')
+        return self.tokenizer.cpu()
+
+    def tokenizer_bytes(self) -> bytes:
+        """The tokenizer's model file, as it was when the run began.
+
+        Raises:
+            ValueError: The checkpoint has none.
+        """
+        return self.require_tokenizer().numpy().tobytes()
+
+
+def _text(value: Any) -> str | None:
+    """A text that is not empty; None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+# Writing, from Lightning's hooks.
+
+
+def put_task(checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any]) -> None:
+    """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
+
+    Args:
+        checkpoint: To be saved.
+        network: How the network is built without the task; None: it cannot be.
+        guards: Counters of skipped steps, and the history of clipping.
+    """
+    checkpoint.pop(LOOPS, None)
+    checkpoint[GUARDS] = dict(guards)
+    if network is not None:
+        checkpoint[NETWORK] = network.settings()
+
+
+def put_run(checkpoint: dict[str, Any], settings: dict[str, Any], folder: str, run_id: str) -> None:
+    """Add the settings, the folder and the number of the run that saves."""
+    checkpoint.update({SETTINGS: settings, RUN_FOLDER: folder, RUN_ID: run_id})
+
+
+def put_best(checkpoint: dict[str, Any], name: str | None) -> None:
+    """Add the name of the best file so far; None: there is none."""
+    checkpoint[BEST] = name
+
+
+def put_callback(checkpoint: dict[str, Any], key: str, **values: Any) -> None:
+    """Set values in the state of a callback, by its class name."""
+    checkpoint[CALLBACKS][key] = {**checkpoint[CALLBACKS].get(key, {}), **values}
+
+
+def pack_data(tokenizer: bytes, place: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of the data module, as Lightning saves it."""
+    return {TOKENIZER: torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8), **place}
+
+
+def unpack_data(state: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The tokenizer's bytes, and the place, from the state of a data module."""
+    place = dict(state)
+    tokenizer: Tensor = place.pop(TOKENIZER)
+    return tokenizer.numpy().tobytes(), place

@@ -1,0 +1,146 @@
+"""What a user types -> the path of a checkpoint: a file, `last` or `best`."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from .contents import STEP
+from .reading import look, require_file
+
+_WRITTEN = re.compile(r'step=(\d{1,18})(-[\w.+-]+=[\w.+-]+)?\.ckpt')
+
+
+def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}') -> Path:
+    """Turn what a user typed into the path of a checkpoint.
+
+    Args:
+        ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one, or `best`:
+            the best of that run.
+        root: The folder that holds `logs`.
+        class_path: Look only at runs of this task.
+        typed: How another path is typed in its place, `--ckpt_path {}` for example.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A checkpoint that must be looked into cannot be read; another one of its run is named.
+    """
+    if ckpt not in ('last', 'best'):
+        return require_file(Path(ckpt))
+    runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
+    for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
+        if not any(run.glob('checkpoints/*.ckpt')):
+            continue
+        newest = find_newest(run / 'checkpoints')
+        try:
+            with naming_another(ckpt, newest, typed):
+                if class_path is None or _class_path(newest) == class_path:
+                    return newest if ckpt == 'last' else find_best(newest)
+        except FileNotFoundError:
+            if newest.exists():
+                raise
+            return find(ckpt, root, class_path, typed)  # the run trains on, and has just deleted it for a newer one
+    kind = '' if class_path is None else f' of {class_path}'
+    raise FileNotFoundError(
+        f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
+        'train a model with fit, or give the path of a checkpoint'
+    )
+
+
+def _class_path(path: Path) -> str:
+    return look(path).task.class_path
+
+
+def find_newest(folder: Path) -> Path:
+    """The checkpoint in a folder that was written at the latest step.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    files = by_step(folder)
+    if not files:
+        raise FileNotFoundError(f'there is no checkpoint in {folder.absolute()}')
+    return files[-1]
+
+
+def by_step(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of the steps that they were written at.
+
+    A copy has a new time, so the name says the step, or what is inside where somebody gave the file another name. Of
+    two of one step the one that was validated is later; what cannot be read comes first.
+    """
+    return sorted((file for file in folder.glob('*.ckpt') if file.is_file()), key=_place)
+
+
+def _place(file: Path) -> tuple[int, bool, bool, float, str]:
+    step, seconds = written_step(file.name), 0.0
+    has_own_name = step is not None
+    with contextlib.suppress(ValueError, OSError):  # no checkpoint, or deleted by now
+        seconds = file.stat().st_mtime
+        step = look(file).training.get(STEP) if step is None else step
+    return -1 if step is None else step, has_own_name, '-' in file.name, seconds, file.name
+
+
+def written_step(name: str) -> int | None:
+    """The step of a file that `fit` has written, from its bare name; None: no such name."""
+    found = _WRITTEN.fullmatch(name)
+    return None if found is None else int(found[1])
+
+
+def find_best(newest: Path) -> Path:
+    """The best checkpoint of the run that a newest one is of.
+
+    Raises:
+        FileNotFoundError: It has none, or it is gone.
+    """
+    return require_file(newest.with_name(best_name(newest)))
+
+
+def best_name(path: Path) -> str:
+    """The name of the file that was the best of its run when a checkpoint was written.
+
+    Raises:
+        FileNotFoundError: There was none.
+    """
+    name = look(path).run.best
+    if name is None or written_step(name) is None:
+        raise FileNotFoundError(
+            f'{path} knows of no best checkpoint: none had been validated by then, or checkpoint.monitor was null; '
+            "say 'last' for the newest one"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def naming_another(asked: str, path: Path, typed: str = '{}') -> Iterator[None]:
+    """While this lasts, what is wrong with a checkpoint that `last` or `best` stood for names another one of its run.
+
+    Args:
+        asked: What the user typed; nothing is added where it is a path.
+        path: What it stood for.
+        typed: How another path is typed in its place.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if asked not in ('last', 'best') or not str(error).startswith(str(path)):
+            raise
+        other = _find_another(path)
+        if other is None:
+            note = f"('{asked}' stands for it, and {path.parent} has no other that opens)"
+        else:
+            note = f"('{asked}' stands for it). The one before it: {typed.format(shlex.quote(str(other)))}"
+        error.args = (f'{error} {note}',)
+        raise
+
+
+def _find_another(path: Path) -> Path | None:
+    """The checkpoint before one, else the newest of those after it, that opens."""
+    there = by_step(path.parent)
+    at = there.index(path) if path in there else len(there)
+    for other in [*reversed(there[:at]), *reversed(there[at + 1 :])]:
+        with contextlib.suppress(ValueError, OSError):
+            look(other)
+            return other
+    return None

@@ -1,0 +1,46 @@
+"""Checkpoints of earlier formats, turned into those of today step by step as they are read.
+
+Format 1: the network of a task was its attribute `model`. Format 2: it is `network`. Format 3: the checkpoint says how
+the network is built without the task.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from .contents import NETWORK, TASK, TRAINED_WEIGHTS, WEIGHTS
+
+FORMAT = 3
+"""The format that this version writes."""
+
+_HEAD = 'xlabml.heads.LanguageModel'
+_HEAD_ARGUMENTS = ('n_vocab', 'max_len', 'trunk', 'tied', 'head_bias', 'logit_cap')
+"""The only network that there was in format 2, and the arguments of its task which it was built from."""
+
+
+def _name_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Rename the weights, averaged ones and trained ones; optimizer state goes by position."""
+    renamed = dict(checkpoint)
+    for key in (WEIGHTS, TRAINED_WEIGHTS):
+        weights = checkpoint.get(key)
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            continue  # refused by what checks a migrated checkpoint
+        if not any(name.startswith('network.') for name in weights):
+            renamed[key] = {_of_network(name): weight for name, weight in weights.items()}
+    return renamed
+
+
+def _of_network(name: str) -> str:
+    return f'network.{name.removeprefix("model.")}' if name.startswith('model.') else name
+
+
+def _describe_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Say how the network is built, where the task's arguments say it."""
+    arguments = checkpoint.get(TASK)
+    if NETWORK in checkpoint or not isinstance(arguments, dict) or not {'n_vocab', 'max_len'} <= set(arguments):
+        return checkpoint
+    known = {name: arguments[name] for name in _HEAD_ARGUMENTS if name in arguments}
+    return {**checkpoint, NETWORK: {'class_path': _HEAD, 'init_args': known}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _name_network, 2: _describe_network}
+"""What turns a checkpoint of a format into one of the next."""

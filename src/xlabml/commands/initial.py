@@ -1,0 +1,86 @@
+"""`fit --init_from PATH`: a new run whose network begins with the weights of another run."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xlabml import checkpoints, settings
+from xlabml.checkpoints import Contents
+from xlabml.datamodules import XLabDataModule
+from xlabml.untrusted.building import REMEDY, naming
+from xlabml.untrusted.matching import match_arguments, parameters
+
+from .errors import typed_paths
+from .saved import Seals
+
+_OF_THE_TASK = ('causal',)
+"""Arguments of a trunk that the new task decides, not the run that it begins with."""
+
+
+class Initial(NamedTuple):
+    """What a new run begins with.
+
+    Args:
+        path: The file.
+        contents: What it holds.
+    """
+
+    path: Path
+    contents: Contents
+
+
+def open_initial(asked: str, root: Path) -> Initial:
+    """Open what was typed.
+
+    Args:
+        asked: A checkpoint or an exported file, the folder of a run (its best checkpoint, else its newest), `last` or
+            `best`: of the newest run.
+        root: The folder that holds `logs`.
+
+    Raises:
+        UsageError: There is nothing.
+        CheckpointError: It cannot be read.
+    """
+    with typed_paths():
+        path = _find(asked, root)
+        with checkpoints.naming_another(asked, path, '--init_from {}'):
+            return Initial(path, checkpoints.load(path))
+
+
+def _find(asked: str, root: Path) -> Path:
+    folder = Path(asked)
+    if asked in ('last', 'best') or not folder.is_dir():
+        return checkpoints.find(asked, root, typed='--init_from {}')
+    if (folder / 'checkpoints').is_dir():
+        folder = folder / 'checkpoints'
+    newest = checkpoints.find_newest(folder)
+    try:
+        return checkpoints.find_best(newest)
+    except FileNotFoundError:
+        return newest
+
+
+def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> dict[str, Any]:
+    """Settings that a new run takes over: those of the trunk, the longest row, and the size of the tokenizer.
+
+    Args:
+        initial: What the run begins with.
+        class_path: The task of the new run.
+        has_tokenizer: Whether a tokenizer is named for the new run; else it is that of the file.
+        seals: Closes all texts.
+
+    Raises:
+        ValueError: A name or a value does not fit the signature that it would end in.
+    """
+    network, data = initial.contents.network, initial.contents.data
+    task = settings.find_class(class_path)
+    found: dict[str, Any] = {'data': {}}
+    with naming(initial.path, remedy=REMEDY):
+        if network is not None and 'trunk' in network.arguments and 'trunk' in parameters(task):
+            trunk = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)['trunk']
+            known = trunk.get('init_args') or {}
+            trunk = {**trunk, 'init_args': {name: known[name] for name in known if name not in _OF_THE_TASK}}
+            found['model'] = {'class_path': class_path, 'init_args': {'trunk': trunk}}
+        names = ['max_len', *([] if has_tokenizer else ['n_vocab'])]
+        sizes = {name: data[name] for name in names if name in data}
+        found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
+    return found

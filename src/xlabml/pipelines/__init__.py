@@ -1,0 +1,5 @@
+"""A checkpoint and text -> text. No Lightning."""
+
+from .generator import TextGenerator
+
+__all__ = ['TextGenerator']
