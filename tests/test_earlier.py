@@ -14,6 +14,7 @@ from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
 
 EXPECTED = json.loads((FOLDER / 'expected.json').read_text())
+pytestmark = pytest.mark.filterwarnings('ignore:model.metrics. WithinNats goes:FutureWarning')  # skip.ckpt names it
 
 
 @pytest.fixture(autouse=True)

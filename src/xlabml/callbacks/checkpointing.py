@@ -186,9 +186,9 @@ class Checkpoints(Callback, Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Save where the run stands, under its step and, where it is known there, the metric."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         run = Run.of(trainer)
+        if run.is_trial:
+            return
         for callback in own_callbacks(trainer):
             callback.before_save(trainer, trainer.lightning_module)
         if run.ended is not None and not run.ended.is_saved:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-from xlabml.engine import Callback
+from xlabml.engine import Callback, Task
 
 
 class Compiling(Callback):
@@ -68,7 +68,7 @@ class Compiling(Callback):
 
     @staticmethod
     def _model(pl_module: L.LightningModule) -> nn.Module:
-        return pl_module.network  # type: ignore[return-value]
+        return Task.of(pl_module).network
 
     def _look(self, trainer: L.Trainer, stage: str) -> None:
         """Count what torch compiled since the last look."""

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from xlabml import checkpoints, paths
-from xlabml.engine import Callback, Run, step_is_over, watch_fetches
+from xlabml.engine import Callback, Run, Task, step_is_over, watch_fetches
 from xlabml.telemetry import peaks, records, spectra
 from xlabml.telemetry.meter import Meter
 
@@ -91,7 +91,8 @@ class Curves(Callback):
         if trainer.is_global_zero:
             dtype = precision_dtype(str(trainer.precision))
             found = peaks.find_tflops(pl_module.device, dtype, paths.cache_folder())
-        return trainer.strategy.broadcast(found)  # type: ignore[return-value]
+        shared: Any = trainer.strategy.broadcast(found)
+        return shared
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_row(trainer, trainer.global_step):
@@ -156,10 +157,11 @@ class Curves(Callback):
         assert self._meter is not None
         if not step_is_over(trainer):
             return
-        limit = pl_module.clip_limit if pl_module.clip_limit is not None else trainer.gradient_clip_val or None
+        task = Task.of(pl_module)
+        limit = task.clip_limit if task.clip_limit is not None else trainer.gradient_clip_val or None
         self._meter.count_step(
-            pl_module.grad_norm,  # type: ignore[arg-type]
-            None if trainer.gradient_clip_algorithm == 'value' else limit,  # type: ignore[arg-type]
+            task.grad_norm,
+            None if trainer.gradient_clip_algorithm == 'value' else limit,
         )
         if self._is_row(trainer, trainer.global_step):
             self._write_row(trainer, pl_module)
@@ -185,36 +187,39 @@ class Curves(Callback):
     # Rows
 
     def _every(self, trainer: L.Trainer) -> int:
-        return self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.every_n_steps or Run.of(trainer).log_every_n_steps
 
     def _is_row(self, trainer: L.Trainer, step: int) -> bool:
         every = self._every(trainer)
         return bool(every) and step % every == 0
 
     def _collect(self, pl_module: L.LightningModule) -> None:
-        fresh = pl_module.take_train_sums()  # type: ignore[operator]
+        fresh = Task.of(pl_module).take_train_sums()
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in fresh.items()}
         self._n_timed += fresh['count']
         self._n_tokens += fresh['count']
 
     def _write_row(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._meter is not None
+        task = Task.of(pl_module)
+        run = Run.of(trainer)
         self._collect(pl_module)
-        now, step = time.perf_counter(), trainer.global_step
+        now = time.perf_counter()
+        step = trainer.global_step
         if not self._meter.n_steps:
             return
         row = {'tokens': self._n_tokens, **self._meter.row(self._n_timed, now - self._since)}
         if self._sums['count']:  # none where all steps were skipped
-            row |= {f'train_{name}': value for name, value in pl_module.figures(self._sums).items()}  # type: ignore[operator]
+            row |= {f'train_{name}': value for name, value in task.figures(self._sums).items()}
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}
-        if pl_module.grad_norm is not None:
-            row['gradient_norm'] = float(pl_module.grad_norm)  # type: ignore[arg-type]
-        if pl_module.clip_limit is not None:
-            row['clip_limit'] = float(pl_module.clip_limit)  # type: ignore[arg-type]
-        row['skipped_steps'] = float(pl_module.skipped[1])  # type: ignore[index]
+        if task.grad_norm is not None:
+            row['gradient_norm'] = float(task.grad_norm)
+        if task.clip_limit is not None:
+            row['clip_limit'] = float(task.clip_limit)
+        row['skipped_steps'] = float(task.skipped[1])
         first = max(0, step - 1) // max(1, self._every(trainer)) * self._every(trainer)
-        if hasattr(trainer.datamodule, 'source_shares'):  # type: ignore[attr-defined]
-            shares = trainer.datamodule.source_shares(first, step)  # type: ignore[attr-defined]
+        if hasattr(run.data, 'source_shares'):
+            shares = run.data.source_shares(first, step)
             row |= {f'share/{name}': share for name, share in shares.items()}
         if self._looks_at_spectra(trainer, first, step):
             begin = time.perf_counter()
@@ -223,7 +228,7 @@ class Curves(Callback):
         self._sums = {}
         self._n_timed = 0.0
         self._since = now
-        Run.of(trainer).newest_row = row
+        run.newest_row = row
         self._write(trainer, row, step, records.TRAINING, row)
 
     def _looks_at_spectra(self, trainer: L.Trainer, first: int, step: int) -> bool:
@@ -236,10 +241,10 @@ class Curves(Callback):
     def _write_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         metrics = trainer.callback_metrics.items()
         figures = {name: float(value) for name, value in metrics if name.startswith(f'{split}_')}
-        command = str(trainer.state.fn.value)  # type: ignore[union-attr]
+        command = Run.of(trainer).command
         if command == 'fit':
             self._collect(pl_module)  # for the tokens so far
-        step = trainer.global_step if command == 'fit' else int(pl_module.checkpoint_step)  # type: ignore[arg-type]
+        step = trainer.global_step if command == 'fit' else Task.of(pl_module).checkpoint_step
         line = {'command': command, 'split': split, 'tokens': self._n_tokens if command == 'fit' else None, **figures}
         self._write(trainer, figures, step, records.EVALUATION, line)
 
@@ -271,8 +276,9 @@ class Curves(Callback):
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:
         """Where this process writes, if it does."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        run = Run.of(trainer)
+        if not trainer.is_global_zero or run.is_trial:
             return None
-        folder = Run.of(trainer).folder
+        folder = run.folder
         log_dir = trainer.log_dir if folder is None and trainer.loggers else folder
         return None if log_dir is None or '://' in str(log_dir) else Path(log_dir)

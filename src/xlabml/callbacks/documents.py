@@ -50,4 +50,4 @@ def look_interval(every_n_steps: int | None, trainer: L.Trainer, pl_module: L.Li
     """Steps between looks: as asked; else 1 on a CPU, and as the curves' rows where a look waits for a device."""
     if every_n_steps is not None or pl_module.device.type == 'cpu':
         return every_n_steps or 1
-    return max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    return max(1, Run.of(trainer).log_every_n_steps)

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from xlabml.engine import Callback
+from xlabml.engine import Callback, Task
 
 from .advice import skip_argument
 from .documents import ReadDocuments, look_interval
@@ -38,7 +38,8 @@ class NonFinite(Callback):
         interval = look_interval(self.every_n_steps, trainer, pl_module)
         if trainer.global_step % interval:
             return
-        in_row, last = int(pl_module.skipped[0]), trainer.global_step  # type: ignore[index]
+        in_row = int(Task.of(pl_module).skipped[0])
+        last = trainer.global_step
         if in_row >= self.max_in_row:
             first = last - in_row + 1
             skip = skip_argument(trainer, first, last)

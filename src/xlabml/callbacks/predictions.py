@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from xlabml import artifacts
-from xlabml.engine import Callback, Run
+from xlabml.engine import Callback, Run, Task
 from xlabml.engine.gather import RankGather
 
 
@@ -54,10 +54,10 @@ class Predictions(Callback):
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         path = _free(folder / 'predictions.jsonl')
-        task: Any = pl_module
+        task = Task.of(pl_module)
         with artifacts.replacing(path) as written, written.open('w', encoding='utf-8') as file:
             for document, values in zip(documents.tolist(), totals.tolist()):
-                name = trainer.datamodule.document_id(document)  # type: ignore[attr-defined]
+                name = Run.of(trainer).data.document_id(document)
                 file.write(json.dumps({'id': name, **task.merge(dict(zip(self._names, values)))}) + '\n')
         self.path = path
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from xlabml import inference
-from xlabml.engine import Callback
+from xlabml.engine import Callback, Run, Task
 
 from .compiling import eagerly
 
@@ -44,20 +44,26 @@ class SampledText(Callback):
         self.newest = ''
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.n_tokens or trainer.state.fn != 'fit' or trainer.sanity_checking or not pl_module.generates:
+        if (
+            not self.n_tokens
+            or trainer.state.fn != 'fit'
+            or trainer.sanity_checking
+            or not Task.of(pl_module).generates
+        ):
             return
         is_sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         if not trainer.is_global_zero and not is_sharded:
             return
-        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        network: Any = Task.of(pl_module).network
+        tokenizer = Run.of(trainer).data.tokenizer
         sos, eos = tokenizer.special_ids['sos'], tokenizer.special_ids['eos']
         prompt = [sos, *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
-        with eagerly(pl_module.network), precision:  # type: ignore[arg-type]  # text grows by a token at a time
+        with eagerly(network), precision:  # text grows by a token at a time
             try:
                 ids = inference.sample(
-                    _InStep(pl_module.network) if is_sharded else pl_module.network,  # type: ignore[arg-type]
+                    _InStep(network) if is_sharded else network,
                     torch.tensor(prompt, device=pl_module.device),
                     self.n_tokens,
                     block_size=pl_module.hparams['max_len'],

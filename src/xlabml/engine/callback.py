@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from .loops import step_is_over
+from .run import Run
 
 
 class Callback(L.Callback):
@@ -34,5 +35,4 @@ class Callback(L.Callback):
 
 def own_callbacks(trainer: L.Trainer) -> Iterator[Callback]:
     """The callbacks of a trainer that have our hooks, in their order."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return (callback for callback in callbacks if isinstance(callback, Callback))
+    return (callback for callback in Run.of(trainer).callbacks if isinstance(callback, Callback))

@@ -14,6 +14,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
 
+from .run import Run
+
 OWNERS = {
     'train_batch_size': 'data.batch_tokens',
     'train_micro_batch_size_per_gpu': 'data.device_batch_tokens',
@@ -44,7 +46,7 @@ class DeepSpeed(DeepSpeedStrategy):
         """Rows that a device holds at a time: our loader gives whole batches, of which Lightning reads no size."""
         assert self.lightning_module is not None
         trainer = self.lightning_module.trainer
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = Run.of(trainer).data
         return data.batch_tokens // data.max_len // (trainer.world_size * trainer.accumulate_grad_batches)
 
 

@@ -17,8 +17,11 @@ class ValidationCut(Exception):  # noqa: N818 - nothing went wrong
 class RunLoop(_FitLoop):
     """Begins with the validation that an interrupted run owes; after the last step that is all there is to do."""
 
+    trainer: Any
+    epoch_loop: 'StepLoop'
+
     def run(self) -> None:
-        if not self.trainer.run.owes_validation or not 0 <= self.max_steps <= self.trainer.global_step:  # type: ignore[attr-defined]
+        if not self.trainer.run.owes_validation or not 0 <= self.max_steps <= self.trainer.global_step:
             super().run()
             return
         self.on_run_start()
@@ -26,8 +29,8 @@ class RunLoop(_FitLoop):
 
     def on_run_start(self) -> None:
         super().on_run_start()
-        if self.trainer.run.owes_validation:  # type: ignore[attr-defined]
-            self.epoch_loop.make_up()  # type: ignore[attr-defined]
+        if self.trainer.run.owes_validation:
+            self.epoch_loop.make_up()
 
 
 class StepLoop(_TrainingEpochLoop):
@@ -36,6 +39,8 @@ class StepLoop(_TrainingEpochLoop):
     Nothing in a step waits for the device.
     """
 
+    trainer: Any
+
     def _broadcast_sigterm_tensor(self) -> None:
         """Lightning's ranks tell each other of signals at every step, and wait for it; `Stopping` does that for us."""
 
@@ -43,7 +48,7 @@ class StepLoop(_TrainingEpochLoop):
         trainer = self.trainer
         if not trainer.enable_validation or self._should_accumulate() or trainer.should_stop:
             return False
-        return trainer.is_validation_step(self.global_step)  # type: ignore[attr-defined]
+        return trainer.is_validation_step(self.global_step)
 
     def on_advance_end(self, data_fetcher: Any) -> None:
         with self._until_cut():
@@ -69,7 +74,7 @@ class StepLoop(_TrainingEpochLoop):
             yield
         except ValidationCut:
             self.trainer.training = True
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for callback in self.trainer.callbacks:
                 if isinstance(callback, WeightAveraging):  # it gives the trained weights back when a validation ends
                     callback.on_validation_epoch_end(self.trainer, self.trainer.lightning_module)
 

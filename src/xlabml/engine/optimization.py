@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from xlabml.training import AdaptiveClip, Muon, Schedule, ScheduledRate, parameter_groups
 from xlabml.training.optimizers import keep_own_options
 
+from .run import Run
+
 _TRIED_STEPS = 1_000_000
 """The length of the schedule under trainer.fast_dev_run, whose few steps try the code: any warmup fits into it."""
 
@@ -70,7 +72,7 @@ class Optimized(L.LightningModule):
         with _named('model.optimizer'):
             built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if Run.of(self.trainer).is_trial:
             horizon: int | None = _TRIED_STEPS
         else:
             horizon = self.find_horizon(self.trainer.max_steps, getattr(self.trainer, 'datamodule', None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 
@@ -40,7 +40,7 @@ class Run:
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
-        self._trainer = trainer
+        self._trainer: Any = trainer
         self.folder: Path | None = None
         self.ended: End | None = None
         self.newest_row: dict[str, float] = {}
@@ -53,7 +53,7 @@ class Run:
         run = getattr(trainer, 'run', None)
         if not isinstance(run, Run):
             run = Run(trainer)
-            trainer.run = run  # type: ignore[attr-defined]
+            vars(trainer)['run'] = run
         return run
 
     def end(self, status: int, why: str, is_saved: bool = True) -> None:
@@ -66,6 +66,31 @@ class Run:
         end_now(self._trainer)
 
     @property
+    def callbacks(self) -> list[L.Callback]:
+        """The callbacks of the trainer, in their order."""
+        return list(self._trainer.callbacks)
+
+    @property
+    def command(self) -> str:
+        """What the trainer does: fit, validate, test or predict."""
+        return str(self._trainer.state.fn.value)
+
+    @property
+    def data(self) -> Any:
+        """The data module; None where the trainer was given loaders."""
+        return getattr(self._trainer, 'datamodule', None)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether `trainer.fast_dev_run` tries a few steps, of which nothing is kept."""
+        return bool(self._trainer.fast_dev_run)
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Optimizer steps between rows of the curves; 0: no rows."""
+        return int(self._trainer.log_every_n_steps)
+
+    @property
     def status(self) -> int:
         """The exit status: 0 where nothing has ended the run early."""
         return 0 if self.ended is None else self.ended.status
@@ -73,7 +98,7 @@ class Run:
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) have read, as data.skip_rows names them: pairs of the
         first and the last place, each [pass, row]; [] where the data knows no places."""
-        find = getattr(getattr(self._trainer, 'datamodule', None), 'places_read', None)
+        find = getattr(self.data, 'places_read', None)
         return [] if find is None else find(first, last)
 
     def output_folder(self) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import lightning.pytorch as L
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -78,6 +79,17 @@ class Task(Optimized, ABC):
         self._step_sums: Tensor | None = None  # of the step under way, its objective last
         self._of_loader: list[list[Evaluator]] = []
         self._why_unsaveable = settings.keep_arguments(self)
+
+    @staticmethod
+    def of(module: L.LightningModule) -> 'Task':
+        """A module that is a task.
+
+        Raises:
+            TypeError: It is none.
+        """
+        if not isinstance(module, Task):
+            raise TypeError(f'{type(module).__name__} is no xlabml.engine.Task, which this callback observes')
+        return module
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__('network' if name == 'model' else name, value)

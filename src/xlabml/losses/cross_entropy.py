@@ -90,7 +90,8 @@ class CrossEntropy(Loss):
             raise ValueError(f'label_smoothing is {label_smoothing}; give a share from 0 to below 1')
         if not z_loss >= 0:
             raise ValueError(f'z_loss is {z_loss}; give a weight of 0 or more')
-        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
 
     def forward(
         self,
@@ -159,7 +160,8 @@ def _sum_chunks(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """The four sums, and the gradients of hidden, weight and bias where they are wanted."""
     device = hidden.device.type
-    n_vocab, n_rows = weight.size(0), _CHUNK_ROWS
+    n_vocab = weight.size(0)
+    n_rows = _CHUNK_ROWS
     hidden_grad = torch.empty_like(hidden, dtype=dtype) if wants_grad else None
     weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
     bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_grad and bias is not None else None
@@ -175,7 +177,8 @@ def _sum_chunks(
             kept = targets[rows] != IGNORED
             target = targets[rows].where(kept, 0)[:, None]
             x = hidden[rows].to(dtype)
-            step, logits = product[: x.size(0)], scores[: x.size(0)]
+            step = product[: x.size(0)]  # n v
+            logits = scores[: x.size(0)]  # n v, the same memory where dtype is float32
             torch.mm(x, head.T, out=step)
             if step is not logits:
                 logits.copy_(step)

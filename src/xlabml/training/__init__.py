@@ -1,4 +1,4 @@
-"""How weights move: schedules (step -> factor of the learning rate), optimizers, parameter groups."""
+"""Optimizers, schedules (step -> factor of the learning rate), parameter groups, clipping."""
 
 from .clipping import AdaptiveClip
 from .muon import Muon, orthogonalize

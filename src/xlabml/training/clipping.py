@@ -1,4 +1,4 @@
-"""Clipping that follows the gradients: a step that is much longer than the ones before it is shortened."""
+"""Clipping that adapts to the gradients: one that is much longer than those before it is shortened."""
 
 import math
 
@@ -14,9 +14,9 @@ class AdaptiveClip:
     Source: Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469, with a bounded window.
 
     Args:
-        percentile: So many percent of the steps are not clipped, 0..100.
-        window_steps: How many steps are looked back upon, at least 1.
-        min_steps: Until so many were seen, the limit is `trainer.gradient_clip_val`.
+        percentile: The percentage of steps that are not clipped, 0..100.
+        window_steps: The percentile is that of this many last steps, at least 1.
+        min_steps: Until this many steps were made, the limit is `trainer.gradient_clip_val`.
 
     Attributes:
         norms: Those of the last steps, oldest first; inf where there was no step yet.
@@ -29,7 +29,9 @@ class AdaptiveClip:
             raise ValueError(f'clip.window_steps is {window_steps}; give 1 or more')
         if not 1 <= min_steps <= window_steps:
             raise ValueError(f'clip.min_steps is {min_steps}; give 1 to window_steps, which is {window_steps}')
-        self.percentile, self.window_steps, self.min_steps = percentile, window_steps, min_steps
+        self.percentile = percentile
+        self.window_steps = window_steps
+        self.min_steps = min_steps
         self.norms = torch.full((window_steps,), math.inf)
 
     def limit(self, default: float | None) -> Float[Tensor, '']:
@@ -53,6 +55,6 @@ class AdaptiveClip:
         return {'norms': self.norms[self.norms.isfinite()].cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Go on from the norms of a checkpoint; of a longer window, from the newest."""
+        """Restore the norms of a checkpoint; of a longer window, the newest."""
         seen = state_dict['norms'][-self.window_steps :]
         self.norms = torch.cat([seen.new_full((self.window_steps - seen.numel(),), math.inf), seen])

@@ -29,7 +29,8 @@ def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float
     """
     a, b, c = _COEFFICIENTS
     x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
-    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
+    shape = x.shape
+    x = x.reshape(-1, *x.shape[-2:])
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
     for _ in range(n_steps):
         gram = x @ x.mT
@@ -163,7 +164,8 @@ class Muon(Optimizer):
     def _step_matrices(self, group: dict[str, Any], moved: list[int]) -> None:
         parameters = [group['params'][i] for i in moved]
         gradients = [parameter.grad for parameter in parameters]
-        found_inf, share = getattr(self, 'found_inf', None), 1.0  # 0 where the step is skipped
+        found_inf = getattr(self, 'found_inf', None)
+        share = 1.0  # 0 where the step is skipped
         if found_inf is not None:
             share = 1 - found_inf
             gradients = [torch.where(share > 0, gradient, 0.0) for gradient in gradients]

@@ -96,7 +96,8 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
         ValueError: Names the value that does not fit.
     """
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
-        group, alike = own.get('name', 'parameters'), set[frozenset[str]]()
+        group = own.get('name', 'parameters')
+        alike = set[frozenset[str]]()
         for number, parameter in zip(saved['params'], own['params']):
             values = state['state'].get(number, {})
             alike |= {frozenset(values)} if values else set()

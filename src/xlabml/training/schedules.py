@@ -1,4 +1,4 @@
-"""Learning rate schedules: pure functions of the optimizer step, so that any step can be resumed.
+"""Learning rate schedules: pure functions of the optimizer step, so that a run resumes at any step.
 
 Step s is the update that is about to be made, counted from 0; a run of `total_steps` makes steps 0 to total_steps - 1.
 A decay is at its end when the run is over, at step total_steps, which is not made: the last step, total_steps - 1,
@@ -14,44 +14,46 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-DEFAULT_WARMUP_RATIO = 0.05
-DEFAULT_COOLDOWN_RATIO = 0.4
-DEFAULT_PEAK_RATIO = 0.05
-DEFAULT_PERIOD_RATIO = 0.1
+_DEFAULT_RATIOS = {'warmup': 0.05, 'cooldown': 0.4, 'peak': 0.05, 'period': 0.1}
+"""Of the run, where neither steps nor a ratio are set."""
 
 
 def _length(total_steps: int | None, name: str, steps: int | None, ratio: float | None) -> float:
-    """A number of steps that is given as such, or as a share of the run, not rounded yet."""
+    """A number of steps that is set as such, or as a share of the run, not rounded yet."""
     if steps is not None and ratio is not None:
         raise ValueError(f'{name}_steps is {steps} and {name}_ratio {ratio}; give one of them')
     if steps is not None:
         if steps < 0:
             raise ValueError(f'{name}_steps is {steps}, it must be 0 or more')
         return float(steps)
-    assert ratio is not None
-    if not 0 <= ratio <= 1:
-        raise ValueError(f'{name}_ratio is {ratio}, it must lie in 0..1')
+    share = _DEFAULT_RATIOS[name] if ratio is None else _checked(f'{name}_ratio', ratio)
     if total_steps is None:
         raise ValueError(f'the length of the run is not known: set trainer.max_steps, or {name}_steps')
-    return ratio * total_steps
+    return share * total_steps
+
+
+def _checked(name: str, ratio: float) -> float:
+    """A ratio that lies in 0..1."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f'{name} is {ratio}, it must lie in 0..1')
+    return ratio
 
 
 class Schedule:
-    """A factor of the learning rate for every step: a linear warmup, then what the subclass says.
+    """A factor of the learning rate for every step: a linear warmup, then the subclass's curve.
 
     Args:
         total_steps: How many steps the run makes; None where its end is not known (`trainer.max_time` alone).
         warmup_steps: The factor grows linearly from 1 / (warmup_steps + 1) at step 0 to 1 at step warmup_steps.
-        warmup_ratio: The same as a share of total_steps. Neither given is 0.05 of them.
+        warmup_ratio: The same as a share of total_steps. Without either it is 0.05 of them.
     """
 
     def __init__(
         self, total_steps: int | None, warmup_steps: int | None = None, warmup_ratio: float | None = None
     ) -> None:
-        if warmup_ratio is None and warmup_steps is None:
-            warmup_ratio = DEFAULT_WARMUP_RATIO
         self._warmup_length = _length(total_steps, 'warmup', warmup_steps, warmup_ratio)
-        self.total_steps, self.warmup_steps = total_steps, round(self._warmup_length)
+        self.total_steps = total_steps
+        self.warmup_steps = round(self._warmup_length)
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""
@@ -80,7 +82,7 @@ class WarmupConstant(Schedule):
 
 
 class _Decay(Schedule):
-    """What ends at end_ratio, for which its parts have to fit into the run."""
+    """A schedule that ends at end_ratio, for which its parts have to fit into the run."""
 
     def __init__(
         self,
@@ -90,9 +92,7 @@ class _Decay(Schedule):
         end_ratio: float = 0.0,
     ) -> None:
         super().__init__(total_steps, warmup_steps, warmup_ratio)
-        if not 0 <= end_ratio <= 1:
-            raise ValueError(f'end_ratio is {end_ratio}, it must lie in 0..1')
-        self.end_ratio = end_ratio
+        self.end_ratio = _checked('end_ratio', end_ratio)
         self.progress(0)
         self._fit()
 
@@ -148,7 +148,7 @@ class WarmupStableDecay(_Decay):
         end_ratio: The factor after the last step, in 0..1.
         cooldown_steps: How many steps the cool-down takes: before the first of them the factor is 1, after the last
             end_ratio. With 0, all steps after the warmup have 1.
-        cooldown_ratio: The same as a share of total_steps. Neither given is 0.4 of them.
+        cooldown_ratio: The same as a share of total_steps. Without either it is 0.4 of them.
         cooldown: Its shape, with x going from 0 to 1: `sqrt` is 1 - sqrt(x), `linear` 1 - x, `cosine` half a cosine.
     """
 
@@ -165,10 +165,8 @@ class WarmupStableDecay(_Decay):
         super().__init__(total_steps, warmup_steps, warmup_ratio, end_ratio)
         if cooldown not in _SHAPES:
             raise ValueError(f'cooldown is {cooldown!r}; choose {", ".join(_SHAPES)}')
-        if cooldown_ratio is None and cooldown_steps is None:
-            cooldown_ratio = DEFAULT_COOLDOWN_RATIO
-        length = _length(total_steps, 'cooldown', cooldown_steps, cooldown_ratio)
-        self.cooldown, self.cooldown_steps = cooldown, self._fit('cool-down', length)
+        self.cooldown = cooldown
+        self.cooldown_steps = self._fit('cool-down', _length(total_steps, 'cooldown', cooldown_steps, cooldown_ratio))
 
     def after_warmup(self, step: int) -> float:
         assert self.total_steps is not None
@@ -190,7 +188,7 @@ class Trapezoid(_Decay):
         end_ratio: The factor after the last step, in 0..1.
         start_ratio: The factor of step 0, in 0..1 (at 0 it trains nothing); None: as in a linear warmup.
         peak_steps: How many steps from the end of the warmup the factor stays 1.
-        peak_ratio: The same as a share of total_steps. Neither given is 0.05 of them.
+        peak_ratio: The same as a share of total_steps. Without either it is 0.05 of them.
     """
 
     def __init__(
@@ -204,12 +202,8 @@ class Trapezoid(_Decay):
         peak_ratio: float | None = None,
     ) -> None:
         super().__init__(total_steps, warmup_steps, warmup_ratio, end_ratio)
-        if start_ratio is not None and not 0 <= start_ratio <= 1:
-            raise ValueError(f'start_ratio is {start_ratio}, it must lie in 0..1')
-        if peak_ratio is None and peak_steps is None:
-            peak_ratio = DEFAULT_PEAK_RATIO
-        length = _length(total_steps, 'peak', peak_steps, peak_ratio)
-        self.start_ratio, self.peak_steps = start_ratio, self._fit('peak', length)
+        self.start_ratio = None if start_ratio is None else _checked('start_ratio', start_ratio)
+        self.peak_steps = self._fit('peak', _length(total_steps, 'peak', peak_steps, peak_ratio))
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps and self.start_ratio is not None:
@@ -229,7 +223,7 @@ class Stepped(Schedule):
         end_ratio: The factor never falls below this, in 0..1.
         decay: What the factor is multiplied by after each period, in 0..1.
         period_steps: How many steps a period takes, counted from the end of the warmup.
-        period_ratio: The same as a share of total_steps. Neither given is 0.1 of them.
+        period_ratio: The same as a share of total_steps. Without either it is 0.1 of them.
     """
 
     def __init__(
@@ -243,12 +237,8 @@ class Stepped(Schedule):
         period_ratio: float | None = None,
     ) -> None:
         super().__init__(total_steps, warmup_steps, warmup_ratio)
-        for name, ratio in {'end_ratio': end_ratio, 'decay': decay}.items():
-            if not 0 <= ratio <= 1:
-                raise ValueError(f'{name} is {ratio}, it must lie in 0..1')
-        if period_ratio is None and period_steps is None:
-            period_ratio = DEFAULT_PERIOD_RATIO
-        self.end_ratio, self.decay = end_ratio, decay
+        self.end_ratio = _checked('end_ratio', end_ratio)
+        self.decay = _checked('decay', decay)
         self.period_steps = max(1, round(_length(total_steps, 'period', period_steps, period_ratio)))
 
     def after_warmup(self, step: int) -> float:
@@ -268,8 +258,7 @@ class InverseSquareRoot(Schedule):
 class ScheduledRate(LRScheduler):
     """A schedule at work on an optimizer, one call a step.
 
-    After a resume the rates come from the optimizer's own settings, not from the checkpoint: what the user types now
-    is what the optimizer uses.
+    After a resume the rates come from the optimizer's own settings, not from the checkpoint.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
@@ -282,11 +271,11 @@ class ScheduledRate(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were made; all else is a setting."""
+        """How many steps were made; the rest are settings."""
         return {'last_epoch': self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where the checkpoint stood, on this run's schedule and rates."""
+        """Restore the step of a checkpoint, on this run's schedule and rates."""
         self.last_epoch = state_dict['last_epoch']
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group['lr'] = rate

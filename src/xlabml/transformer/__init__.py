@@ -2,7 +2,7 @@
 
 The package's legend for shapes:
 
-- `b` batch (rows), `n` tokens, `m` tokens looked at, `t` tokens of all rows in one line, `s` segments
+- `b` batch (rows), `n` tokens, `m` key positions, `t` tokens of all rows in one line, `s` segments
 - `d` model width, `h` heads, `g` heads of keys and values (grouped queries), `c` channels a head, `p` pairs of them
 - `f` feed-forward width, `v` vocabulary, `k` classes
 """

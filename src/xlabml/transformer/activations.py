@@ -1,6 +1,6 @@
 """Activations of the feed-forward layer; any module of torch's that keeps the width works as well.
 
-A gated one has `n_parts = 2`: it is given twice the width and keeps the half that the other half lets through.
+A gated one has `n_parts = 2`: its input is twice as wide, and one half is the gate of the other.
 """
 
 import torch

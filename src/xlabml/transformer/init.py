@@ -60,7 +60,8 @@ class Normal(Initializer):
         super().__init__(embedding_std)
         if std is not None and not std >= 0:
             raise ValueError(f'init.std is {std}; give 0 or more, or null for 1 / sqrt(inputs)')
-        self.std, self.scale_residual = std, scale_residual
+        self.std = std
+        self.scale_residual = scale_residual
 
     def blocks(self, blocks: nn.ModuleList) -> None:
         """Set every matrix; biases begin at zero."""

@@ -57,7 +57,8 @@ class _RMSNorm(torch.autograd.Function):
             raise RuntimeError('RMSNorm has no second derivative; go back without create_graph')
         x, weight, factor = ctx.saved_tensors
         wants = [ctx.needs_input_grad[0], weight is not None, False]
-        wide, zero = _widen(x), torch.zeros_like(factor)
+        wide = _widen(x)
+        zero = torch.zeros_like(factor)
         scale = None if weight is None else weight.to(wide.dtype)
         x_grad, weight_grad, _ = torch.ops.aten.native_layer_norm_backward(
             grad.contiguous(), wide, x.shape[-1:], zero, factor, scale, None, wants

@@ -1,6 +1,6 @@
-"""How a token's place reaches the model: added to the embeddings, turned into angles, or as a slope on the scores.
+"""How a token's position reaches the model: added to embeddings, as angles of rotation, or as a slope on the scores.
 
-Positions are worked out once a pass and shared by the layers. They restart at every document.
+Positions are computed once a call and shared by the layers. They restart at every document.
 """
 
 import math
@@ -14,9 +14,9 @@ Angles = tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']]
 
 
 class Positions(nn.Module):
-    """The base, which by itself tells the model nothing of order.
+    """The base class, which by itself encodes no order.
 
-    One's own overrides `embed` or `angles`, or sets `slopes`, `limit`.
+    Subclasses override `embed` or `angles`, or set `slopes`, `limit`.
 
     Args:
         d_model: Width of the embeddings.
@@ -34,7 +34,7 @@ class Positions(nn.Module):
         self.register_buffer('slopes', None, persistent=False)
 
     def embed(self, hidden: Float[Tensor, 'b n d'], position: Int[Tensor, '#b n']) -> Float[Tensor, 'b n d']:
-        """Add what is known of each token's position to its embedding."""
+        """Add each token's position to its embedding."""
         return hidden
 
     def angles(self, position: Int[Tensor, '#b n']) -> Angles | None:
@@ -47,7 +47,7 @@ class NoPositions(Positions):
 
 
 class Rotary(Positions):
-    """Queries and keys are turned by their position, so that scores depend on distance alone.
+    """Queries and keys are rotated by their position, so that scores depend on distance alone.
 
     Channels 2i and 2i + 1 are a pair. Source: Su et al. 2021, https://arxiv.org/abs/2104.09864, eq. 34.
 
@@ -63,7 +63,8 @@ class Rotary(Positions):
 
     def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
         super().__init__(d_model, n_heads, max_len)
-        self.d_head, self.base = d_model // n_heads, _check_base(base)
+        self.d_head = d_model // n_heads
+        self.base = _check_base(base)
         if self.d_head % 2:
             raise ValueError(
                 f'd_model {d_model} over n_heads {n_heads} gives heads of {self.d_head} channels; Rotary turns pairs '
@@ -93,7 +94,8 @@ class Sinusoidal(Positions):
 
     def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
         super().__init__(d_model, n_heads, max_len)
-        self.d_model, self.base = d_model, _check_base(base)
+        self.d_model = d_model
+        self.base = _check_base(base)
         if d_model % 2:
             raise ValueError(f'd_model is {d_model}; Sinusoidal needs pairs of channels, so make it even')
 
@@ -145,15 +147,17 @@ class ALiBi(Positions):
 def rotate(
     x: Float[Tensor, 'b n h c'], cos: Float[Tensor, '#b n p'], sin: Float[Tensor, '#b n p']
 ) -> Float[Tensor, 'b n h c']:
-    """Turn each pair of channels by its angle, in float32 (or wider, where x is)."""
+    """Rotate each pair of channels by its angle, in float32 (or wider, where x is)."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    pairs, cos, sin = x.unflatten(-1, (-1, 2)), cos.to(x.dtype), sin.to(x.dtype)
-    if (
-        x.device.type == 'cpu' and not torch.compiler.is_compiling()
-    ):  # one pass instead of six; compilers know no complex
+    cos = cos.to(x.dtype)
+    sin = sin.to(x.dtype)
+    pairs = x.unflatten(-1, (-1, 2))  # b n h p 2
+    # Complex numbers take one pass instead of six; compilers know none.
+    if x.device.type == 'cpu' and not torch.compiler.is_compiling():
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)[:, :, None]).flatten(-2)
     first, second = pairs.unbind(dim=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
+    cos = cos[:, :, None]  # b n 1 p
+    sin = sin[:, :, None]
     return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
 
 

@@ -84,14 +84,6 @@ def test_rows_can_be_chosen_and_put_in_order(lengths, rows):
         torch.testing.assert_close(got[i : i + 1], expected, **TOLERANCE)
 
 
-def test_expand_repeats_each_row():
-    _, _, cache = prefill(make_trunk(), [3, 5])
-    before = cache.data.clone()
-    cache.expand(3)
-    assert cache.lengths.tolist() == [3, 3, 3, 5, 5, 5]
-    torch.testing.assert_close(cache.data[:, :, 3:6, :, :5], before[:, :, 1:2, :, :5].expand(-1, -1, 3, -1, -1, -1))
-
-
 def test_reset_forgets():
     trunk, ids = make_trunk(), make_ids(4)
     _, _, cache = prefill(trunk, [3])

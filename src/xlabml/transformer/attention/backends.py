@@ -240,7 +240,7 @@ class Varlen(NamedTuple):
 
 def find_varlen() -> Varlen | None:
     """Find varlen_attn, whose arguments changed in every release; None: this torch has none that will do."""
-    if not _varlen:  # no functools.cache, which compilers do not heed: they would look at the signature again
+    if not _varlen:  # no functools.cache, which compilers do not heed: they would read the signature again
         _varlen.append(_look_for_varlen())
     return _varlen[0]
 

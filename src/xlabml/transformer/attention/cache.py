@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that were read, so that the next token costs one token."""
+"""Keys and values of earlier tokens, so that the next one costs one token."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +8,7 @@ from xlabml.batches import Layout
 
 
 class Cache:
-    """Keys and values of some rows, each of its own length, in memory that is taken once.
+    """Keys and values of some rows, each of its own length, in memory that is allocated once.
 
     A pass of the model, in which no gradient flows, appends to it.
 
@@ -53,7 +53,8 @@ class Cache:
     def reset(self) -> None:
         """Forget every token, and keep the memory."""
         self.lengths.zero_()
-        self.longest, self.is_even = 0, True
+        self.longest = 0
+        self.is_even = True
 
     def select(self, rows: Int[Tensor, ' b']) -> None:
         """Make row i what row rows[i] was: reorder, repeat or drop rows, as beams do."""
@@ -76,7 +77,8 @@ class Cache:
             )
         self.data[:, :, rows, :, : other.longest] = other.data[:, :, :, :, : other.longest].to(self.data.dtype)
         self.lengths = self.lengths.index_copy(0, rows, other.lengths)
-        self.longest, self.is_even = max(self.longest, other.longest), False
+        self.longest = max(self.longest, other.longest)
+        self.is_even = False
 
     def set_lengths(self, lengths: list[int]) -> None:
         """Say how long the rows are, where the caller has counted: then none is taken to be as long as one that left.
@@ -84,11 +86,8 @@ class Cache:
         Args:
             lengths: Of each row, what `lengths` holds on the device, which is not asked.
         """
-        self.longest, self.is_even = max(lengths), len(set(lengths)) == 1
-
-    def expand(self, n: int) -> None:
-        """Put n copies of each row one after another: 0 0 1 1 for n = 2."""
-        self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
+        self.longest = max(lengths)
+        self.is_even = len(set(lengths)) == 1
 
     def check_room(self, n: int) -> None:
         """Refuse what does not fit.
@@ -105,8 +104,9 @@ class Cache:
     def append(
         self, layer: int, k: Float[Tensor, 'b g n c'], v: Float[Tensor, 'b g n c']
     ) -> tuple[Float[Tensor, 'b g m c'], Float[Tensor, 'b g m c']]:
-        """Write new keys and values of one layer behind each row's, and see all that there are now."""
-        n, held = k.size(2), self.data[layer]
+        """Write new keys and values of one layer behind each row's, and return all that there are now."""
+        n = k.size(2)
+        held = self.data[layer]  # 2 b g m c
         end = self.longest + n
         if self.is_even:
             held[0, :, :, self.longest : end] = k
@@ -136,4 +136,5 @@ class Cache:
         """Count the segments that every layer has written with `fill`."""
         lengths = layout.starts.diff().long()
         self.lengths = lengths if layout.is_text is None else lengths * layout.is_text
-        self.longest, self.is_even = layout.max_length, is_even
+        self.longest = layout.max_length
+        self.is_even = is_even

@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-@torch.compiler.disable  # it looks at files
+@torch.compiler.disable  # it reads files
 def choose(wanted: str, ask: Ask) -> Choice:
     """Take the backend that is set, or with auto the fastest that can do what a layer needs.
 
@@ -185,7 +185,7 @@ class Chooser(NamedTuple):
         shared: dict[tuple[int | None, float], tuple[str, Pass]] = {}
         passes: list[Pass] = []
         for layer, rule in enumerate(rules):
-            key = rule.window, rule.dropout  # all else is one for the trunk
+            key = rule.window, rule.dropout  # in all else the layers of a trunk agree
             if key not in shared:
                 name = take(self.wanted, *self._ask(rule, **known))
                 shared[key] = name, make_pass(name, rule._replace(slopes=slopes), place.documents, shape, device)

@@ -40,7 +40,7 @@ def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
 ) -> list[tuple[slice, Plan | Tiling]]:  # fmt: skip
-    """What an operator works with, and on which heads at a time (one, where they are many tokens)."""
+    """The plan of each group of heads that is computed at a time: all, or one where documents are long."""
     rule = Rule(causal, window, slopes)
     segments = read_segments(starts, is_text, max_length, q.size(0))
     parts = part_segments(segments, rule, q)
@@ -61,7 +61,7 @@ def _attend_documents(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
     window: int | None, slopes: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """The operator: what a document's length is, is its own affair. Its gradient makes probabilities once more."""
+    """The operator: it reads the lengths of documents by itself, and keeps its inputs for the gradient."""
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
     return _join([mix_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
 

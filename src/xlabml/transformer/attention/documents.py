@@ -182,8 +182,7 @@ def mix_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Te
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where what came in is put, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None:
-            nowhere.
+        kept: Gets the inputs, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None: nothing is kept.
     """
     if isinstance(plan, Tiling):
         return mix_tiles(plan, q, k, v, kept)
@@ -206,8 +205,8 @@ def unmix_plan(
 
     Args:
         grad: Of the mixed values, t h c.
-        qkv: As they came in; not needed where no document is long and something is kept.
-        kept: By `mix_blocks` or `mix_tiles`; nothing: it is made once more.
+        qkv: The inputs; not needed where no document is long and something is kept.
+        kept: By `mix_blocks` or `mix_tiles`; empty: it is computed once more.
     """
     if isinstance(plan, Tiling):
         return unmix_tiles(plan, grad, kept[:3] or turn_tiles(plan, *qkv), kept[3:])
@@ -243,5 +242,6 @@ class _Documents(torch.autograd.Function):
         """As `unmix_plan` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved, n_in = ctx.saved_tensors, 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
+        saved = ctx.saved_tensors
+        n_in = 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
         return *unmix_plan(ctx.plan, grad, saved[:n_in], saved[n_in:]), None

@@ -1,8 +1,8 @@
-"""Attention inside the long documents of packed rows on a CPU, in bf16: for their gradient only what came in is kept.
+"""Attention inside the long documents of packed rows on a CPU, in bf16: for the gradient only the inputs are kept.
 
 Torch's fused kernel mixes the values, but takes longer for its gradient than the tiles here: some queries at a time,
-whose probabilities are made once more. Factors are rounded to bf16; what is summed up and bent stays float32, as in
-that kernel. Documents are padded a little, so that shapes recur: oneDNN compiles a kernel for each.
+whose probabilities are computed once more. Factors are rounded to bf16; sums and scores stay float32, as in that
+kernel. Documents are padded a little, so that shapes recur: oneDNN compiles a kernel for each.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch import Tensor
 from .definition import Rule, make_bias
 
 LEAST = 256
-"""Documents of so many tokens are long."""
+"""Documents of this many tokens, or more, are long."""
 
 _ROWS = 256
 """Queries at a time, of each document."""
@@ -28,21 +28,21 @@ _STEP = 64
 """Queries and keys are padded to a multiple of it."""
 
 _AT_ONCE = 1024
-"""Documents of about one length are looked at together: so many tokens of them."""
+"""Documents of about one length are computed together up to this many tokens."""
 
 
 class Run(NamedTuple):
-    """Documents that are looked at together.
+    """Documents that are computed together.
 
     Args:
         places: Where documents of one length lie side by side, in all tokens, and how many.
         n_documents: In all.
         padded: The length that is worked with, in tokens.
         causal: As in Rule.
-        later: Added to what queries score in their own places, so that none sees a later one; None: bias does so, or
-            all are seen.
+        later: Added to the scores of queries and keys at the same places, so that no query attends to a later key;
+            None: the bias does so, or nothing is masked.
         bias: Added to all scores; None: nothing.
-        behind: Added to the scores of keys, so that padding is not seen; None: it comes later than all queries.
+        behind: Added to the scores of keys, so that no query attends to padding; None: it comes later than all queries.
     """
 
     places: list[tuple[slice, int]]
@@ -113,7 +113,8 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
         else:
             places.append((document, 1))
     padded = -(-max(lengths) // _STEP) * _STEP
-    bias, behind = None if bias is None else bias[..., :padded, :padded], None
+    bias = None if bias is None else bias[..., :padded, :padded]
+    behind = None
     if not causal and min(lengths) < padded:
         is_behind = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
         behind = torch.zeros(1, *is_behind.shape).masked_fill_(is_behind, -math.inf)
@@ -140,16 +141,19 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
         grads: Where to.
     """
     q, k, v = qkv
-    scale, whole, n_documents = 1 / math.sqrt(q.size(-1)), slice(0, run.padded), run.n_documents
+    scale = 1 / math.sqrt(q.size(-1))
+    whole = slice(0, run.padded)
+    n_documents = run.n_documents
     keys, values = (run.pick(x, whole, torch.float32).flatten(0, 1) for x in (k, v))
     summed: tuple[Tensor, Tensor] | None = None
     with _products_in_bf16():
-        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows see all keys
+        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows attend to all keys
             rows = slice(first, min(first + _ROWS, run.padded))
             n_seen = rows.stop if run.causal else run.padded
             queries, out = (run.pick(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
             queries *= scale
-            near, far = keys[:, :n_seen].contiguous(), values[:, :n_seen].contiguous()  # oneDNN is far faster so
+            near = keys[:, :n_seen].contiguous()  # (h s) m c; oneDNN is far faster so
+            far = values[:, :n_seen].contiguous()
             share = torch.bmm(queries, near.mT)
             if run.later is not None:
                 n = rows.stop - first
@@ -159,7 +163,7 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
             if run.behind is not None:
                 share.unflatten(0, (-1, n_documents)).add_(run.behind)
             torch.softmax(share, dim=-1, out=share)
-            score_grad = torch.bmm(out, far.mT)
+            score_grad = torch.bmm(out, far.mT)  # (h s) n m: of the probabilities, then in place of the scores
             torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
             run.put(grads[0], rows, torch.bmm(score_grad, near).mul_(scale).unflatten(0, (-1, n_documents)))
             parts = torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
@@ -184,7 +188,8 @@ def _products_in_bf16() -> Iterator[None]:
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     with _one_at_a_time, torch.autocast('cpu', enabled=False):
-        before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
+        before = matmul.fp32_precision
+        matmul.fp32_precision = 'bf16'
         try:
             yield
         finally:

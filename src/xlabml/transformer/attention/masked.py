@@ -34,7 +34,7 @@ def mix(
             row is one document.
         is_plain: Compute it as `attend` defines it.
     """
-    assert is_plain or rule.score_cap is None  # backends.py sees to it
+    assert is_plain or rule.score_cap is None  # backends.py refuses it
     n = q.size(2)
     if position is None and n == 1 and rule.causal and rule.window is not None:
         k = k[:, :, -rule.window :]

@@ -1,7 +1,7 @@
 """Attention inside the documents of packed rows on a CPU that are not long, in float32.
 
-They are multiplied out, some queries at a time, those of documents of one length together; their probabilities are kept
-for the gradient. In bf16 oneDNN would compile a kernel for each new length, so what came in bf16 is widened.
+Their scores are multiplied out, some queries at a time, those of documents of one length together; the probabilities
+are kept for the gradient. In bf16 oneDNN would compile a kernel for each new length, so bf16 inputs are widened.
 """
 
 import itertools
@@ -17,21 +17,21 @@ from .definition import Rule, make_bias, widened
 from .places import Segments, longest_text
 
 _BLOCK = 128
-"""So many queries of a document are looked at a time, or half as many more to its end."""
+"""Queries of a document that are computed at a time; the last ones are up to half as many more."""
 
 _AT_ONCE = 1024
-"""Documents of one length, one behind the other, are looked at together: so many tokens of them."""
+"""Documents of one length, one behind the other, are computed together up to this many tokens."""
 
 
 class Block(NamedTuple):
-    """Some queries of each of a few documents of one length, and all keys that any of them sees.
+    """Some queries of each of a few documents of one length, and all keys that any of them attends to.
 
     Args:
         documents: Where the documents are, in the tokens of the plan.
         n_documents: How many documents.
         rows: The queries, counted from the start of a document.
         seen: The keys, likewise.
-        bias: What is added to the scores of the last of these keys; None: nothing.
+        bias: Added to the scores of the last of these keys; None: nothing.
     """
 
     documents: slice
@@ -41,19 +41,19 @@ class Block(NamedTuple):
     bias: Float[Tensor, '#h n m'] | None
 
     def look(self, x: Tensor, tokens: slice) -> Tensor:
-        """Of h t c some tokens of each document: h n c of one, h n_documents n c of more."""
+        """A view of some tokens of each document, of h t c: h n c of one document, h n_documents n c of more."""
         if self.n_documents == 1:
             start = self.documents.start
             return x[:, start + tokens.start : start + tokens.stop]
         return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
 
     def pick(self, x: Tensor, tokens: slice) -> Tensor:
-        """The same in one batch."""
+        """The same with heads and documents in one batch axis: (h n_documents) n c."""
         picked = self.look(x, tokens)
         return picked if self.n_documents == 1 else picked.flatten(0, 1)
 
     def split(self, part: Tensor) -> Tensor:
-        """What came of a product, with dimensions as `look` has them."""
+        """The result of a batched product, with dimensions as `look` has them."""
         return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
 
     def share(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ class Block(NamedTuple):
 def make_blocks(segments: Segments, rule: Rule, like: Tensor) -> list[Block]:
     """Cut documents into blocks.
 
-    So half of what a causal query does not see is never multiplied out, and what there is at a time fits a cache.
+    So half of the keys that a causal query does not attend to are never multiplied out, and what is computed at a time
+    fits the processor's cache.
 
     Args:
         like: Has the type of queries, keys and values.
@@ -75,7 +76,8 @@ def make_blocks(segments: Segments, rule: Rule, like: Tensor) -> list[Block]:
     is_bent = rule.window is not None or rule.slopes is not None
     longest = longest_text(segments) if is_bent else min(longest_text(segments), 2 * _BLOCK)
     bias = make_bias(longest, rule, widened(like)) if is_bent or rule.causal else None
-    blocks, start = [], 0
+    blocks = []
+    start = 0
     for (length, is_text), run in itertools.groupby(segments):
         count = len(list(run))
         most = 1 if rule.slopes is not None else max(1, _AT_ONCE // max(1, length))
@@ -83,7 +85,7 @@ def make_blocks(segments: Segments, rule: Rule, like: Tensor) -> list[Block]:
             n = min(count - first, most)
             documents = slice(start + first * length, start + (first + n) * length)
             for rows, seen in _cut(length, rule):
-                # All queries of a block see what comes before them, if nothing else bends their scores.
+                # All queries of a block attend to all keys before it, if nothing else bends their scores.
                 here = (rows, seen) if is_bent else (slice(0, rows.stop - rows.start),) * 2
                 blocks.append(Block(documents, n, rows, seen, None if bias is None else bias[:, *here]))
         start += length * count
@@ -91,8 +93,9 @@ def make_blocks(segments: Segments, rule: Rule, like: Tensor) -> list[Block]:
 
 
 def _cut(length: int, rule: Rule) -> Iterator[tuple[slice, slice]]:
-    """Queries of a document, and the keys that they see."""
-    back, first = length if rule.window is None else rule.window - 1, 0
+    """Queries of a document, and the keys that they attend to."""
+    back = length if rule.window is None else rule.window - 1
+    first = 0
     while first < length:
         rest = length - first
         end = first + (rest if 2 * rest <= 3 * _BLOCK else _BLOCK)
@@ -115,10 +118,11 @@ def mix_blocks(blocks: list[Block], q: Tensor, k: Tensor, v: Tensor, kept: list[
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Where that of `turn_all` is put, then the probabilities of each block; None: nowhere.
+        kept: Gets the result of `turn_all`, then the probabilities of each block; None: nothing is kept.
     """
     mixed = torch.zeros(q.shape, dtype=q.dtype)
-    turned, (queries, keys, values) = mixed.transpose(0, 1), turn_all(q, k, v)
+    turned = mixed.transpose(0, 1)  # h t c
+    queries, keys, values = turn_all(q, k, v)
     if kept is not None:
         kept += queries, keys, values
     with torch.autocast('cpu', enabled=False):
@@ -138,18 +142,22 @@ def unmix_blocks(blocks: list[Block], grad: Tensor, qkv: Sequence[Tensor], share
 
     Args:
         grad: Of the mixed values, t h c.
-        qkv: Of `turn_all`.
-        shares: The probabilities of each block; nothing: they are made once more.
+        qkv: The result of `turn_all`.
+        shares: The probabilities of each block; empty: they are computed once more.
     """
     q, k, v = qkv
-    dtype, grad, kept = grad.dtype, _turn(grad, q.dtype), iter(shares)
+    dtype = grad.dtype
+    grad = _turn(grad, q.dtype)  # h t c
+    kept = iter(shares)
     q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):
         for block in blocks:
-            queries, out = block.pick(q, block.rows), block.pick(grad, block.rows)
-            keys, values = block.pick(k, block.seen), block.pick(v, block.seen)
+            queries = block.pick(q, block.rows)  # r n c, as the three below
+            out = block.pick(grad, block.rows)
+            keys = block.pick(k, block.seen)
+            values = block.pick(v, block.seen)
             share = next(kept) if shares else block.share(queries, keys)
-            score_grad = torch.bmm(out, values.mT)
+            score_grad = torch.bmm(out, values.mT)  # r n m: of the probabilities, then in place of the scores
             torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
             parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
             block.look(q_grad, block.rows).copy_(block.split(parts[0]))

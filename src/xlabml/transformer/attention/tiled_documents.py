@@ -39,7 +39,7 @@ class Group(NamedTuple):
         return x.index_select(1, self.tiles).view(x.size(0) * self.tiles.numel(), _TILE, -1)
 
     def seen(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r m c']:
-        """What they attend to, of all tiles."""
+        """The tiles of keys that they attend to, of all tiles."""
         return x.index_select(1, self.keys).view(x.size(0) * self.tiles.numel(), self.bias.size(2), -1)
 
     def share(self, queries: Tensor, keys: Tensor) -> Float[Tensor, 'r n m']:
@@ -79,14 +79,17 @@ def make_tiling(segments: Segments, rule: Rule, like: Tensor) -> Tiling:
     is_text[:n_tokens] = torch.tensor([is_text for _, is_text in segments], dtype=torch.bool).repeat_interleave(lengths)
     # The keys that each token attends to: from low to just before high. One of padding has itself, against NaN.
     ends = lengths.cumsum(0)
-    low, high = place.clone(), place + 1
+    low = place.clone()
+    high = place + 1
     low[:n_tokens] = (ends - lengths).repeat_interleave(lengths)
     high[:n_tokens] = ends.repeat_interleave(lengths)
     if rule.window is not None:
-        low, high = low.maximum(place - rule.window + 1), high.minimum(place + rule.window)
+        low = low.maximum(place - rule.window + 1)
+        high = high.minimum(place + rule.window)
     if rule.causal:
         high = place + 1
-    low, high = low.where(is_text, place), high.where(is_text, place + 1)
+    low = low.where(is_text, place)
+    high = high.where(is_text, place + 1)
 
     tiled_low, tiled_high = (x.view(n_tiles, _TILE) for x in (low, high))
     first = tiled_low.amin(1) // _TILE
@@ -115,7 +118,7 @@ def mix_tiles(
     """Mixed values of queries, keys and values.
 
     Args:
-        kept: Where queries, keys, values and the probabilities of each group are put; None: nowhere.
+        kept: Gets queries, keys, values and the probabilities of each group; None: nothing is kept.
     """
     queries, keys, values = turned = turn_tiles(tiling, q, k, v)
     mixed = torch.zeros_like(queries)
@@ -141,10 +144,11 @@ def unmix_tiles(
 
     Args:
         grad: Of the mixed values.
-        turned: Of `turn_tiles`.
-        shares: The probabilities of each group; nothing: they are made once more.
+        turned: The result of `turn_tiles`.
+        shares: The probabilities of each group; empty: they are computed once more.
     """
-    n_heads, scale = grad.size(1), 1 / math.sqrt(grad.size(2))
+    n_heads = grad.size(1)
+    scale = 1 / math.sqrt(grad.size(2))
     q, k, v = turned
     like = grad
     if tiling.padding is not None:
@@ -153,10 +157,12 @@ def unmix_tiles(
     q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):
         for i, group in enumerate(tiling.groups):
-            queries, out = group.queries(q), group.queries(out_grad)
-            keys, values = group.seen(k), group.seen(v)
+            queries = group.queries(q)  # r n c
+            out = group.queries(out_grad)  # r n c
+            keys = group.seen(k)  # r m c
+            values = group.seen(v)  # r m c
             share = shares[i] if shares else group.share(queries, keys)
-            score_grad = torch.bmm(out, values.mT)
+            score_grad = torch.bmm(out, values.mT)  # r n m: of the probabilities, then in place of the scores
             torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
             part = torch.bmm(score_grad, keys).mul_(scale)
             q_grad.index_copy_(1, group.tiles, part.view(n_heads, -1, q.size(2)))
