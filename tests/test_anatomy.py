@@ -66,6 +66,7 @@ def test_the_parts_of_a_projection_are_what_attention_computes_with():
 def test_modules_that_say_nothing_are_described_by_their_kind_and_name():
     module = nn.ModuleDict({'table': nn.Embedding(5, 3), 'layer': nn.Linear(3, 3), 'head': nn.Linear(3, 5)})
     assert find_matrices(module) == {'table.weight': EMBEDDING, 'layer.weight': Matrix(), 'head.weight': HEAD}
+    assert find_matrices(nn.ModuleDict({'heads_table': nn.Embedding(5, 3)})) == {'heads_table.weight': EMBEDDING}
     module['head'].weight = module['table'].weight
     assert find_matrices(module) == {'table.weight': EMBEDDING, 'layer.weight': Matrix()}
     assert [group['name'] for group in parameter_groups(module)] == ['matrices', 'others']

@@ -76,7 +76,8 @@ def find_matrices(module: nn.Module) -> dict[str, Matrix]:
             except AttributeError:  # replaced by another module
                 continue
             before = described.get(id(parameter))
-            described[id(parameter)] = matrix if before is None else _merged(before, matrix)
+            # One that two modules describe is tied: it has the roles of both.
+            described[id(parameter)] = matrix if before is None else before._replace(roles=before.roles | matrix.roles)
     found: dict[str, Matrix] = {}
     for name, parameter in module.named_parameters():
         if parameter.ndim < 2:
@@ -99,8 +100,3 @@ def _own_matrices(part: nn.Module) -> Mapping[str, Matrix]:
     if isinstance(matrices, Mapping):
         return matrices
     return {'weight': EMBEDDING} if isinstance(part, nn.Embedding) else {}
-
-
-def _merged(one: Matrix, other: Matrix) -> Matrix:
-    """Of a matrix that two modules describe, a tied one."""
-    return Matrix(one.roles | other.roles, one.parts or other.parts, one.is_residual or other.is_residual)
