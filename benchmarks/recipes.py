@@ -116,7 +116,9 @@ def train(config: dict[str, Any], seconds: float, seed: int, threads: int) -> di
     import lightning.pytorch as L
     import torch
 
-    from xlabml.commands.fit import XLabCLI, quieten
+    from xlabml.commands.fit import quieten
+    from xlabml.commands.parsing import parse
+    from xlabml.commands.running import execute
 
     class Clock(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -133,14 +135,9 @@ def train(config: dict[str, Any], seconds: float, seed: int, threads: int) -> di
     def fit(n_steps: int, folder: str, *more: str) -> tuple[Any, Clock]:
         clock = Clock()
 
-        class TimedCLI(XLabCLI):
-            def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-                trainer = super().instantiate_trainer(**kwargs)
-                trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-                return trainer
-
         common = [f'--seed_everything={seed}', f'--trainer.max_steps={n_steps}', f'--trainer.default_root_dir={folder}']
-        return TimedCLI(['fit', '-c', str(path), *common, '--trainer.val_check_interval=1.0', *more]), clock
+        typed = ['fit', '-c', str(path), *common, '--trainer.val_check_interval=1.0', *more]
+        return execute(parse(typed), [clock]), clock
 
     torch.set_num_threads(threads)
     quieten()
@@ -150,11 +147,12 @@ def train(config: dict[str, Any], seconds: float, seed: int, threads: int) -> di
         path.write_text(yaml.safe_dump(config), 'utf-8')
         step = min(fit(40, folder, '--trainer.limit_val_batches=0')[1].step for _ in range(2))
         n_steps = max(20, round(seconds / step))
-        cli, clock = fit(n_steps, folder)
-        val = float(cli.trainer.callback_metrics['val_bits_per_byte'])
-        tester = XLabCLI(['test', '--ckpt_path=last', f'--trainer.default_root_dir={folder}'])
-        test = float(tester.trainer.callback_metrics['test_bits_per_byte'])
-    slots = n_steps * cli.datamodule.batch_tokens
+        trained, clock = fit(n_steps, folder)
+        val = float(trained.trainer.callback_metrics['val_bits_per_byte'])
+        tested = execute(parse(['test', '--ckpt_path=last', f'--trainer.default_root_dir={folder}']))
+        assert tested is not None
+        test = float(tested.trainer.callback_metrics['test_bits_per_byte'])
+    slots = n_steps * trained.data.batch_tokens
     return {'val': val, 'test': test, 'steps': n_steps, 'slots': slots, 'seconds': clock.seconds, 'seed': seed}
 
 

@@ -19,7 +19,9 @@ import torch
 from alternate import alternate
 
 from xlabml.batches import Batch
-from xlabml.commands.fit import XLabCLI, quieten
+from xlabml.commands.fit import quieten
+from xlabml.commands.parsing import parse
+from xlabml.commands.running import execute
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import DEFAULT_STEPS, auto_precision
 from xlabml.heads import language_model
@@ -44,19 +46,12 @@ def time_fit(arguments: list[str], n_warmup: int, n_steps: int) -> float:
     """Seconds that `xlab fit` takes for n_steps."""
     clock = Clock(n_warmup, n_steps)
 
-    class TimedCLI(XLabCLI):
-        def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-            return trainer
-
     # As often as the default run looks, not ten times in these few steps.
     spectra = f'--curves.spectra_every_n_steps={DEFAULT_STEPS // 10}'
     steps = f'--trainer.max_steps={n_warmup + n_steps}'
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        TimedCLI(
-            ['fit', steps, spectra, '--trainer.limit_val_batches=0', f'--trainer.default_root_dir={folder}', *arguments]
-        )
+        root = f'--trainer.default_root_dir={folder}'
+        execute(parse(['fit', steps, spectra, '--trainer.limit_val_batches=0', root, *arguments]), [clock])
     return clock.seconds
 
 

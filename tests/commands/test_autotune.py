@@ -39,7 +39,7 @@ def test_the_run_is_bit_for_bit_the_one_of_the_chosen_value_which_a_resume_keeps
     run[run.index('--trainer.max_steps=3')] = '--trainer.max_steps=4'
     status, printed = xlab('fit', '--autotune', *run, '--trainer.default_root_dir=tuned', '--ckpt_path=last')
     assert status == 0, printed
-    assert f'going on with data.device_batch_tokens={chosen}: nothing is tuned' in printed
+    assert f'resuming with data.device_batch_tokens={chosen}: nothing is tuned' in printed
 
 
 def test_what_does_not_fit_into_memory_ends_the_search(capsys, monkeypatch):

@@ -130,9 +130,9 @@ def test_of_a_stream_the_shards_that_stay_are_described_each_as_its_own(xlab, ti
         assert status == 0, printed
         found = re.findall(r'store: \S+ \((\S+): (\d+) documents, .*; (\d) documents left out\)', printed)
         assert found == [(f'{server.url}/{i}.jsonl', '60', '1') for i in range(2)]
-        assert 'what follows is of the first 2 of 3 shards, which stay' in printed
+        assert 'the following is of the first 2 of 3 shards, which stay' in printed
         _, printed = xlab('compute_stats', *stream, '--data.stream={eval_shards: 2}')
-        assert 'what follows is of the first 2 of 3 shards, which stay' in printed
+        assert 'the following is of the first 2 of 3 shards, which stay' in printed
         _, printed = xlab('compute_stats', *stream, '--data.stream={eval_shards: 3}')
         assert 'what follows' not in printed
 

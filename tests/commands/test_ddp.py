@@ -106,7 +106,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(runs, tiny, before, after):
     statuses, (said, *others) = ranks.xlab(after, folder, 'fit', *tiny, *MORE, *flags, '--ckpt_path=last')
     assert statuses == [0] * after, said
     assert not any(others)
-    assert said.count('going on from') == 1
+    assert said.count('resuming from') == 1
     assert_same_weights(find(runs[0], 12), find(folder, 12))
     assert [path.name for path in (folder / 'logs').iterdir()] == ['version_0']
     assert_same_curves(runs[0], folder)

@@ -76,14 +76,14 @@ def test_spike_after_spike_is_left_out_from_one_checkpoint_and_from_the_next(xla
         return printed
 
     skip = '--data.skip=[[6, 6]]'
-    assert "--data.skip='[[6, 6]]' goes on" in run(6)
-    assert "--data.skip='[[6, 6], [8, 8]]' goes on" in run(7, skip)
-    assert "--data.skip='[[6, 6], [7, 7]]' goes on" in run(6, skip)
+    assert "--data.skip='[[6, 6]]' resumes" in run(6)
+    assert "--data.skip='[[6, 6], [8, 8]]' resumes" in run(7, skip)
+    assert "--data.skip='[[6, 6], [7, 7]]' resumes" in run(6, skip)
     again = run(6, skip, '--checkpoint.pin_steps=[5]')  # a checkpoint that knows the pair
-    assert "--data.skip='[[6, 7]]' goes on" in again
+    assert "--data.skip='[[6, 7]]' resumes" in again
     assert 'left out already' not in again
     assert 'the rows of data.skip [[6, 6]] are left out already' in run(7, skip)
-    assert "--data.skip='[[6, 7], [9, 9]]' goes on" in run(7, '--data.skip=[[6, 7]]')
+    assert "--data.skip='[[6, 7], [9, 9]]' resumes" in run(7, '--data.skip=[[6, 7]]')
     run(0, '--data.skip=[[6, 7], [9, 9]]')
     saved = checkpoints.read(checkpoints.find('last', tmp_path))['XLabDataModule']
     assert saved['skipped'] == [[6, 6, 20, 24], [6, 7, 24, 32], [9, 9, 36, 40]]
@@ -149,7 +149,7 @@ def test_last_and_best_are_found_in_remote_folders(xlab, tiny, tmp_path):
     assert status == 0, printed
     status, printed = xlab('fit', *remote)
     assert status == 0, printed
-    assert 'going on from memory://bucket/guarded/step=0000006' in printed
+    assert 'resuming from memory://bucket/guarded/step=0000006' in printed
     assert list(read_curve(tmp_path / 'logs/version_0', 'train_loss')) == list(range(1, 13))
     status, printed = xlab('fit', *remote)
     assert 'memory://bucket/guarded/step=0000012' in printed
@@ -180,7 +180,7 @@ def test_smoke_tries_everything_and_leaves_nothing(xlab, tiny, tmp_path, monkeyp
     status, printed = xlab('fit', '--smoke', *tiny, '--trainer.max_steps=5000', '--checkpoint.restore_best=true')
     assert status == 0, printed
     (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
-    for done in ('4 steps', 'saved and gone on from', 'bits/byte', 'documents scored', 'sampled'):
+    for done in ('4 steps', 'saved, resumed', 'bits/byte', 'documents scored', 'sampled'):
         assert done in line
     assert not list(home.iterdir())
     assert sorted(tmp_path.iterdir()) == [home]
@@ -283,7 +283,7 @@ def test_a_signal_to_one_rank_or_the_clock_ends_both_with_one_checkpoint(tiny, t
             process.kill()
     status = 128 + number if rank is not None else 124
     assert [process.returncode for process in processes] == [status, status], printed
-    assert 'the same command with --ckpt_path last goes on' in printed[0]
+    assert 'the same command with --ckpt_path last resumes it' in printed[0]
     kept = sorted(path.name for path in (tmp_path / 'logs/version_0/checkpoints').iterdir())
     assert len(kept) == 2, kept
     assert kept[0] == 'step=0000005.ckpt'

@@ -121,7 +121,7 @@ def test_a_requeued_command_resumes_its_own_run(xlab, source, new, tmp_path):
     assert 'tensors loaded' in printed
     status, printed = xlab(*command, '--trainer.max_steps=2')
     assert status == 0, printed
-    assert 'going on from' in printed
+    assert 'resuming from' in printed
     assert 'tensors loaded' not in printed
     assert newest(tmp_path).step == 2
     assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['version_0']

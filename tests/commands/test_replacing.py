@@ -12,9 +12,9 @@ from jsonargparse import _typehints
 from jsonargparse._common import parser_context
 from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths, get_subclass_types, import_object
 
+from xlabml.commands import parsing
 from xlabml.commands.command_line import plain
 from xlabml.commands.parser import Parser
-from xlabml.commands.parsing import ParsingCLI
 
 SKIPPED = ('torch.nn.', 'torch.ao.', 'torch.utils.', 'torch.distributed.')
 """Where a part may be any module of torch, those of ours are looked at."""
@@ -26,25 +26,9 @@ REQUIRED = {'xlabml.data.Location': {'path': 'a.jsonl'}, 'xlabml.data.RemoteFile
 LISTS = ('data.sources', 'data.held_out')
 
 
-class _Parsed(ParsingCLI):
-    """The settings of a command line, without what follows from them."""
-
-    def _parse_ckpt_path(self):
-        pass
-
-    def before_instantiate_classes(self):
-        pass
-
-    def instantiate_classes(self):
-        pass
-
-    def _run_subcommand(self, subcommand):
-        pass
-
-
 def parse(*arguments):
     Parser.said.clear()
-    found = plain(_Parsed(['fit', *map(str, arguments)]).config['fit'])
+    found = plain(parsing.parse(['fit', *map(str, arguments)]).values)
     found.pop('config')  # which files there were
     return found
 
@@ -121,7 +105,7 @@ def _find_parts(parser, owner=''):
 
 @pytest.fixture(scope='module')
 def parts():
-    parser = _Parsed(['fit']).parser._subcommands_action._name_parser_map['fit']
+    parser = parsing.make_parsers(['fit']).commands['fit']
     with parser_context(parent_parser=parser):
         return list(_find_parts(parser))
 

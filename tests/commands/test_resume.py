@@ -39,7 +39,7 @@ def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, tiny, tmp_path, step
         'fit', *tiny, *DROPOUT, '--trainer.default_root_dir=broken', '--ckpt_path=last', '--data.num_workers=1'
     )
     assert status == 0, printed
-    assert 'going on from' in printed
+    assert 'resuming from' in printed
     whole = tmp_path / 'whole/logs/version_0'
     for name in (
         'train_loss',
@@ -101,7 +101,7 @@ def test_an_interruption_at_a_validation_loses_none(xlab, tiny, tmp_path, interr
         assert xlab('fit', *arguments)[0] == 143
     status, printed = xlab('fit', *arguments, '--ckpt_path=last')
     assert status == 0, printed
-    assert 'going on from' in printed
+    assert 'resuming from' in printed
     broken, whole = (root / 'logs/version_0' for root in (tmp_path, tmp_path / 'whole'))
     for name in ('train_loss', 'val_loss'):
         assert read_curve(broken, name) == read_curve(whole, name), name
@@ -194,7 +194,7 @@ def test_last_looks_into_the_folder_that_checkpoints_go_to(xlab, tiny, tmp_path)
     xlab('fit', *elsewhere)
     status, printed = xlab('fit', *elsewhere, '--ckpt_path=last', '--trainer.max_steps=14')
     assert status == 0, printed
-    assert 'going on from' in printed
+    assert 'resuming from' in printed
     assert list(_losses(tmp_path / 'logs/version_0')) == list(range(1, 15))
     assert not (tmp_path / 'logs/version_1').exists()
 
@@ -332,7 +332,7 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(tiny, tmp_path, num
     assert process.wait(timeout=60) == status
     printed = (tmp_path / 'printed').read_text()
     assert 'Traceback' not in printed
-    assert '--ckpt_path last goes on' in printed
+    assert '--ckpt_path last resumes it' in printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
     assert saved['lr_schedulers'][0]['last_epoch'] == saved['global_step'] >= 5
 

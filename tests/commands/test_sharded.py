@@ -73,7 +73,7 @@ def test_a_sharded_run_goes_on_on_another_number_of_ranks(runs, tiny, before, af
     shutil.copytree(runs[before - 1] / 'logs', folder / 'logs')
     find(folder, 12).unlink()
     said = fit(after, folder, *tiny, *MORE, *(SHARDED if after > 1 else []), '--ckpt_path=last')
-    assert 'going on from' in said
+    assert 'resuming from' in said
     assert_same(runs[0], folder)
 
 

@@ -1,4 +1,4 @@
-"""What the commands that argparse reads have in common: one-line errors, checked numbers, two flags."""
+"""What all parsers of flags have in common, one-line errors; and what argparse's have: checked numbers, two flags."""
 
 import argparse
 from collections.abc import Callable
@@ -11,14 +11,26 @@ from .errors import UsageError, usage_errors
 _MOST = 1 << 24
 
 
-class Parser(argparse.ArgumentParser):
-    """Takes flags in full only, and reports a wrong one in a line, as every other error is."""
+class Strict:
+    """Of a parser: takes flags in full only, and reports a wrong one in a line, as every other error is."""
+
+    prog: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, 'allow_abbrev': False})
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f'{message} (see {self.prog} --help)')
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise UsageError with one message, in place of pages of usage."""
+        hint = self.hint()
+        raise UsageError(f'{message.replace(hint, "")}{hint}')
+
+    def hint(self) -> str:
+        """Where to read which flags there are."""
+        return f' (see {self.prog} --help)'
+
+
+class Parser(Strict, argparse.ArgumentParser):
+    """The parser of `xlab-infer` and `xlab-manage`, which start without Lightning."""
 
 
 def count(least: int = 1, most: int = _MOST) -> Callable[[str], int]:

@@ -1,4 +1,4 @@
-"""`xlab fit --autotune`: how many tokens a device had best hold at a time, measured with the run's own settings."""
+"""`xlab fit --autotune`: the fastest data.device_batch_tokens, measured with the run's own settings."""
 
 import gc
 import sys
@@ -13,7 +13,9 @@ from xlabml.callbacks import Stopping
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import step_is_over
 
-from .errors import UsageError
+from .command_line import plain
+from .errors import UsageError, usage_errors
+from .parsing import Settings
 from .trainer import Trainer
 
 _MOST_SIZES = 6
@@ -30,8 +32,27 @@ NO_WARMUP = {'first_batch_tokens': None, 'batch_warmup_steps': 0, 'first_len': N
 """Settings of data whose steps are all alike."""
 
 
+def autotune(settings: Settings) -> Settings:
+    """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps the value that it began with.
+
+    Args:
+        settings: As `resolve` returns them.
+
+    Raises:
+        UsageError: The command is not fit, or nothing can be measured.
+    """
+    if not settings.is_fit:
+        raise UsageError(f'--autotune goes with fit, not with {settings.command}')
+    values = plain(settings.values)
+    if settings.resumed is not None:
+        print(f'resuming with data.device_batch_tokens={values["data"]["device_batch_tokens"]}: nothing is tuned')
+        return settings
+    with usage_errors():
+        return settings.changed({'data.device_batch_tokens': tune(values)})
+
+
 def tune(config: dict[str, Any]) -> int:
-    """Train for a few steps at several sizes, print what each gave, and return the fastest.
+    """Train for a few steps at several sizes, print the speed of each, and return the fastest.
 
     Every measurement has a model, an optimizer and data of its own, made from the run's settings; nothing is left of
     them.
@@ -95,7 +116,7 @@ def sizes(batch_tokens: int, max_len: int, first_batch_tokens: int | None = None
 
 
 def measure(config: dict[str, Any], size: int) -> float:
-    """Seconds that a micro-batch of so many slots takes, the shortest of a few, its data included.
+    """Seconds that a micro-batch of `size` slots takes, the shortest of a few, its data included.
 
     Raises:
         UsageError: The run is to have several devices.

@@ -13,11 +13,11 @@ from xlabml.untrusted import yaml_text
 
 from .errors import UsageError, usage_errors
 from .files import read_settings
+from .groups import LINKED
 
 RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
 DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
-LINKED = {'n_vocab': 'data.n_vocab', 'max_len': 'data.max_len'}
-"""Arguments of every task that follow from a setting of the data."""
+COMMANDS = (*RUN_COMMANDS, *DATA_COMMANDS)
 
 
 def plain(value: Any) -> Any:
@@ -52,10 +52,10 @@ def files_first(arguments: Sequence[str]) -> list[str]:
             others.append(argument)
             continue
         files += ['--config', value]
-    where = next((i for i, argument in enumerate(others) if argument in (*RUN_COMMANDS, *DATA_COMMANDS)), None)
+    where = next((i for i, argument in enumerate(others) if argument in COMMANDS), None)
     if where is None:
         if files and not {'-h', '--help'} & set(others):
-            raise UsageError(f'-c {files[1]} goes with a command: {", ".join((*RUN_COMMANDS, *DATA_COMMANDS))}')
+            raise UsageError(f'-c {files[1]} goes with a command: {", ".join(COMMANDS)}')
         return others
     return [*others[: where + 1], *files, *others[where + 1 :]]
 

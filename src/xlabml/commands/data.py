@@ -52,7 +52,7 @@ def prepare_data(
 
     Args:
         engine: What tokenizes: processes of this machine (data.n_processes), or tasks on the machines of a Ray or Slurm
-            cluster (extra `cluster`); the stores are the same, byte for byte, and a run that was killed goes on.
+            cluster (extra `cluster`); the stores are the same, byte for byte, and a run that was killed is resumed.
         shared_folder: Ray and Slurm: a folder that all machines see, for the parts until they are gathered here: a
             path, or a URL of fsspec (s3://, gs:// …). They must also see the sources under the same paths.
         n_tasks: Ray and Slurm: how many tasks share the parts of a source out; null: one a part.
@@ -108,7 +108,7 @@ def _print_passed_over(data: XLabDataModule) -> None:
 
 def _print_extent(data: XLabDataModule) -> None:
     if data.extent:
-        print(f'what follows is of {data.extent}')
+        print(f'the following is of {data.extent}')
 
 
 def _print_losses(data: XLabDataModule) -> None:

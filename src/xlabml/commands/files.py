@@ -9,8 +9,8 @@ import yaml
 from xlabml.untrusted import yaml_text
 
 from .errors import UsageError
+from .groups import GROUPS
 
-_GROUPS = ('data', 'model', 'trainer', 'checkpoint', 'curves', 'progress', 'samples', 'summary')
 _MAX_DEPTH = 40
 """Settings of settings: ours go to a dozen."""
 
@@ -53,7 +53,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     for group, value in found.items():
         if not isinstance(group, str):
             raise UsageError(f'{path} has {group!r} where the name of a group should be; {example}')
-        if group in _GROUPS and not isinstance(value, dict | str):  # a string: a file of the group's own, or a class
+        if group in GROUPS and not isinstance(value, dict | str):  # a string: a file of the group's own, or a class
             shown = 'empty' if value is None else repr(value)
             raise UsageError(f'{group} in {path} is {shown}; it must hold settings, or be left out')
     return found

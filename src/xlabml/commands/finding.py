@@ -28,6 +28,22 @@ class Found(NamedTuple):
     path: Path
 
 
+class Resumed(NamedTuple):
+    """The checkpoint that a command resumes from or evaluates.
+
+    Args:
+        found: Its file.
+        checkpoint: What it holds.
+        names_sources: Whether the texts are those that it names, not what is typed.
+        is_alone: Whether nothing but it is typed, so that every setting is its own.
+    """
+
+    found: Found
+    checkpoint: checkpoints.Contents
+    names_sources: bool = False
+    is_alone: bool = False
+
+
 def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None, into: Path) -> Found:
     """Turn what was typed into a checkpoint that can be read here.
 
@@ -133,7 +149,7 @@ def refuse_used(folder: str, found: Found | None) -> None:
             return
     raise ValueError(
         f'checkpoint.folder {folder} holds checkpoints of another run ({newest} is the newest), which this one '
-        'would overwrite; name another folder, or go on with --ckpt_path last'
+        'would overwrite; name another folder, or resume with --ckpt_path last'
     )
 
 

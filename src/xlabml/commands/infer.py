@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add('-l', '--limit', type=count(0), default=100, help='tokens to add at the most (default: 100)')
     positive = number('above 0', lambda value: 0 < value < math.inf)
     add('-T', '--temperature', type=positive, help='above 1 more daring, below 1 less so (default: 1)')
-    add('-k', '--top-k', type=count(), help='draw from so many of the likeliest tokens (default: from all)')
+    add('-k', '--top-k', type=count(), help='draw from the K likeliest tokens only (default: from all)')
     share = number('above 0, at most 1', lambda value: 0 < value <= 1)
     add('-p', '--top-p', type=share, help='draw from the likeliest tokens that make up this share (default: 1, all)')
     add('-s', '--seed', type=count(0, 2**63 - 1), help='the same gives the same texts (default: new ones every time)')
@@ -74,7 +74,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def infer(options: argparse.Namespace) -> None:
-    """Continue the prompt as often as asked, writing it as it is made."""
+    """Continue the prompt `--runs` times, and write each text as it is made."""
     import torch
 
     from xlabml.pipelines import TextGenerator

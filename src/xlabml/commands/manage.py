@@ -31,7 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         'export-checkpoint',
         help='write weights, settings and tokenizer, and nothing else',
         description='Write the weights, settings and tokenizer of a checkpoint, and nothing else, as safetensors. '
-        'The file opens wherever a checkpoint does, but training cannot go on from it.',
+        'The file opens wherever a checkpoint does, but training cannot be resumed from it.',
     )
     task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run below this folder")
     task.add_argument('--output', metavar='PATH', help='(default: beside it, named by the hash of what is written)')
@@ -40,7 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         'describe',
         help='say in text and plots what runs did',
         description='Print what runs are and did, and write it as text, plots (PNG) and one HTML page, into a folder '
-        'of its own. Works on a run that goes on, or was cut off. Needs matplotlib (the extra `plots`).',
+        'of its own. Works on a run that is still training, or was cut off. Needs matplotlib (the extra `plots`).',
     )
     task.add_argument(
         'runs',

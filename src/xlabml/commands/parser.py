@@ -11,16 +11,16 @@ from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.models import XLabModel
+from xlabml.models import DEFAULT
 
-from .errors import UsageError, show
+from .arguments import Strict
+from .errors import show
 
-_HINT = ' (xlab COMMAND --help lists what there is)'
 _UNKNOWN = object()
 _adapt_typehints = _typehints.adapt_typehints
 
 
-class Parser(LightningArgumentParser):
+class Parser(Strict, LightningArgumentParser):
     """Lightning's parser with a default task, and errors without pages of usage.
 
     A class that takes another's place starts from its own defaults: only what is set together with it, or after it,
@@ -36,7 +36,7 @@ class Parser(LightningArgumentParser):
         self, baseclass: Any, nested_key: str, **kwargs: Any
     ) -> Any:
         if nested_key == 'model':
-            kwargs.update(default={'class_path': f'xlabml.models.{XLabModel.__name__}'}, required=False)
+            kwargs.update(default={'class_path': f'xlabml.models.{DEFAULT.__name__}'}, required=False)
         return super().add_subclass_arguments(baseclass, nested_key, **kwargs)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
@@ -53,8 +53,10 @@ class Parser(LightningArgumentParser):
         message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
         message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
         message = re.sub(r'\s*\n\s*', ' ', message.strip())
-        message = shorten(message, 900, placeholder=' …')
-        raise UsageError(f'{message.replace(_HINT, "")}{_HINT}')
+        super().error(shorten(message, 900, placeholder=' …'), ex)
+
+    def hint(self) -> str:
+        return ' (xlab COMMAND --help lists what there is)'
 
     @contextlib.contextmanager
     def _own_defaults(self) -> Iterator[None]:

@@ -6,29 +6,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 from xlabml.untrusted.matching import match_arguments, match_part, parameters
 
-from .command_line import LINKED
-from .trainer import Trainer
-
-CALLBACKS: dict[str, type] = {
-    'checkpoint': Checkpoints,
-    'curves': Curves,
-    'nonfinite': NonFinite,
-    'progress': Progress,
-    'samples': SampledText,
-    'spikes': Spikes,
-    'stopping': Stopping,
-    'summary': Summary,
-}
-"""Groups of settings that are of a callback."""
-
-_GROUPS = {'trainer': Trainer, **CALLBACKS}
-"""Groups that a resumed run takes from its checkpoint, where they are plain values."""
+from .groups import GROUPS, LINKED
 
 _NOT_FROM_A_FILE = {
     *('default_root_dir', 'folder', 'devices', 'num_nodes'),
@@ -89,8 +72,9 @@ def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> dict[str
         'model': model,
         'data': {name: value for name, value in data.items() if name not in _NOT_OF_THE_NEXT},
     }
-    for group, cls in _GROUPS.items():
-        found[group] = match_arguments(cls, _plain_of(config.get(group, {}), cls, group), group, text)
+    for group, cls in GROUPS.items():
+        if group not in found:
+            found[group] = match_arguments(cls, _plain_of(config.get(group, {}), cls, group), group, text)
     return found
 
 

@@ -1,4 +1,4 @@
-"""`xlab fit --smoke`: a batch of everything that a run does, in a folder that goes again."""
+"""`xlab fit --smoke`: a batch of everything that a run does, in a temporary folder."""
 
 import contextlib
 import io
@@ -10,31 +10,48 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
-from jsonargparse import Namespace
 
-from xlabml import artifacts, checkpoints, settings
-from xlabml.callbacks import Checkpoints, Predictions
+from xlabml import artifacts, checkpoints
+from xlabml.callbacks import Checkpoints
 from xlabml.callbacks.progress import find_figures
 from xlabml.data import Source, value_of
-from xlabml.datamodules import XLabDataModule
+from xlabml.engine import Task
 from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
-from .building import find_callback
+from .building import Built
 from .command_line import plain, without_option
 from .errors import UsageError, usage_errors
-from .fit import XLabCLI
+from .opening import find_task, open_data
+from .parsing import Settings, parse, retype
+from .resolving import choose_precision
+from .resuming import resume
+from .running import execute
 
 _MAX_DOCUMENTS, _MAX_CHARS = 400, 2_000_000  # of each source
-_STEPS = 2, 4  # where the first fit, and the one that goes on, end
+_STEPS = 2, 4  # the last steps of the first fit, and of the one that resumes it
+
+
+class Part(NamedTuple):
+    """One of the runs that settings are tried by.
+
+    Args:
+        name: What it tries, for people.
+        settings: Its settings.
+        n_steps: Where its training ends.
+    """
+
+    name: str
+    settings: Settings
+    n_steps: int
 
 
 def smoke(arguments: Sequence[str]) -> None:
-    """Train, validate, sample, save, load, go on, test, predict and generate with these settings; leave nothing.
+    """Train, validate, sample, save, load, resume, test, predict and generate with these settings; leave nothing.
 
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
     trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
@@ -47,12 +64,11 @@ def smoke(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: The command is another, a checkpoint is named, or this is one process of several.
     """
-    words = list(arguments)
-    asked = {word.partition('=')[0] for word in words}
+    asked = {word.partition('=')[0] for word in arguments}
     if asked & {'-h', '--help', '--print_config'} or any(re.fullmatch(r'--.*\.help', word) for word in asked):
-        XLabCLI(words)
+        parse(arguments)
         return
-    if 'fit' not in words:
+    if 'fit' not in arguments:
         raise UsageError('--smoke goes with fit: xlab fit --smoke …')
     if '--ckpt_path' in asked:
         raise UsageError('--smoke tries the settings from the start; leave out --ckpt_path')
@@ -61,123 +77,111 @@ def smoke(arguments: Sequence[str]) -> None:
     started = time.monotonic()
     users = os.environ.get('XLABML_CACHE')
     with artifacts.scratch('smoke-') as name, _cache(f'{name}/cache'):
-        stand_in = _StandIn(name, users)
-        words += [f'--trainer.default_root_dir={name}', '--checkpoint.folder=null']
-        done: dict[str, _SmokeCLI] = {}
-        for part, command in (('train', 'fit'), ('go on', 'fit'), ('test', 'test'), ('predict', 'predict')):
-            typed = [command if word == 'fit' else word for word in words]
-            if part != 'train':
-                typed = [*without_option(typed, '--init_from'), '--ckpt_path=last']
-            with _saying_where(part), contextlib.redirect_stdout(io.StringIO()):
-                done[part] = _SmokeCLI(typed, stand_in, _STEPS[part != 'train'])
+        with _saying_where('train'), contextlib.redirect_stdout(io.StringIO()):
+            settings = parse(arguments)
+            found, note = smoke_parts(settings, name, users)
+        done: dict[str, Built] = {}
+        for part in found:
+            with _saying_where(part.name), contextlib.redirect_stdout(io.StringIO()):
+                built = execute(part.settings, [_StopAt(part.n_steps)])
+                assert built is not None
+                done[part.name] = built
         with _saying_where('generate'):
-            text = _generate(name)
-        figures = done['test'].model.describe(find_figures(done['test'].trainer, 'test_'))
-        n_steps, n_documents = done['go on'].trainer.global_step, find_callback(done['predict'].trainer, Predictions)
+            text = _generate(done['train'].task, name)
+        figures = done['test'].task.describe(find_figures(done['test'].trainer, 'test_'))
+        n_steps, scored = done['resume'].trainer.global_step, ''
+        if 'predict' in done:
+            scored = f', {done["predict"].own.predictions.n_documents} documents scored'
     print(
-        f'smoke: {n_steps} steps, validated, saved and gone on from, tested ({figures}), '
-        f'{n_documents.n_documents} documents scored{text}; {time.monotonic() - started:.0f} s, nothing is left behind'
-        + stand_in.note
-        + ('; --autotune measured nothing' if '--autotune' in words else '')
+        f'smoke: {n_steps} steps, validated, saved, resumed, tested ({figures}){scored}{text}; '
+        f'{time.monotonic() - started:.0f} s, nothing is left behind'
+        + note
+        + ('; --autotune measured nothing' if settings.autotunes else '')
     )
 
 
-class _StandIn:
-    """What stands in for the sources: their first documents, and a tokenizer.
+def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[list[Part], str]:
+    """The runs that settings are tried by, and what was not as it is in the settings, for people.
 
     Args:
-        folder: Where to write them.
+        settings: As `parse` returns them.
+        folder: Where all that they write goes, the stand-ins for the sources too.
         cache: The user's cache, where there may be a tokenizer.
 
-    Attributes:
-        note: What was not as it is in the settings, for people.
+    Raises:
+        ValueError: The settings do not go together, or the sources cannot be read.
     """
+    with contextlib.ExitStack() as opened:
+        given = choose_precision(resume(settings, opened))
+    values = plain(given.values)
+    if settings.autotunes:
+        autotune.check(values['data']['device_batch_tokens'])
+        values['data']['device_batch_tokens'] = values['data']['max_len']  # the least that could be chosen
+    with usage_errors():
+        data, note = _stand_in(given, folder, cache)
+    changed = {
+        **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values), **autotune.NO_WARMUP}.items()},
+        'data.splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
+        'data.predict_split': 'test',
+        'data.group': None,  # the first documents may be one group, and too few of a class
+        'data.stratify': None,
+        'data.max_source_epochs': None,
+        'data.n_processes': 1,
+        'data.stream': None,
+        'trainer.default_root_dir': str(folder),
+        'trainer.devices': 1,
+        'trainer.num_nodes': 1,
+        'trainer.strategy': 'auto',
+        'trainer.logger': True,
+        'trainer.profiler': None,
+        'trainer.max_time': None,
+        'trainer.val_check_interval': _STEPS[0],
+        'trainer.log_every_n_steps': 1,
+        **{f'trainer.limit_{name}_batches': 1 for name in ('val', 'test', 'predict')},
+        'checkpoint.folder': None,
+        'progress.refresh_seconds': 0,
+        'summary.max_depth': 0,
+    }
+    if 0 <= values['trainer']['max_steps'] < _STEPS[1]:
+        changed['trainer.max_steps'] = _STEPS[1]
+    last = {**changed, 'ckpt_path': 'last'}
+    begun = settings._replace(arguments=tuple(without_option(settings.arguments, '--init_from')))
+    if given.initial is not None:
+        changed['init_from'] = str(given.initial.path)  # `last` is of the user's folder, not of this one
+    found = [
+        Part('train', retype(settings, 'fit', changed), _STEPS[0]),
+        Part('resume', retype(begun, 'fit', last), _STEPS[1]),
+        Part('test', retype(begun, 'test', last), 0),
+    ]
+    if find_task(settings).predictions is not Task.predictions:
+        found.append(Part('predict', retype(begun, 'predict', last), 0))
+    return found, note
 
-    def __init__(self, folder: Path, cache: str | None) -> None:
-        self.folder, self._cache = folder, cache
-        self.settings: dict[str, Any] = {}
-        self.note = ''
 
-    def make(self, config: dict[str, Any]) -> None:
-        """Read the sources that the settings of the data name; where they are absent, this says so."""
-        data = XLabDataModule(**settings.build_arguments(XLabDataModule, config))
-        data.check_tokenizer()
-        records = [_first_records(source, data.columns) for source in data.sources]
-        with _cache(self._cache):
-            path = data.tokenizer_path
-        sources = []
-        for i, some in enumerate(records):
-            file = self.folder / f'source-{i}.jsonl'
-            file.write_text(''.join(json.dumps(record) + '\n' for record in some), 'utf-8')
-            sources.append({'class_path': 'xlabml.data.Location', 'init_args': {'path': str(file)}})
-        n_vocab = data.n_vocab
-        if not path.exists():
-            path = self.folder / 'smoke.model'
-            texts = [record['text'] for record in itertools.chain(*records)]
-            n_vocab = _train(texts, path, data.n_vocab, data.coverage)
-            if n_vocab != data.n_vocab:
-                self.note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
-        self.settings = {'sources': sources, 'tokenizer_path': str(path), 'n_vocab': n_vocab}
-
-
-class _SmokeCLI(XLabCLI):
-    def __init__(self, args: Sequence[str], stand_in: _StandIn, n_steps: int) -> None:
-        self._stand_in, self._n_steps = stand_in, n_steps
-        super().__init__(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Put the stand-ins for what is too much, or leaves something behind."""
-        config = self._own_config()
-        with usage_errors():
-            if not self._stand_in.settings:
-                self._stand_in.make(plain(config.data))
-        super().before_instantiate_classes()
-        data: dict[str, Any] = {
-            **self._stand_in.settings,
-            'splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
-            'predict_split': 'test',
-            'group': None,  # the first documents may be one group, and too few of a class
-            'stratify': None,
-            'max_source_epochs': None,
-            'n_processes': 1,
-            **_batch_sizes(config),
-            'stream': None,
-            **autotune.NO_WARMUP,
-        }
-        config.model.init_args.n_vocab = data['n_vocab']
-        trainer = {
-            'devices': 1,
-            'num_nodes': 1,
-            'strategy': 'auto',
-            'logger': True,
-            'profiler': None,
-            'max_time': None,
-            'val_check_interval': _STEPS[0],
-            'log_every_n_steps': 1,
-            **{f'limit_{name}_batches': 1 for name in ('val', 'test', 'predict')},
-        }
-        if 0 <= config.trainer.max_steps < _STEPS[1]:
-            trainer['max_steps'] = _STEPS[1]
-        values = {'data': data, 'trainer': trainer, 'progress': {'refresh_seconds': 0}, 'summary': {'max_depth': 0}}
-        for group, changed in values.items():
-            for name, value in changed.items():
-                config[group][name] = value
-
-    def _autotune(self, config: Namespace) -> None:
-        """Nothing is measured: what a device holds is the least that could be chosen."""
-        if self._checkpoint is None:
-            autotune.check(config.data.device_batch_tokens)
-        config.data.device_batch_tokens = config.data.max_len
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self._get(self.config_init, 'trainer')
-        callbacks = config['callbacks'] or []
-        config['callbacks'] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), _StopAt(self._n_steps)]
-        return super().instantiate_trainer(**kwargs)
+def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
+    """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
+    settings. Where sources are absent, this says so."""
+    data = open_data(settings)
+    records = [_first_records(source, data.columns) for source in data.sources]
+    with _cache(cache):
+        path = data.tokenizer_path
+    sources = []
+    for i, some in enumerate(records):
+        file = folder / f'source-{i}.jsonl'
+        file.write_text(''.join(json.dumps(record) + '\n' for record in some), 'utf-8')
+        sources.append({'class_path': 'xlabml.data.Location', 'init_args': {'path': str(file)}})
+    n_vocab, note = data.n_vocab, ''
+    if not path.exists():
+        path = folder / 'smoke.model'
+        texts = [record['text'] for record in itertools.chain(*records)]
+        n_vocab = _train(texts, path, data.n_vocab, data.coverage)
+        if n_vocab != data.n_vocab:
+            note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
+    return {'sources': sources, 'tokenizer_path': str(path), 'n_vocab': n_vocab}, note
 
 
 class _StopAt(L.Callback):
-    """Ends a run at the validation after so many steps; its length, and so its schedule, are those of the real one."""
+    """Ends a run at the validation after `n_steps`; its length, and so its schedule, are those of the real one."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = n_steps
@@ -187,16 +191,16 @@ class _StopAt(L.Callback):
             trainer.should_stop = True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Not for good, as early stopping would have: the run is to go on.
+        # Early stopping ends a run for good; this one is to be resumed.
         checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
-def _batch_sizes(config: Namespace) -> dict[str, int]:
+def _batch_sizes(values: dict[str, Any]) -> dict[str, int]:
     """Two micro-batches a step: on a CPU of a row, elsewhere as large as they will be, to see that they fit."""
-    data = config.data
-    has_gpu = torch.cuda.is_available() and config.trainer.accelerator in ('auto', 'gpu', 'cuda')
-    device = (data.device_batch_tokens or data.batch_tokens) if has_gpu else data.max_len
-    return {'batch_tokens': device * min(2, math.ceil(data.batch_tokens / device)), 'device_batch_tokens': device}
+    data = values['data']
+    has_gpu = torch.cuda.is_available() and values['trainer']['accelerator'] in ('auto', 'gpu', 'cuda')
+    device = (data['device_batch_tokens'] or data['batch_tokens']) if has_gpu else data['max_len']
+    return {'batch_tokens': device * min(2, math.ceil(data['batch_tokens'] / device)), 'device_batch_tokens': device}
 
 
 def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -231,14 +235,13 @@ def _train(texts: list[str], path: Path, n_vocab: int, coverage: float) -> int:
             return n_vocab
 
 
-def _generate(root: Path) -> str:
-    """Continue nothing by a few tokens with the best checkpoint; '' where the task is no language model."""
-    from xlabml.pipelines.generator import TextGenerator, is_language_model
-
-    path = checkpoints.find('last', root)
-    if not is_language_model(checkpoints.load(path).task.class_path):
+def _generate(task: Task, root: Path) -> str:
+    """Generate a few tokens with the newest checkpoint; '' of a task that generates nothing."""
+    if not task.generates:
         return ''
-    text = ''.join(TextGenerator.load(path).stream('', 8, seed=0))
+    from xlabml.pipelines.generator import TextGenerator
+
+    text = ''.join(TextGenerator.load(checkpoints.find('last', root)).stream('', 8, seed=0))
     return f', sampled {text!r}'
 
 

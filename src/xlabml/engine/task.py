@@ -141,6 +141,9 @@ class Task(Optimized, ABC):
     def check_batch(self, batch: Batch) -> None:
         """Raise ValueError where a batch, still in the host's memory, cannot be read by this task."""
 
+    def try_network(self) -> None:
+        """Run the network once on the smallest input, to see whether its parts go together; a task need not."""
+
     def describe(self, figures: Mapping[str, float]) -> str:
         """Figures in a line, those that have a unit first."""
         return describe_figures(figures, self.units)

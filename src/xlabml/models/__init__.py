@@ -5,4 +5,7 @@ from xlabml.engine import Task
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'MaskedLanguageModel', 'Task', 'XLabModel']
+
+DEFAULT = XLabModel
+"""The task of a run that names none."""

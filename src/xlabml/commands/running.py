@@ -1,0 +1,229 @@
+"""run: what each command does with the objects that were built for it."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from xlabml.callbacks import Checkpoints, attention_lines, skip_argument
+from xlabml.callbacks.progress import find_figures
+from xlabml.datamodules import XLabDataModule
+from xlabml.engine import Run, wait_for_children
+
+from . import data as data_commands
+from .autotune import autotune
+from .building import Built, build
+from .claiming import nothing_left_behind
+from .command_line import DATA_COMMANDS, plain
+from .errors import usage_errors
+from .horizon import describe_new_horizon
+from .opening import open_data
+from .parsing import Settings
+from .resolving import resolve
+from .resuming import resume
+
+
+def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built | None:
+    """Do what a command line says, from its settings on.
+
+    Args:
+        settings: As `parse` returns them.
+        callbacks: More of them, beside those that settings name.
+
+    Returns:
+        What was run; None of a command that prepares data.
+    """
+    with contextlib.ExitStack() as opened:
+        settings, data = prepare(settings, opened)
+        if settings.command in DATA_COMMANDS:
+            run_data_command(settings, data)
+            return None
+        built = build(settings, data, opened, callbacks)
+        run(built)
+        return built
+
+
+def prepare(settings: Settings, opened: contextlib.ExitStack) -> tuple[Settings, XLabDataModule]:
+    """Resolve settings, and build the data that they describe then."""
+    settings = resume(settings, opened)
+    data = open_data(settings)
+    found = resolve(settings, data)
+    if found.autotunes:
+        found = autotune(found)
+    if plain(found.values.data) != plain(settings.values.data):
+        data = open_data(found)
+    return found, data
+
+
+def run_data_command(settings: Settings, data: XLabDataModule) -> None:
+    """Call the function of a command that prepares data, or looks at it."""
+    function = getattr(data_commands, str(settings.command))
+    names = list(inspect.signature(function).parameters)[1:]
+    function(data, **{name: plain(settings.values[name]) for name in names})
+
+
+def run(built: Built) -> None:
+    """Fit, validate, test or predict.
+
+    Raises:
+        SystemExit: The run was ended early; its status says why.
+    """
+    with nothing_left_behind(built.claimed, built.trainer):
+        _RUNS[str(built.settings.command)](built)
+
+
+def _fit(built: Built) -> None:
+    """Train, or resume, or say that there is nothing left to do."""
+    settings, data, task, trainer, _, claimed, initialized = built
+    resumed = settings.resumed
+    with usage_errors():
+        attention = attention_lines(trainer, task)
+    data.prepare_data()
+    for rows in (data.train_rows, data.rows('val')):
+        assert len(rows)  # an empty split is refused before anything is written
+    length = data.run_steps(trainer.max_steps, settings.values.trainer.max_epochs)
+    if resumed is not None and _is_finished(built, length):
+        step = resumed.checkpoint.step
+        _say(f'{resumed.found.name} has finished its {step:,} steps; a larger trainer.max_steps resumes it')
+        if settings.choice.run is None and claimed is not None:
+            claimed.give_up()
+        else:
+            _say_results(built)
+        return
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        with usage_errors():
+            task.check_schedule(task.find_horizon(length, data))
+    if resumed is not None:
+        _say(f'resuming from {resumed.found.name}')
+        _say_new_run(built)
+        if line := describe_new_horizon(task, data, length, resumed.checkpoint):
+            _say(line)
+        step = resumed.checkpoint.step
+        skipped = resumed.checkpoint.place.get('skipped', [])
+        known = [pair for *pair, _, _ in skipped if pair in data.skip and pair[1] > step]
+        if known:
+            _say(f'the rows of data.skip {known} are left out already, as the checkpoint says: no others are')
+    if initialized is not None and settings.initial is not None:
+        _say(f'initial weights from {settings.initial.path}: {initialized.describe()}')
+    _say(f'precision {trainer.precision}, run folder {None if claimed is None else claimed.path}')
+    for line in attention:
+        _say(line)
+    path = None if resumed is None else str(resumed.found.path)
+    trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+    _say_results(built)
+    _say_end(built)
+    if status := Run.of(trainer).status:
+        wait_for_children(trainer)
+        raise SystemExit(status)
+
+
+def _is_finished(built: Built, length: int) -> bool:
+    """Whether a checkpoint is that of the last step of its run."""
+    resumed = built.settings.resumed
+    assert resumed is not None
+    checkpoint = resumed.checkpoint
+    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)  # type: ignore[attr-defined]
+    saved = checkpoint.callback_state(Checkpoints.__name__)
+    is_over = 0 <= length <= checkpoint.step and not saved.get('owes_validation', False)
+    return is_over or (stops and saved.get('stopped_early', False))
+
+
+def _say_results(built: Built) -> None:
+    """Say where the checkpoints and the curves are."""
+    if built.claimed is None:
+        return
+    saver, resumed = built.own.checkpoints, built.settings.resumed
+    if resumed is not None and not saver.saved:
+        saver.load_state_dict(resumed.checkpoint.callback_state(saver.state_key))
+    best, newest = saver.best, saver.newest
+    if best is not None:
+        _say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')
+    if newest is not None and newest != best:
+        _say(f'newest checkpoint: {newest}')
+    if saver.exported is not None:
+        _say(f'its weights are put back, and exported to {saver.exported}')
+    if best is None and newest is None:
+        _say('no checkpoint was saved')
+    if not built.own.curves.is_given_up and any(
+        isinstance(logger, TensorBoardLogger) for logger in built.trainer.loggers
+    ):
+        _say(f'curves: tensorboard --logdir {built.claimed.path.parent.parent}')
+
+
+def _say_end(built: Built) -> None:
+    """Say why the run ended early, where it did, and what resumes it."""
+    trainer, spikes = built.trainer, built.own.spikes
+    run = Run.of(trainer)
+    if spikes.stopped:
+        step, is_saved = spikes.stopped, run.newest_checkpoint is not None
+        skip = skip_argument(trainer, step, step)
+        last = '--ckpt_path last' if is_saved else ''  # of another run, where this one has none
+        typed = ' '.join(filter(None, ['with', last, skip])) if last or skip else 'as it was'
+        resumes = 'resumes' if is_saved or built.settings.resumed is not None else 'begins anew,'
+        _say(
+            f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
+            f'{typed} {resumes} {"without" if skip else "with"} the rows of that step'
+        )
+    elif run.ended is not None:
+        _say(f'{run.ended.why} at step {trainer.global_step}; the same command with --ckpt_path last resumes it')
+
+
+def _say_new_run(built: Built) -> None:
+    """Say that a run of its own is opened, and why."""
+    if built.settings.choice.why_new and built.claimed is not None:
+        _say(f'opening a new run, {built.claimed.path}: {built.settings.choice.why_new}')
+
+
+def _validate(built: Built) -> None:
+    """Evaluate on the val split."""
+    _evaluate(built, built.trainer.validate, 'val')
+
+
+def _test(built: Built) -> None:
+    """Evaluate on the test split."""
+    _evaluate(built, built.trainer.test, 'test')
+
+
+def _evaluate(built: Built, evaluate: Callable, split: str) -> None:
+    resumed, task = built.settings.resumed, built.task
+    assert resumed is not None
+    built.data.prepare_data()
+    _say_new_run(built)
+    evaluate(task, datamodule=built.data, ckpt_path=str(resumed.found.path), verbose=False, weights_only=True)
+    figures = find_figures(built.trainer, f'{split}_')
+    _say(f'{split}: {task.describe(figures)} ({task.n_evaluated:,} {task.counted})')
+
+
+def _predict(built: Built) -> None:
+    """Score every document of a split."""
+    resumed, writer = built.settings.resumed, built.own.predictions
+    assert resumed is not None
+    built.data.prepare_data()
+    _say_new_run(built)
+    built.trainer.predict(
+        built.task,
+        datamodule=built.data,
+        ckpt_path=str(resumed.found.path),
+        return_predictions=False,
+        weights_only=True,
+    )
+    if writer.path is not None:
+        counted = f', {writer.n_counted:,} {built.task.counted}' if writer.n_counted else ''
+        _say(f'predictions: {writer.path} ({writer.n_documents:,} documents{counted})')
+
+
+_RUNS: Mapping[str, Callable[[Built], None]] = {
+    'fit': _fit,
+    'validate': _validate,
+    'test': _test,
+    'predict': _predict,
+}
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
