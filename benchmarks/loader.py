@@ -10,11 +10,11 @@ import time
 
 import torch
 
-from xlabml.data import Chunk, Concat, Pack, TrainBatches
+from xlabml.data import BatchSequence, Chunk, Concat, Epochs, Pack
 from xlabml.datamodules import XLabDataModule
 
 
-def tokens_per_second(batches: TrainBatches, first: int, seconds: float) -> float:
+def tokens_per_second(batches: BatchSequence, first: int, seconds: float) -> float:
     """Of the batches from the first on, for so long."""
     n_tokens, n_batches, begin = 0, 0, time.perf_counter()
     while (taken := time.perf_counter() - begin) < seconds:
@@ -36,7 +36,7 @@ def main() -> None:
         rows = data.train_rows
         figures = []
         for n in options.rows:
-            batches = TrainBatches(rows, n, n, seed=1)
+            batches = BatchSequence(Epochs(rows, 1), n, n, seed=1)
             batches[0]
             measured = [tokens_per_second(batches, 1000 * i, options.seconds) for i in range(options.rounds)]
             figures.append(f'{statistics.median(measured) / 1e6:.1f} ({n} rows)')

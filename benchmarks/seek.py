@@ -14,17 +14,19 @@ import time
 from pathlib import Path
 
 from xlabml.data import (
+    BatchSequence,
     Corpus,
+    Epochs,
     Location,
+    Mixed,
     Mixture,
     Pack,
+    Place,
     Rows,
     ShardCache,
     Stream,
-    StreamBatches,
     StreamedRows,
     TokenStore,
-    TrainBatches,
     loader,
     open_plan,
     prepare_store,
@@ -51,20 +53,20 @@ def main() -> None:
             corpus = Corpus([TokenStore.open(path) for path in folders], SPLITS)
             return Rows(corpus, open_plan(Pack(LENGTH), corpus, 'train', False, folder / 'plans'), tokenizer)
 
-        def plain(step: int) -> TrainBatches:
-            return TrainBatches(rows(), ROWS, ROWS, seed=1)
+        def plain(step: int) -> BatchSequence:
+            return BatchSequence(Epochs(rows(), 1), ROWS, ROWS, seed=1)
 
-        def weighted(step: int) -> TrainBatches:
+        def weighted(step: int) -> BatchSequence:
             some = rows()
             weights = [float(i + 1) for i in range(len(sources))]
             mixture = Mixture(some.plan.source_rows, some.plan.source_counted, weights)
-            return TrainBatches(some, ROWS, ROWS, seed=1, mixture=mixture)
+            return BatchSequence(Mixed(some, 1, mixture), ROWS, ROWS, seed=1)
 
-        def streamed(step: int) -> StreamBatches:
+        def streamed(step: int) -> BatchSequence:
             cache = ShardCache(sources, tokenizer, folder / 'cache', 1 << 40, 1)
             stream = StreamedRows(cache, Stream(window_shards=2), Pack(LENGTH), SPLITS, False, [], 1)
-            place = {'first_step': step, 'first_window': step // 100, 'first_row': 3} if step else {}
-            return StreamBatches(stream, ROWS, ROWS, seed=1, **place)
+            start = Place(step // 100, 3) if step else Place(0, 0)
+            return BatchSequence(stream, ROWS, ROWS, seed=1, first_step=step, start=start)
 
         for name, build in (('plain', plain), ('weighted', weighted), ('streamed', streamed)):
             timed = {}
@@ -73,8 +75,8 @@ def main() -> None:
                 batches = build(step)
                 next(iter(loader(batches, step, 1)))
                 timed[step] = time.perf_counter() - start
-                if isinstance(batches, StreamBatches):
-                    batches.stream.close()
+                if isinstance(batches.passes, StreamedRows):
+                    batches.passes.close()
             print(f'{name}: step 0 in {timed[0]:.3f} s, step {FAR:,} in {timed[FAR]:.3f} s')
 
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     'evaluation': {'batches', 'data'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
-    'data': {'tokenizer', 'batches', 'artifacts'},
+    'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
     'engine': {
         *(
             'training',
@@ -63,6 +63,7 @@ INSIDE_DATA = {
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
 """The rooms inside data and which each may import."""

@@ -18,7 +18,7 @@ OF_FLAT_DATA = {
     'corpus': 'Corpus',
     'embedded': 'WikipediaLeads StandardLibrary',
     'held_out': 'Overlap',
-    'loaders': 'TrainBatches EvalBatches Positions',
+    'loaders': 'EvalBatches Positions',
     'location': 'Location',
     'mixture': 'Mixture',
     'near_duplicates': 'NearDuplicates NearPairs',
@@ -34,7 +34,6 @@ OF_FLAT_DATA = {
     'sources': 'Document Part Source',
     'store': 'TokenStore',
     'stream': 'Stream StreamedRows',
-    'stream_batches': 'StreamBatches',
     'validation': 'Invalid',
     'warmup': 'Doubling',
 }

@@ -4,6 +4,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from xlabml.batches import Batch, TokenTargets
+from xlabml.data import BatchSequence, Epochs, Mixed, Place
 from xlabml.data.order import EVALUATION, example_keys
 
 
@@ -31,3 +32,33 @@ def batch_of(examples, numbers, n_counted=1.0, seed=0, longest=None):
     """Examples of these numbers as a batch, what they draw as in an evaluation."""
     keys = example_keys(0, EVALUATION, numbers)
     return examples.batch(numbers, keys, n_counted, seed, longest)
+
+
+def train_batches(examples, rows_per_step, rows_per_batch, seed, mixture=None, first_row=0, skipped=(), **options):
+    """The batches of training on epochs of examples, or on a mixture; rows count over all passes."""
+    passes = Epochs(examples, seed) if mixture is None else Mixed(examples, seed, mixture)
+    skipped = [(place(passes, start), place(passes, end)) for start, end in skipped]
+    start = place(passes, first_row)
+    return BatchSequence(passes, rows_per_step, rows_per_batch, seed, start=start, skipped=skipped, **options)
+
+
+def place(passes, row):
+    """The place of a row that is counted over all passes."""
+    return Place(*divmod(row, passes.n_each))
+
+
+def spy_on(rows, monkeypatch):
+    """The row numbers of each batch that is made from now on."""
+    taken, batch = [], rows.batch
+
+    def spy(numbers, *rest):
+        taken.append(numbers.tolist())
+        return batch(numbers, *rest)
+
+    monkeypatch.setattr(rows, 'batch', spy)
+    return taken
+
+
+def same(first, second):
+    """Whether batches are equal bit for bit."""
+    return plain(first) == plain(second)

@@ -34,7 +34,7 @@ _DATA = {
     'rows': ('plan_rows', 'plans'),
     'order': ('mixture', 'gaps', 'warmup'),
     'stream': ('shards',),
-    'batching': ('loaders', 'stream_batches'),
+    'batching': ('loaders',),
     'inspection': ('histograms', 'statistics'),
 }
 
@@ -48,6 +48,8 @@ MOVED: dict[str, str] = {
     'xlabml.checksums': 'xlabml.artifacts.checksums',
     'xlabml.data.folders': 'xlabml.artifacts.folders',
     'xlabml.data.manifests': 'xlabml.artifacts.manifests',
+    'xlabml.datamodules.streamed': 'xlabml.data.prepared.streamed',
+    'xlabml.datamodules.texts': 'xlabml.data.prepared.texts',
     'xlabml.generation': 'xlabml.pipelines.generator',
     'xlabml.models.task': 'xlabml.engine.task',
     'xlabml.strategies': 'xlabml.engine',

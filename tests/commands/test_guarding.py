@@ -36,8 +36,8 @@ def test_rows_of_skipped_steps_are_left_out_and_stay_out_however_the_run_goes_on
     whole, broken = (read_curve(tmp_path / name / 'logs/version_0', 'train_loss') for name in ('whole', 'broken'))
     assert whole == broken
     saved = checkpoints.read(checkpoints.find('last', tmp_path / 'broken'))['XLabDataModule']
-    assert saved['skipped'] == [[3, 4, 8, 16]]
-    assert saved['row'] == 32
+    assert saved['skipped'] == [[3, 4, [0, 8], [0, 16]]]
+    assert (saved['pass'], saved['row']) == (0, 40)
     status, printed = xlab('fit', *flat, *last, '--trainer.max_steps=12', '--data.skip=[[3, 4], [8, 9]]')
     assert status == 2
     assert 'data.skip has [8, 9], but the checkpoint has trained 8 steps already' in printed
@@ -51,16 +51,19 @@ def test_a_spike_ends_the_run_with_status_3_and_the_run_goes_on_without_its_rows
     stop = ['--spikes.action=stop', '--spikes.window_steps=8']
     status, printed = xlab('fit', *tiny, *SAVED, *stop)
     assert status == 3, printed
-    assert "--ckpt_path last --data.skip='[[6, 6]]'" in printed
+    assert "--ckpt_path last --data.skip_rows='[[[0, 20], [0, 23]]]'" in printed
     run = tmp_path / 'logs/version_0'
     rows = [json.loads(line) for line in (run / 'spikes.jsonl').read_text().splitlines()]
     assert [row['step'] for row in rows] == [6]
     assert checkpoints.read(checkpoints.find('last', tmp_path))['global_step'] == 5
     monkeypatch.setattr(Spikes, '_judge', judge)
-    status, printed = xlab('fit', *tiny, *SAVED, *stop, '--ckpt_path=last', '--data.skip=[[6, 6]]')
+    status, printed = xlab('fit', *tiny, *SAVED, *stop, '--ckpt_path=last', '--data.skip_rows=[[[0, 20], [0, 23]]]')
     assert status == 0, printed
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
-    assert (saved['global_step'], saved['XLabDataModule']['skipped']) == (12, [[6, 6, 20, 24]])
+    assert (saved['global_step'], saved['XLabDataModule']['skipped']) == (
+        12,
+        [[[0, 20], [0, 23], [0, 20], [0, 24]]],
+    )
 
 
 def test_spike_after_spike_is_left_out_from_one_checkpoint_and_from_the_next(xlab, tiny, tmp_path, monkeypatch):
@@ -75,21 +78,31 @@ def test_spike_after_spike_is_left_out_from_one_checkpoint_and_from_the_next(xla
         assert status == (3 if spike_at else 0), printed
         return printed
 
-    skip = '--data.skip=[[6, 6]]'
-    assert "--data.skip='[[6, 6]]' resumes" in run(6)
-    assert "--data.skip='[[6, 6], [8, 8]]' resumes" in run(7, skip)
-    assert "--data.skip='[[6, 6], [7, 7]]' resumes" in run(6, skip)
-    again = run(6, skip, '--checkpoint.pin_steps=[5]')  # a checkpoint that knows the pair
-    assert "--data.skip='[[6, 7]]' resumes" in again
-    assert 'left out already' not in again
-    assert 'the rows of data.skip [[6, 6]] are left out already' in run(7, skip)
-    assert "--data.skip='[[6, 7], [9, 9]]' resumes" in run(7, '--data.skip=[[6, 7]]')
-    run(0, '--data.skip=[[6, 7], [9, 9]]')
+    def rows(*steps):
+        """Those of steps that read 4 rows each, in an epoch in which nothing is left out."""
+        return [[[0, 4 * step - 4], [0, 4 * step - 1]] for step in steps]
+
+    assert f"--data.skip_rows='{rows(6)}' resumes" in run(6)
+    skip = f'--data.skip_rows={rows(6)}'
+    assert f"--data.skip_rows='{rows(6, 8)}' resumes" in run(7, skip)
+    assert f"--data.skip_rows='{rows(6, 7)}' resumes" in run(6, skip)
+    again = run(6, skip, '--checkpoint.pin_steps=[5]')  # a checkpoint that knows the rows
+    assert f"--data.skip_rows='{rows(6, 7)}' resumes" in again
+    assert f"--data.skip_rows='{rows(6, 7, 9)}' resumes" in run(7, f'--data.skip_rows={rows(6, 7)}')
+    run(0, f'--data.skip_rows={rows(6, 7, 9)}')
     saved = checkpoints.read(checkpoints.find('last', tmp_path))['XLabDataModule']
-    assert saved['skipped'] == [[6, 6, 20, 24], [6, 7, 24, 32], [9, 9, 36, 40]]
+    assert [entry[:2] for entry in saved['skipped']] == rows(6, 7, 9)
 
 
-def test_steps_that_are_not_finite_are_named_as_the_newest_checkpoint_before_them_counts(
+def test_steps_that_are_skipped_again_by_a_checkpoint_that_knows_them_leave_out_nothing_more(xlab, tiny):
+    asked = [*tiny, *SAVED, '--data.skip=[[6, 6]]', '--ckpt_path=last']
+    assert 'left out already' not in xlab('fit', *asked, '--trainer.max_steps=5')[1]
+    status, printed = xlab('fit', *asked, '--trainer.max_steps=7')
+    assert status == 0, printed
+    assert 'the rows of data.skip [[6, 6]] are left out already, as the checkpoint says: no others are' in printed
+
+
+def test_rows_of_steps_that_are_not_finite_are_named_whatever_checkpoint_is_before_them(
     xlab, tiny, tmp_path, monkeypatch
 ):
     compute = XLabModel.training_step
@@ -101,9 +114,9 @@ def test_steps_that_are_not_finite_are_named_as_the_newest_checkpoint_before_the
     asked = [*tiny, '--trainer.val_check_interval=99', '--nonfinite.max_in_row=2', '--data.skip=[[2, 2]]']
     status, printed = xlab('fit', *asked)
     assert status == 1
-    assert "out with --data.skip='[[2, 2], [6, 7]]', and go on from the newest checkpoint" in printed
+    assert "out with --data.skip_rows='[[[0, 20], [0, 27]]]', and go on from the newest checkpoint" in printed
     status, printed = xlab('fit', *asked, '--checkpoint.every_n_steps=3')
-    assert "out with --data.skip='[[5, 6]]', and go on" in printed
+    assert "out with --data.skip_rows='[[[0, 20], [0, 27]]]', and go on" in printed
 
 
 def test_after_a_spike_before_the_first_checkpoint_no_other_run_goes_on(xlab, tiny, monkeypatch):
@@ -112,7 +125,10 @@ def test_after_a_spike_before_the_first_checkpoint_no_other_run_goes_on(xlab, ti
     monkeypatch.setattr(Spikes, '_judge', lambda self, loss: judge(self, loss + 99 * (len(self.window) == 4)))
     status, printed = xlab('fit', *tiny, '--spikes.action=stop', '--spikes.window_steps=8')
     assert status == 3, printed
-    assert "the same command with --data.skip='[[5, 5]]' begins anew, without the rows of that step" in printed
+    assert (
+        "the same command with --data.skip_rows='[[[0, 16], [0, 19]]]' begins anew, without the rows of that step"
+        in printed
+    )
 
 
 def test_the_best_weights_are_put_back_exported_and_found(xlab, tiny, tmp_path):

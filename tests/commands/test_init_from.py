@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from xlabml import checkpoints
+from xlabml.commands.command_line import without_option
 from xlabml.tokenizer import train_tokenizer
 
 STILL = ['--model.optimizer=torch.optim.SGD', '--model.optimizer.lr=0.0', '--trainer.max_steps=1']
@@ -89,6 +90,9 @@ def test_another_task_takes_the_network_and_decides_what_it_attends_to(xlab, sou
     assert found.task.arguments['trunk']['init_args']['causal'] is False
     assert found.task.arguments['trunk']['init_args']['norm'] == begun.task.arguments['trunk']['init_args']['norm']
     assert all(torch.equal(found.weights[name], weight) for name, weight in begun.weights.items())
+    status, printed = xlab('fit', *new, '--init_from=last')  # and back again: nobody says that a trunk is causal
+    assert status == 0, printed
+    assert newest(tmp_path).task.arguments['trunk']['init_args']['causal'] is True
 
 
 def test_with_another_tokenizer_what_has_a_row_a_token_is_new(xlab, source, new, texts, tmp_path):
@@ -135,3 +139,8 @@ def test_a_file_that_names_what_is_not_trusted_is_refused(xlab, source, new, tmp
     assert status != 0
     assert 'os.system is not a class of xlabml' in printed
     assert 'evil.ckpt' in printed
+
+
+def test_commands_that_resume_are_typed_without_it():
+    typed = ['fit', '--init_from', 'x', '--data.max_len=9', '--init_from=y']
+    assert without_option(typed, '--init_from') == ['fit', '--data.max_len=9']

@@ -12,7 +12,7 @@ from curves import read_curve
 
 from xlabml.callbacks import Curves
 from xlabml.commands import manage
-from xlabml.data import TrainBatches
+from xlabml.data import BatchSequence
 from xlabml.models import Task, XLabModel
 from xlabml.telemetry import records
 from xlabml.telemetry.flops import TrainFlops
@@ -140,7 +140,7 @@ def test_the_parts_of_a_step_sum_to_it_and_each_has_its_own(xlab, tiny, tmp_path
         clocks[-1] += time.perf_counter()
         write(self, *arguments)
 
-    monkeypatch.setattr(TrainBatches, '__getitem__', sleepy(TrainBatches.__getitem__, 'data'))
+    monkeypatch.setattr(BatchSequence, '__getitem__', sleepy(BatchSequence.__getitem__, 'data'))
     monkeypatch.setattr(XLabModel, 'training_step', step)
     clipping = sleepy(Task.configure_gradient_clipping, 'optimizer')
     monkeypatch.setattr(Task, 'configure_gradient_clipping', lambda *a, **k: clipping(*a, **k))

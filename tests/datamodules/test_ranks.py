@@ -6,11 +6,13 @@ import multiprocessing
 import random
 from types import SimpleNamespace
 
-import numpy as np
+import lightning.pytorch as L
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
 
+from xlabml.data import Pack
 from xlabml.datamodules import XLabDataModule
 from xlabml.tokenizer import train_tokenizer
 
@@ -80,11 +82,13 @@ def train(world, corpus, tmp_path, steps=(0, 30), state=None, **settings):
 def test_1_2_and_4_ranks_are_given_the_same_steps(corpus, tmp_path, weights):
     one, state = train(1, corpus, tmp_path, weights=weights)
     assert len(one) == 30
+    n_each = 65_536 if weights else len(build(corpus).train_rows)
     assert all(len(rows) == 8 and len(counts) == 1 for rows, counts in one)
     for world, batch in ((2, None), (2, 32), (4, 16)):
         many, there = train(world, corpus, tmp_path, weights=weights, device_batch_tokens=batch)
         assert many == one
-        assert there['row'] == state['row'] == 240
+        assert (there['pass'], there['row']) == (state['pass'], state['row'])
+        assert there['pass'] * n_each + there['row'] == 240
 
 
 WARMUPS = {'first_batch_tokens': 64, 'batch_warmup_steps': 9, 'first_len': 4, 'len_warmup_steps': 20}
@@ -101,7 +105,8 @@ def test_1_2_and_4_ranks_warm_up_over_the_same_steps(corpus, tmp_path):
         more, state = train(world, corpus, tmp_path, steps, state if found else None, num_workers=world % 2, **WARMUPS)
         found += more
     assert found == one
-    assert (state['step'], state['row']) == (30, 9 * 4 + 21 * 8)
+    n_each = len(build(corpus).train_rows)
+    assert (state['step'], state['pass'] * n_each + state['row']) == (30, 9 * 4 + 21 * 8)
 
 
 def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_path):
@@ -117,38 +122,101 @@ def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_
 SIZES = {'warming up': WARMUPS, 'of one size': {}}
 
 
+def start_from(corpus, saved, **settings):
+    """A data module that resumes from a state, in which all else is as it is now."""
+    data = build(corpus, **settings)
+    data.prepare_data()
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, global_step=saved['step'], max_steps=30, state=SimpleNamespace(fn='fit')
+    )
+    now = {name: value for name, value in data.state_dict().items() if name not in ('step', 'pass', 'row', 'skipped')}
+    data.load_state_dict({**now, **saved})
+    data.train_dataloader()
+    return data
+
+
+def rows_of(data, first, last):
+    """The rows that steps read, counted over all epochs."""
+    sequence = data._whole_sequence()
+    n_each, found = sequence.passes.n_each, []
+    for index in range(sequence.row(first - 1), sequence.row(last)):
+        pass_index, rows = sequence.places.take(index, 1)
+        found.append(pass_index * n_each + int(rows[0]))
+    return found
+
+
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-def test_what_a_spike_read_is_left_out_by_whoever_goes_on_from_an_earlier_checkpoint(corpus, sizes):
-    """Spike after spike without a checkpoint between them: the pairs are those of the checkpoint, which has one too."""
-    place = {'global_rank': 0, 'world_size': 1, 'global_step': 2, 'max_steps': 30, 'state': SimpleNamespace(fn='fit')}
-    saved = {'step': 2, 'row': 8 if sizes else 16, 'skipped': [[1, 1, 0, 8], [6, 6, 40, 48]]}
-    skip, bad = None, set()
-    for first, last in ((5, 5), (4, 4), (6, 7), (5, 6), (9, 9)):
-        data = build(corpus, skip=skip, **sizes)
-        data.prepare_data()
-        data.trainer = SimpleNamespace(**place)
-        data.load_state_dict({**data.state_dict(), **saved})
-        data.train_dataloader()
-        batches = data._train_batches()
-        read = set(batches.places(np.arange(saved['row'], batches.row(30))).tolist())
-        assert not read & bad
-        bad |= set(batches.places(np.arange(batches.row(first - 1), batches.row(last))).tolist())
-        skip = data.pairs_to_skip(first, last, None)
-        assert skip[:-1] == (data.skip or [])
-        assert data.pairs_to_skip(first, last, 3) == [[first, last + ([first, last] in [*data.skip, [6, 6]])]]
+def test_what_a_spike_read_is_left_out_from_whichever_checkpoint_the_run_resumes(corpus, sizes):
+    """Spike after spike, each run from another checkpoint: the places that one names mean the same rows to the next."""
+    early = {'step': 2, 'pass': 0, 'row': 8 if sizes else 16, 'skipped': []}
+    skip_rows, bad = [], set()
+    for saved, first, last in ((early, 5, 5), (early, 4, 4), ({**early, 'step': 0, 'row': 0}, 6, 7), (early, 9, 9)):
+        data = start_from(corpus, saved, skip_rows=skip_rows, **sizes)
+        assert not set(rows_of(data, saved['step'] + 1, 30)) & bad
+        bad |= set(rows_of(data, first, last))
+        skip_rows = [*skip_rows, *data.places_read(first, last)]
+    data.trainer.global_step = 12
+    later = data.state_dict()
+    resumed = start_from(corpus, json_and_back(later), skip_rows=skip_rows[:-1], **sizes)
+    assert resumed.state_dict()['skipped'] == later['skipped']
+    with pytest.raises(ValueError, match=r'data\.skip_rows has .*, but the checkpoint has read rows'):
+        start_from(corpus, json_and_back(later), skip_rows=data.places_read(10, 10), **sizes)
+
+
+def json_and_back(state):
+    """Where a run stands, as a checkpoint holds it."""
+    return json.loads(json.dumps({name: state[name] for name in ('step', 'pass', 'row', 'skipped')}))
+
+
+@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
+def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus, sizes):
+    n_each = len(build(corpus).train_rows)
+    counted = n_each + 40
+    old = {'step': 20, 'row': counted, 'skipped': [[1, 1, 0, 8], [6, 6, n_each - 4, n_each + 4], [40, 40, 999, 1007]]}
+    data = start_from(corpus, old, **sizes)
+    assert rows_of(data, 21, 21)[0] == counted + 16
+    state = data.state_dict()
+    assert (state['pass'], state['row']) == divmod(counted + 16, n_each)
+    assert state['skipped'][1] == [6, 6, [0, n_each - 4], [1, 4]]
+    assert data._start.n_read(data._texts.passes) == counted
+    again = start_from(corpus, json_and_back(state), **sizes)
+    assert rows_of(again, 21, 30) == rows_of(data, 21, 30)
+
+
+def test_steps_and_rows_that_were_read_already_are_refused(corpus):
+    saved = {'step': 3, 'pass': 0, 'row': 24, 'skipped': [[2, 2, [0, 8], [0, 16]]]}
+    start_from(corpus, saved, skip=[[2, 2]], skip_rows=[[[0, 8], [0, 15]], [[0, 24], [0, 30]]])
+    with pytest.raises(ValueError, match=r'data\.skip has \[3, 5\], but the checkpoint has trained 3 steps already'):
+        start_from(corpus, saved, skip=[[3, 5]])
+    with pytest.raises(ValueError, match=r'has \[\[0, 15\], \[0, 30\]\], but the checkpoint has read rows of'):
+        start_from(corpus, saved, skip_rows=[[[0, 15], [0, 30]]])
+    with pytest.raises(ValueError, match=r'but a pass over this data has \d+ rows; give places as \[pass, row\]'):
+        start_from(corpus, saved, skip_rows=[[[0, 40], [0, 9999]]])
+
+
+@pytest.mark.parametrize('pair', [[[0, 5]], [[0, 5], [0, 4]], [[0], [1]], [[0, -1], [0, 3]]])
+def test_places_that_are_none_are_refused(corpus, pair):
+    with pytest.raises(ValueError, match=r'data\.skip_rows has .* give pairs of a first and a last place'):
+        build(corpus, skip_rows=[pair])
+
+
+def test_a_data_module_of_parts_that_no_checkpoint_can_hold_is_refused_when_it_is_saved(corpus):
+    data = build(corpus, plan=lambda length: Pack(length))
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r'this XLabDataModule cannot be saved: .*lambda.* pass a class'):
+        data.state_dict()
 
 
 def test_epochs_count_from_a_checkpoint_that_comes_after_setup(corpus):
     data = build(corpus)
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=-1))
-    neutral = {'accumulate_grad_batches': 1, 'limit_train_batches': None, 'overfit_batches': 0}
-    place = {'global_rank': 0, 'world_size': 1, 'global_step': 0, 'state': SimpleNamespace(fn='fit')}
-    data.trainer = SimpleNamespace(fit_loop=loop, max_steps=-1, max_epochs=2, **neutral, **place)
+    quiet = dict.fromkeys(('enable_checkpointing', 'enable_progress_bar', 'enable_model_summary', 'logger'), False)
+    data.trainer = trainer = L.Trainer(accelerator='cpu', max_epochs=2, **quiet)
+    trainer.state.fn = TrainerFn.FITTING
     data.setup('fit')
     n_rows = 2 * len(data.train_rows)
-    assert loop.epoch_loop.max_steps == math.ceil(n_rows / 8)
+    assert trainer.max_steps == math.ceil(n_rows / 8)
     data.load_state_dict({**data.state_dict(), 'step': 3, 'row': 100})
-    assert loop.epoch_loop.max_steps == math.ceil(3 + (n_rows - 100) / 8)
+    assert trainer.max_steps == math.ceil(3 + (n_rows - 100) / 8)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from served import served
 from xlabml.artifacts import folders
 from xlabml.data import Location, NearDuplicates, RemoteFiles, Stream
 from xlabml.datamodules import XLabDataModule
-from xlabml.datamodules.saved_data import find_changes
+from xlabml.datamodules.changes import find_changes
 from xlabml.tokenizer import train_tokenizer
 
 
@@ -52,7 +52,7 @@ def build(shards):
 
     yield build
     for data in made:
-        data._training.stream.close()
+        data._texts.passes.close()
 
 
 def read(data, end):
@@ -72,7 +72,7 @@ def read(data, end):
 def test_a_run_that_stops_in_a_window_goes_on_bit_for_bit_with_other_workers(build):
     whole = build()
     unbroken = read(whole, 30)
-    assert whole.state_dict()['window'] > 1
+    assert whole.state_dict()['pass'] > 1
     found, state, step = [], None, 0
     for workers, end in ((0, 7), (2, 8), (1, 19), (0, 30)):
         data = build(step=step, num_workers=workers)
@@ -81,9 +81,8 @@ def test_a_run_that_stops_in_a_window_goes_on_bit_for_bit_with_other_workers(bui
         found += read(data, end)
         state, step = data.state_dict(), end
     assert found == unbroken
-    assert {name: state[name] for name in ('step', 'window', 'row')} == {
-        name: whole.state_dict()[name] for name in ('step', 'window', 'row')
-    }
+    there = whole.state_dict()
+    assert [state[name] for name in ('step', 'pass', 'row')] == [there[name] for name in ('step', 'pass', 'row')]
 
 
 def json_and_back(state):
@@ -111,7 +110,7 @@ def test_nothing_of_val_or_test_is_trained_on(build):
     assert evaluated
     trained = set()
     for window in range(4):
-        rows = data._training.stream.rows(window)
+        rows = data._texts.passes.open(window).examples
         trained |= {data.tokenizer.decode(rows.corpus.tokens(int(n)).tolist()) for n in rows.plan.documents}
     assert len(trained) > 150
     assert not trained & evaluated
@@ -208,7 +207,7 @@ def test_a_file_that_changes_while_a_run_reads_it_is_named_when_the_run_goes_on(
     for source in sources:
         Path(source.path).write_text(''.join(lines[: 150 if source is sources[0] else 1]))
     data = build(sources=sources[:1], held_out=sources[1:])
-    data._training.check()
+    data._texts.check_training()
     Path(sources[0].path).write_text(''.join(lines))
     Path(sources[1].path).unlink()
     state = data.state_dict()  # of what the run reads, not of what lies there now

@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
 
 class SealedArchive:
-    """Takes a zip archive on its way into a file, and gives it its checksum as a comment.
+    """Passes a zip archive on to a file, with its checksum as a comment.
 
     Args:
         file: Where it goes; only its `write` is called.

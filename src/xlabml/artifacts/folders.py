@@ -111,7 +111,7 @@ def build_folder(
         folder: Where it shall be.
         build: Fills the folder that it is given, and returns the manifest.
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
-        resumable: Whether build goes on with what an interrupted one left in its folder. It is kept then, but not
+        resumable: Whether build continues with what an interrupted one left in its folder. It is kept then, but not
             after a ValueError: what was wrong has to change first.
         say: Told that another process is at it, and is waited for.
 
@@ -194,7 +194,7 @@ def drop(folder: Path) -> None:
 
 
 def remove_older(folders: Path, n: int, keep: Path) -> None:
-    """Delete all but so many of the folders in a folder: those that were made or touched last, and one to keep."""
+    """Delete all folders in a folder but n: those that were made or touched last, and one to keep."""
     if folders.exists():
         others = [path for path in folders.iterdir() if path.is_dir() and path != keep]
         others.sort(key=lambda path: path.stat().st_mtime_ns)

@@ -5,8 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import filelock
+from typing import Any
 
 if sys.platform != 'win32':
     import fcntl
@@ -21,10 +20,10 @@ def only_one(lock: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
         wait: Called once where another process holds it, before waiting for that.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(lock)
+    held = _file_lock(lock)
     try:
         held.acquire(timeout=0)
-    except filelock.Timeout:
+    except TimeoutError:
         if wait is not None:
             wait()
         held.acquire()
@@ -41,16 +40,22 @@ def if_free(lock: Path) -> Iterator[bool]:
     Yields:
         Whether this process holds it.
     """
-    held = filelock.FileLock(lock)
+    held = _file_lock(lock)
     try:
         held.acquire(timeout=0)
-    except (filelock.Timeout, OSError):
+    except OSError:  # a timeout is one
         yield False
         return
     try:
         yield True
     finally:
         held.release()
+
+
+def _file_lock(path: Path) -> Any:
+    import filelock  # late: importing it takes longer than the tokenizer does, which locks nothing
+
+    return filelock.FileLock(path)
 
 
 def is_locked(file: int) -> bool:

@@ -1,20 +1,15 @@
 """What to type for a run to go on without the rows of some steps."""
 
-from typing import Any
-
 import lightning.pytorch as L
 
-from .checkpointing import Checkpoints
+from xlabml.engine import Run
 
 
 def skip_argument(trainer: L.Trainer, first: int, last: int) -> str:
-    """The argument that leaves out what the steps first to last have read, where a run goes on from the newest
-    checkpoint before them; '' where rows cannot be left out.
+    """The argument that leaves out the rows that the steps first to last have read, from whichever checkpoint the run
+    resumes; '' where the data knows no places.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    saver = next((callback for callback in callbacks if isinstance(callback, Checkpoints)), None)
-    find_pairs = getattr(trainer.datamodule, 'pairs_to_skip', None)  # type: ignore[attr-defined]
-    if find_pairs is None:
-        return ''
-    pairs = find_pairs(first, last, None if saver is None else saver.step_before(first))
-    return f"--data.skip='{pairs}'" if pairs else ''
+    run = Run.of(trainer)
+    places = run.places_read(first, last)
+    known = getattr(run.data, 'skip_rows', [])
+    return f"--data.skip_rows='{[*known, *places]}'" if places else ''

@@ -97,10 +97,6 @@ class Checkpoints(Callback, Checkpoint):
         """The path of the newest checkpoint; None before the first."""
         return next(reversed(self.saved), None)
 
-    def step_before(self, step: int) -> int | None:
-        """The step of the newest checkpoint that is from before a step; None where there is none."""
-        return max((known for path in self.saved if 0 <= (known := _step_of(path)) < step), default=None)
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
             self.choose_monitor(getattr(pl_module, 'monitor', None))

@@ -188,6 +188,10 @@ def _optimizer(value: Any, where: str) -> None:
     items(group)(value['param_groups'], f'{where}.param_groups')
 
 
+def _step_or_place(value: Any, where: str) -> None:
+    (items(count, 2) if isinstance(value, list) else count)(value, where)
+
+
 def _sources(value: Any, where: str) -> None:
     items(items(text, 2))(value['sources'], f'{where}.sources')
     items(count, len(value['sources']))(value['n_documents'], f'{where}.n_documents')
@@ -242,8 +246,9 @@ _KEYS: dict[str, Check] = {
             'step': count,
             'row': count,
             'window': count,
+            'pass': count,
             'rows': text,
-            'skipped': items(items(count, 4)),
+            'skipped': items(items(_step_or_place, 4)),
             'data': _data,
         },
         needed=(keys.TOKENIZER,),

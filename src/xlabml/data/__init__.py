@@ -1,6 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from .batching import EvalBatches, Positions, StreamBatches, TrainBatches, join_batches, loader
+from .batching import BatchSequence, EvalBatches, Positions, join_batches, loader
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -26,15 +26,30 @@ from .corpus import (
     verify_splits,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
-from .order import Doubling, Mixture, check_weights, count_doublings, mix, permute, shuffled
+from .order import (
+    START,
+    Doubling,
+    Mixture,
+    Place,
+    Places,
+    Stretch,
+    check_weights,
+    count_doublings,
+    mix,
+    permute,
+    shuffled,
+)
 from .rows import (
     Chunk,
     Concat,
+    Epochs,
     Examples,
     Format,
+    Mixed,
     NextTokens,
     NextTokenView,
     Pack,
+    Passes,
     Plan,
     PlanRows,
     Reading,
@@ -79,6 +94,8 @@ from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 
 __all__ = [
     'REASONS',
+    'START',
+    'BatchSequence',
     'Chunk',
     'Concat',
     'Corpus',
@@ -87,6 +104,7 @@ __all__ = [
     'Document',
     'Doubling',
     'Engine',
+    'Epochs',
     'EvalBatches',
     'Examples',
     'Format',
@@ -94,6 +112,7 @@ __all__ = [
     'Invalid',
     'JoinColumns',
     'Location',
+    'Mixed',
     'Mixture',
     'NearDuplicates',
     'NearPairs',
@@ -103,6 +122,9 @@ __all__ = [
     'Overlap',
     'Pack',
     'Part',
+    'Passes',
+    'Place',
+    'Places',
     'Plan',
     'PlanRows',
     'Positions',
@@ -119,12 +141,11 @@ __all__ = [
     'Splitting',
     'StandardLibrary',
     'Stream',
-    'StreamBatches',
     'StreamedRows',
+    'Stretch',
     'TerminalProgress',
     'TokenStore',
     'TokenView',
-    'TrainBatches',
     'WikipediaLeads',
     'check_held_out',
     'check_near_duplicates',

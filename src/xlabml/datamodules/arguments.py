@@ -6,7 +6,7 @@ from typing import Any
 from xlabml.data import check_ratios, check_weights, count_doublings, split_names
 from xlabml.tokenizer import check_coverage, check_roles
 
-_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates', 'skip', 'first_batch_tokens', 'first_len')
+_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates')
 
 
 def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -74,6 +74,12 @@ def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -
     for steps in get('skip'):
         if len(steps) != 2 or not 1 <= steps[0] <= steps[1]:
             raise ValueError(f'data.skip has {steps}; give pairs of a first and a last step, as in [[118, 120]]')
+    for places in get('skip_rows'):
+        if len(places) != 2 or any(len(place) != 2 or min(place) < 0 for place in places) or places[0] > places[1]:
+            raise ValueError(
+                f'data.skip_rows has {places}; give pairs of a first and a last place, each [pass, row], as in '
+                '[[[0, 118], [0, 120]]]'
+            )
     max_len = get('max_len')
     for name in ('batch_tokens', 'device_batch_tokens', 'first_batch_tokens'):
         value = get(name)

@@ -85,6 +85,18 @@ class StepSize(NamedTuple):
         return self.rows_per_step.before(end) - self.rows_per_step.before(step)
 
 
+class Loading(NamedTuple):
+    """How batches are loaded.
+
+    Args:
+        num_workers: Processes that make batches; 0: the training process itself.
+        pin_memory: Whether batches for a GPU are made in pinned memory.
+    """
+
+    num_workers: int
+    pin_memory: bool
+
+
 def set_run_length(trainer: Any, accumulation: int, max_steps: int) -> None:
     """Tell Lightning's trainer its micro-batches a step and its steps; data epochs are the order's business.
 

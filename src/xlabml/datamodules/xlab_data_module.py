@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader, Dataset
 
-from xlabml import settings
+from xlabml.batches import Batch
 from xlabml.data import (
+    BatchSequence,
     Corpus,
     Engine,
     EvalBatches,
+    Examples,
     Format,
     Location,
     NearDuplicates,
@@ -22,22 +25,20 @@ from xlabml.data import (
     Plan,
     Rows,
     Source,
+    Splitting,
     Stream,
-    StreamBatches,
     TokenStore,
-    TrainBatches,
     WikipediaLeads,
     loader,
 )
+from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts, TokenizerChoice
 from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
 from .arguments import check_arguments
-from .run_length import set_run_length
+from .run_length import Loading, StepSize, set_run_length
 from .saved_data import SavedData
-from .streamed import StreamedTexts, StreamedTraining
-from .texts import Texts
-from .training_rows import TrainingRows
+from .starts import Start, leave_out
 
 _ENDLESS = 1 << 48
 """Steps of a run that only a clock ends."""
@@ -99,8 +100,11 @@ class XLabDataModule(SavedData):
         accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan, weights or seed changed
             since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
-            counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it goes on;
+            counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it resumes;
             the same pair again leaves out nothing more.
+        skip_rows: Rows that are left out, as pairs of the first and the last place, each [pass, row]: row counts in the
+            order of its pass, an epoch (of a mixture 65,536 rows, of a stream a window), both from 0. A run that ends
+            early prints them. They mean the same rows from whichever checkpoint a run resumes.
         seed: What the order of the data, and the randomness of a step, are drawn from.
     """
 
@@ -136,39 +140,59 @@ class XLabDataModule(SavedData):
         stream: Stream | None = None,
         accept_changes: bool = False,
         skip: list[list[int]] | None = None,
+        skip_rows: list[list[list[int]]] | None = None,
         seed: int = 42,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__()
-        self._why_unsaveable = settings.keep_arguments(self)
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
-        self.splits = {**DEFAULT_SPLITS, **(splits or {})}
-        self.group, self.stratify = group, stratify
-        self.weights, self.max_source_epochs = weights, max_source_epochs
-        self.n_vocab, self.coverage, self.max_len, self.seed = n_vocab, coverage, max_len, seed
         self.examples = examples()
-        self.plan, self.batch_tokens, self.device_batch_tokens = plan, batch_tokens, device_batch_tokens
-        self.first_batch_tokens, self.batch_warmup_steps = first_batch_tokens, batch_warmup_steps
-        self.first_len, self.len_warmup_steps = first_len, len_warmup_steps
-        self.predict_split, self.num_workers, self.pin_memory = predict_split, num_workers, pin_memory
-        self.accept_changes, self.stream, self.skip = accept_changes, stream, skip or []
-        self.held_out: Sequence[Source] = held_out or []
-        self.near_duplicates = near_duplicates
-        self.drop_duplicates, self.n_processes = drop_duplicates, n_processes
-        self.special_tokens, self.append_special_tokens = special_tokens or {}, append_special_tokens
-        check_arguments(vars(self), _defaults())
-        rows, tokenizer = plan(max_len), (tokenizer_path, self.special_tokens, append_special_tokens)
-        examples_of = (rows, n_processes, self.examples, seed)
-        texts = (self.sources, self.splits, drop_duplicates, tokenizer, n_vocab, coverage, *examples_of)
-        self._texts: Texts
-        self._training: TrainingRows | StreamedTraining
-        if stream is None:
-            self._texts = Texts(*texts, near_duplicates, group, stratify)
-            self._training = TrainingRows(self._texts, weights, max_source_epochs, self.held_out, max_len, seed)
-        else:
-            self._texts = streamed = StreamedTexts(stream, *texts)
-            self._training = StreamedTraining(streamed, rows, self.held_out, seed)
-        self._goes_on_from = self._came_from = dict(self._training.start)
-        self._saved_state = None
+        self.n_vocab, self.max_len, self.seed = n_vocab, max_len, seed
+        self.skip, self.skip_rows = skip or [], skip_rows or []
+        self.predict_split, self.stream = predict_split, stream
+        self.coverage, self.drop_duplicates = coverage, drop_duplicates
+        self.batch_tokens = batch_tokens
+        self.near_duplicates, self.accept_changes = near_duplicates, accept_changes
+        splitting = Splitting(
+            {**DEFAULT_SPLITS, **(splits or {})}, group, stratify, tuple(source.only for source in self.sources)
+        )
+        settled = {
+            'sources': self.sources,
+            'splits': splitting.ratios,
+            'examples': self.examples,
+            'special_tokens': special_tokens or {},
+            'held_out': held_out or [],
+            'skip': self.skip,
+            'skip_rows': self.skip_rows,
+        }
+        check_arguments({**given, **settled}, _defaults())
+        self._loading = Loading(num_workers, pin_memory)
+        self._size = StepSize(
+            max_len,
+            batch_tokens,
+            device_batch_tokens,
+            1,
+            first_batch_tokens,
+            batch_warmup_steps,
+            first_len,
+            len_warmup_steps,
+        )
+        texts = (
+            ReadChoice(
+                self.sources,
+                weights,
+                max_source_epochs,
+                splitting,
+                drop_duplicates,
+                near_duplicates,
+                held_out or [],
+            ),
+            TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
+            ExampleChoice(self.examples, plan(max_len), seed),
+            n_processes,
+            rank_zero_only,
+        )
+        self._texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None
 
     # What there is
@@ -217,7 +241,7 @@ class XLabDataModule(SavedData):
 
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
-        return self._training.name(document)
+        return self._texts.document_name(document)
 
     def rows(self, split: str, counted_once: bool = True) -> Rows:
         """The rows of a split.
@@ -228,9 +252,9 @@ class XLabDataModule(SavedData):
         return self._texts.rows(split, counted_once)
 
     @property
-    def train_rows(self) -> Rows:
-        """The rows that are trained on."""
-        return self._training.rows
+    def train_rows(self) -> Examples:
+        """What is trained on; of a stream, the part of it that stays."""
+        return self._texts.train_examples
 
     # What Lightning calls
 
@@ -260,8 +284,7 @@ class XLabDataModule(SavedData):
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
-            self._texts.check_near_duplicates()
-            self._training.check()
+            self._texts.check_training()
             trainer = self.trainer
             assert trainer is not None
             self._asked_length = trainer.max_steps, trainer.max_epochs
@@ -274,13 +297,13 @@ class XLabDataModule(SavedData):
             set_max_steps(trainer, self.run_steps(*self._asked_length))
 
     def train_dataloader(self) -> DataLoader:
-        step, size = self._step(), self._step_size()
+        step = self._step()
         end = max(step, self._max_steps())
-        if isinstance(self._training, TrainingRows):
-            self._goes_on_from = self._training.leave_out(self.skip, size, self._goes_on_from)
-            self._training.check_epochs(size, self._goes_on_from, None if end == _ENDLESS else end)
-        batches, per_step = self._train_batches(), self._accumulation()
-        return loader(batches, step * per_step, (end - step) * per_step, self.num_workers, self._pins())
+        self._start = leave_out(self._start, self._sequence(), self.skip, self.skip_rows)
+        batches, per_step = self._sequence(), self._accumulation()
+        if self._texts.read.max_source_epochs is not None:
+            self._texts.check_epochs(None if end == _ENDLESS else batches.place(end))
+        return self._loader(batches, step * per_step, (end - step) * per_step)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader('val', 'val')
@@ -295,41 +318,74 @@ class XLabDataModule(SavedData):
         examples = self._texts.open_examples(split, stage)
         n_rows, rank, world = self._step_size().rows_per_batch, self._rank(), self._world()
         batches = EvalBatches(examples, n_rows, rank, world, self.seed)
-        return loader(batches, 0, len(batches), self.num_workers, self._pins())
+        return self._loader(batches, 0, len(batches))
 
-    def _pins(self) -> bool:
+    def _loader(self, batches: Dataset[Batch], start: int, total: int) -> DataLoader:
         strategy = getattr(self.trainer, 'strategy', None)
-        return self.pin_memory and strategy is not None and strategy.root_device.type == 'cuda'
+        pins = self._loading.pin_memory and strategy is not None and strategy.root_device.type == 'cuda'
+        return loader(batches, start, total, self._loading.num_workers, pins)
 
-    def _train_batches(self) -> TrainBatches | StreamBatches:
-        return self._training.batches(self._step_size(), self._rank(), self._goes_on_from)
+    def _sequence(self) -> BatchSequence:
+        """The batches of this rank, from where the run begins."""
+        size, start = self._step_size(), self._start
+        return BatchSequence(
+            self._texts.passes,
+            size.rows_per_step,
+            size.rows_per_batch,
+            self.seed,
+            self._rank(),
+            size.world,
+            start.step,
+            start.place,
+            start.stretches,
+            size.longest,
+        )
+
+    def _whole_sequence(self) -> BatchSequence:
+        """The batches of all ranks together, a step each."""
+        size, start = self._step_size(), self._start
+        return BatchSequence(
+            self._texts.passes,
+            size.rows_per_step,
+            size.rows,
+            self.seed,
+            first_step=start.step,
+            start=start.place,
+            skipped=start.stretches,
+        )
+
+    def _stands_at(self) -> Start:
+        return self._start._replace(step=self._step(), place=self._whole_sequence().place(self._step()))
 
     def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source gives; {} of one, or of a stream."""
-        return self._training.shares(self._step_size(), self._goes_on_from, step, end)
+        """What share of the targets of the steps from step to end - 1 each source has; {} where there is one source."""
+        if len(self.sources) == 1:
+            return {}
+        counts = self._whole_sequence().source_targets(max(step, self._start.step), end, len(self.sources))
+        return {f'{source}': count / sum(counts) for source, count in zip(self.sources, counts)}
 
-    def pairs_to_skip(self, first: int, last: int, saved_step: int | None) -> list[list[int]]:
-        """What data.skip has to be where this run goes on without what it read in some steps; [] of a stream.
-
-        Args:
-            first: The first of these steps, counted from 1.
-            last: The last.
-            saved_step: The step of the checkpoint that it goes on from; None: it saved none, and begins as it did.
-        """
-        if not isinstance(self._training, TrainingRows):
-            return []
-        here = self._goes_on_from
-        start = here if saved_step is not None and saved_step > here['step'] else self._came_from
-        return self._training.pairs_to_skip(first, last, self._step_size(), start, here)
+    def places_read(self, first: int, last: int) -> list[list[list[int]]]:
+        """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
+        start, end = self._whole_sequence().places_read(first - 1, last)
+        return [[list(start), [end.pass_index, end.row - 1]]]
 
     # The run's arithmetic
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _step_size(self) -> StepSize:
+        return self._size._replace(world=self._world())
+
     def _max_steps(self) -> int:
         if self.trainer is None:
-            return self.n_steps(1) if self.stream is None else _ENDLESS
+            return _ENDLESS if isinstance(self._texts, StreamedTexts) else self.n_steps(1)
         return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
 
     def _accumulation(self) -> int:
@@ -340,8 +396,9 @@ class XLabDataModule(SavedData):
 
         Rows count where they were read: steps before a checkpoint may have been of another size, or of other data.
         """
-        n_rows, size, place = n_epochs * self._training.n_epoch_rows, self._step_size(), self._place()
-        return size.steps(size.rows_between(0, place['step']) + max(0, n_rows - place['row']))
+        n_rows = n_epochs * self._texts.n_epoch_rows
+        size, start = self._step_size(), self._find_start()
+        return size.steps(size.rows_between(0, start.step) + max(0, n_rows - start.n_read(self._texts.passes)))
 
     def steps_of_tokens(self, n_tokens: int) -> int:
         """How many optimizer steps see so many slots, those of the warm-up being smaller."""

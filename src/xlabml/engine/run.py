@@ -95,9 +95,9 @@ class Run:
         """The exit status: 0 where nothing has ended the run early."""
         return 0 if self.ended is None else self.ended.status
 
-    def places_read(self, first: int, last: int) -> list[list[int]]:
-        """The places of the rows that the steps first to last (counted from 1) have read, as pairs of the first and the
-        last; [] where the data knows no places."""
+    def places_read(self, first: int, last: int) -> list[list[list[int]]]:
+        """The rows that the steps first to last (counted from 1) have read, as data.skip_rows names them: pairs of the
+        first and the last place, each [pass, row]; [] where the data knows no places."""
         find = getattr(self.data, 'places_read', None)
         return [] if find is None else find(first, last)
 

@@ -17,12 +17,12 @@ class LanguageModel(nn.Module):
     """A trunk and a linear head over the vocabulary.
 
     Args:
-        trunk: Makes the hidden states.
-        tied: The head is the table of embeddings (Press & Wolf 2017, https://arxiv.org/abs/1608.05859); the state dict
+        trunk: Computes the hidden states.
+        tied: The head is the embedding matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859); the state dict
             holds it once.
         head_bias: Whether the head has a bias.
-        logit_cap: Logits are bent into -logit_cap..logit_cap by a tanh; None: left as they are.
-        loss: What targets are held against; None: plain cross-entropy.
+        logit_cap: Logits are squashed into -logit_cap..logit_cap by a tanh; None: left as they are.
+        loss: Of the targets; None: cross-entropy.
 
     Raises:
         ValueError: logit_cap is not positive.
@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
             tied: As in the class, like all that follow.
             head_bias: Whether the head has a bias.
             logit_cap: A soft limit on the logits.
-            loss: Makes the loss that targets are scored by.
+            loss: Makes the loss of the targets.
         """
         return cls(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())
 
@@ -106,8 +106,8 @@ class LanguageModel(nn.Module):
         Args:
             layout: Where documents begin; None: every row is one document.
             cache: As in Transformer.forward.
-            targets: What follows each token; batches.IGNORED where nothing is asked.
-            ends: Give only the logits of the last token of each segment (of each row, without a layout). Those of an
+            targets: The token to predict at each position; batches.IGNORED where none counts.
+            ends: Return only the logits of the last token of each segment (of each row, without a layout). Those of an
                 empty segment mean nothing.
             each: With targets, return what `nats` does as well, from the same pass through the trunk; 'only': nothing
                 else.
@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
     def hidden(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
     ) -> Float[Tensor, 'b n d']:
-        """What the head reads."""
+        """The hidden states that the head reads."""
         return self.trunk(ids, layout, cache)
 
     def nats(

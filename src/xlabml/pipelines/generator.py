@@ -95,9 +95,9 @@ class TextGenerator:
             prompt: What it begins with.
             n_tokens: How many tokens to make at the most.
             temperature: Logits are divided by it: below 1 the likely gets likelier, above 1 all gets more alike.
-            top_k: Only so many of the likeliest tokens; None: all.
+            top_k: Only the k likeliest tokens; None: all.
             top_p: Only the likeliest tokens that make up this share of probability; None: all.
-            seed: The same gives the same text; a generator goes on where it stands; None: another text every time.
+            seed: The same gives the same text; a generator continues from its state; None: another text every time.
             greedy: Always the likeliest token; the four above have no effect then.
             continued: The prompt is the middle of a text: no start token before it.
 

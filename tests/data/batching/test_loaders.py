@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from token_batches import plain
+from token_batches import same, spy_on, train_batches
 
 from xlabml.batches import IGNORED
-from xlabml.data import EvalBatches, Pack, Rows, TrainBatches, loader, open_plan
+from xlabml.data import EvalBatches, Pack, Rows, loader, open_plan
 
 
 @pytest.fixture(scope='module')
@@ -14,25 +14,9 @@ def rows(corpus, tokenizer, tmp_path_factory):
     return Rows(corpus, open_plan(Pack(32), corpus, 'train', False, tmp_path_factory.mktemp('plans')), tokenizer)
 
 
-def spy_on(rows, monkeypatch):
-    """The row numbers of each batch that is made from now on."""
-    taken, batch = [], rows.batch
-
-    def spy(numbers, *rest):
-        taken.append(numbers.tolist())
-        return batch(numbers, *rest)
-
-    monkeypatch.setattr(rows, 'batch', spy)
-    return taken
-
-
-def same(first, second):
-    return plain(first) == plain(second)
-
-
 def test_an_epoch_meets_every_row_once_and_the_next_one_in_another_order(rows, monkeypatch):
     taken = spy_on(rows, monkeypatch)
-    batches = TrainBatches(rows, rows_per_step=4, rows_per_batch=2, seed=1)
+    batches = train_batches(rows, rows_per_step=4, rows_per_batch=2, seed=1)
     for i in range(len(rows) + 1):
         batches[i]
     numbers = [number for batch in taken for number in batch]
@@ -44,8 +28,8 @@ def test_an_epoch_meets_every_row_once_and_the_next_one_in_another_order(rows, m
 
 @pytest.mark.parametrize(('world', 'rows_per_batch'), [(1, 8), (1, 4), (2, 4), (2, 2), (4, 1)])
 def test_ranks_and_micro_batches_share_out_the_same_steps(rows, world, rows_per_batch):
-    whole = TrainBatches(rows, 8, 8, seed=1)
-    ranks = [TrainBatches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
+    whole = train_batches(rows, 8, 8, seed=1)
+    ranks = [train_batches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
     n = 8 // (rows_per_batch * world)
     for step in (0, 1, 40):
         parts = [batches[step * n + part] for part in range(n) for batches in ranks]
@@ -55,15 +39,15 @@ def test_ranks_and_micro_batches_share_out_the_same_steps(rows, world, rows_per_
 
 
 def test_every_micro_batch_has_a_seed_of_its_own(rows):
-    ranks = [TrainBatches(rows, 8, 2, seed=1, rank=rank, world=2) for rank in (0, 1)]
+    ranks = [train_batches(rows, 8, 2, seed=1, rank=rank, world=2) for rank in (0, 1)]
     seeds = [batches[i].seed for batches in ranks for i in range(40)]
     assert len(set(seeds)) == 80
-    assert TrainBatches(rows, 8, 2, seed=2, world=2)[0].seed not in seeds
-    assert TrainBatches(rows, 8, 2, seed=1, world=2)[0].seed == seeds[0]
+    assert train_batches(rows, 8, 2, seed=2, world=2)[0].seed not in seeds
+    assert train_batches(rows, 8, 2, seed=1, world=2)[0].seed == seeds[0]
 
 
 def test_batches_are_the_same_in_any_order_of_asking(rows):
-    forwards, backwards = TrainBatches(rows, 4, 4, seed=1), TrainBatches(rows, 4, 4, seed=1)
+    forwards, backwards = train_batches(rows, 4, 4, seed=1), train_batches(rows, 4, 4, seed=1)
     wanted = [forwards[i] for i in range(60)]
     assert all(same(backwards[i], wanted[i]) for i in (59, 3, 30, 0, 58))
     assert forwards[10**12].ids.shape == (4, 32)
@@ -71,12 +55,12 @@ def test_batches_are_the_same_in_any_order_of_asking(rows):
 
 def test_a_resumed_run_goes_on_where_it_stood_with_another_batch_size(rows, monkeypatch):
     taken = spy_on(rows, monkeypatch)
-    unbroken = TrainBatches(rows, 4, 4, seed=1)
+    unbroken = train_batches(rows, 4, 4, seed=1)
     for step in range(30):
         unbroken[step]
     expected = [number for numbers in taken[10:] for number in numbers]
     taken.clear()
-    resumed = TrainBatches(rows, 8, 8, seed=1, first_step=10, first_row=unbroken.row(10))
+    resumed = train_batches(rows, 8, 8, seed=1, first_step=10, first_row=unbroken.row(10))
     for step in range(10, 20):
         resumed[step]
     assert [number for numbers in taken for number in numbers] == expected
@@ -89,7 +73,7 @@ def test_steps_larger_than_the_data_go_round(corpus, tokenizer, n_rows):
     documents = corpus.documents('train')[:n_rows]
     _, lengths = corpus.token_spans(documents)
     rows = Rows(corpus, Pack(1000, max_documents=2).build(lengths, documents), tokenizer)
-    batch = TrainBatches(rows, 7, 7, seed=1)[3]
+    batch = train_batches(rows, 7, 7, seed=1)[3]
     assert (batch.documents[batch.documents >= 0].bincount() > 0).sum() == n_rows
 
 
@@ -111,7 +95,7 @@ def test_evaluation_sees_every_row_once_with_fillers_at_the_end(rows, monkeypatc
 
 @pytest.mark.parametrize('context', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
 def test_workers_give_the_same_batches_bit_for_bit(rows, context):
-    batches = TrainBatches(rows, 4, 2, seed=1)
+    batches = train_batches(rows, 4, 2, seed=1)
     alone = list(loader(batches, 6, 9))
     many = loader(batches, 6, 9, num_workers=2)
     many.multiprocessing_context = context
@@ -124,9 +108,9 @@ def test_rows_that_cannot_be_dealt_are_refused(rows, corpus, tokenizer):
     with pytest.raises(
         ValueError, match=r'6 rows a step cannot be dealt to 2 ranks in batches of 2 rows; .* multiple of 4'
     ):
-        TrainBatches(rows, 6, 2, seed=1, world=2)
+        train_batches(rows, 6, 2, seed=1, world=2)
     nothing = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match='there is no row to train on'):
-        TrainBatches(Rows(corpus, Pack(32).build(nothing, nothing), tokenizer), 1, 1, seed=1)
+        train_batches(Rows(corpus, Pack(32).build(nothing, nothing), tokenizer), 1, 1, seed=1)
     with pytest.raises(ValueError, match='rows_per_batch is 0'):
         EvalBatches(rows, 0)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from token_batches import train_batches
 
 from xlabml.batches import IGNORED
-from xlabml.data import Chunk, Concat, Doubling, EvalBatches, Pack, Rows, TrainBatches, loader, open_plan
+from xlabml.data import Chunk, Concat, Doubling, EvalBatches, Pack, Rows, loader, open_plan
 
 PLANS = [Pack(32), Pack(32, 3), Pack(200), Concat(32), Concat(50, 3), Chunk(32), Chunk(32, 20), Chunk(500)]
 
@@ -26,7 +27,7 @@ def test_every_batch_has_the_shapes_of_the_first(corpus, tokenizer, tmp_path, pl
         (torch.bool, (n_segments,), True),
         *[(torch.int64, (n_segments,), True)] * 4,
     )
-    training = TrainBatches(rows, 2 * n_rows, n_rows, seed=1)
+    training = train_batches(rows, 2 * n_rows, n_rows, seed=1)
     evaluating = [EvalBatches(rows, n_rows, rank, 2) for rank in (0, 1)]
     whole_epoch = min(60, len(rows) // n_rows + 3)  # into the next data epoch
     batches = [*loader(training, 0, whole_epoch), *(b for part in evaluating for b in loader(part, 0, len(part)))]
@@ -39,7 +40,7 @@ def test_every_batch_has_the_shapes_of_the_first(corpus, tokenizer, tmp_path, pl
 
 def test_a_warm_up_has_one_shape_a_stage(corpus, tokenizer, tmp_path):
     rows = Rows(corpus, open_plan(Pack(32), corpus, 'train', False, tmp_path), tokenizer)
-    batches = TrainBatches(rows, Doubling(2, 8, 6), 8, seed=1, longest=Doubling(8, 32, 4))
+    batches = train_batches(rows, Doubling(2, 8, 6), 8, seed=1, longest=Doubling(8, 32, 4))
     shapes = [(shape_of(batch), batch.layout.max_length) for batch in loader(batches, 0, 20)]
     stages = [0, 2, 3, 4, 6]  # where rows or lengths double
     assert [i for i in range(20) if shapes[i] != shapes[i - 1] or not i] == stages

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from token_batches import train_batches
 
-from xlabml.data import Chunk, Mixture, Pack, Rows, TrainBatches, open_plan
+from xlabml.data import Chunk, Mixture, Pack, Rows, open_plan
 
 ROWS, TARGETS = [0, 100, 150, 650], [3_000, 1_600, 10_000]
 
@@ -71,16 +72,16 @@ def test_the_targets_of_steps_have_the_shares_asked_for(two_stores, tokenizer, t
     rows = Rows(two_stores, open_plan(plan, two_stores, 'train', False, tmp_path), tokenizer)
     plan_rows = rows.plan
     assert sum(plan_rows.source_counted) == plan_rows.n_counted
-    batches = TrainBatches(
+    batches = train_batches(
         rows, 4, 2, seed=1, mixture=Mixture(plan_rows.source_rows, plan_rows.source_counted, [0.8, 0.2])
     )
-    counts = batches.source_targets(0, 500)
+    counts = batches.source_targets(0, 500, 2)
     assert counts[0] / sum(counts) == pytest.approx(0.8, abs=0.01)
     n_first = len(two_stores.stores[0])
     for step in (0, 7):
         found = [batches[2 * step + part] for part in (0, 1)]
         documents = np.concatenate([batch.documents.numpy() for batch in found])
-        here = batches.source_targets(step, step + 1)
+        here = batches.source_targets(step, step + 1, 2)
         assert sum(here) == found[0].n_counted
         assert (here[0] > 0, here[1] > 0) == (
             bool(((documents >= 0) & (documents < n_first)).any()),

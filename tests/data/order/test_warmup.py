@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_loaders import same, spy_on
-from token_batches import batch_of
+from token_batches import batch_of, same, spy_on, train_batches
 
 from xlabml.batches import IGNORED
-from xlabml.data import Chunk, Concat, Doubling, Pack, Rows, TrainBatches, count_doublings, loader, open_plan
+from xlabml.data import Chunk, Concat, Doubling, Pack, Rows, count_doublings, loader, open_plan
 
 
 def test_a_size_doubles_in_equal_stages():
@@ -45,14 +44,14 @@ def rows(corpus, tokenizer, tmp_path_factory):
 
 def test_small_steps_take_the_same_rows_one_after_the_other(rows, monkeypatch):
     taken = spy_on(rows, monkeypatch)
-    batches = TrainBatches(rows, Doubling(2, 8, 6), 8, seed=1)
+    batches = train_batches(rows, Doubling(2, 8, 6), 8, seed=1)
     for i in range(9):
         batches[i]
     small = [number for numbers in taken for number in numbers]
     assert [len(numbers) for numbers in taken] == [2, 2, 2, 4, 4, 4, 8, 8, 8]
     assert [batches.row(step) for step in (0, 3, 6, 7, 10**12)] == [0, 6, 18, 26, 18 + 8 * (10**12 - 6)]
     taken.clear()
-    whole = TrainBatches(rows, 8, 8, seed=1)
+    whole = train_batches(rows, 8, 8, seed=1)
     for i in range(6):
         whole[i]
     assert small == [number for numbers in taken for number in numbers][: len(small)]
@@ -61,8 +60,9 @@ def test_small_steps_take_the_same_rows_one_after_the_other(rows, monkeypatch):
 @pytest.mark.parametrize(('world', 'rows_per_batch'), [(1, 8), (1, 4), (2, 4), (2, 2), (4, 2)])
 def test_ranks_and_micro_batches_share_out_small_steps(rows, world, rows_per_batch):
     size, longest = Doubling(4, 8, 3), Doubling(8, 32, 5)
-    whole = TrainBatches(rows, size, 8, seed=1, longest=longest)
-    ranks = [TrainBatches(rows, size, rows_per_batch, 1, rank, world, longest=longest) for rank in range(world)]
+    whole = train_batches(rows, size, 8, seed=1, longest=longest)
+    settings = {'seed': 1, 'world': world, 'longest': longest}
+    ranks = [train_batches(rows, size, rows_per_batch, rank=rank, **settings) for rank in range(world)]
     n = 8 // (rows_per_batch * world)
     for step in (0, 2, 3, 40):
         parts = [batches[step * n + part] for part in range(n) for batches in ranks]
@@ -76,14 +76,14 @@ def test_ranks_and_micro_batches_share_out_small_steps(rows, world, rows_per_bat
 @pytest.mark.parametrize('step', [1, 4, 6, 9])
 def test_a_run_goes_on_inside_a_warm_up(rows, step, num_workers):
     settings = {'rows_per_step': Doubling(2, 8, 6), 'rows_per_batch': 4, 'seed': 1, 'longest': Doubling(8, 32, 8)}
-    unbroken = TrainBatches(rows, **settings)
-    resumed = TrainBatches(rows, **settings, first_step=step, first_row=unbroken.row(step))
+    unbroken = train_batches(rows, **settings)
+    resumed = train_batches(rows, **settings, first_step=step, first_row=unbroken.row(step))
     assert all(map(same, loader(resumed, 2 * step, 12, num_workers), loader(unbroken, 2 * step, 12)))
 
 
 def test_a_step_too_small_for_its_batches_is_refused(rows):
     with pytest.raises(ValueError, match=r'2 rows in the first step cannot be dealt to 2 ranks in 2 batches .* 4'):
-        TrainBatches(rows, Doubling(2, 8, 6), 2, seed=1, world=2)
+        train_batches(rows, Doubling(2, 8, 6), 2, seed=1, world=2)
 
 
 def document_of_slot(batch):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from token_batches import batch_of, plain
+from token_batches import batch_of, plain, train_batches
 
 from xlabml.batches import IGNORED, TokenTargets
-from xlabml.data import Chunk, EvalBatches, NextTokens, NextTokenView, Pack, Reading, RowFormat, TrainBatches, loader
+from xlabml.data import Chunk, EvalBatches, NextTokens, NextTokenView, Pack, Reading, RowFormat, loader
 from xlabml.data.order import EVALUATION, example_keys, slot_keys, uniform
 from xlabml.datamodules import XLabDataModule
 
@@ -99,9 +99,9 @@ def test_what_is_drawn_is_counted_before_it_is_read(read, plan, stage):
 
 def test_ranks_micro_batches_and_workers_change_nothing_of_what_is_drawn(read):
     rows = read(Drawn())
-    whole = TrainBatches(rows, 8, 8, seed=1)
+    whole = train_batches(rows, 8, 8, seed=1)
     for world, rows_per_batch in ((1, 2), (2, 2), (4, 1)):
-        ranks = [TrainBatches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
+        ranks = [train_batches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
         n = 8 // (rows_per_batch * world)
         for step in (0, 7, len(rows) // 8 + 1):  # the last one in the next epoch
             parts = [ranks[rank][step * n + i] for i in range(n) for rank in range(world)]
@@ -115,9 +115,10 @@ def test_the_same_row_is_drawn_anew_in_every_epoch_and_for_every_seed(read):
     rows = read(Drawn())
 
     def targets_of(seed, epoch):
-        batches = TrainBatches(rows, len(rows), len(rows), seed=seed)
+        batches = train_batches(rows, len(rows), len(rows), seed=seed)
         batch = batches[epoch]
-        first = int(np.flatnonzero(batches._take(epoch * len(rows), len(rows))[0] == 0)[0])
+        (taken,) = batches._take(epoch * len(rows), len(rows))
+        first = int(np.flatnonzero(taken.numbers == 0)[0])
         return batch.ids[first].tolist(), (batch.targets.ids[first] != IGNORED).tolist()
 
     (ids, one), (again, other), (also, third) = targets_of(1, 0), targets_of(1, 1), targets_of(2, 0)

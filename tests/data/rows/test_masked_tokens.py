@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from token_batches import batch_of, plain
+from token_batches import batch_of, plain, train_batches
 
 from xlabml.batches import IGNORED
-from xlabml.data import Chunk, EvalBatches, Pack, Reading, TrainBatches, loader
+from xlabml.data import Chunk, EvalBatches, Pack, Reading, loader
 from xlabml.data.order import EVALUATION, example_keys
 from xlabml.data.rows import MaskedTokens
 from xlabml.datamodules import XLabDataModule
@@ -91,9 +91,9 @@ def test_targets_are_counted_before_they_are_read(read, plan, stage):
 
 def test_ranks_micro_batches_and_workers_mask_the_same(read):
     rows = read(MaskedTokens())
-    whole = TrainBatches(rows, 8, 8, seed=1)
+    whole = train_batches(rows, 8, 8, seed=1)
     for world, rows_per_batch in ((1, 2), (2, 2), (4, 1)):
-        ranks = [TrainBatches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
+        ranks = [train_batches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
         n = 8 // (rows_per_batch * world)
         for step in (0, 5, len(rows) // 8 + 1):  # the last one in the next epoch
             parts = [ranks[rank][step * n + i] for i in range(n) for rank in range(world)]
@@ -108,11 +108,11 @@ def test_ranks_micro_batches_and_workers_mask_the_same(read):
 
 def test_a_row_is_masked_anew_in_every_epoch_and_the_same_15_percent_in_every_evaluation(read):
     rows = read(MaskedTokens())
-    batches = TrainBatches(rows, len(rows), len(rows), seed=1)
+    batches = train_batches(rows, len(rows), len(rows), seed=1)
     masks = []
     for epoch in (0, 1):
-        numbers, _ = batches._take(epoch * len(rows), len(rows))
-        first = int(np.flatnonzero(numbers == 0)[0])
+        (taken,) = batches._take(epoch * len(rows), len(rows))
+        first = int(np.flatnonzero(taken.numbers == 0)[0])
         masks.append((batches[epoch].targets.ids[first] != IGNORED).tolist())
     assert masks[0] != masks[1]
 

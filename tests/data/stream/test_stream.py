@@ -18,21 +18,23 @@ from token_batches import batch_of, plain
 
 from xlabml.artifacts import folders
 from xlabml.data import (
+    BatchSequence,
     Chunk,
     Corpus,
+    Doubling,
     Location,
     NoRoom,
     Pack,
+    Place,
     RemoteFiles,
     Rows,
     ShardCache,
     Stream,
-    StreamBatches,
     StreamedRows,
+    join_batches,
     open_plan,
     prepare_store,
     splits_of,
-    stream_batches,
 )
 from xlabml.data.store import content_hash, hash_words
 from xlabml.data.stream.shards import Stopped
@@ -266,7 +268,7 @@ def read_windows(stream, windows, tokenizer):
     """The texts of the documents in some windows' rows."""
     found = []
     for window in windows:
-        rows = stream.rows(window)
+        rows = stream.open(window).examples
         numbers = {int(n) for n in rows.plan.documents}
         found += [tokenizer.decode(rows.corpus.tokens(number).tolist()) for number in numbers]
     return found
@@ -304,7 +306,7 @@ def test_what_is_left_out_of_a_window_is_said_once(build, tmp_path, shard_texts)
     held_out = [write_texts(tmp_path / 'held.jsonl', texts[7:8])]
     for expected in (['2 empty, 1 not a string, 2 exact copies, 1 in data.held_out'], []):
         said = []
-        build(source=source, held_out=held_out, say=said.append).rows(0)
+        build(source=source, held_out=held_out, say=said.append).open(0)
         assert [line.rpartition(': ')[2] for line in said] == expected
         assert all(
             f'window 0 of the stream ({tmp_path}/a.jsonl): left out of {len(texts) + 5} documents' in line
@@ -315,18 +317,18 @@ def test_what_is_left_out_of_a_window_is_said_once(build, tmp_path, shard_texts)
 def test_a_local_file_that_is_not_what_it_was_is_refused_by_name(build, tmp_path, shard_texts):
     texts = [text for text in shard_texts[0] if is_train(text)]
     source, held = write_texts(tmp_path / 'a.jsonl', texts), [write_texts(tmp_path / 'held.jsonl', texts[2:3])]
-    n_rows = len(build(source=source, held_out=held).rows(0))
+    n_rows = len(build(source=source, held_out=held).open(0))
     os.utime(tmp_path / 'a.jsonl', ns=(0, 0))
-    assert len(build(source=source, held_out=held).rows(0)) == n_rows
+    assert len(build(source=source, held_out=held).open(0)) == n_rows
     write_texts(tmp_path / 'held.jsonl', texts[2:3])
-    assert len(build(source=source, held_out=held).rows(0)) == n_rows
+    assert len(build(source=source, held_out=held).open(0)) == n_rows
     write_texts(tmp_path / 'held.jsonl', [texts[2][:-1] + '!'])
     with pytest.raises(ValueError, match=r'a\.jsonl, or of data\.held_out, is not what it was'):
-        build(source=source, held_out=held).rows(0)
+        build(source=source, held_out=held).open(0)
     write_texts(tmp_path / 'held.jsonl', texts[2:3])
     write_texts(tmp_path / 'a.jsonl', [*texts[:4], texts[4][::-1], *texts[5:]])
     with pytest.raises(ValueError, match=r'a\.jsonl.* is not what it was when it was streamed before; restore it'):
-        build(source=source, held_out=held).rows(0)
+        build(source=source, held_out=held).open(0)
 
 
 def test_the_sizes_of_many_files_behind_a_url_are_known(tmp_path):
@@ -352,12 +354,12 @@ def test_shards_without_text_are_gone_through(build, tmp_path, monkeypatch, shar
     assert stored == [text for text in texts if text]
     batches = batches_of(stream)
     found = {tuple(batches[i].ids.flatten().tolist()) for i in range(200)}
-    assert batches.place(100)['window'] > n_windows
+    assert batches.place(100).pass_index > n_windows
     assert len(found) > 50
 
 
 def batches_of(stream, size=(4, 2), **place):
-    return StreamBatches(stream, *size, seed=1, **place)
+    return BatchSequence(stream, *size, seed=1, **place)
 
 
 def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
@@ -368,7 +370,7 @@ def test_steps_go_on_over_windows_and_passes_without_losing_a_row(build):
     rows = [row for step in range(n_steps) for row in batches[step].ids.tolist()]
     expected = []
     for window in range(4):
-        of_window, numbers = stream.rows(window), stream.order(window, np.arange(n_rows[window]))
+        of_window, numbers = stream.open(window), stream.order(window, np.arange(n_rows[window]))
         assert sorted(numbers.tolist()) == list(range(n_rows[window]))
         expected += batch_of(of_window, numbers, 1.0).ids.tolist()
     assert rows == expected[: len(rows)]
@@ -396,18 +398,57 @@ def test_a_run_goes_on_from_every_record_bit_for_bit(build, server):
     windows = set()
     for step in range(0, 40, 3):
         place = batches.place(step)
-        assert set(place) == {'step', 'window', 'row'}
-        windows.add(place['window'])
-        again = batches_of(build(), (12, 6), first_step=step, first_window=place['window'], first_row=place['row'])
+        windows.add(place.pass_index)
+        again = batches_of(build(), (12, 6), first_step=step, start=place)
         assert [plain(again[i]) for i in range(2 * step, 2 * step + 2)] == unbroken[2 * step :][:2]
         assert again.place(step) == place
     assert len(windows) > 3
     fresh = build(folder='elsewhere')
-    last = batches.place(39)
-    again = batches_of(fresh, (12, 6), first_step=39, first_window=last['window'], first_row=last['row'])
+    again = batches_of(fresh, (12, 6), first_step=39, start=batches.place(39))
     assert [plain(again[i]) for i in (78, 79)] == unbroken[78:]
     with pytest.raises(ValueError, match='step 3 lies before step 39'):
         again[6]
+
+
+def test_rows_left_out_of_a_stream_are_those_between_two_places_whatever_window_they_are_in(build):
+    stream = build(plan=Chunk(16))
+    n_rows = [stream.n_rows(window) for window in range(3)]
+    stretch = (Place(0, n_rows[0] - 3), Place(1, 5))
+    whole, left_out = (batches_of(stream, (1, 1), skipped=skipped) for skipped in ((), [stretch]))
+    a, b = n_rows[0] - 3, n_rows[0] + 5
+    for i in (*range(a - 2, a + 4), a + n_rows[1]):
+        assert torch.equal(left_out[i].ids, whole[i if i < a else i + b - a].ids)
+    assert left_out.place(a) == stretch[0]
+    assert left_out.place(a + 1) == (1, 6)
+    again = batches_of(build(plan=Chunk(16)), (1, 1), first_step=a + 1, start=Place(1, 6), skipped=[stretch])
+    assert torch.equal(again[a + 1].ids, left_out[a + 1].ids)
+
+
+def test_a_stream_warms_up_over_the_same_rows(build):
+    stream = build(plan=Chunk(16))
+    whole = batches_of(stream, (8, 8))
+    small = batches_of(stream, (Doubling(2, 8, 6), 8), longest=Doubling(4, 16, 4))
+    taken = [row for step in range(9) for row in small[step].ids.tolist()]
+    assert [len(small[step].ids) for step in range(7)] == [2, 2, 2, 4, 4, 4, 8]
+    assert [small[step].layout.max_length for step in range(5)] == [4, 4, 8, 8, 16]
+    there = [row for step in range(9) for row in whole[step].ids.tolist()]
+    assert taken == there[: len(taken)]
+
+
+def test_the_sources_of_a_windows_shards_are_known(build, tokenizer, tmp_path, shard_texts):
+    sources = [write_texts(tmp_path / f'{name}.jsonl', some) for name, some in zip('ab', shard_texts)]
+    cache = ShardCache(sources, tokenizer, tmp_path / 'two', 10**8, 1)
+    stream = StreamedRows(cache, Stream(window_shards=2), Chunk(16), SPLITS, True, [], 3)
+    batches = batches_of(stream, (4, 4))
+    n = stream.n_rows(0)
+    counts = batches.source_targets(0, n // 4, 2)
+    names = [stream.name(int(d)) for step in range(n // 4) for d in batches[step].documents if d >= 0]
+    assert sum(counts) == sum(batches[step].n_counted for step in range(n // 4))
+    share = sum('/a.jsonl' in name for name in names) / len(names)
+    assert 0.2 < share < 0.8
+    assert counts[0] / sum(counts) == pytest.approx(share, abs=0.2)
+    assert sorted(stream.sources(0)) == [0, 1]
+    stream.close()
 
 
 def test_the_bound_holds_while_windows_come_and_go_and_the_order_stays(build, monkeypatch):
@@ -434,11 +475,11 @@ def test_the_bound_holds_while_windows_come_and_go_and_the_order_stays(build, mo
 
 def test_the_next_window_is_fetched_while_this_one_is_used(build, server):
     stream = build()
-    stream.rows(0)
+    stream.open(0)
     stream._ahead.join()
     assert sorted(server.asked) == sorted(f'part-{i}.jsonl' for window in (0, 1) for i in stream.shards(window))
     n_asked = len(server.asked)
-    stream.rows(1)
+    stream.open(1)
     assert set(server.asked[:n_asked]) >= {f'part-{i}.jsonl' for i in stream.shards(1)}
 
 
@@ -446,7 +487,7 @@ def test_a_far_place_costs_what_the_first_one_does(build, monkeypatch, server):
     """Step 1,000,000 is found by its record: as many rows are permuted, laid out and fetched as for step 0."""
     stream = build()
     work = []
-    permute, lay_out = stream_batches.StreamedRows.order, StreamedRows._lay_out
+    permute, lay_out = StreamedRows.order, StreamedRows._lay_out
     monkeypatch.setattr(StreamedRows, 'order', lambda *a: work.append(('order', len(a[2]))) or permute(*a))
     monkeypatch.setattr(StreamedRows, '_lay_out', lambda *a: work.append('window') or lay_out(*a))
     first = batches_of(stream)
@@ -454,11 +495,11 @@ def test_a_far_place_costs_what_the_first_one_does(build, monkeypatch, server):
     near, far = list(work), 10**6
     work.clear()
     window = 4 * 5000 + 1
-    again = batches_of(build(folder='far'), first_step=far, first_window=window, first_row=2)
+    again = batches_of(build(folder='far'), first_step=far, start=Place(window, 2))
     again[2 * far]
     assert [kind for kind in work if kind == 'window'] == [kind for kind in near if kind == 'window']
     assert len(work) == len(near)
-    assert again.place(far) == {'step': far, 'window': window, 'row': 2}
+    assert again.place(far) == (window, 2)
 
 
 def test_documents_of_a_stream_have_numbers_and_names_of_their_own(build, tokenizer, shard_texts):
@@ -483,8 +524,8 @@ def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):
     numbers = np.array([draw.randrange(len(rows)) for _ in range(9)])
     whole = batch_of(rows, numbers, 7.0, 5)
     parts = [batch_of(rows, numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
-    assert plain(stream_batches.join_batches(parts)) == plain(whole)
-    assert stream_batches.join_batches(parts).layout.starts.dtype == torch.int32
+    assert plain(join_batches(parts)) == plain(whole)
+    assert join_batches(parts).layout.starts.dtype == torch.int32
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
-"""Rows -> batches: which rows each step, micro-batch and rank gets."""
+"""Examples -> batches: which examples each step, micro-batch and rank gets."""
 
-from .loaders import EvalBatches, Positions, TrainBatches, loader
-from .stream_batches import StreamBatches, join_batches
+from .loaders import EvalBatches, Positions, loader
+from .sequence import BatchSequence, join_batches
 
 __all__ = [
+    'BatchSequence',
     'EvalBatches',
     'Positions',
-    'StreamBatches',
-    'TrainBatches',
     'join_batches',
     'loader',
 ]

@@ -22,12 +22,19 @@ class Gaps:
                 merged.append([start, end])
         starts, ends = np.array(merged, np.int64).reshape(-1, 2).T
         self._jumps = np.concatenate([[0], np.cumsum(ends - starts)])  # by how much counting is behind after i of them
+        self._starts, self._ends = starts, ends
         self._met = starts - self._jumps[:-1]  # how many places are counted before each
 
     def places(self, counts: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
-        """The places that are counted as these numbers, from 0."""
+        """The places of these indices after skipping, from 0."""
         return counts + self._jumps[np.searchsorted(self._met, counts, 'right')]
 
-    def counts(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
-        """What these places, outside of all stretches, are counted as."""
-        return places - self._jumps[np.searchsorted(self._met + self._jumps[:-1], places, 'right')]
+    def place(self, count: int) -> int:
+        """The place of an index after skipping."""
+        return count + int(self._jumps[np.searchsorted(self._met, count, 'right')])
+
+    def before(self, place: int) -> int:
+        """How many places before this one are outside of all stretches."""
+        i = int(np.searchsorted(self._starts, place, 'right'))
+        inside = max(0, int(self._ends[i - 1]) - place) if i else 0
+        return place - int(self._jumps[i]) + inside

@@ -1,6 +1,7 @@
 """Which source each row of a run comes from: by weight, evenly spread, found in constant time at any place."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -27,6 +28,9 @@ class Mixture:
     Raises:
         ValueError: The weights are not one for each source, negative, or all 0; or one is of a source without rows.
     """
+
+    period: ClassVar[int] = _PERIOD
+    """How many rows have the same number of each source's, wherever a period begins."""
 
     def __init__(self, source_rows: Sequence[int], n_targets: Sequence[int], weights: Sequence[int | float]) -> None:
         check_weights(weights, len(n_targets))

@@ -4,6 +4,7 @@ from .formats import Examples, Format, Reading
 from .masked_tokens import MaskedTokens
 from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
+from .passes import Epochs, Mixed, Passes
 from .plan_rows import PlanRows, RowPieces
 from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
 from .token_views import NextTokenView, TokenView
@@ -11,12 +12,15 @@ from .token_views import NextTokenView, TokenView
 __all__ = [
     'Chunk',
     'Concat',
+    'Epochs',
     'Examples',
     'Format',
     'MaskedTokens',
+    'Mixed',
     'NextTokenView',
     'NextTokens',
     'Pack',
+    'Passes',
     'Plan',
     'PlanRows',
     'Reading',

@@ -46,6 +46,11 @@ class Examples(ABC):
     def source_starts(self) -> list[int]:
         """The first example of each store, and the number of all: those of a store follow one another."""
 
+    @property
+    @abstractmethod
+    def source_counted(self) -> list[int]:
+        """How many targets the examples of each store have, where all of them count."""
+
     @abstractmethod
     def counts(
         self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']
@@ -75,6 +80,10 @@ class Examples(ABC):
             seed: The seed of the step's randomness.
             longest: Segments of more slots are cut; None: none is.
         """
+
+    @abstractmethod
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that a batch has for it."""
 
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:

@@ -48,12 +48,19 @@ class Rows(Examples):
     def source_starts(self) -> list[int]:
         return self.plan.source_rows
 
+    @property
+    def source_counted(self) -> list[int]:
+        return self.plan.source_counted
+
     def counts(self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
         if self.view.counts_all:
             return self.plan.counts(numbers)
         pieces = self.plan.pieces_of(numbers)
         counted = self.view.counts(pieces, self._piece_keys(pieces, keys))
         return np.bincount(pieces.row, counted, len(numbers)).astype(np.int64)
+
+    def name(self, document: int) -> str:
+        return self.corpus.name(document)
 
     def render(self, number: int) -> list[tuple[str, str]]:
         """The documents of a row, each its name and the part of its text that is there."""

@@ -24,14 +24,14 @@ from xlabml import artifacts
 from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
 from xlabml.data.order import permute
-from xlabml.data.rows import Examples, Format, NextTokens, Plan, Reading
+from xlabml.data.rows import Format, NextTokens, Passes, Plan, Reading
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.tokenizer import Tokenizer
 
 from .shards import ShardCache, Stopped
+from .window import DOCUMENT_BITS, Window
 
-_DOCUMENT_BITS = 32
 _SEEN = (int, str)  # how many rows a window has, and their fingerprint
 _KEPT_WINDOWS = 2
 
@@ -55,8 +55,8 @@ class Stream:
                 raise ValueError(f'data.stream.{name} is {getattr(self, name)}; it must be at least 1')
 
 
-class StreamedRows:
-    """The training rows of a stream, window by window.
+class StreamedRows(Passes):
+    """The training rows of a stream; a pass is a window.
 
     Args:
         cache: Where shards lie.
@@ -86,14 +86,13 @@ class StreamedRows:
         self.drop_duplicates, self.held_out, self.seed = drop_duplicates, list(held_out), seed
         self.examples = NextTokens() if examples is None else examples
         self._say = say
-        self._open: dict[int, Examples | None] = {}
-        self._first_documents: dict[int, Int64[np.ndarray, ' stores']] = {}
+        self._open: dict[int, Window | None] = {}
         self._counts: dict[int, int] = {}
         self._ahead: threading.Thread | None = None
         self._ahead_of, self._stopped = -1, False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), '_open': {}, '_first_documents': {}, '_ahead': None}
+        return {**vars(self), '_open': {}, '_ahead': None}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -140,11 +139,19 @@ class StreamedRows:
         if window not in self._counts:
             path = self._count_path(window)
             if not path.exists():
-                self.rows(window)
+                self._open_window(window)
             self._counts[window] = _read_seen(path)[0]
+            n_pass = math.ceil(len(self.cache.shards) / self.stream.window_shards)
+            if not any(self._counts.get(window - i, 1) for i in range(n_pass)):
+                raise ValueError('no shard of the stream has a document to train on; check data.splits and its sources')
         return self._counts[window]
 
-    def rows(self, window: int) -> Examples | None:
+    def open(self, window: int) -> Window:
+        found = self._open_window(window)
+        assert found is not None, 'a window without rows is passed over'
+        return found
+
+    def _open_window(self, window: int) -> Window | None:
         """The rows of a window, in the plan's order; None where it has none. The next one is then fetched meanwhile.
 
         Raises:
@@ -155,7 +162,7 @@ class StreamedRows:
             self._end_ahead(wait=self._ahead_of == window - 1)
             self._open[window] = self._lay_out(window)
             for old in list(self._open)[:-_KEPT_WINDOWS]:
-                del self._open[old], self._first_documents[old]
+                del self._open[old]
             self._start_ahead(window)
         return self._open[window]
 
@@ -163,31 +170,29 @@ class StreamedRows:
         """Which rows of a window come at these places of its order."""
         return permute(places, self.n_rows(window), self.seed, -1 - window)
 
-    def global_numbers(self, window: int, documents: Int64[np.ndarray, ' s']) -> Int64[np.ndarray, ' s']:
-        """Documents of an open window by their shard and their number in it, in one number; -1 stays."""
-        first = self._first_documents[window]
-        index = np.searchsorted(first, documents, 'right') - 1
-        shards = np.array(self.shards(window))[np.maximum(index, 0)]
-        return np.where(documents < 0, -1, (1 + shards << _DOCUMENT_BITS) + documents - first[np.maximum(index, 0)])
+    def sources(self, window: int) -> list[int]:
+        """The source of each shard of a window."""
+        sources = self.cache.sources
+        of_shards = [self.cache.shards[shard][0] for shard in self.shards(window)]
+        return [next(i for i, one in enumerate(sources) if one is source) for source in of_shards]
 
     @staticmethod
     def is_global(document: int) -> bool:
-        """Whether this is a number that `global_numbers` gives, not one in a corpus of its own."""
-        return document >> _DOCUMENT_BITS > 0
+        """Whether this is the number of a document in a window, not one in a corpus of its own."""
+        return document >> DOCUMENT_BITS > 0
 
     def name(self, document: int) -> str:
-        """A document's name for people, by the number that `global_numbers` gives."""
-        shard, number = (document >> _DOCUMENT_BITS) - 1, document & (1 << _DOCUMENT_BITS) - 1
+        """A document's name for people, by the number that a batch has for it."""
+        shard, number = (document >> DOCUMENT_BITS) - 1, document & (1 << DOCUMENT_BITS) - 1
         path = self.cache.path(shard)
         if not (path / manifests.MANIFEST).exists():
             return f'{self.cache.name(shard)}, valid document {number}'
         return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
 
-    def _lay_out(self, window: int) -> Examples | None:
+    def _lay_out(self, window: int) -> Window | None:
         cache, shards = self.cache, self.shards(window)
         keep = {*self.fixed_shards, *shards}
         stores = [cache.open(shard, keep) for shard in shards]
-        self._first_documents[window] = np.cumsum([0, *map(len, stores)])
         folder = cache.folder / 'windows' / f'{self.fingerprint}-{window}'
         with cache.locked():
             folders.remove_older(folder.parent, _KEPT_WINDOWS, folder)
@@ -207,17 +212,18 @@ class StreamedRows:
                 copies = marks if copies is None else copies | marks
             hashes = np.concatenate([store.hashes for store in stores])
             is_train = splits_of(hashes, self.ratios) == split_names.index('train')
-            rows: Examples | None = None
+            rows: Window | None = None
             if (is_train if copies is None else is_train & (copies == 0)).any():
                 corpus = Corpus(stores, self.ratios, copies)
-                rows = self.examples.examples(corpus, 'train', 'train', window, self._reading(folder))
+                examples = self.examples.examples(corpus, 'train', 'train', window, self._reading(folder))
+                rows = Window(examples, shards, np.cumsum([0, *map(len, stores)]))
             self._record(window, rows, stores, left_out)
         return rows
 
     def _reading(self, folder: Path) -> Reading:
         return Reading(self.tokenizer, self.plan, folder, self.seed)
 
-    def _record(self, window: int, rows: Examples | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
+    def _record(self, window: int, rows: Window | None, stores: Sequence[TokenStore], left_out: Counter[str]) -> None:
         """Write down what a window holds, and say what it does not.
 
         Raises:
@@ -299,7 +305,6 @@ class StreamedRows:
         """Close the windows, and stop fetching."""
         self._end_ahead(wait=False)
         self._open.clear()
-        self._first_documents.clear()
 
 
 def _read_seen(path: Path) -> list[Any]:

@@ -1,36 +1,20 @@
 """A data module's texts and training rows where the corpus is streamed: a bounded cache in place of stores."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from xlabml import paths
 from xlabml.artifacts import folders
-from xlabml.data import (
-    Corpus,
-    Engine,
-    Examples,
-    Plan,
-    Rows,
-    Shard,
-    ShardCache,
-    Source,
-    Stream,
-    StreamBatches,
-    StreamedRows,
-    TerminalProgress,
-    TokenStore,
-    open_copies,
-    train_texts,
-)
+from xlabml.data.corpus import Corpus, open_copies, train_texts
+from xlabml.data.rows import Examples
+from xlabml.data.store import Engine, TerminalProgress, TokenStore
+from xlabml.data.stream import Shard, ShardCache, Stream, StreamedRows
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import train_tokenizer
 
-from .run_length import StepSize
 from .texts import Texts
 
 
@@ -74,7 +58,8 @@ class StreamedTexts(Texts):
     def train_tokenizer(self) -> Path:
         self._tokenizer = None
         self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(train_texts(self._fixed(), self.splits), self.tokenizer_path, self.n_vocab, self.coverage)
+        texts = train_texts(self._fixed(), self.splitting.ratios)
+        train_tokenizer(texts, self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
     def prepare(self, engine: Engine | None = None) -> None:
@@ -85,7 +70,7 @@ class StreamedTexts(Texts):
         self.ensure_tokenizer()
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
-            say = rank_zero_only(report.say)
+            say = self._once(report.say)
             self.say_passed_over(say)
             say(self._announce())
             with self.cache.locked():
@@ -99,7 +84,7 @@ class StreamedTexts(Texts):
                 )
             self._check_window(stores, say)
         copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
-        self._corpus = Corpus(stores, self.splits, copies)
+        self._corpus = Corpus(stores, self.splitting.ratios, copies)
 
     def _announce(self) -> str:
         """What will happen, for people.
@@ -176,55 +161,16 @@ class StreamedTexts(Texts):
         n_shards = [sum(one is source for one, _ in self.cache.shards) for source in self.sources]
         return {'sources': known, 'n_documents': n_shards, 'unit': 'shards'}
 
-
-class StreamedTraining:
-    """The train split of a streamed corpus as an endless sequence of rows: what `TrainingRows` is for stores.
-
-    Args:
-        texts: The corpus.
-        plan: How documents become rows.
-        held_out: Sources whose documents are left out.
-        seed: What the order is drawn from.
-    """
-
-    start: Mapping[str, int] = {'step': 0, 'window': 0, 'row': 0}
-    """Where a run begins."""
-
-    def __init__(self, texts: StreamedTexts, plan: Plan, held_out: Sequence[Source], seed: int) -> None:
-        self.texts, self.plan, self.held_out, self.seed = texts, plan, held_out, seed
+    # Training
 
     @cached_property
-    def stream(self) -> StreamedRows:
-        """The windows."""
-        texts = self.texts
-        ratios, drops = texts.splits, texts.drop_duplicates
+    def passes(self) -> StreamedRows:
+        """What is trained on: the windows of the stream."""
         say = TerminalProgress().say
+        ratios, held_out = self.splitting.ratios, self.read.held_out
         return StreamedRows(
-            texts.cache, texts.stream, self.plan, ratios, drops, self.held_out, self.seed, say, texts.examples
+            self.cache, self.stream, self.plan, ratios, self.drop_duplicates, held_out, self.seed, say, self.examples
         )
-
-    @property
-    def rows(self) -> Rows:
-        """Those of the shards that stay: all that can be looked at before a run."""
-        return self.texts.rows('train', counted_once=False)
-
-    @property
-    def fingerprint(self) -> str:
-        """A short name for all that the sequence follows from."""
-        return self.stream.fingerprint
-
-    def settings(self) -> dict[str, Any]:
-        """Plain values that the sequence follows from, by the names that the user knows."""
-        window_shards = self.texts.stream.window_shards
-        return {
-            'data.stream.window_shards': window_shards,
-            'data.held_out': self._held_out,
-            'seed_everything': self.seed,
-        }
-
-    @cached_property
-    def _held_out(self) -> list[list[str]]:
-        return [[str(source), folders.short_hash(source.fingerprint())] for source in self.held_out]
 
     @property
     def n_epoch_rows(self) -> int:
@@ -234,33 +180,21 @@ class StreamedTraining:
             'trainer.max_epochs'
         )
 
-    def check(self) -> None:
+    def _order_settings(self) -> dict[str, Any]:
+        return {
+            'data.stream.window_shards': self.stream.window_shards,
+            'data.held_out': self._held_out,
+            'seed_everything': self.seed,
+        }
+
+    @cached_property
+    def _held_out(self) -> list[list[str]]:
+        return [[str(source), folders.short_hash(source.fingerprint())] for source in self.read.held_out]
+
+    def check_training(self) -> None:
         """Note what the sources are, for the checkpoints; what can be wrong is found when a window is laid out."""
-        self.settings()
-        _ = self.fingerprint
+        self._order_settings()
+        _ = self.passes.fingerprint
 
-    def batches(self, size: StepSize, rank: int, start: Mapping[str, int]) -> StreamBatches:
-        """The micro-batches of a rank, from the place that a run goes on from."""
-        return StreamBatches(
-            self.stream,
-            rows_per_step=size.rows,
-            rows_per_batch=size.rows_per_batch,
-            rank=rank,
-            world=size.world,
-            seed=self.seed,
-            first_step=start['step'],
-            first_window=start['window'],
-            first_row=start['row'],
-        )
-
-    def shares(self, size: StepSize, start: Mapping[str, int], step: int, end: int) -> dict[str, float]:
-        """Nothing: a stream does not count which source the rows of a window are from."""
-        return {}
-
-    def place(self, size: StepSize, start: Mapping[str, int], step: int) -> dict[str, int]:
-        """Where a run that began at start stands before a step: a record free of rank, worker and micro-batch."""
-        return self.batches(size._replace(world=1, device_batch_tokens=None), 0, start).place(step)
-
-    def name(self, document: int) -> str:
-        """A document's name for people, by the number that a batch gives."""
-        return self.stream.name(document) if self.stream.is_global(document) else self.texts.corpus.name(document)
+    def document_name(self, document: int) -> str:
+        return self.passes.name(document) if self.passes.is_global(document) else super().document_name(document)

@@ -1,91 +1,73 @@
 """The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+import numpy as np
 
-from xlabml import checkpoints, paths
+from xlabml import paths
 from xlabml.artifacts.hashes import short_hash
 from xlabml.artifacts.locks import only_one
-from xlabml.data import (
+from xlabml.data.corpus import (
     Corpus,
-    Engine,
-    Examples,
-    Format,
-    NearDuplicates,
     NearPairs,
-    Plan,
-    Reading,
-    RowFormat,
-    Rows,
-    Source,
-    Splitting,
-    TerminalProgress,
-    TokenStore,
+    check_held_out,
     check_near_duplicates,
-    describe_changed,
     open_copies,
     open_near_duplicates,
     open_splits,
-    prepare_store,
     split_names,
-    store_folder,
     train_texts,
     verify_copies,
     verify_near_duplicates,
-    verify_plan,
     verify_splits,
+)
+from xlabml.data.order import Mixture, Place
+from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, RowFormat, Rows, verify_plan
+from xlabml.data.sources import Source
+from xlabml.data.store import (
+    Engine,
+    TerminalProgress,
+    TokenStore,
+    describe_changed,
+    prepare_store,
+    store_folder,
 )
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer, train_tokenizer
+
+from .choices import ExampleChoice, ReadChoice, TokenizerChoice
 
 
 class Texts:
     """The texts of some sources as rows of tokens; building it opens nothing.
 
     Args:
-        sources: Where the texts come from.
-        splits: The share of each split.
-        drop_duplicates: Whether exact copies of earlier documents are in no split.
-        tokenizer: The tokenizer that was asked for: its path (None: one in the cache), which of its tokens are special,
-            by role, and whether those that it lacks are appended.
-        n_vocab: How many tokens it has.
-        coverage: Share of the characters that a tokenizer which is trained here knows as such.
-        plan: How documents become rows.
-        n_processes: Processes that tokenize.
-        examples: The format of the examples.
-        seed: The seed of what a pass draws.
-        near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
-        group: The column whose values never stand in two splits; None: documents are divided one by one.
-        stratify: The column within each of whose values the shares of the splits hold; None: over all documents.
+        read: The documents.
+        tokenizer: The tokenizer.
+        examples: What documents become.
+        n_processes: Processes that tokenize; None: one a core.
+        once: Wraps a function so that of several ranks one calls it: what is said is said once.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        splits: Mapping[str, float],
-        drop_duplicates: bool,
-        tokenizer: tuple[str | None, Mapping[str, str], bool],
-        n_vocab: int,
-        coverage: float,
-        plan: Plan,
+        read: ReadChoice,
+        tokenizer: TokenizerChoice,
+        examples: ExampleChoice,
         n_processes: int | None,
-        examples: Format,
-        seed: int,
-        near_duplicates: NearDuplicates | None = None,
-        group: str | None = None,
-        stratify: str | None = None,
+        once: Callable[[Callable], Callable] = lambda function: function,
     ) -> None:
-        self.sources, self.splits, self.drop_duplicates = sources, splits, drop_duplicates
-        self.splitting = Splitting(splits, group, stratify, tuple(source.only for source in sources))
-        self.n_vocab, self.coverage, self.plan, self.n_processes = n_vocab, coverage, plan, n_processes
-        self.examples, self.seed = examples, seed
-        self.near_duplicates = near_duplicates
+        self.read, self.n_processes, self._once = read, n_processes, once
+        self.sources, self.splitting = read.sources, read.splitting
+        self.drop_duplicates, self.near_duplicates = read.drop_duplicates, read.near_duplicates
+        self.n_vocab, self.coverage = tokenizer.n_vocab, tokenizer.coverage
+        self.examples, self.plan, self.seed = examples
         self.near_pairs: NearPairs | None = None
-        path, self._special_tokens, self._append_special_tokens = tokenizer
-        self._given_path = None if path is None else Path(path)
+        self._special_tokens, self._append_special_tokens = tokenizer.special_tokens, tokenizer.append_special_tokens
+        self._given_path = None if tokenizer.path is None else Path(tokenizer.path)
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._corpus: Corpus | None = None
@@ -106,7 +88,13 @@ class Texts:
     def _tokenizer_source(self) -> list[Any]:
         """Plain values that a tokenizer which is trained here follows from."""
         times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        known = [[source.fingerprint() for source in self.sources], times, self.splits, self.n_vocab, self.coverage]
+        known = [
+            [source.fingerprint() for source in self.sources],
+            times,
+            self.splitting.ratios,
+            self.n_vocab,
+            self.coverage,
+        ]
         return [*known, *([self.splitting.settings()] if self.splitting.settings() else [])]
 
     @property
@@ -177,8 +165,12 @@ class Texts:
         train_tokenizer(train_texts(self.sources, self.splitting), self.tokenizer_path, self.n_vocab, self.coverage)
         return self.tokenizer_path
 
-    def use_tokenizer(self, data: bytes) -> None:
-        """Use the tokenizer that a checkpoint holds; a file in the cache, named by its hash, is written from it.
+    def use_tokenizer(self, data: bytes, unpack: Callable[[], Path]) -> None:
+        """Use the tokenizer that a checkpoint holds.
+
+        Args:
+            data: Its bytes.
+            unpack: Writes them to a file in the cache, named by its hash, and returns its path.
 
         Raises:
             ValueError: It is damaged, or data.tokenizer_path is the file of another one.
@@ -190,7 +182,7 @@ class Texts:
                 'one, or leave it out: the checkpoint has it inside'
             )
         Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
-        path = checkpoints.unpack_tokenizer(data, paths.tokenizers())
+        path = unpack()
         if self._tokenizer is not None and self._tokenizer.data != data:
             raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
         self._saved_path = path
@@ -205,7 +197,7 @@ class Texts:
         """
         if self._corpus is not None:
             return
-        self.say_passed_over(rank_zero_only(TerminalProgress().say))
+        self.say_passed_over(self._once(TerminalProgress().say))
         self.ensure_tokenizer()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
@@ -232,18 +224,13 @@ class Texts:
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
         drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
-        self._corpus = Corpus(stores, self.splits, copies, dropped, drawn)
+        self._corpus = Corpus(stores, self.splitting.ratios, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:
         """Say of each source what lies there and is not read."""
         for source in self.sources:
             if passed_over := source.passed_over():
                 say(f'{source}: {passed_over}')
-
-    def check_near_duplicates(self) -> None:
-        """Raise ValueError if the train split has near-duplicates of another split, where they are to be refused."""
-        if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
-            check_near_duplicates(self.corpus, self.near_pairs)
 
     def _store_folder(self, source: Source) -> Path:
         return store_folder(paths.stores(), source, self.tokenizer, self.columns)
@@ -305,7 +292,7 @@ class Texts:
             drawn = verify_splits(stores, self.splitting, self._splits_folder)
             if drawn is None:
                 return
-        corpus = Corpus(stores, self.splits, copies, near if drops_near else None, drawn)
+        corpus = Corpus(stores, self.splitting.ratios, copies, near if drops_near else None, drawn)
         if not isinstance(self.examples, RowFormat):
             return
         reading = self.reading()
@@ -354,6 +341,90 @@ class Texts:
     def reading(self) -> Reading:
         """What the format makes examples with."""
         return Reading(self.tokenizer, self.plan, paths.plans(), self.seed)
+
+    # Training
+
+    @cached_property
+    def passes(self) -> Passes:
+        """What is trained on: epochs of the train split, or periods of a mixture."""
+        examples, weights = self.open_examples('train', 'train'), self.read.weights
+        if weights is None:
+            return Epochs(examples, self.seed)
+        return Mixed(examples, self.seed, Mixture(examples.source_starts, examples.source_counted, weights))
+
+    @property
+    def train_examples(self) -> Examples:
+        """All that can be looked at before a run of what is trained on."""
+        return self.open_examples('train', 'train')
+
+    @property
+    def n_epoch_rows(self) -> int:
+        """How many rows one data epoch has: those of all sources that are used."""
+        counts = np.diff(self.train_examples.source_starts).tolist()
+        return sum(n for i, n in enumerate(counts) if self.read.weights is None or self.read.weights[i])
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the sequence of training examples follows from, by the names that the user knows."""
+        near = self.near_duplicates
+        return {
+            'data.splits': self.splitting.ratios,
+            'data.drop_duplicates': self.drop_duplicates,
+            'data.near_duplicates': None if near is None or near.action != 'drop' else dict(vars(near)),
+            'data.max_len': self.plan.length,
+            'data.plan': self.plan.settings(),
+            'data.examples': self.examples.settings(),
+            **self.splitting.settings(),
+            **self._order_settings(),
+        }
+
+    def _order_settings(self) -> dict[str, Any]:
+        return {'data.weights': self.read.weights, 'seed_everything': self.seed}
+
+    def check_training(self) -> None:
+        """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
+        if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
+            check_near_duplicates(self.corpus, self.near_pairs)
+        for source in self.read.held_out:
+            check_held_out(self.corpus, source)
+        examples = self.train_examples
+        if not isinstance(examples, Rows):
+            return
+        n_used = examples.plan.n_used
+        if n_used < examples.length:
+            raise SettingsError(
+                f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {examples.length}; '
+                f'give it more text, or set data.max_len to {n_used} or less'
+            )
+
+    def check_epochs(self, end: Place | None) -> None:
+        """Raise ValueError if a run goes through a source more often than it may.
+
+        Args:
+            end: Where the run ends; None: only a clock ends it.
+        """
+        caps = self.read.max_source_epochs
+        if caps is None:
+            return
+        if end is None:
+            raise SettingsError(
+                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
+                'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
+            )
+        passes = self.passes
+        n_rows = end.pass_index * passes.n_rows(0) + end.row
+        n_all = len(self.train_examples)
+        epochs = passes.mixture.epochs(n_rows) if isinstance(passes, Mixed) else [n_rows / n_all] * len(self.sources)
+        for source, asked, cap in zip(self.sources, epochs, caps):
+            if asked > cap + 1e-9:
+                raise SettingsError(
+                    f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
+                    f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
+                    'data.weights, or allow more'
+                )
+
+    def document_name(self, document: int) -> str:
+        """A document's name for people, by the number that a batch has for it."""
+        return self.corpus.name(document)
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say which documents there are."""

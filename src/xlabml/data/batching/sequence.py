@@ -1,0 +1,205 @@
+"""The batches of a run: which examples each step, micro-batch and rank gets, a function of (seed, place)."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt64
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xlabml.batches import Batch, Layout, TokenTargets
+from xlabml.data.order import START, Doubling, Place, Places, Stretch, example_keys, mix
+from xlabml.data.rows import Examples, Passes
+from xlabml.errors import SettingsError
+
+_ORDER_BLOCK = 4096
+
+
+class Taken(NamedTuple):
+    """Examples of one pass, in the order in which they are read.
+
+    Args:
+        pass_index: The pass.
+        numbers: Of the examples in it.
+        keys: The key of each.
+    """
+
+    pass_index: int
+    numbers: Int64[np.ndarray, ' rows']
+    keys: UInt64[np.ndarray, ' rows']
+
+    def cut(self, start: int, end: int) -> 'Taken':
+        """The examples start to end - 1 of these; either may lie outside."""
+        here = slice(max(0, start), max(0, end))
+        return Taken(self.pass_index, self.numbers[here], self.keys[here])
+
+
+class BatchSequence(Dataset[Batch]):
+    """The micro-batches of one rank, numbered from the start of training; nothing has to be restored.
+
+    The examples of all passes are one endless sequence. Step s takes the next rows_per_step of them; its micro-batch m
+    on rank r takes rows_per_batch of those, from (m * world + r) * rows_per_batch on. Where steps begin smaller, every
+    micro-batch does, and there are as many.
+
+    Args:
+        passes: What is read.
+        rows_per_step: Over all ranks and micro-batches; or what it is at each step.
+        rows_per_batch: In one micro-batch of one rank, of a whole step.
+        seed: The seed of the batches' seeds, and of what examples draw.
+        rank: This rank.
+        world: How many ranks there are.
+        first_step: The step from which the run resumes.
+        start: The place of its first example (with other batch sizes before it, perhaps).
+        skipped: Stretches of the sequence that are left out.
+        longest: How many slots a segment has at most, at each step; None: as many as a row.
+
+    Raises:
+        ValueError: rows_per_step cannot be dealt to so many ranks.
+    """
+
+    def __init__(
+        self,
+        passes: Passes,
+        rows_per_step: int | Doubling,
+        rows_per_batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        first_step: int = 0,
+        start: Place = START,
+        skipped: Sequence[Stretch] = (),
+        longest: Doubling | None = None,
+    ) -> None:
+        n_rows = rows_per_step if isinstance(rows_per_step, int) else rows_per_step.full
+        check_dealing(n_rows, rows_per_batch, world)
+        self.passes, self.seed, self.longest = passes, seed, longest
+        self.rank, self.world, self.first_step = rank, world, first_step
+        self.places = Places(passes.n_rows, passes.n_each, start, skipped)
+        self.rows_per_step = Doubling(n_rows, n_rows) if isinstance(rows_per_step, int) else rows_per_step
+        self.batches_per_step = n_rows // (rows_per_batch * world)
+        if self.rows_per_step.start % (self.batches_per_step * world):
+            raise SettingsError(
+                f'{self.rows_per_step.start} rows in the first step cannot be dealt to {world} ranks in '
+                f'{self.batches_per_step} batches each; make it a multiple of {self.batches_per_step * world}'
+            )
+        self._block_start = 0
+        self._block = Taken(0, np.zeros(0, np.int64), np.zeros(0, np.uint64))
+
+    def __getitem__(self, index: int) -> Batch:
+        step, micro_batch = divmod(index, self.batches_per_step)
+        n_rows = self.rows_per_step(step)
+        taken = self._take(self.row(step), n_rows)
+        n_counted = sum(float(self.passes.open(part.pass_index).counts(*part[1:]).sum()) for part in taken)
+        n_here = n_rows // (self.batches_per_step * self.world)
+        start = (micro_batch * self.world + self.rank) * n_here
+        seed = mix(self.seed, step, micro_batch, self.rank)
+        longest = None if self.longest is None else self.longest(step)
+        return join_batches(
+            [
+                examples.batch(numbers, keys, n_counted, seed, longest)
+                for examples, numbers, keys in self._open(_cut(taken, start, start + n_here))
+            ]
+        )
+
+    def row(self, step: int) -> int:
+        """How many examples are read before a step, from the start on.
+
+        Raises:
+            ValueError: The step lies before the one from which this run resumes.
+        """
+        if step < self.first_step:
+            raise ValueError(f'step {step} lies before step {self.first_step}, from which this run resumes')
+        return self.rows_per_step.before(step) - self.rows_per_step.before(self.first_step)
+
+    def place(self, step: int) -> Place:
+        """Where a run stands before a step, free of rank, worker and micro-batch: another one resumes from it."""
+        return self.places.after(self.row(step))
+
+    def places_read(self, step: int, end: int) -> Stretch:
+        """The stretch that the steps from step to end - 1 read, with what is left out inside."""
+        first, (pass_index, rows) = self.row(step), self.places.take(self.row(step), 1)
+        return Place(pass_index, int(rows[0])), self.places.after(max(first + 1, self.row(end)))
+
+    def source_targets(self, step: int, end: int, n_sources: int) -> list[float]:
+        """How many targets of each source count in the steps from step to end - 1."""
+        found = np.zeros(n_sources)
+        start = self.row(step)
+        for part in self._take(start, self.row(end) - start):
+            examples = self.passes.open(part.pass_index)
+            store = np.searchsorted(examples.source_starts, part.numbers, 'right') - 1
+            sources = self.passes.sources(part.pass_index)
+            source = store if sources is None else np.array(sources)[store]
+            found += np.bincount(source, examples.counts(part.numbers, part.keys), n_sources)
+        return found.tolist()
+
+    def _take(self, start: int, n: int) -> list[Taken]:
+        """n examples from an index of the sequence on; of each pass, thousands are found at a time."""
+        taken = []
+        while n:
+            if not self._block_start <= start < self._block_start + len(self._block.numbers):
+                pass_index, places = self.places.take(start, max(n, _ORDER_BLOCK))
+                keys = example_keys(self.seed, pass_index, places)
+                self._block = Taken(pass_index, self.passes.order(pass_index, places), keys)
+                self._block_start = start
+            first = start - self._block_start
+            part = self._block.cut(first, first + n)
+            taken.append(part)
+            start, n = start + len(part.numbers), n - len(part.numbers)
+        return taken
+
+    def _open(self, taken: list[Taken]) -> Iterator[tuple[Examples, Int64[np.ndarray, ' e'], UInt64[np.ndarray, ' e']]]:
+        """The examples of several passes; those that several passes have in common, together."""
+        for _, some in itertools.groupby(taken, lambda part: id(self.passes.open(part.pass_index))):
+            parts = list(some)
+            numbers, keys = (np.concatenate(arrays) for arrays in list(zip(*parts))[1:])
+            yield self.passes.open(parts[0].pass_index), numbers, keys
+
+
+def _cut(taken: list[Taken], start: int, end: int) -> list[Taken]:
+    """The examples start to end - 1 of all of these."""
+    found = []
+    for part in taken:
+        found.append(part.cut(start, end))
+        start, end = start - len(part.numbers), end - len(part.numbers)
+    return [part for part in found if len(part.numbers)]
+
+
+def check_dealing(rows_per_step: int, rows_per_batch: int, world: int) -> None:
+    """Raise ValueError unless the rows of a step can be dealt to the ranks in batches of this size."""
+    if min(rows_per_step, rows_per_batch) < 1 or rows_per_step % (rows_per_batch * world):
+        raise SettingsError(
+            f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
+            f'make it a multiple of {rows_per_batch * world}'
+        )
+
+
+def join_batches(batches: list[Batch]) -> Batch:
+    """Batches of rows of one length, one below the other, of the same step; empty segments go to the end."""
+    if len(batches) == 1:
+        return batches[0]
+    layouts = [batch.layout for batch in batches if batch.layout is not None]
+    lengths = torch.cat([layout.starts.diff() for layout in layouts])
+    order = torch.argsort((lengths == 0).to(torch.uint8), stable=True)
+    is_text = torch.cat([layout.is_text for layout in layouts if layout.is_text is not None])
+    starts = torch.zeros(len(lengths) + 1, dtype=layouts[0].starts.dtype)
+    starts[1:] = lengths[order].cumsum(0)
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(batch, name) for batch in batches])
+
+    targets = [batch.targets for batch in batches if isinstance(batch.targets, TokenTargets)]
+    n_before = np.cumsum([0, *(len(batch.ids) for batch in batches)]).tolist()
+    example = [torch.where(batch.example < 0, -1, batch.example + n) for batch, n in zip(batches, n_before)]
+    return batches[0]._replace(
+        ids=joined('ids'),
+        layout=Layout(starts, layouts[0].max_length, is_text[order]),
+        documents=joined('documents')[order],
+        example=torch.cat(example)[order],
+        role=joined('role')[order],
+        targets=TokenTargets(
+            torch.cat([part.ids for part in targets]), torch.cat([part.n_bytes for part in targets])[order]
+        ),
+    )

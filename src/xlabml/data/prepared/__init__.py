@@ -1,0 +1,13 @@
+"""Stored or streamed texts, ready for a run: tokenizer, corpus, what is evaluated on and what is trained on."""
+
+from .choices import ExampleChoice, ReadChoice, TokenizerChoice
+from .streamed import StreamedTexts
+from .texts import Texts
+
+__all__ = [
+    'ExampleChoice',
+    'ReadChoice',
+    'StreamedTexts',
+    'Texts',
+    'TokenizerChoice',
+]

@@ -1,0 +1,62 @@
+"""What a data module was asked for, in a few groups."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from xlabml.data.corpus import NearDuplicates, Splitting
+from xlabml.data.rows import Format, Plan
+from xlabml.data.sources import Source
+
+
+class ReadChoice(NamedTuple):
+    """Which documents there are, and which of them are trained on.
+
+    Args:
+        sources: Where the texts come from.
+        weights: Which share of the training targets each source gives; None: what it holds.
+        max_source_epochs: How often a run may go through each source; None: any number of times.
+        splitting: How documents are divided among the splits.
+        drop_duplicates: Whether exact copies of earlier documents are in no split.
+        near_duplicates: Whether near-duplicates are looked for, and what follows; None: not.
+        held_out: Sources none of whose documents may be trained on.
+    """
+
+    sources: Sequence[Source]
+    weights: Sequence[float] | None
+    max_source_epochs: Sequence[float] | None
+    splitting: Splitting
+    drop_duplicates: bool
+    near_duplicates: NearDuplicates | None
+    held_out: Sequence[Source]
+
+
+class TokenizerChoice(NamedTuple):
+    """Which tokenizer is used.
+
+    Args:
+        path: Its file; None: one in the cache.
+        special_tokens: Which of its tokens are special, by role.
+        append_special_tokens: Whether those that it lacks are appended.
+        n_vocab: How many tokens it has.
+        coverage: Share of the characters that a tokenizer which is trained here knows as such.
+    """
+
+    path: str | None
+    special_tokens: Mapping[str, str]
+    append_special_tokens: bool
+    n_vocab: int
+    coverage: float
+
+
+class ExampleChoice(NamedTuple):
+    """What documents become.
+
+    Args:
+        examples: The format.
+        plan: How documents become rows.
+        seed: The seed of the orders, and of what examples draw.
+    """
+
+    examples: Format
+    plan: Plan
+    seed: int

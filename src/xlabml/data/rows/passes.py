@@ -1,0 +1,104 @@
+"""Passes: once through what a run reads, an epoch of stores, a stretch of a mixture, or a window of a stream."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from jaxtyping import Int64
+
+from xlabml.data.order import Mixture, permute
+
+from .formats import Examples
+
+
+class Passes(ABC):
+    """What a run reads, pass after pass, each in an order of its own.
+
+    Attributes:
+        n_each: How many examples every pass has; None: they differ, or it is not known before a pass is opened.
+    """
+
+    n_each: int | None = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short name for the examples."""
+
+    @abstractmethod
+    def n_rows(self, pass_index: int) -> int:
+        """How many examples a pass has.
+
+        Raises:
+            ValueError: It cannot be found out, or no pass has an example.
+        """
+
+    @abstractmethod
+    def open(self, pass_index: int) -> Examples:
+        """The examples of a pass that has some."""
+
+    @abstractmethod
+    def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """The numbers of the examples at these places of a pass's order."""
+
+    @abstractmethod
+    def name(self, document: int) -> str:
+        """A document's name for people, by the number that a batch has for it."""
+
+    def sources(self, pass_index: int) -> list[int] | None:
+        """The source of each store of a pass; None: each store is a source, in their order."""
+        return None
+
+
+class Epochs(Passes):
+    """The same examples over and over, permuted anew each time.
+
+    Args:
+        examples: Those of a split.
+        seed: The seed of the orders.
+
+    Raises:
+        ValueError: There are none.
+    """
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        if not len(examples):
+            raise ValueError('there is no row to train on; give the split train more documents')
+        self.examples, self.seed = examples, seed
+        self.n_each = len(examples)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.examples.fingerprint
+
+    def n_rows(self, pass_index: int) -> int:
+        return len(self.examples)
+
+    def open(self, pass_index: int) -> Examples:
+        return self.examples
+
+    def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        return permute(places, len(self.examples), self.seed, pass_index)
+
+    def name(self, document: int) -> str:
+        return self.examples.name(document)
+
+
+class Mixed(Epochs):
+    """Examples of several sources by weight; a pass is a period of the mixture.
+
+    Args:
+        examples: Those of a split.
+        seed: The seed of each source's orders.
+        mixture: Which source each example is from.
+    """
+
+    def __init__(self, examples: Examples, seed: int, mixture: Mixture) -> None:
+        super().__init__(examples, seed)
+        self.mixture = mixture
+        self.n_each = mixture.period
+
+    def n_rows(self, pass_index: int) -> int:
+        return self.mixture.period
+
+    def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        return self.mixture.rows(pass_index * self.mixture.period + places, self.seed)
