@@ -52,6 +52,7 @@ class Curves(Callback):
         self.every_n_steps, self.spectra_every_n_steps = every_n_steps, spectra_every_n_steps
         self.peak_tflops = peak_tflops
         self.is_given_up = False
+        self._folder: Path | None = None  # of the run, for messages
         self._sums: dict[str, float] = {}
         self._n_tokens = self._n_timed = 0.0
         self._since = self._paused = 0.0
@@ -60,6 +61,9 @@ class Curves(Callback):
         self._hooks: list[Any] = []
 
     # The run
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._folder = Run.of(trainer).folder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         strategy, peak = trainer.strategy, self._find_peak(trainer, pl_module)
@@ -268,11 +272,8 @@ class Curves(Callback):
         """Say, once, that rows are missing. Each later one is tried again: the disk may have room by then."""
         if not self.is_given_up:
             self.is_given_up = True
-            print(
-                f'curves are not written to {error.filename or "the folder of the run"}: {error.strerror or error}',
-                file=sys.stderr,
-                flush=True,
-            )
+            where = self._folder or 'the folder of the run'
+            print(f'curves are not written to {where}: {error.strerror or error}', file=sys.stderr, flush=True)
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:
         """Where this process writes, if it does."""
