@@ -157,7 +157,7 @@ def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
     """Who writes the curves of a run: TensorBoard, in its folder. True: the trainer's own, of a run without a folder;
     False: nobody, as there is no place for them."""
     if claimed is None:
-        return settings.command is None or settings.values.trainer.fast_dev_run
+        return settings.command is None or bool(settings.values.trainer.fast_dev_run)  # or a number of steps
     resumed, folder = settings.resumed, claimed.path
     step = resumed.checkpoint.step + 1 if resumed is not None and settings.is_fit else None
     return Events(folder.parent.parent, folder.parent.name, folder.name, purge_step=step)
