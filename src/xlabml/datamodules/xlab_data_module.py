@@ -251,6 +251,10 @@ class XLabDataModule(SavedData):
         """
         return self._texts.rows(split, counted_once)
 
+    def open_examples(self, split: str, stage: str) -> Examples:
+        """The examples of a split by `data.examples`, read as a stage reads them (train, val, test or predict)."""
+        return self._texts.open_examples(split, stage)
+
     @property
     def train_rows(self) -> Examples:
         """What is trained on; of a stream, the part of it that stays."""
@@ -305,17 +309,23 @@ class XLabDataModule(SavedData):
             self._texts.check_epochs(None if end == _ENDLESS else batches.place(end))
         return self._loader(batches, step * per_step, (end - step) * per_step)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._eval_loader('val', 'val')
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._eval_loaders('val')
 
-    def test_dataloader(self) -> DataLoader:
-        return self._eval_loader('test', 'test')
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._eval_loaders('test')
 
     def predict_dataloader(self) -> DataLoader:
-        return self._eval_loader(self.predict_split, 'predict')
+        return self._eval_loader(self._texts.open_examples(self.predict_split, 'predict'))
 
-    def _eval_loader(self, split: str, stage: str) -> DataLoader:
-        examples = self._texts.open_examples(split, stage)
+    def _eval_loaders(self, split: str) -> DataLoader | list[DataLoader]:
+        """The loader of a split; where evaluators of the task bring examples of their own, one for each behind it."""
+        of_split = self._eval_loader(self._texts.open_examples(split, split))
+        task: Any = getattr(self.trainer, 'lightning_module', None)
+        own = [one.examples(self) for one in getattr(task, 'evaluators', []) if one.has_own_examples]
+        return [of_split, *map(self._eval_loader, own)] if own else of_split
+
+    def _eval_loader(self, examples: Examples) -> DataLoader:
         n_rows, rank, world = self._step_size().rows_per_batch, self._rank(), self._world()
         batches = EvalBatches(examples, n_rows, rank, world, self.seed)
         return self._loader(batches, 0, len(batches))
