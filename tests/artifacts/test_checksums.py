@@ -234,7 +234,7 @@ def test_a_remote_checkpoint_has_a_checksum_too(tmp_path):
 
 
 def test_a_remote_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
-    url, io = 'memory://bucket/kept/step=7.ckpt', CheckpointIO()
+    url, io = 'memory://bucket/as-it-was/step=7.ckpt', CheckpointIO()
     io.save_checkpoint(a_checkpoint(), url)
     with pytest.raises((AttributeError, TypeError, ValueError, RuntimeError)):
         io.save_checkpoint(a_checkpoint(global_step=8, bad=lambda: None), url)

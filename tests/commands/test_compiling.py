@@ -1,6 +1,7 @@
 """Compiled models: the same names and numbers, recompiles counted and reported, a clear word where it cannot be."""
 
 import functools
+import inspect
 import warnings
 
 import jaxtyping
@@ -14,6 +15,7 @@ from xlabml.callbacks.compiling import eagerly
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
 from xlabml.transformer import Transformer
+from xlabml.transformer.attention.definition import Pass
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore:You defined a `validation_step`'),
@@ -50,8 +52,11 @@ def fit(folder, sizes, callbacks=(), val_sizes=None, **options):
 
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler():
-    """Shapes are not checked here: torch cannot compile the checks."""
+def _fresh_compiler(monkeypatch):
+    """Shapes are not checked here: torch cannot compile the checks, those of what is built while it traces included."""
+    for cls in Pass.__subclasses__():
+        for name, method in inspect.getmembers(cls, inspect.isfunction):
+            monkeypatch.setattr(cls, name, inspect.unwrap(method))
     was_off = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update('jaxtyping_disable', True)
     torch._dynamo.reset()

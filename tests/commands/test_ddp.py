@@ -69,7 +69,7 @@ def test_two_ranks_leave_one_folder_and_say_each_line_once(runs):
     assert also_said == ''
     lines = [line for line in said.splitlines() if line]
     assert len(lines) == len(set(lines))
-    for start in ('precision ', 'model ', 'step 6:', 'step 12:', 'best checkpoint:', 'curves:'):
+    for start in ('precision ', 'network ', 'step 6:', 'step 12:', 'best checkpoint:', 'curves:'):
         assert sum(line.startswith(start) for line in lines) == 1, start
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ranks
 
-from xlabml.commands import trainer
+from xlabml.engine.launching import started_by_torchrun
 
 XLAB = str(Path(__file__).parents[2] / 'xlab.py')
 FIT = ['fit', '--trainer.strategy=ddp', ranks.HASHED]
@@ -88,7 +88,7 @@ def test_two_processes_find_each_other_and_leave_one_run(tiny, tmp_path, launch)
     ],
 )
 def test_devices_and_machines_follow_torchrun_where_they_are_left_open(monkeypatch, given, found):
-    assert trainer._started_by_torchrun(*given) == {}
+    assert started_by_torchrun(*given) == {}
     for name, value in {'TORCHELASTIC_RUN_ID': 'x', 'WORLD_SIZE': '6', 'LOCAL_WORLD_SIZE': '2'}.items():
         monkeypatch.setenv(name, value)
-    assert trainer._started_by_torchrun(*given) == found
+    assert started_by_torchrun(*given) == found

@@ -46,10 +46,10 @@ def compare(folder, whole):
     for name in CURVES:
         assert read_curve(folder / 'logs/version_0', name) == read_curve(whole / 'logs/version_0', name), name
     places = [checkpoints.read(checkpoints.find('last', path))['XLabDataModule'] for path in (folder, whole)]
-    assert {(place['step'], place['window'], place['row']) for place in places} == {
-        (40, places[0]['window'], places[0]['row'])
+    assert {(place['step'], place['pass'], place['row']) for place in places} == {
+        (40, places[0]['pass'], places[0]['row'])
     }
-    assert places[0]['window'] > 0
+    assert places[0]['pass'] > 0
 
 
 def test_a_streamed_run_that_is_cut_off_goes_on_bit_for_bit(xlab, streamed, tmp_path):

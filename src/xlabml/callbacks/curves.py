@@ -35,6 +35,7 @@ class Curves(Callback):
 
     Attributes:
         is_given_up: Whether rows could not be written.
+        folder: The run's folder, for the message that says so; None: unknown.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Curves(Callback):
         self.every_n_steps, self.spectra_every_n_steps = every_n_steps, spectra_every_n_steps
         self.peak_tflops = peak_tflops
         self.is_given_up = False
-        self._folder: Path | None = None  # of the run, for messages
+        self.folder: Path | None = None
         self._sums: dict[str, float] = {}
         self._n_tokens = self._n_timed = 0.0
         self._since = self._paused = 0.0
@@ -61,9 +62,6 @@ class Curves(Callback):
         self._hooks: list[Any] = []
 
     # The run
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._folder = Run.of(trainer).folder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         strategy, peak = trainer.strategy, self._find_peak(trainer, pl_module)
@@ -272,7 +270,7 @@ class Curves(Callback):
         """Say, once, that rows are missing. Each later one is tried again: the disk may have room by then."""
         if not self.is_given_up:
             self.is_given_up = True
-            where = self._folder or 'the folder of the run'
+            where = self.folder or 'the folder of the run'
             print(f'curves are not written to {where}: {error.strerror or error}', file=sys.stderr, flush=True)
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:

@@ -145,6 +145,7 @@ def _build_trainer(
     own.checkpoints.continues = settings.choice.run is not None
     if claimed is not None:
         trainer.run.folder = claimed.path
+        own.curves.folder = claimed.path
         if own.checkpoints.folder is None:
             own.checkpoints.folder = str(claimed.path / 'checkpoints')
     for logger in trainer.loggers:
