@@ -86,8 +86,8 @@ class XLabDataModule(SavedData):
         first_batch_tokens: Slots that the first steps see; doubled in equal stages, until a step sees batch_tokens.
             Micro-batches are smaller then, not fewer. None: batch_tokens.
         batch_warmup_steps: How many steps see less than batch_tokens.
-        first_len: In the first steps, documents' parts of more slots are cut into such of so many, which do not see one
-            another: the rows are the same. Doubled in equal stages, until nothing is cut. None: max_len.
+        first_len: The most slots of a document's part of a row in the first steps: a longer part is cut, and its pieces
+            do not attend to one another. Doubled in equal stages, until nothing is cut. None: max_len.
         len_warmup_steps: How many steps cut them.
         predict_split: The split that `predict` scores.
         n_processes: Processes that tokenize the sources; None: one a core.
