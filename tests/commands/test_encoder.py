@@ -98,7 +98,7 @@ def test_smoke_tries_an_encoder(xlab, encoder):
     ('flags', 'message'),
     [
         (['--data.examples=MaskedTokens'], 'XLabModel predicts next tokens; set data.examples to NextTokens'),
-        (['--model=MaskedLanguageModel'], 'set model.trunk.causal to false'),
+        (['--model=MaskedLanguageModel', '--data.examples=MaskedTokens'], 'set model.trunk.causal to false'),
         (
             ['--model=MaskedLanguageModel', '--model.trunk.causal=false'],
             'MaskedLanguageModel predicts masked tokens; set data.examples to MaskedTokens',

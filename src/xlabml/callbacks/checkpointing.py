@@ -21,7 +21,7 @@ from xlabml.evaluation import Monitor
 
 
 class Checkpoints(Callback, Checkpoint):
-    """Save after every validation, every so many steps, when the run ends and when it is interrupted.
+    """Save after every validation, every n steps, when the run ends and when it is interrupted.
 
     Always at the end of an optimizer step. The best, the newest and the pinned stay, the others are deleted. Nothing is
     saved after a loss spike that ends the run: the newest checkpoint is from before it.
@@ -34,7 +34,7 @@ class Checkpoints(Callback, Checkpoint):
         save_last_k: How many of the newest stay, at least 1.
         every_n_steps: Save at these steps too; None: after validations only.
         pin_steps: Save at these steps too, and never delete what is saved there.
-        pin_every_n_steps: The same for every so many steps.
+        pin_every_n_steps: The same every n steps.
         restore_best: Whether the best weights are put back when the run ends by itself, and exported to
             `best.safetensors` beside the checkpoints; `last` stays the newest checkpoint.
 

@@ -7,7 +7,7 @@ from xlabml.engine import auto_precision, check_strategy
 from xlabml.evaluation import Monitor
 
 from .command_line import RUN_COMMANDS, plain
-from .errors import UsageError, usage_errors
+from .errors import usage_errors
 from .finding import refuse_used
 from .opening import find_task
 from .parsing import Settings
@@ -58,12 +58,8 @@ def _choose_run(settings: Settings) -> Settings:
 def _ask_task(settings: Settings, data: XLabDataModule) -> Settings:
     """Hold the examples against the task's kinds of targets, and take the figure that chooses its checkpoints."""
     task = find_task(settings)
-    if settings.command in RUN_COMMANDS and task.formats and data.examples.targets not in task.formats:
-        known = ' or '.join(kind.__name__ for kind in task.formats)
-        raise UsageError(
-            f'data.examples is {type(data.examples).__name__}, which yields {data.examples.targets.__name__}, but '
-            f'{task.__name__} trains on {known}; set data.examples to a format of those, or choose another model'
-        )
+    if settings.command in RUN_COMMANDS:
+        task.check_format(data.examples)
     monitor = task.monitor
     if settings.values.checkpoint.monitor == 'auto' and isinstance(monitor, Monitor):
         settings = settings.changed({'checkpoint.monitor': monitor.name, 'checkpoint.mode': monitor.mode})

@@ -95,9 +95,9 @@ class XLabDataModule(SavedData):
         pin_memory: Whether batches for a GPU are made in pinned memory; a copy from any other may wait until the GPU
             has done all that it was given.
         stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
-            into a bounded cache while training goes on, and dropped again. None: all sources are tokenized first.
+            into a bounded cache during training, and dropped again. None: all sources are tokenized first.
             Exact copies are then dropped within a window only, and documents of held_out are left out.
-        accept_changes: Whether a run goes on from a checkpoint although sources, splits, plan, weights or seed changed
+        accept_changes: Whether a run resumes from a checkpoint although sources, splits, plan, weights or seed changed
             since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
             counted from 1 as the curves are. Once left out, rows stay so for the rest of the run, however it resumes;

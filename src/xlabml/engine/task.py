@@ -51,7 +51,7 @@ class Task(Optimized, ABC):
     Attributes:
         network: What is trained: it is called once for every micro-batch, so that whatever wraps it (compiled code,
             DDP, FSDP2) sees that one call.
-        formats: The kinds of targets that it trains on.
+        formats: The kinds of targets that it trains on; (): any.
         monitor: The figure that `checkpoint.monitor: auto` stands for.
         counted: What its sums are counted in, for people: tokens, pairs, examples.
         units: The unit of a figure, for people; `%` shows a share as a percentage.
@@ -125,17 +125,18 @@ class Task(Optimized, ABC):
         """A line of predictions, from the values of a document summed over its parts."""
         return dict(totals)
 
-    def check_format(self, examples: Any) -> None:
-        """Raise SettingsError where this task cannot train on the examples of a format, before work starts.
+    @classmethod
+    def check_format(cls, examples: Any) -> None:
+        """Raise SettingsError where this task cannot train on the examples of a format; asked before work starts.
 
         Args:
             examples: The format of the data, the setting `data.examples`; its `targets` is a kind of targets.
         """
-        if examples.targets not in self.formats:
-            kinds = ' or '.join(kind.__name__ for kind in self.formats)
+        if cls.formats and examples.targets not in cls.formats:
+            kinds = ' or '.join(kind.__name__ for kind in cls.formats)
             raise SettingsError(
                 f'data.examples is {type(examples).__name__}, which yields {examples.targets.__name__}, but '
-                f'{type(self).__name__} trains on {kinds}; choose another format in data.examples, or another model'
+                f'{cls.__name__} trains on {kinds}; choose another format in data.examples, or another model'
             )
 
     def check_batch(self, batch: Batch) -> None:

@@ -28,7 +28,7 @@ class Trainer(L.Trainer):
         max_epochs: Passes over the training data, turned into steps once their number is known.
         max_time: Wall-clock budget of this start's training, DD:HH:MM:SS; a resumed run gets it anew. When it is over
             the run is saved and ends, as after a signal.
-        val_check_interval: Validate every so many optimizer steps (an int), or after this share of the run (a float in
+        val_check_interval: Validate every n optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         plugins: As Lightning's; one that writes checkpoints atomically is added.
 

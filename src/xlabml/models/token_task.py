@@ -83,15 +83,17 @@ class TokenTask(Task):
         """The language model, from the arguments of this task."""
         return describe_head(LanguageModel, Part.of(self.hparams).arguments)
 
-    def check_format(self, examples: Any) -> None:
+    @classmethod
+    def check_format(cls, examples: Any) -> None:
         """Refuse other targets than tokens, and targets that the network would see among its inputs."""
         super().check_format(examples)
-        if examples.is_causal != self.is_causal:
+        is_causal = getattr(examples, 'is_causal', cls.is_causal)
+        if is_causal != cls.is_causal:
             raise SettingsError(
                 f'data.examples is {type(examples).__name__}, whose targets are '
-                f'{"the tokens after the inputs" if examples.is_causal else "masked tokens in their place"}, but '
-                f'{type(self).__name__} predicts {"next tokens" if self.is_causal else "masked tokens"}; set '
-                f'data.examples to {"NextTokens" if self.is_causal else "MaskedTokens"}, or choose another model'
+                f'{"the tokens after the inputs" if is_causal else "masked tokens in their place"}, but '
+                f'{cls.__name__} predicts {"next tokens" if cls.is_causal else "masked tokens"}; set '
+                f'data.examples to {"NextTokens" if cls.is_causal else "MaskedTokens"}, or choose another model'
             )
 
     def check_batch(self, batch: Batch) -> None:
