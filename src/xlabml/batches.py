@@ -146,7 +146,8 @@ def check_classes(targets: ClassTargets, n_classes: int) -> None:
 
     What is on a device already is not checked.
     """
-    labels, weights = targets.labels, targets.weights
+    labels = targets.labels
+    weights = targets.weights
     if labels.device.type != 'cpu':
         return
     if labels.is_floating_point():

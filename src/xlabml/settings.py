@@ -119,7 +119,8 @@ def keep_arguments(module: Any) -> str:
     Raises:
         ValueError: A whole number among them is beyond its bound.
     """
-    frame, outermost = inspect.currentframe(), None
+    frame = inspect.currentframe()
+    outermost = None
     while frame is not None:
         if frame.f_code.co_name == '__init__' and frame.f_locals.get('self') is module:
             outermost = frame
@@ -131,7 +132,8 @@ def keep_arguments(module: Any) -> str:
     try:
         arguments = describe(arguments)
     except ValueError as error:
-        arguments, problem = {}, str(error)
+        arguments = {}
+        problem = str(error)
     bounds.check(arguments)
     module._set_hparams({**arguments, '_class_path': describe(type(module))['class_path']})
     return problem

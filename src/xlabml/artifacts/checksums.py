@@ -63,7 +63,9 @@ class SealedArchive:
     """
 
     def __init__(self, file: Any) -> None:
-        self._file, self._hash, self._held = file, xxhash.xxh3_128(), b''
+        self._file = file
+        self._hash = xxhash.xxh3_128()
+        self._held = b''
 
     def write(self, data: bytes | memoryview) -> int:
         """Write some more; the last bytes, which may be the archive's end, are held back."""
@@ -181,7 +183,9 @@ def compared(path: Path) -> Iterator[bool]:
 class _Hashing(threading.Thread):
     def __init__(self, path: Path, place: Place) -> None:
         super().__init__(name=f'hash {path.name}', daemon=True)
-        self._path, self._place, self._stopped = path, place, threading.Event()
+        self._path = path
+        self._place = place
+        self._stopped = threading.Event()
         self._found: bytes | OSError = b''
 
     def run(self) -> None:
@@ -203,11 +207,13 @@ class _Hashing(threading.Thread):
 
 def _hash_file(path: Path, place: Place, stopped: threading.Event | None = None) -> bytes:
     """The checksum of a file with zeros in its place, in hex."""
-    found, block = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK_BYTES))
+    found = xxhash.xxh3_128()
+    block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open('rb', buffering=0) as file:
         at = 0
         while n := file.readinto(block):
-            first, last = max(0, place.start - at), min(n, place.start + _DIGITS - at)
+            first = max(0, place.start - at)
+            last = min(n, place.start + _DIGITS - at)
             if first < last:
                 block[first:last] = _NONE[: last - first]
             found.update(block[:n])

@@ -47,9 +47,12 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, dtype: Any, sync: bool = True) -> None:
-        self.path, self.dtype, self.sync = path, np.dtype(dtype), sync
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.sync = sync
         self._file: BinaryIO = path.open('wb')
-        self._hash, self._n_bytes = hashlib.sha256(), 0
+        self._hash = hashlib.sha256()
+        self._n_bytes = 0
 
     def append(self, values: np.ndarray | bytes) -> None:
         """Add values at the end."""

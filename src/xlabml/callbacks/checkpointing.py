@@ -71,9 +71,14 @@ class Checkpoints(Callback, Checkpoint):
             raise ValueError('checkpoint.restore_best needs checkpoint.monitor, and checkpoint.save_top_k not to be 0')
         if restore_best and folder is not None and '://' in folder:
             raise ValueError(f'checkpoint.restore_best needs a local checkpoint.folder, not {folder}')
-        self.folder, self.monitor, self.mode = folder, monitor, mode
-        self.save_top_k, self.save_last_k, self.every_n_steps = save_top_k, save_last_k, every_n_steps
-        self.pin_steps, self.pin_every_n_steps = set(pin_steps or []), pin_every_n_steps
+        self.folder = folder
+        self.monitor = monitor
+        self.mode = mode
+        self.save_top_k = save_top_k
+        self.save_last_k = save_last_k
+        self.every_n_steps = every_n_steps
+        self.pin_steps = set(pin_steps or [])
+        self.pin_every_n_steps = pin_every_n_steps
         self.restore_best = restore_best
         self.continues = True
         self.exported: str | None = None

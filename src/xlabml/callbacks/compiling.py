@@ -44,7 +44,8 @@ class Compiling(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._model(pl_module).compile(dynamic=False, backend=self.backend)
-        self._seen, self._warm = _measured(), set()
+        self._seen = _measured()
+        self._warm = set()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._look(trainer, 'train')

@@ -50,7 +50,8 @@ class Curves(Callback):
             raise ValueError(f'curves.spectra_every_n_steps is {spectra_every_n_steps}; it must be 0 (never) or more')
         if peak_tflops is not None and not peak_tflops > 0:
             raise ValueError(f'curves.peak_tflops is {peak_tflops}; it must be above 0')
-        self.every_n_steps, self.spectra_every_n_steps = every_n_steps, spectra_every_n_steps
+        self.every_n_steps = every_n_steps
+        self.spectra_every_n_steps = spectra_every_n_steps
         self.peak_tflops = peak_tflops
         self.is_given_up = False
         self.folder: Path | None = None
@@ -64,7 +65,8 @@ class Curves(Callback):
     # The run
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        strategy, peak = trainer.strategy, self._find_peak(trainer, pl_module)
+        strategy = trainer.strategy
+        peak = self._find_peak(trainer, pl_module)
         self._meter = meter = Meter(
             pl_module,
             pl_module.device,
@@ -82,7 +84,8 @@ class Curves(Callback):
                     records.drop_after(folder / name, trainer.global_step)
             with self._or_without():
                 records.append(folder / records.EVENTS, describe_start(trainer, pl_module, meter.flops, *peak))
-        self._n_timed, self._since = 0.0, time.perf_counter()
+        self._n_timed = 0.0
+        self._since = time.perf_counter()
         self._begin_step(trainer)
 
     def _find_peak(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[float, str]:
@@ -108,7 +111,8 @@ class Curves(Callback):
     def _end(self, trainer: L.Trainer, error: BaseException | None = None) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._meter = [], None
+        self._hooks = []
+        self._meter = None
         if (folder := self._run_folder(trainer)) is not None:
             with self._or_without():
                 records.append(folder / records.EVENTS, describe_end(trainer, error))

@@ -69,9 +69,12 @@ class EventFile:
 
     def __init__(self, folder: str, give_up: Callable[[OSError], None]) -> None:
         name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}'
-        self.folder, self.path, self._give_up = folder, Path(folder, name), give_up
+        self.folder = folder
+        self.path = Path(folder, name)
+        self._give_up = give_up
         self.is_held = False
-        self._pending, self._is_open = io.BytesIO(), True
+        self._pending = io.BytesIO()
+        self._is_open = True
         self.add_event(Event(wall_time=time.time(), file_version='brain.Event:2'))
 
     def get_logdir(self) -> str:
@@ -84,7 +87,8 @@ class EventFile:
 
     def flush(self) -> None:
         """See that what was added is in the file. A record that is cut off ends it for readers: there is no retry."""
-        data, self._pending = self._pending.getvalue(), io.BytesIO()
+        data = self._pending.getvalue()
+        self._pending = io.BytesIO()
         if not data or not self._is_open:
             return
         try:
@@ -127,7 +131,8 @@ class _Summaries(SummaryWriter):
             writer: Any = FileWriter.__new__(FileWriter)  # its constructor would start the thread
             writer.event_writer = EventFile(self.log_dir, self._give_up)
             everywhere: Any = {self.log_dir: writer}
-            self.file_writer, self.all_writers = writer, everywhere
+            self.file_writer = writer
+            self.all_writers = everywhere
             if self.purge_step is not None:  # as the method does that this one takes the place of
                 writer.add_event(Event(step=self.purge_step, file_version='brain.Event:2'))
                 writer.add_event(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))

@@ -8,7 +8,9 @@ import lightning.pytorch as L
 
 from xlabml.engine import Callback
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+# malloc.h of the GNU C library
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 _BYTES = 1 << 30
 
 

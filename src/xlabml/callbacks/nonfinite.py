@@ -25,7 +25,8 @@ class NonFinite(Callback):
         for name, value in {'max_in_row': max_in_row, 'every_n_steps': every_n_steps}.items():
             if value is not None and value < 1:
                 raise ValueError(f'nonfinite.{name} is {value}; it must be at least 1')
-        self.max_in_row, self.every_n_steps = max_in_row, every_n_steps
+        self.max_in_row = max_in_row
+        self.every_n_steps = every_n_steps
         self.documents = ReadDocuments()
 
     def on_train_batch_start(

@@ -64,7 +64,8 @@ class Predictions(Callback):
 
 def _free(path: Path) -> Path:
     """The path itself, or the first of path-2, path-3 … that is not there."""
-    free, n = path, 1
+    free = path
+    n = 1
     while free.exists():
         n += 1
         free = path.with_stem(f'{path.stem}-{n}')

@@ -60,7 +60,8 @@ class Progress(ProgressBar):
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._bar, self._tasks = None, {}
+        self._bar = None
+        self._tasks = {}
 
     def _begin(self, name: str, total: int | None, done: int = 0) -> None:
         if self._bar is not None:

@@ -39,8 +39,12 @@ class SampledText(Callback):
         if n_tokens < 0:
             raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
         inference.Sampler(temperature, top_k, top_p)  # refuses what is out of range before the run begins
-        self.prompt, self.n_tokens, self.seed = prompt, n_tokens, seed
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.prompt = prompt
+        self.n_tokens = n_tokens
+        self.seed = seed
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
         self.newest = ''
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,7 +60,8 @@ class SampledText(Callback):
             return
         network: Any = Task.of(pl_module).network
         tokenizer = Run.of(trainer).data.tokenizer
-        sos, eos = tokenizer.special_ids['sos'], tokenizer.special_ids['eos']
+        sos = tokenizer.special_ids['sos']
+        eos = tokenizer.special_ids['eos']
         prompt = [sos, *tokenizer.encode(self.prompt)]
         # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()

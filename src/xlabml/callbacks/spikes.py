@@ -64,7 +64,9 @@ class Spikes(Callback):
         for name, value, least in (('window_steps', window_steps, 4), ('every_n_steps', every_n_steps, 1)):
             if value is not None and value < least:
                 raise ValueError(f'spikes.{name} is {value}; it must be at least {least}')
-        self.action, self.sigma, self.every_n_steps = action, sigma, every_n_steps
+        self.action = action
+        self.sigma = sigma
+        self.every_n_steps = every_n_steps
         self.window: deque[float] = deque(maxlen=window_steps)
         self.count = self.stopped = 0
         self.path: Path | None = None

@@ -38,9 +38,11 @@ class Stopping(Callback):
         if every_seconds < 0:
             raise ValueError(f'stopping.every_seconds is {every_seconds}; it must be 0 or more')
         self.every_seconds = every_seconds
-        self.signal, self.is_over = 0, False
+        self.signal = 0
+        self.is_over = False
         self._started = self._talked = 0.0
-        self._n_done, self._n_until_talk = 0, 1
+        self._n_done = 0
+        self._n_until_talk = 1
 
     @property
     def status(self) -> int:
@@ -49,7 +51,8 @@ class Stopping(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = self._talked = time.monotonic()
-        self._n_done, self._n_until_talk = 0, 1
+        self._n_done = 0
+        self._n_until_talk = 1
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)  # the trainer puts the former handlers back, however the run ends
@@ -77,9 +80,11 @@ class Stopping(Callback):
             told = trainer.strategy.reduce(torch.tensor(told, device=pl_module.device), reduce_op='max').tolist()
             pace = max(told[2], 1e-9)
             self._n_until_talk = max(1, min(_MAX_STEPS_BETWEEN_TALKS, int(self.every_seconds / pace)))
-        self._n_done, self._talked = 0, now
+        self._n_done = 0
+        self._talked = now
         max_seconds = getattr(trainer, 'max_seconds', None)
-        self.signal, self.is_over = int(told[0]), max_seconds is not None and told[1] >= max_seconds
+        self.signal = int(told[0])
+        self.is_over = max_seconds is not None and told[1] >= max_seconds
         if not self.status:
             return False
         Run.of(trainer).end(self.status, 'interrupted' if self.signal else 'trainer.max_time is over')

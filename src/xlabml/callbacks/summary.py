@@ -71,7 +71,8 @@ def summary_table(module: nn.Module, max_depth: int) -> Table:
             i += len(alike)
 
     add(module, '', max_depth)
-    total, trainable = count_parameters(module), count_parameters(module, trainable_only=True)
+    total = count_parameters(module)
+    trainable = count_parameters(module, trainable_only=True)
     table.add_row('total', '' if total == trainable else f'({trainable:,} trained)', f'{total:,}', style='bold')
     return table
 

@@ -74,7 +74,8 @@ def by_step(folder: Path) -> list[Path]:
 
 
 def _place(file: Path) -> tuple[int, bool, bool, float, str]:
-    step, seconds = written_step(file.name), 0.0
+    step = written_step(file.name)
+    seconds = 0.0
     has_own_name = step is not None
     with contextlib.suppress(ValueError, OSError):  # no checkpoint, or deleted by now
         seconds = file.stat().st_mtime

@@ -109,7 +109,8 @@ def sizes(batch_tokens: int, max_len: int, first_batch_tokens: int | None = None
 
     Where the first steps are smaller, their rows too can be dealt to as many micro-batches.
     """
-    rows, first = batch_tokens // max_len, (first_batch_tokens or batch_tokens) // max_len
+    rows = batch_tokens // max_len
+    first = (first_batch_tokens or batch_tokens) // max_len
     powers = (2**i for i in range(rows.bit_length()))
     counts = {power for power in powers if not rows % power and not first % (rows // power)} | {rows}
     return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
@@ -136,7 +137,8 @@ def measure(config: dict[str, Any], size: int) -> float:
     values = {name: value for name, value in config['trainer'].items() if name in _KEPT}
     if values['max_steps'] > 0:
         values['max_steps'] = max(values['max_steps'], _WINDOWS + 1)
-    stopwatch, stopping = _Stopwatch(), Stopping()
+    stopwatch = _Stopwatch()
+    stopping = Stopping()
     trainer = Trainer(
         **values,
         callbacks=[stopwatch, stopping],

@@ -159,7 +159,8 @@ def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
     False: nobody, as there is no place for them."""
     if claimed is None:
         return settings.command is None or bool(settings.values.trainer.fast_dev_run)  # or a number of steps
-    resumed, folder = settings.resumed, claimed.path
+    resumed = settings.resumed
+    folder = claimed.path
     step = resumed.checkpoint.step + 1 if resumed is not None and settings.is_fit else None
     return Events(folder.parent.parent, folder.parent.name, folder.name, purge_step=step)
 
@@ -167,6 +168,7 @@ def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
 def _check_monitor(task: Task, trainer: Trainer, saver: Checkpoints) -> None:
     """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
     saver.choose_monitor(task.monitor)
-    figures, observers = task.figure_names(), (task, *trainer.callbacks)  # type: ignore[attr-defined]
+    figures = task.figure_names()
+    observers = (task, *trainer.callbacks)  # type: ignore[attr-defined]
     if figures is not None and all(type(part).__module__.startswith(('xlabml.', 'lightning.')) for part in observers):
         saver.check_monitor([f'val_{name}' for name in figures])

@@ -28,7 +28,8 @@ def claim(settings: Settings, opened: contextlib.ExitStack) -> RunFolder | None:
     """
     if settings.command is None or settings.values.trainer.fast_dev_run:
         return None
-    logs, claimed = Path(settings.values.trainer.default_root_dir) / 'logs', None
+    logs = Path(settings.values.trainer.default_root_dir) / 'logs'
+    claimed = None
     try:
         claimed = RunFolder(logs, settings.choice.run)
         place = _place_to_write(settings, claimed.path)
@@ -64,7 +65,8 @@ def _place_to_write(settings: Settings, run: Path) -> Path | None:
 
 def _hold(settings: Settings, claimed: RunFolder, opened: contextlib.ExitStack) -> None:
     """Be the only process that trains the run, and clean up after one that was killed."""
-    folder, resumed = settings.values.checkpoint.folder, settings.resumed
+    folder = settings.values.checkpoint.folder
+    resumed = settings.resumed
     is_apart = folder is not None and '://' not in folder and not is_same_folder(folder, claimed.path)
     other = [Path(str(folder))] if is_apart else []
     for path in (claimed.path, *other):

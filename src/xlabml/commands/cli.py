@@ -66,4 +66,5 @@ class XLabCLI(LightningCLI):
         self.config = self.settings.values
         if self.settings.command not in DATA_COMMANDS:
             self._built = build(self.settings, self.datamodule, self._opened)
-            self.model, self.trainer = self._built.task, self._built.trainer
+            self.model = self._built.task
+            self.trainer = self._built.trainer

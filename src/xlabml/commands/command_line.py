@@ -37,7 +37,8 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     Raises:
         UsageError: A `-c` has no file.
     """
-    files, others = [], []
+    files = []
+    others = []
     given = iter(arguments)
     for argument in given:
         if argument in ('-c', '--config'):
@@ -62,7 +63,8 @@ def files_first(arguments: Sequence[str]) -> list[str]:
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:
     """The arguments without an option that has a value, in either of its spellings."""
-    others, given = [], iter(arguments)
+    others = []
+    given = iter(arguments)
     for argument in given:
         if argument == name:
             next(given, None)
@@ -128,7 +130,8 @@ def _refuse_linked_in(content: Any, linked: dict[str, str], where: str) -> None:
 
 def take_imports(arguments: list[str]) -> list[str]:
     """Import the modules that `--import` names, and return the other arguments."""
-    others, i = [], 0
+    others = []
+    i = 0
     while i < len(arguments):
         name, _, value = arguments[i].partition('=')
         if name != '--import':

@@ -90,7 +90,8 @@ def prepare_data(
 
 def _print_rows(source: Any, manifest: dict[str, Any]) -> None:
     """Say what was read and what became of it, for a source: lines against rows show a quote that swallowed some."""
-    read, rows = counts_of(manifest), manifest['n_rows']
+    read = counts_of(manifest)
+    rows = manifest['n_rows']
     counts = [f'{read[name]:,} {name}' for name in ('files', 'lines') if read.get(name)]
     if read.get('lines', 0) > rows:
         counts[-1] += f' ({read["lines"] - rows:,} of them headers, blank or inside quoted fields)'
@@ -220,7 +221,8 @@ def validate_data(
             raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
     _print_passed_over(data)
     for i, source in enumerate(data.sources):
-        n_valid, found = 0, []
+        n_valid = 0
+        found = []
         for invalid in validate(source, data.columns):
             if invalid is None:
                 n_valid += 1
@@ -251,7 +253,8 @@ def validate_data(
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:
     """Say whose each position of a row is: an offset counts a document's tokens, then comes its end of text."""
-    plan, end = data.rows(split).plan, 0
+    plan = data.rows(split).plan
+    end = 0
     for position, document, offset, length in plan.pieces(row):
         end = position + length
         print(

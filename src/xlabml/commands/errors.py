@@ -122,9 +122,11 @@ def _cut_quoted(found: re.Match[str]) -> str:
 
 def _cut_brackets(line: str) -> str:
     """Cut lists and mappings: from a bracket to the one that closes it, or to the end."""
-    parts, end = [], 0
+    parts = []
+    end = 0
     while found := re.compile(r'[\[{]').search(line, end):
-        depth, close = 0, len(line)
+        depth = 0
+        close = len(line)
         for place in range(found.start(), len(line)):
             depth += (line[place] in '[{') - (line[place] in ']}')
             if not depth:

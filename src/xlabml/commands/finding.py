@@ -87,7 +87,8 @@ def reading(asked: str, found: Found) -> Iterator[None]:
         yield
     except ValueError as error:
         folder, _, name = found.name.rpartition('/')
-        message, names = str(error).replace(str(found.path), found.name), _by_step(folder)
+        message = str(error).replace(str(found.path), found.name)
+        names = _by_step(folder)
         at = names.index(name) if name in names else 0
         if asked in ('last', 'best') and at:
             message += f" ('{asked}' stands for it). The one before it: {INSTEAD.format(f'{folder}/{names[at - 1]}')}"

@@ -16,7 +16,8 @@ def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpo
         length: Its steps; -1 where their number is not known.
         checkpoint: What it resumes from.
     """
-    new, old = model.find_horizon(length, data), _saved_horizon(data, checkpoint)
+    new = model.find_horizon(length, data)
+    old = _saved_horizon(data, checkpoint)
     if old is None or new is None or new == old:
         return ''
     step = checkpoint.step

@@ -71,7 +71,8 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
     Raises:
         ValueError: A name or a value does not fit the signature that it would end in.
     """
-    network, data = initial.contents.network, initial.contents.data
+    network = initial.contents.network
+    data = initial.contents.data
     task = settings.find_class(class_path)
     found: dict[str, Any] = {'data': {}}
     with naming(initial.path, remedy=REMEDY):

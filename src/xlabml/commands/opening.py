@@ -19,7 +19,8 @@ def open_data(settings: Settings) -> XLabDataModule:
     Raises:
         ValueError: Its settings do not go together, or the tokenizer that they name cannot be used.
     """
-    resumed, initial = settings.resumed, settings.initial
+    resumed = settings.resumed
+    initial = settings.initial
     with blaming(settings), within_the_checkpoint(settings):
         data = XLabDataModule(**build_arguments(XLabDataModule, plain(settings.values.data)))
     if resumed is not None and resumed.names_sources:

@@ -186,7 +186,8 @@ def make_parsers(commands: Sequence[str]) -> Parsers:
     names = {'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
     if not commands:
         return Parsers(_add_settings(_make_parser(**names, default_config_files=[str(DEFAULTS)])), {})
-    main, made = _make_parser(**names), {}
+    main = _make_parser(**names)
+    made = {}
     added = main.add_subcommands()
     for name in commands:
         made[name] = _make_command(name)

@@ -41,9 +41,12 @@ def choose_precision(settings: Settings) -> Settings:
 
 def _choose_run(settings: Settings) -> Settings:
     """Find the run that a checkpoint belongs to; without one, and for a branch, it is a new one."""
-    values, resumed, choice = settings.values, settings.resumed, Choice(None)
+    values = settings.values
+    resumed = settings.resumed
+    choice = Choice(None)
     if resumed is not None:
-        root, folder = Path(values.trainer.default_root_dir), values.checkpoint.folder
+        root = Path(values.trainer.default_root_dir)
+        folder = values.checkpoint.folder
         is_typed = str(root) != '.' or any(flag.startswith('--trainer.default_root_dir') for flag in settings.arguments)
         choice = choose_run(resumed.found, resumed.checkpoint, str(settings.command), root, is_typed, folder)
         if choice.folder is not None:

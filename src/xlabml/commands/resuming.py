@@ -31,7 +31,8 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
         UsageError: There is no such checkpoint, it cannot be trained on, or it is of another task.
         ValueError: It is damaged, or its settings cannot be used.
     """
-    command, typed = settings.command, settings.values
+    command = settings.command
+    typed = settings.values
     asked = typed.get('ckpt_path') if command in RUN_COMMANDS else None
     if asked is None:
         if command in ('validate', 'test', 'predict'):
@@ -83,7 +84,8 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
 
 def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found:
     values = settings.values
-    root, folder = Path(values.trainer.default_root_dir), values.checkpoint.folder
+    root = Path(values.trainer.default_root_dir)
+    folder = values.checkpoint.folder
     is_remote = '://' in asked or '://' in (folder or '')
     into = opened.enter_context(artifacts.scratch()) if is_remote else Path()
     return find_checkpoint(asked, root, values.model.class_path, folder, into)
@@ -91,7 +93,8 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
 
 def _take_over(settings: Settings) -> Settings:
     """Let the settings that a new run takes over from another one stand below what is typed."""
-    typed, seals = settings.values, Seals()
+    typed = settings.values
+    seals = Seals()
     asked = typed.get('init_from') if settings.command in RUN_COMMANDS else None
     if asked is None:
         return settings
@@ -103,7 +106,9 @@ def _take_over(settings: Settings) -> Settings:
 
 def _parse_above(settings: Settings, saved: dict[str, Any], seals: Seals, path: Path) -> Settings:
     """Parse what was typed once more, on top of settings from a file."""
-    arguments, command, text = settings.arguments, str(settings.command), yaml.safe_dump(saved)
+    arguments = settings.arguments
+    command = str(settings.command)
+    text = yaml.safe_dump(saved)
     where = arguments.index(command) + 1
     try:
         config = settings.parsers.main.parse_args([*arguments[:where], '--config', text, *arguments[where:]])

@@ -55,7 +55,8 @@ def choose_run(
         root_is_typed: Whether the user has named it.
         folder: `checkpoint.folder`, as the user has typed it.
     """
-    run, lies = find_run(found, checkpoint, root), lies_in(found)
+    run = find_run(found, checkpoint, root)
+    lies = lies_in(found)
     if run is None or lies is None:
         return Choice(None, why_new=f'{found.name} does not lie in the folder of its run, which stays as it is')
     if root_is_typed and not is_same_folder(root / 'logs', run.parent):
@@ -82,7 +83,8 @@ def find_run(found: Found, checkpoint: checkpoints.Contents, root: Path) -> Path
     folder = lies_in(found)
     if folder is None:
         return None
-    candidates, is_link = [], False
+    candidates = []
+    is_link = False
     if not isinstance(folder, str):
         candidates.append(folder.parent if folder.parent.name not in ('', '..') else folder.parent.resolve())
         # A run's `checkpoints` may be a link to another disk; a link from anywhere else is no place of the run's.
@@ -113,7 +115,8 @@ def _is_of(run: Path, checkpoint: checkpoints.Contents) -> bool:
     One from before runs had numbers holds the settings that the folder has, and was written there or where nothing is
     any more, since the run was moved. An exported file says of no run, and is resumed by none: it is where it lies.
     """
-    there, known = read_id(run), checkpoint.run.id
+    there = read_id(run)
+    known = checkpoint.run.id
     if checkpoint.is_export:
         return there is not None or (run / records.EVENTS).exists()
     if there is not None and known is not None:
@@ -200,14 +203,16 @@ class SavedSettings(L.Callback):
     """
 
     def __init__(self, text: str, folder: Path) -> None:
-        self.text, self.folder = text, folder
+        self.text = text
+        self.folder = folder
         self.id = read_id(folder) or secrets.token_hex(16)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the settings; beside those of an earlier start, where they differ. The checkpoints have them, too."""
         if not trainer.is_global_zero:
             return
-        path, n = self.folder / 'config.yaml', 1
+        path = self.folder / 'config.yaml'
+        n = 1
         try:
             if read_id(self.folder) is None:
                 artifacts.write_text(self.folder / _ID, f'{self.id}\n')

@@ -20,8 +20,10 @@ from typing import Any
 from xlabml import artifacts
 from xlabml.errors import XLabError
 
-_LOCK, _HOLDER = 'run.lock', 'running.json'
-_BEAT_SECONDS, _WATCH_SECONDS = 10.0, 30.0
+_LOCK = 'run.lock'
+_HOLDER = 'running.json'
+_BEAT_SECONDS = 10.0
+_WATCH_SECONDS = 30.0
 
 _held: set[int] = set()
 
@@ -56,7 +58,8 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
         return
     _held.add(file)
-    stop, pid = threading.Event(), os.getpid()
+    stop = threading.Event()
+    pid = os.getpid()
     try:
         _refuse_other_machine(folder)
         with contextlib.suppress(OSError):
@@ -100,11 +103,13 @@ def _remove(folder: Path) -> None:
 
 def _refuse_other_machine(folder: Path) -> None:
     """Raise RunInUse where a process of another machine, whose lock is not seen here, shows that it is alive."""
-    holder, here = _read_holder(folder), _describe_self()
+    holder = _read_holder(folder)
+    here = _describe_self()
     if holder is None or holder.get('boot') == here['boot'] or holder.get('host') == here['host']:
         return  # of this machine, before a reboot perhaps: its lock would be seen
     print(f'{folder} was trained on {holder.get("host")}: waiting whether it still is', file=sys.stderr, flush=True)
-    before, end = _beats(folder), time.monotonic() + _WATCH_SECONDS
+    before = _beats(folder)
+    end = time.monotonic() + _WATCH_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, _WATCH_SECONDS / 10))
         now = _beats(folder)
@@ -115,7 +120,8 @@ def _refuse_other_machine(folder: Path) -> None:
 
 
 def _refusal(folder: Path, holder: dict[str, Any] | None) -> str:
-    who, remedy = 'another process', ''
+    who = 'another process'
+    remedy = ''
     if holder is not None:
         who = f'process {holder.get("pid")} on {holder.get("host")}, since {holder.get("since")}'
         if holder.get('host') != socket.gethostname():

@@ -136,10 +136,12 @@ def _say_results(built: Built) -> None:
     """Say where the checkpoints and the curves are."""
     if built.claimed is None:
         return
-    saver, resumed = built.own.checkpoints, built.settings.resumed
+    saver = built.own.checkpoints
+    resumed = built.settings.resumed
     if resumed is not None and not saver.saved:
         saver.load_state_dict(resumed.checkpoint.callback_state(saver.state_key))
-    best, newest = saver.best, saver.newest
+    best = saver.best
+    newest = saver.newest
     if best is not None:
         _say(f'best checkpoint: {best} ({saver.monitor} {saver.saved[best]:.4f})')
     if newest is not None and newest != best:
@@ -156,10 +158,12 @@ def _say_results(built: Built) -> None:
 
 def _say_end(built: Built) -> None:
     """Say why the run ended early, where it did, and what resumes it."""
-    trainer, spikes = built.trainer, built.own.spikes
+    trainer = built.trainer
+    spikes = built.own.spikes
     run = Run.of(trainer)
     if spikes.stopped:
-        step, is_saved = spikes.stopped, run.newest_checkpoint is not None
+        step = spikes.stopped
+        is_saved = run.newest_checkpoint is not None
         skip = skip_argument(trainer, step, step)
         last = '--ckpt_path last' if is_saved else ''  # of another run, where this one has none
         typed = ' '.join(filter(None, ['with', last, skip])) if last or skip else 'as it was'
@@ -189,7 +193,8 @@ def _test(built: Built) -> None:
 
 
 def _evaluate(built: Built, evaluate: Callable, split: str) -> None:
-    resumed, task = built.settings.resumed, built.task
+    resumed = built.settings.resumed
+    task = built.task
     assert resumed is not None
     built.data.prepare_data()
     _say_new_run(built)
@@ -200,7 +205,8 @@ def _evaluate(built: Built, evaluate: Callable, split: str) -> None:
 
 def _predict(built: Built) -> None:
     """Score every document of a split."""
-    resumed, writer = built.settings.resumed, built.own.predictions
+    resumed = built.settings.resumed
+    writer = built.own.predictions
     assert resumed is not None
     built.data.prepare_data()
     _say_new_run(built)

@@ -27,7 +27,8 @@ class Seals:
     """Names in place of the texts of a file, so that a parser finds nothing in them: no object, no path."""
 
     def __init__(self) -> None:
-        self._word, self._texts = f'text-{secrets.token_hex(8)}', list[str]()
+        self._word = f'text-{secrets.token_hex(8)}'
+        self._texts = list[str]()
 
     def close(self, text: str) -> str:
         """The name of a text."""

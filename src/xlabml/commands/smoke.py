@@ -32,7 +32,9 @@ from .resolving import choose_precision
 from .resuming import resume
 from .running import execute
 
-_MAX_DOCUMENTS, _MAX_CHARS = 400, 2_000_000  # of each source
+# of each source
+_MAX_DOCUMENTS = 400
+_MAX_CHARS = 2_000_000
 _STEPS = 2, 4  # the last steps of the first fit, and of the one that resumes it
 
 
@@ -89,7 +91,8 @@ def smoke(arguments: Sequence[str]) -> None:
         with _saying_where('generate'):
             text = _generate(done['train'].task, name)
         figures = done['test'].task.describe(find_figures(done['test'].trainer, 'test_'))
-        n_steps, scored = done['resume'].trainer.global_step, ''
+        n_steps = done['resume'].trainer.global_step
+        scored = ''
         if 'predict' in done:
             scored = f', {done["predict"].own.predictions.n_documents} documents scored'
     print(
@@ -170,7 +173,8 @@ def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict
         file = folder / f'source-{i}.jsonl'
         file.write_text(''.join(json.dumps(record) + '\n' for record in some), 'utf-8')
         sources.append({'class_path': 'xlabml.data.Location', 'init_args': {'path': str(file)}})
-    n_vocab, note = data.n_vocab, ''
+    n_vocab = data.n_vocab
+    note = ''
     if not path.exists():
         path = folder / 'smoke.model'
         texts = [record['text'] for record in itertools.chain(*records)]

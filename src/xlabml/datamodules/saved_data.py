@@ -46,7 +46,8 @@ class SavedData(L.LightningDataModule):
         Raises:
             ValueError: It is of a kind that could run code or reach other files.
         """
-        path, self.named_by = self.named_by, None
+        path = self.named_by
+        self.named_by = None
         if path is None:
             return
         sources = (*self._texts.sources, *self._texts.read.held_out)
@@ -91,7 +92,8 @@ class SavedData(L.LightningDataModule):
         self.use_tokenizer(state_dict['tokenizer'].numpy().tobytes())
         if self.trainer is None or self.trainer.state.fn != 'fit':
             return
-        self._start, self._coming_state = self._start_in(state_dict), None
+        self._start = self._start_in(state_dict)
+        self._coming_state = None
 
     def will_go_on(self, state_dict: dict[str, Any]) -> None:
         """Count epochs from a checkpoint's place in the data, which Lightning loads later than it asks for them."""

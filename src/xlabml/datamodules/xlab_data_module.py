@@ -147,12 +147,18 @@ class XLabDataModule(SavedData):
         super().__init__()
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
         self.examples = examples()
-        self.n_vocab, self.max_len, self.seed = n_vocab, max_len, seed
-        self.skip, self.skip_rows = skip or [], skip_rows or []
-        self.predict_split, self.stream = predict_split, stream
-        self.coverage, self.drop_duplicates = coverage, drop_duplicates
+        self.n_vocab = n_vocab
+        self.max_len = max_len
+        self.seed = seed
+        self.skip = skip or []
+        self.skip_rows = skip_rows or []
+        self.predict_split = predict_split
+        self.stream = stream
+        self.coverage = coverage
+        self.drop_duplicates = drop_duplicates
         self.batch_tokens = batch_tokens
-        self.near_duplicates, self.accept_changes = near_duplicates, accept_changes
+        self.near_duplicates = near_duplicates
+        self.accept_changes = accept_changes
         splitting = Splitting(
             {**DEFAULT_SPLITS, **(splits or {})}, group, stratify, tuple(source.only for source in self.sources)
         )
@@ -304,7 +310,8 @@ class XLabDataModule(SavedData):
         step = self._step()
         end = max(step, self._max_steps())
         self._start = leave_out(self._start, self._sequence(), self.skip, self.skip_rows)
-        batches, per_step = self._sequence(), self._accumulation()
+        batches = self._sequence()
+        per_step = self._accumulation()
         if self._texts.read.max_source_epochs is not None:
             self._texts.check_epochs(None if end == _ENDLESS else batches.place(end))
         return self._loader(batches, step * per_step, (end - step) * per_step)
@@ -326,7 +333,9 @@ class XLabDataModule(SavedData):
         return [of_split, *map(self._eval_loader, own)] if own else of_split
 
     def _eval_loader(self, examples: Examples) -> DataLoader:
-        n_rows, rank, world = self._step_size().rows_per_batch, self._rank(), self._world()
+        n_rows = self._step_size().rows_per_batch
+        rank = self._rank()
+        world = self._world()
         batches = EvalBatches(examples, n_rows, rank, world, self.seed)
         return self._loader(batches, 0, len(batches))
 
@@ -337,7 +346,8 @@ class XLabDataModule(SavedData):
 
     def _sequence(self) -> BatchSequence:
         """The batches of this rank, from where the run begins."""
-        size, start = self._step_size(), self._start
+        size = self._step_size()
+        start = self._start
         return BatchSequence(
             self._texts.passes,
             size.rows_per_step,
@@ -353,7 +363,8 @@ class XLabDataModule(SavedData):
 
     def _whole_sequence(self) -> BatchSequence:
         """The batches of all ranks together, a step each."""
-        size, start = self._step_size(), self._start
+        size = self._step_size()
+        start = self._start
         return BatchSequence(
             self._texts.passes,
             size.rows_per_step,
@@ -407,7 +418,8 @@ class XLabDataModule(SavedData):
         Rows count where they were read: steps before a checkpoint may have been of another size, or of other data.
         """
         n_rows = n_epochs * self._texts.n_epoch_rows
-        size, start = self._step_size(), self._find_start()
+        size = self._step_size()
+        start = self._find_start()
         return size.steps(size.rows_between(0, start.step) + max(0, n_rows - start.n_read(self._texts.passes)))
 
     def steps_of_tokens(self, n_tokens: int) -> int:

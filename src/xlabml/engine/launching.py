@@ -13,7 +13,8 @@ def started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:
     """How many devices and machines torchrun has started processes for, where the settings leave that open."""
     if 'TORCHELASTIC_RUN_ID' not in os.environ:
         return {}
-    here, everywhere = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['WORLD_SIZE'])
+    here = int(os.environ['LOCAL_WORLD_SIZE'])
+    everywhere = int(os.environ['WORLD_SIZE'])
     found = {'devices': here} if devices == 'auto' else {}
     return {**found, 'num_nodes': everywhere // here} if num_nodes == 1 else found
 

@@ -86,7 +86,8 @@ def step_is_over(trainer: L.Trainer) -> bool:
 
 def will_validate(trainer: L.Trainer) -> bool:
     """Whether a validation follows on the step that is just over."""
-    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and loop._should_check_val_fx(fetcher)
 
 
@@ -126,7 +127,8 @@ def set_steps_done(trainer: L.Trainer, n_steps: int) -> None:
 def watch_fetches(trainer: L.Trainer, before: Callable[[], None], after: Callable[[], None]) -> None:
     """Call functions before and after every batch is fetched for training: Lightning's places for a profiler."""
     loop: Any = trainer.fit_loop.epoch_loop
-    loop._on_before_fetch, loop._on_after_fetch = before, after
+    loop._on_before_fetch = before
+    loop._on_after_fetch = after
 
 
 def evaluate_without_inference_mode(trainer: L.Trainer) -> None:

@@ -108,7 +108,8 @@ class Optimized(L.LightningModule):
         Under 16-mixed the loss is scaled. Lightning leaves it to optimizers that can do so, torch's fused ones, to take
         the scale out of the gradients while they step, when these have been measured and clipped.
         """
-        scaler, own = self._find_scaler(), getattr(optimizer, 'optimizer', optimizer)
+        scaler = self._find_scaler()
+        own = getattr(optimizer, 'optimizer', optimizer)
         if scaler is None or optimizer_closure is None or not getattr(own, '_step_supports_amp_scaling', False):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             return

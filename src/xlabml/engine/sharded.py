@@ -82,7 +82,8 @@ class Sharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give every rank its slices of the weights."""
         assert self.model is not None
-        own, saved = self.model.state_dict(), Contents.of(checkpoint).weights
+        own = self.model.state_dict()
+        saved = Contents.of(checkpoint).weights
         cut = {name: cut_like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
         self.model.load_state_dict(cut, strict=strict)
 

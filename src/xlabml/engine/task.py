@@ -195,7 +195,8 @@ class Task(Optimized, ABC):
 
     def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
         """Add the step's sums to those of the next training row; a skipped step is in no curve."""
-        row, self._step_sums = self._step_sums, None
+        row = self._step_sums
+        self._step_sums = None
         if row is not None:
             is_counted = row.isfinite().all() & ~is_skipped.to(row.device)
             counted = torch.where(is_counted, row, 0.0)
@@ -213,7 +214,8 @@ class Task(Optimized, ABC):
     def take_train_sums(self) -> dict[str, float]:
         """The sums of training since the last call, over all ranks: the named ones, `count` and `objective`."""
         empty = torch.zeros(len(self._sum_names), dtype=precise(self.device), device=self.device)
-        sums, self._train_sums = self._train_sums, None
+        sums = self._train_sums
+        self._train_sums = None
         return dict(zip(self._sum_names, RankGather(self.trainer).total(empty if sums is None else sums).tolist()))
 
     # Evaluation

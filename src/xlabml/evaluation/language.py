@@ -28,7 +28,8 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     Returns:
         `loss` (nats per target), `accuracy` (0..1), `bits_per_byte`; nan where there is nothing to divide by.
     """
-    count, n_bytes = sums['count'] or math.nan, sums['n_bytes'] or math.nan
+    count = sums['count'] or math.nan
+    n_bytes = sums['n_bytes'] or math.nan
     return {
         'loss': sums['nats'] / count,
         'accuracy': sums['correct'] / count,

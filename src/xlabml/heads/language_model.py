@@ -39,7 +39,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         if logit_cap is not None and not logit_cap > 0:
             raise ValueError(f'logit_cap is {logit_cap}; give a positive number, or null for none')
-        self.trunk, self.logit_cap = trunk, logit_cap
+        self.trunk = trunk
+        self.logit_cap = logit_cap
         self.loss = CrossEntropy() if loss is None else loss
         table = trunk.embedding.weight
         self.head_weight = None if tied else nn.Parameter(torch.empty_like(table))

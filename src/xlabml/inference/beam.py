@@ -24,14 +24,17 @@ class Best:
     """
 
     def __init__(self, length_penalty: float | int, max_length: int) -> None:
-        self.score, self.ids = -math.inf, list[int]()
-        self._penalty, self._max_length = length_penalty, max_length
+        self.score = -math.inf
+        self.ids = list[int]()
+        self._penalty = length_penalty
+        self._max_length = max_length
 
     def offer(self, log_prob: float, length: int, ids: list[int]) -> None:
         """Take a finished hypothesis if it is better; on equality the first stays."""
         score = log_prob / length**self._penalty
         if score > self.score:
-            self.score, self.ids = score, ids
+            self.score = score
+            self.ids = ids
 
     def is_beyond(self, log_prob: float, length: int) -> bool:
         """Whether an open hypothesis of so many ids cannot become better than the best, whatever follows.
@@ -108,7 +111,8 @@ def _search(
     log_probs: list[list[float]] = [[0.0] for _ in best]
     for length in range(1, output_length + 1):
         logits = exclude(context.logits(), exclude_classes)
-        n_beams, n_vocab = len(log_probs[0]), logits.size(1)
+        n_beams = len(log_probs[0])
+        n_vocab = logits.size(1)
         beams = torch.tensor(log_probs, dtype=precise(logits).dtype, device=logits.device)  # p beams
         scores = precise(logits).log_softmax(dim=1).unflatten(0, beams.shape) + beams[..., None]  # p beams v
         values, places = scores.flatten(1).topk(min(beam_width, n_beams * n_vocab), dim=1)
@@ -117,11 +121,16 @@ def _search(
         if unusable := [prompt for prompt, (row, _) in zip(open_prompts, step) if math.isnan(row[0])]:
             refuse_unusable(unusable, length - 1)
 
-        rows, ids, still_open, log_probs = [], [], [], []
+        rows = []
+        ids = []
+        still_open = []
+        log_probs = []
         for i, (prompt, (row_values, row_places)) in enumerate(zip(open_prompts, step)):
-            found, kept = best[prompt], []
+            found = best[prompt]
+            kept = []
             for value, place in zip(row_values, row_places):
-                parent, token = i * n_beams + place // n_vocab, place % n_vocab
+                parent = i * n_beams + place // n_vocab
+                token = place % n_vocab
                 is_end = token == eos_class
                 if value > -math.inf and (is_end or length == output_length):
                     made = context.tokens[parent][len(context.tokens[parent]) - length + 1 :]

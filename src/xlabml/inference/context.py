@@ -75,7 +75,8 @@ class Context:
         if self._cache is None or self._newest is None or all(self._stale):
             return self._read_all(windows)
         self._refill(windows)
-        newest, self._newest = self._newest, None
+        newest = self._newest
+        self._newest = None
         return self._model(newest, cache=self._cache)[:, -1]
 
     def append(self, ids: Int[Tensor, ' r'], values: list[int]) -> None:
@@ -120,7 +121,8 @@ class Context:
         """Read every window, into a new cache unless each of them will be read anew at the next step as well."""
         must_slide = self._overflow == 'slide' and all(len(window) == self._room for window in windows)
         self._cache = None if must_slide else self._model.new_cache(len(windows), self._room)
-        self._stale, self._newest = [False] * len(windows), None
+        self._stale = [False] * len(windows)
+        self._newest = None
         return self._read(windows, self._cache)
 
     def _refill(self, windows: list[list[int]]) -> None:

@@ -146,7 +146,10 @@ class Sampler:
             raise RequestError(f'top_k is {top_k}; it must be at least 1, or None for all')
         if top_p is not None and not 0 < top_p <= 1:
             raise RequestError(f'top_p is {top_p}; it must be above 0 and at most 1')
-        self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
+        self.generator = generator
 
     def __call__(self, logits: Float[Tensor, 'r v'], rows: list[int], n_rows: int) -> Int[Tensor, ' r']:
         """The next ids.

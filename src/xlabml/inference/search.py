@@ -65,7 +65,9 @@ def stream(
         if len(kept) < len(rows):
             if not kept:
                 return
-            rows, values, ids = [rows[i] for i in kept], [values[i] for i in kept], ids[kept]
+            rows = [rows[i] for i in kept]
+            values = [values[i] for i in kept]
+            ids = ids[kept]
             context.select(kept)
         step: list[int | None] = [None] * n_rows
         for row, value in zip(rows, values):

@@ -42,7 +42,8 @@ class TextGenerator:
                 f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
                 'use the tokenizer that it was trained with (its checkpoint has it inside)'
             )
-        self.model, self.tokenizer = model, tokenizer
+        self.model = model
+        self.tokenizer = tokenizer
         self._eos = tokenizer.special_ids['eos']
         self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
 

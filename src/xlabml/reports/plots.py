@@ -47,7 +47,8 @@ def draw_loss(runs: Sequence[Run]) -> Figure | None:
                 steps, values, 'o-', color=colours.of_run(i), markeredgecolor='white', markersize=5, linewidth=0.8
             )
             ends += [max(values[len(values) // 10 :])] if values else []
-        low, high = min(heights(panel)), max(ends)
+        low = min(heights(panel))
+        high = max(ends)
         panel.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
         panel.set_ylabel(_label(name, units.get(name, '')))
     panels[-1].set_xlabel('step')

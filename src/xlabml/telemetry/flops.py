@@ -51,7 +51,8 @@ class TrainFlops:
 
     def take(self, device: torch.device) -> Int[Tensor, ' k']:
         """Tokens, and the pairs of each kind of attention, since the last call."""
-        sums, self._sums = self._sums, None
+        sums = self._sums
+        self._sums = None
         return torch.zeros(1 + len(self.widths), dtype=torch.long, device=device) if sums is None else sums
 
     def total(self, sums: list[float], n_targets: float) -> float:

@@ -38,8 +38,11 @@ class Meter:
         add_up: Callable[[Tensor], Tensor],
         largest: Callable[[Tensor], Tensor],
     ) -> None:
-        self.device, self.tflops, self.world = device, tflops, world
-        self.add_up, self.largest = add_up, largest
+        self.device = device
+        self.tflops = tflops
+        self.world = world
+        self.add_up = add_up
+        self.largest = largest
         self.flops = TrainFlops(model)
         self.clock = StepClock(lambda: synchronize(device))
         self.n_steps = 0
@@ -73,7 +76,8 @@ class Meter:
             Times are means over the ranks (they sum to the step as each rank's do), memory is the largest of any. What
             there was nothing to measure of is missing.
         """
-        parts, waited = self.clock.stop(), self.clock.waited_seconds
+        parts = self.clock.stop()
+        waited = self.clock.waited_seconds
         self.clock.waited_seconds = 0.0
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
         times = torch.tensor([waited, *(parts or {}).values()], dtype=dtype, device=self.device)
@@ -94,5 +98,6 @@ class Meter:
             row['time/step_seconds'] = sum(spent)
         if self._n_clipped is not None:
             row['clipped_ratio'] = values[len(times)] / self.world / self.n_steps
-        self.n_steps, self._n_clipped = 0, None
+        self.n_steps = 0
+        self._n_clipped = None
         return row

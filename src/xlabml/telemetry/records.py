@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from xlabml import artifacts, bounds
 
-TRAINING, EVALUATION, EVENTS = 'log.jsonl', 'eval.jsonl', 'run.jsonl'
+TRAINING = 'log.jsonl'
+EVALUATION = 'eval.jsonl'
+EVENTS = 'run.jsonl'
 
 _COUNTS = ('max_steps', 'parameters', 'trained_parameters', 'devices', 'threads')
 _TEXTS = ('event', 'command', 'split', 'error', 'task', 'device', 'precision', 'peak_is')

@@ -41,7 +41,8 @@ def figures(values: Float[Tensor, '... m']) -> Float[Tensor, '... 4']:
     Args:
         values: The largest first.
     """
-    top, m = values[..., 0], values.size(-1)
+    top = values[..., 0]
+    m = values.size(-1)
     # torch.median is the lower of the two, and refused in a deterministic run on a GPU.
     median = (values[..., (m - 1) // 2] + values[..., m // 2]) / 2
     return torch.stack([top, values.square().sum(-1) / top.square(), top / values.mean(-1), top / median], dim=-1)

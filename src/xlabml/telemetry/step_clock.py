@@ -26,12 +26,16 @@ class StepClock:
         self.is_on = False
         self.waited_seconds = 0.0
         self._seconds: dict[str, float] = {}
-        self._part, self._since, self._fetch = 'other', 0.0, 0.0
+        self._part = 'other'
+        self._since = 0.0
+        self._fetch = 0.0
 
     def start(self) -> None:
         """Begin to measure a step."""
         self.synchronize()
-        self.is_on, self._part, self._seconds = True, 'other', dict.fromkeys(PARTS, 0.0)
+        self.is_on = True
+        self._part = 'other'
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = time.perf_counter()
 
     def enter(self, part: str) -> None:
@@ -40,7 +44,8 @@ class StepClock:
             self.synchronize()
             now = time.perf_counter()
             self._seconds[self._part] += now - self._since
-            self._part, self._since = part, now
+            self._part = part
+            self._since = now
 
     def stop(self) -> dict[str, float] | None:
         """End the step: the seconds of each part; None if none was measured."""

@@ -45,7 +45,9 @@ class Tokenizer(ABC):
     _written: frozenset[int] = frozenset()  # special tokens that the file would make of a text that spells their names
 
     def _set_data(self, data: bytes, name: str) -> None:
-        self.data, self.hash, self._name = data, hashlib.sha256(data).hexdigest(), name
+        self.data = data
+        self.hash = hashlib.sha256(data).hexdigest()
+        self._name = name
 
     @staticmethod
     def load(

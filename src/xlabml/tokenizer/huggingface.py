@@ -238,7 +238,8 @@ def find_types(decoder: Any) -> list[str]:
 
 
 def _depth(value: Any) -> int:
-    deepest, level = 0, [value]
+    deepest = 0
+    level = [value]
     while level and deepest <= _MAX_DEPTH:
         deepest += 1
         level = [

@@ -63,7 +63,8 @@ def _hash(header: dict[str, Any], file: bytes) -> str:
 def _is_header(header: Any) -> bool:
     if not isinstance(header, dict) or header.keys() != {'kind', 'special_tokens', 'appended'}:
         return False
-    pieces, appended = header['special_tokens'], header['appended']
+    pieces = header['special_tokens']
+    appended = header['appended']
     return (
         isinstance(header['kind'], str)
         and isinstance(pieces, dict)

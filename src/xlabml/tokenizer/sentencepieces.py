@@ -13,7 +13,11 @@ from .special import SpecialTokens, find_special_tokens
 from .stream import WindowDecoder
 
 SPACE_MARK = '\u2581'
-_TRAINER, _NORMALIZER, _DENORMALIZER, _CHARSMAP = 2, 3, 5, 2  # fields of sentencepiece_model.proto
+# fields of sentencepiece_model.proto
+_TRAINER = 2
+_NORMALIZER = 3
+_DENORMALIZER = 5
+_CHARSMAP = 2
 
 
 def open_model(data: bytes) -> sentencepiece.SentencePieceProcessor:

@@ -60,7 +60,10 @@ class WindowDecoder(Stream):
         is_silent: Callable[[int], bool],
         is_open: Callable[[int], bool] = lambda id: False,
     ) -> None:
-        self._decode, self._check, self._is_silent, self._is_open = decode, check, is_silent, is_open
+        self._decode = decode
+        self._check = check
+        self._is_silent = is_silent
+        self._is_open = is_open
         self._window: list[int] = []
         self._shown = ''  # of the window's text, what is out already
         self._context: list[int] = []  # the newest token that has a text of its own
@@ -77,7 +80,9 @@ class WindowDecoder(Stream):
             return ''
         new = text[len(self._shown) :]
         if alone := self._decode([id]):
-            self._window, self._shown, self._context = [id], alone, [id]
+            self._window = [id]
+            self._shown = alone
+            self._context = [id]
         elif self._context:
             self._window = [*self._context, id]
             self._shown = self._decode(self._window)
@@ -87,5 +92,7 @@ class WindowDecoder(Stream):
 
     def close(self) -> str:
         new = self._decode(self._window)[len(self._shown) :]
-        self._window, self._shown, self._context = [], '', []
+        self._window = []
+        self._shown = ''
+        self._context = []
         return new

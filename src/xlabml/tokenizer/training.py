@@ -69,7 +69,9 @@ def train_tokenizer(
     if not 1 <= max_piece_chars <= _MAX_PIECE_CHARS:
         raise SettingsError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines, model, beside = _Lines(texts), io.BytesIO(), contextlib.ExitStack()
+    lines = _Lines(texts)
+    model = io.BytesIO()
+    beside = contextlib.ExitStack()
     artifacts.sweep(path.parent, path.name)
     try:
         partial = beside.enter_context(artifacts.part(path))  # where it cannot be written, that is said at once
@@ -135,7 +137,9 @@ class _Lines:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.texts, self.n_texts, self.n_chars = texts, 0, 0
+        self.texts = texts
+        self.n_texts = 0
+        self.n_chars = 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:

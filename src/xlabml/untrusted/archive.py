@@ -71,7 +71,8 @@ def check_archive(path: Path) -> None:
 
 class _Storage:
     def __init__(self, n_bytes: int, element_bytes: int) -> None:
-        self.n_bytes, self.element_bytes = n_bytes, element_bytes
+        self.n_bytes = n_bytes
+        self.element_bytes = element_bytes
 
 
 class _Scan(pickle.Unpickler):

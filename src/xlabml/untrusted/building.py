@@ -100,7 +100,9 @@ class _Limit(TorchDispatchMode):
 
     def __init__(self, path: str | Path, n_elements: int, n_parameters: int) -> None:
         super().__init__()
-        self._path, self._n_elements, self._n_parameters = path, n_elements, n_parameters
+        self._path = path
+        self._n_elements = n_elements
+        self._n_parameters = n_parameters
 
     def count(self, module: Any, name: str, parameter: Any) -> None:
         self._n_parameters -= 1

@@ -25,7 +25,10 @@ class EvalBatches(Dataset[Batch]):
     def __init__(self, rows: Examples, rows_per_batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
         if rows_per_batch < 1:
             raise ValueError(f'rows_per_batch is {rows_per_batch}; a batch has at least 1')
-        self.rows, self.rows_per_batch, self.rank, self.world = rows, rows_per_batch, rank, world
+        self.rows = rows
+        self.rows_per_batch = rows_per_batch
+        self.rank = rank
+        self.world = world
         self.seed = seed
 
     def __len__(self) -> int:
@@ -49,7 +52,8 @@ class Positions(Sampler[int]):
     """
 
     def __init__(self, start: int, total: int) -> None:
-        self.start, self.total = start, total
+        self.start = start
+        self.total = total
 
     def __len__(self) -> int:
         return self.total

@@ -75,8 +75,12 @@ class BatchSequence(Dataset[Batch]):
     ) -> None:
         n_rows = rows_per_step if isinstance(rows_per_step, int) else rows_per_step.full
         check_dealing(n_rows, rows_per_batch, world)
-        self.passes, self.seed, self.longest = passes, seed, longest
-        self.rank, self.world, self.first_step = rank, world, first_step
+        self.passes = passes
+        self.seed = seed
+        self.longest = longest
+        self.rank = rank
+        self.world = world
+        self.first_step = first_step
         self.places = Places(passes.n_rows, passes.n_each, start, skipped)
         self.rows_per_step = Doubling(n_rows, n_rows) if isinstance(rows_per_step, int) else rows_per_step
         self.batches_per_step = n_rows // (rows_per_batch * world)
@@ -120,7 +124,8 @@ class BatchSequence(Dataset[Batch]):
 
     def places_read(self, step: int, end: int) -> Stretch:
         """The stretch that the steps from step to end - 1 read, with what is left out inside."""
-        first, (pass_index, rows) = self.row(step), self.places.take(self.row(step), 1)
+        first = self.row(step)
+        (pass_index, rows) = self.places.take(self.row(step), 1)
         return Place(pass_index, int(rows[0])), self.places.after(max(first + 1, self.row(end)))
 
     def source_targets(self, step: int, end: int, n_sources: int) -> list[float]:
@@ -147,7 +152,8 @@ class BatchSequence(Dataset[Batch]):
             first = start - self._block_start
             part = self._block.cut(first, first + n)
             taken.append(part)
-            start, n = start + len(part.numbers), n - len(part.numbers)
+            start = start + len(part.numbers)
+            n = n - len(part.numbers)
         return taken
 
     def _open(self, taken: list[Taken]) -> Iterator[tuple[Examples, Int64[np.ndarray, ' e'], UInt64[np.ndarray, ' e']]]:
@@ -163,7 +169,8 @@ def _cut(taken: list[Taken], start: int, end: int) -> list[Taken]:
     found = []
     for part in taken:
         found.append(part.cut(start, end))
-        start, end = start - len(part.numbers), end - len(part.numbers)
+        start = start - len(part.numbers)
+        end = end - len(part.numbers)
     return [part for part in found if len(part.numbers)]
 
 

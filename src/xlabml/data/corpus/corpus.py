@@ -43,7 +43,10 @@ class Corpus:
         sizes = {store.manifest['identity']['tokenizer']: store.manifest['n_vocab'] for store in stores}
         if len(sizes) > 1:
             raise ValueError(f'the stores were made with different tokenizers, of {list(sizes.values())} tokens')
-        self.stores, self.ratios, self.copies, self.near = list(stores), dict(ratios), copies, near
+        self.stores = list(stores)
+        self.ratios = dict(ratios)
+        self.copies = copies
+        self.near = near
         self.drawn = drawn
         self._left_out = copies
         if near is not None:
@@ -110,7 +113,8 @@ class Corpus:
         if self.drawn is not None:
             found = np.array(self.drawn.splits[documents])
         else:
-            index, found = self._store_of(documents), np.empty(len(documents), np.int8)
+            index = self._store_of(documents)
+            found = np.empty(len(documents), np.int8)
             for i in np.unique(index):
                 here = index == i
                 found[here] = splits_of(self.stores[i].hashes[documents[here] - self._first[i]], self.ratios)
@@ -137,7 +141,8 @@ class Corpus:
 
     def n_bytes(self, documents: Int64[np.ndarray, ' documents']) -> Int64[np.ndarray, ' documents']:
         """How many bytes of raw UTF-8 text each document has."""
-        index, sizes = self._store_of(documents), np.empty(len(documents), np.int64)
+        index = self._store_of(documents)
+        sizes = np.empty(len(documents), np.int64)
         for i in np.unique(index):
             here = index == i
             sizes[here] = self.stores[i].n_bytes[documents[here] - self._first[i]]
@@ -147,9 +152,11 @@ class Corpus:
         """How many of each document's raw bytes its tokens do not stand for; None where that is none of any."""
         if all(store.end_bytes is None for store in self.stores):
             return None
-        index, found = self._store_of(documents), np.zeros(len(documents), np.int64)
+        index = self._store_of(documents)
+        found = np.zeros(len(documents), np.int64)
         for i in np.unique(index):
-            here, values = index == i, self.stores[i].end_bytes
+            here = index == i
+            values = self.stores[i].end_bytes
             if values is not None:
                 found[here] = values[documents[here] - self._first[i]]
         return found
@@ -187,11 +194,10 @@ class Corpus:
         starts, ends = np.empty((2, len(documents)), np.int64)
         for i in np.unique(index):
             here = index == i
-            number, offsets = documents[here] - self._first[i], self.stores[i].offsets
-            starts[here], ends[here] = (
-                self._first_token[i] + offsets[number],
-                self._first_token[i] + offsets[number + 1],
-            )
+            number = documents[here] - self._first[i]
+            offsets = self.stores[i].offsets
+            starts[here] = self._first_token[i] + offsets[number]
+            ends[here] = self._first_token[i] + offsets[number + 1]
         return starts, ends - starts
 
     def tokens_at(self, places: Int64[np.ndarray, ' tokens']) -> Int64[np.ndarray, ' tokens']:
@@ -220,7 +226,8 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
     check_ratios(splitting.ratios)
     drawn = None if splitting.is_plain else splits_of_sources(sources, splitting)
     for i, source in enumerate(sources):
-        documents, first = source.documents(), 0
+        documents = source.documents()
+        first = 0
         while batch := list(islice(documents, _BATCH_DOCUMENTS)):
             valid = [data for document in batch if isinstance(data := utf8(document.text), bytes)]
             if drawn is None:

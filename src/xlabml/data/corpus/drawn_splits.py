@@ -165,7 +165,8 @@ def _divide(
     if fixed:
         for k, unit in enumerate(units):
             if (found := fixed.get(unit.tobytes())) is not None:
-                splits[k], is_free[k] = found[0], False
+                splits[k] = found[0]
+                is_free[k] = False
     if splitting.stratify is not None:
         strata.add(records, units, splits, is_free)
     return splits

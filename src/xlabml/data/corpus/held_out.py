@@ -38,7 +38,8 @@ def find_overlap(corpus: Corpus, source: Source) -> Overlap:
     pairs: list[tuple[int, str]] = []
     for rows, hashes in read_hashes(source):
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        words, rows = hashes[order], rows[order]
+        words = hashes[order]
+        rows = rows[order]
         for first, there in _train_hashes(corpus):
             near = np.flatnonzero(np.isin(there[:, 0], words[:, 0]))
             for i in near.tolist():

@@ -25,7 +25,9 @@ _KIND = manifests.Kind(
     {},
     lambda manifest: dict.fromkeys(('earlier', 'similarity'), manifests.count_values(manifest, 'later')),
 )
-_CHUNK_TOKENS, _CHUNK_DOCUMENTS, _CHUNK_PAIRS = 1 << 20, 1 << 16, 1 << 15
+_CHUNK_TOKENS = 1 << 20
+_CHUNK_DOCUMENTS = 1 << 16
+_CHUNK_PAIRS = 1 << 15
 _RECALL = 0.95  # at the threshold; more above it
 _MAX_COMPARED = 16
 _SEED = 0
@@ -51,7 +53,9 @@ class NearDuplicates:
         n_permutations: int = 128,
         action: Literal['report', 'drop', 'refuse'] = 'report',
     ) -> None:
-        self.threshold, self.ngram_tokens, self.n_permutations = threshold, ngram_tokens, n_permutations
+        self.threshold = threshold
+        self.ngram_tokens = ngram_tokens
+        self.n_permutations = n_permutations
         self.action = action
         if not 0 < threshold <= 1:
             raise ValueError(f'data.near_duplicates.threshold is {threshold}; it is a share, above 0 and at most 1')
@@ -218,7 +222,8 @@ def _write_signatures(
         raise ValueError(
             f'data.near_duplicates needs the package rensa ({error}): pip install "xlabml[dedup]", or leave it out'
         ) from error
-    done, total = 0, sum(int(store.n_bytes.sum()) for store in stores)
+    done = 0
+    total = sum(int(store.n_bytes.sum()) for store in stores)
     with path.open('wb') as file:
         for store in stores:
             for start, end in _chunks(store.offsets):
@@ -236,7 +241,8 @@ def _write_signatures(
 
 def _chunks(offsets: Int64[np.ndarray, ' ends']) -> Iterator[tuple[int, int]]:
     """Documents of about a million tokens at a time, at least one."""
-    start, n = 0, len(offsets) - 1
+    start = 0
+    n = len(offsets) - 1
     while start < n:
         end = int(np.searchsorted(offsets, offsets[start] + _CHUNK_TOKENS, 'right')) - 1
         end = min(max(end, start + 1), start + _CHUNK_DOCUMENTS, n)
@@ -271,7 +277,8 @@ def _find_pairs(
         for records in sorted_buckets(keys(), n, 2, scratch):
             for later, earlier in _candidates(records[:, 0], records[:, 1].astype(np.int64)):
                 for at in range(0, len(later), _CHUNK_PAIRS):
-                    one, other = later[at : at + _CHUNK_PAIRS], earlier[at : at + _CHUNK_PAIRS]
+                    one = later[at : at + _CHUNK_PAIRS]
+                    other = earlier[at : at + _CHUNK_PAIRS]
                     alike = (signatures[one] == signatures[other]).mean(axis=1, dtype=np.float32)
                     near = alike >= settings.threshold
                     yield one[near], other[near], alike[near]

@@ -13,7 +13,8 @@ def shared_between_splits(corpus: Corpus, pairs: NearPairs) -> dict[tuple[str, s
     Returns:
         For (split, other split): the number of documents of the first that have one in the second.
     """
-    later, earlier = corpus.splits(pairs.later), corpus.splits(pairs.earlier)
+    later = corpus.splits(pairs.later)
+    earlier = corpus.splits(pairs.earlier)
     found = {}
     for i, one in enumerate(split_names):
         for j, other in enumerate(split_names):
@@ -41,10 +42,12 @@ def check_near_duplicates(corpus: Corpus, pairs: NearPairs) -> None:
     shared = {one: n for (one, other), n in shared_between_splits(corpus, pairs).items() if other == 'train'}
     if not shared:
         return
-    later, earlier = corpus.splits(pairs.later), corpus.splits(pairs.earlier)
+    later = corpus.splits(pairs.later)
+    earlier = corpus.splits(pairs.earlier)
     train = split_names.index('train')
     apart = np.flatnonzero((later != earlier) & (later >= 0) & (earlier >= 0) & ((later == train) | (earlier == train)))
-    named, more = _name(corpus, pairs, apart), ' …' if sum(shared.values()) > 5 else ''
+    named = _name(corpus, pairs, apart)
+    more = ' …' if sum(shared.values()) > 5 else ''
     counts = ', '.join(f'{n:,} documents of {split}' for split, n in shared.items())
     raise ValueError(
         f'{counts} have near-duplicates in the train split: {"; ".join(named)}{more}; drop them with '

@@ -60,7 +60,8 @@ def plot_histogram(lengths: Int64[np.ndarray, ' n'], row_length: int, title: str
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
-    low, high = np.log2(int(lengths.min())), np.log2(int(lengths.max()) + 1)
+    low = np.log2(int(lengths.min()))
+    high = np.log2(int(lengths.max()) + 1)
     edges = np.unique(np.ceil(2 ** np.linspace(low, high, int(np.ceil((high - low) * _BINS_PER_OCTAVE)) + 1)))
     ordered = np.sort(lengths)
     figure = Figure(figsize=(8, 4.5), layout='constrained')

@@ -128,7 +128,8 @@ def format_statistics(statistics: dict[str, Any]) -> str:
 
 
 def _format_changed(texts: dict[str, Any]) -> str:
-    n, n_all = texts['changed_in_sources'], texts['stored_in_sources']
+    n = texts['changed_in_sources']
+    n_all = texts['stored_in_sources']
     return f'{n:,} of {n_all:,} texts ({n / n_all:.2%}) do not come back as they were (all splits)'
 
 

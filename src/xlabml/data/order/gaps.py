@@ -22,7 +22,8 @@ class Gaps:
                 merged.append([start, end])
         starts, ends = np.array(merged, np.int64).reshape(-1, 2).T
         self._jumps = np.concatenate([[0], np.cumsum(ends - starts)])  # by how much counting is behind after i of them
-        self._starts, self._ends = starts, ends
+        self._starts = starts
+        self._ends = ends
         self._met = starts - self._jumps[:-1]  # how many places are counted before each
 
     def places(self, counts: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:

@@ -34,7 +34,8 @@ class Mixture:
 
     def __init__(self, source_rows: Sequence[int], n_targets: Sequence[int], weights: Sequence[int | float]) -> None:
         check_weights(weights, len(n_targets))
-        self.first_rows, self.n_rows = np.array(source_rows[:-1], np.int64), np.diff(source_rows)
+        self.first_rows = np.array(source_rows[:-1], np.int64)
+        self.n_rows = np.diff(source_rows)
         for i, weight in enumerate(weights):
             if weight and not self.n_rows[i]:
                 raise SettingsError(
@@ -52,7 +53,8 @@ class Mixture:
         source = np.repeat(np.arange(len(rows)), self.per_period)
         rank = np.concatenate([np.arange(n) for n in self.per_period])
         order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))
-        self._source, self._rank = source[order], rank[order]
+        self._source = source[order]
+        self._rank = rank[order]
 
     def sources(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """Which source the rows at these places of the sequence are from."""

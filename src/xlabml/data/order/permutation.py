@@ -31,11 +31,13 @@ def permute(index: Int64[np.ndarray, ' rows'], n: int, seed: int, epoch: int) ->
         raise ValueError(f'indices from {index.min()} to {index.max()} are not all in range({n})')
     bits = max(2, (n - 1).bit_length())
     low_bits = np.uint64(bits // 2)
-    low_mask, high_mask = np.uint64((1 << (bits // 2)) - 1), np.uint64((1 << (bits - bits // 2)) - 1)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
     keys = [np.uint64(mix(seed, epoch, n, i)) for i in range(_N_ROUNDS)]
 
     def shuffle(value: np.ndarray) -> np.ndarray:
-        low, high = value & low_mask, value >> low_bits
+        low = value & low_mask
+        high = value >> low_bits
         for i in range(0, _N_ROUNDS, 2):
             low ^= scramble(high + keys[i]) & low_mask
             high ^= scramble(low + keys[i + 1]) & high_mask

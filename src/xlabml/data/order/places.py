@@ -49,7 +49,8 @@ class Places:
         skipped: Sequence[Stretch] = (),
     ) -> None:
         self.start = start
-        self._n_rows, self._n_each = n_rows, n_each
+        self._n_rows = n_rows
+        self._n_each = n_each
         self._skipped = [(max(first, start), end) for first, end in skipped if max(first, start) < end]
         if n_each is not None:
             self._first = start.pass_index * n_each + start.row
@@ -78,10 +79,12 @@ class Places:
         if self._n_each is not None:
             number = self._first + max(0, _number(place, self._n_each) - self._first)
             return int(self._gaps.before(number)) - self._first
-        n, i = 0, 0
+        n = 0
+        i = 0
         while self.start.pass_index + i < place.pass_index:
             part = self._count(i)
-            n, i = part.begin + part.n_left, i + 1
+            n = part.begin + part.n_left
+            i = i + 1
         part = self._count(i)
         return n + int(part.gaps.before(max(place.row, part.first))) - part.first
 

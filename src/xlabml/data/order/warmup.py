@@ -20,7 +20,8 @@ class Doubling:
         n_doublings = count_doublings(start, full)
         assert n_doublings is not None, f'{full} is not {start} doubled'
         assert steps >= n_doublings, f'{n_doublings} stages need as many steps, not {steps}'
-        self.start, self.full = start, full
+        self.start = start
+        self.full = full
         self._begins = [steps * i // max(1, n_doublings) for i in range(n_doublings + 1)]
 
     def __call__(self, step: int) -> int:

@@ -40,7 +40,8 @@ class StreamedTexts(Texts):
 
     @property
     def extent(self) -> str:
-        n, n_all = len(self.corpus.stores), len(self.cache.shards)
+        n = len(self.corpus.stores)
+        n_all = len(self.cache.shards)
         return '' if n == n_all else f'the first {n:,} of {n_all:,} shards, which stay (data.stream.eval_shards)'
 
     @cached_property
@@ -94,7 +95,8 @@ class StreamedTexts(Texts):
         """
         cache = self.cache
         cache.folder.mkdir(parents=True, exist_ok=True)
-        free, more = shutil.disk_usage(cache.folder).free, cache.max_bytes - cache.n_bytes
+        free = shutil.disk_usage(cache.folder).free
+        more = cache.max_bytes - cache.n_bytes
         if more > free:
             raise SettingsError(
                 f'data.stream.cache_gb is {self.stream.cache_gb:g}, but only {folders.show_bytes(free)} are free at '
@@ -110,13 +112,15 @@ class StreamedTexts(Texts):
 
     def _check_window(self, stores: Sequence[TokenStore], say: Any) -> None:
         """Raise ValueError if a window will not fit the cache, judged by the shards that stay."""
-        cache, n = self.cache, self.stream.window_shards
+        cache = self.cache
+        n = self.stream.window_shards
         text = cache.text_bytes(range(len(stores)))
         sizes = [part.n_bytes for _, part in cache.shards if part.n_bytes]
         if not text or len(sizes) < len(cache.shards):
             return
         there = sum(folders.size(store.folder) for store in stores)
-        each, most = max(sizes) * there / text, max(sizes)
+        each = max(sizes) * there / text
+        most = max(sizes)
         room = cache.max_bytes - there - most  # a file lies here as it came, while it is tokenized
         fit = int(room // each)
         if fit < min(n, len(sizes)):
@@ -167,7 +171,8 @@ class StreamedTexts(Texts):
     def passes(self) -> StreamedRows:
         """What is trained on: the windows of the stream."""
         say = TerminalProgress().say
-        ratios, held_out = self.splitting.ratios, self.read.held_out
+        ratios = self.splitting.ratios
+        held_out = self.read.held_out
         return StreamedRows(
             self.cache, self.stream, self.plan, ratios, self.drop_duplicates, held_out, self.seed, say, self.examples
         )

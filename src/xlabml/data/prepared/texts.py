@@ -60,13 +60,19 @@ class Texts:
         n_processes: int | None,
         once: Callable[[Callable], Callable] = lambda function: function,
     ) -> None:
-        self.read, self.n_processes, self._once = read, n_processes, once
-        self.sources, self.splitting = read.sources, read.splitting
-        self.drop_duplicates, self.near_duplicates = read.drop_duplicates, read.near_duplicates
-        self.n_vocab, self.coverage = tokenizer.n_vocab, tokenizer.coverage
+        self.read = read
+        self.n_processes = n_processes
+        self._once = once
+        self.sources = read.sources
+        self.splitting = read.splitting
+        self.drop_duplicates = read.drop_duplicates
+        self.near_duplicates = read.near_duplicates
+        self.n_vocab = tokenizer.n_vocab
+        self.coverage = tokenizer.coverage
         self.examples, self.plan, self.seed = examples
         self.near_pairs: NearPairs | None = None
-        self._special_tokens, self._append_special_tokens = tokenizer.special_tokens, tokenizer.append_special_tokens
+        self._special_tokens = tokenizer.special_tokens
+        self._append_special_tokens = tokenizer.append_special_tokens
         self._given_path = None if tokenizer.path is None else Path(tokenizer.path)
         self._saved_path: Path | None = None
         self._tokenizer: Tokenizer | None = None
@@ -347,7 +353,8 @@ class Texts:
     @cached_property
     def passes(self) -> Passes:
         """What is trained on: epochs of the train split, or periods of a mixture."""
-        examples, weights = self.open_examples('train', 'train'), self.read.weights
+        examples = self.open_examples('train', 'train')
+        weights = self.read.weights
         if weights is None:
             return Epochs(examples, self.seed)
         return Mixed(examples, self.seed, Mixture(examples.source_starts, examples.source_counted, weights))

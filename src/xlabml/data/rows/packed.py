@@ -28,7 +28,9 @@ class Rows(Examples):
 
     def __init__(self, corpus: Corpus, plan: PlanRows, tokenizer: Tokenizer, view: TokenView | None = None) -> None:
         self.view = NextTokenView(corpus, tokenizer) if view is None else view
-        self.corpus, self.plan, self.tokenizer = corpus, plan, tokenizer
+        self.corpus = corpus
+        self.plan = plan
+        self.tokenizer = tokenizer
         self._pad = tokenizer.special_ids['pad']
 
     def __len__(self) -> int:
@@ -93,11 +95,13 @@ class Rows(Examples):
         Raises:
             ValueError: A store or the plan holds what xlabml does not write; `validate_data` says which.
         """
-        plan, n = self.plan, self.plan.length
+        plan = self.plan
+        n = self.plan.length
         n_rows = len(numbers)
         n_segments = n_rows * plan.max_documents
         pieces = plan.pieces_of(numbers)
-        row, lengths = pieces.row, pieces.lengths
+        row = pieces.row
+        lengths = pieces.lengths
         n_pieces = np.bincount(row, minlength=n_rows)
         free = n - np.bincount(row, lengths, n_rows).astype(np.int64)
 
@@ -106,7 +110,8 @@ class Rows(Examples):
         segment = np.arange(len(row)) + n_paddings_before[row]
         padding = (np.cumsum(n_pieces) + n_paddings_before)[free > 0]
         segment_lengths = np.zeros(n_segments, np.int64)
-        segment_lengths[segment], segment_lengths[padding] = lengths, free[free > 0]
+        segment_lengths[segment] = lengths
+        segment_lengths[padding] = free[free > 0]
         documents = np.full(n_segments, -1, np.int64)
         documents[segment] = pieces.documents
         example = np.full(n_segments, -1, np.int64)

@@ -63,7 +63,8 @@ class Epochs(Passes):
     def __init__(self, examples: Examples, seed: int) -> None:
         if not len(examples):
             raise ValueError('there is no row to train on; give the split train more documents')
-        self.examples, self.seed = examples, seed
+        self.examples = examples
+        self.seed = seed
         self.n_each = len(examples)
 
     @property

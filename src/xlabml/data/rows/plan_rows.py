@@ -105,10 +105,16 @@ class PlanRows:
         source_rows: Sequence[int] | None = None,
     ) -> None:
         self._arrays = dict(arrays)
-        self.row_starts, self.counted_before = arrays['row_starts'], arrays['counted_before']
-        self.documents, self.begins = arrays['documents'], arrays['begins']
-        self.lengths, self.first_counted = arrays['lengths'], arrays['first_counted']
-        self.length, self.max_documents, self.fingerprint, self.folder = length, max_documents, fingerprint, folder
+        self.row_starts = arrays['row_starts']
+        self.counted_before = arrays['counted_before']
+        self.documents = arrays['documents']
+        self.begins = arrays['begins']
+        self.lengths = arrays['lengths']
+        self.first_counted = arrays['first_counted']
+        self.length = length
+        self.max_documents = max_documents
+        self.fingerprint = fingerprint
+        self.folder = folder
         self.source_rows = list(source_rows) if source_rows is not None else [0, len(self)]
 
     def __len__(self) -> int:
@@ -228,7 +234,9 @@ def open_rows(folder: Path, identity: dict[str, Any] | None = None) -> PlanRows:
         ValueError: They are not as they were written.
     """
     manifest = manifests.read_manifest(folder, _KIND, identity)
-    n_rows, length, max_documents = manifest['source_rows'][-1], manifest['length'], manifest['max_documents']
+    n_rows = manifest['source_rows'][-1]
+    length = manifest['length']
+    max_documents = manifest['max_documents']
     is_rising = manifest['source_rows'] == sorted([0, *manifest['source_rows'][1:]])
     if not (is_rising and 1 <= length <= _MAX_SLOTS and 2 <= max_documents <= _MAX_SLOTS):
         what = f'length {length}, max_documents {max_documents}, source_rows {n_rows}'

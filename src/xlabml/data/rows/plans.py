@@ -214,7 +214,8 @@ def open_plan(
                     pieces = plan.block(Streams(some, _slots(corpus, some, plan.length, view)), counted_once)
                     ends = pieces.row_ends(n_pieces, n_counted)
                     files.append(**ends, **{name: getattr(pieces, name) for name in PIECE_ARRAYS})
-                    n_pieces, n_counted = int(ends['row_starts'][-1]), int(ends['counted_before'][-1])
+                    n_pieces = int(ends['row_starts'][-1])
+                    n_counted = int(ends['counted_before'][-1])
                     n_rows += len(pieces.row_sizes)
                     if report is not None:
                         report(f'planning {split}', n_counted, None)
@@ -281,7 +282,9 @@ def _check_max_documents(max_documents: int) -> None:
 
 def _row_ends(stream_ends: list[int], length: int, max_pieces: int) -> list[int]:
     """Where each row ends: when it is full, or after so many pieces."""
-    found, end, number = [], 0, 0
+    found = []
+    end = 0
+    number = 0
     while end < stream_ends[-1]:
         number = bisect_right(stream_ends, end, number)
         end = min(end + length, stream_ends[min(number + max_pieces, len(stream_ends)) - 1])
@@ -297,7 +300,8 @@ def _best_fit(lengths: list[int], room: int, max_pieces: int) -> Int64[np.ndarra
     """
     open_rows: list[list[int]] = [[] for _ in range(room + 1)]
     n_pieces: list[int] = []
-    there, rows = 0, []
+    there = 0
+    rows = []
     for length in lengths:
         fitting = there >> length
         if fitting:
@@ -306,7 +310,8 @@ def _best_fit(lengths: list[int], room: int, max_pieces: int) -> Int64[np.ndarra
             if not open_rows[free]:
                 there ^= 1 << free
         else:
-            free, row = room, len(n_pieces)
+            free = room
+            row = len(n_pieces)
             n_pieces.append(0)
         rows.append(row)
         n_pieces[row] += 1

@@ -124,7 +124,8 @@ class NextTokenView(TokenView):
         self.require((starts >= 0) & (begins + lengths <= n_tokens + 1))
         ends = starts + n_tokens
         self.require(ends <= self.corpus.n_tokens)
-        places, place_ends = ranges(starts + begins, lengths), np.repeat(ends, lengths)
+        places = ranges(starts + begins, lengths)
+        place_ends = np.repeat(ends, lengths)
         targets = self.corpus.tokens_at(np.minimum(places, place_ends - 1))
         is_end = places == place_ends
         targets[is_end] = self._eos

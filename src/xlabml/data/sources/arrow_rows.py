@@ -42,9 +42,11 @@ def arrow_columns(path: Path, text: str | None = None) -> list[str]:
     """
     if kind_of(path) == '.parquet':
         metadata = pyarrow.parquet.read_metadata(path)
-        schema, has_rows = metadata.schema.to_arrow_schema(), metadata.num_rows > 0
+        schema = metadata.schema.to_arrow_schema()
+        has_rows = metadata.num_rows > 0
     else:
-        schema, has_rows = _schema(path), any(len(batch) for batch in _batches(path))
+        schema = _schema(path)
+        has_rows = any(len(batch) for batch in _batches(path))
     if not has_rows:
         return []
     if text is not None and schema.names.count(text) == 1:

@@ -74,7 +74,8 @@ def _batches(path: Path, columns: list[str], dialect: Dialect, encoding: str | N
                 with _open(checked, columns, dialect, block_bytes) as reader:
                     end = 0
                     for batch in reader:
-                        start, end = end, end + len(batch)
+                        start = end
+                        end = end + len(batch)
                         if end > n_read:
                             yield batch.slice(max(0, n_read - start))
                             n_read = end
@@ -117,9 +118,11 @@ def _explain(path: Path, dialect: Dialect, encoding: str | None, message: str) -
     found = re.search(r'Row #(\d+): *', message)
     line = _line_of_row(path, dialect, encoding, int(found[1])) if found else None
     if found is None or line is None:
-        where, problem = f'{path} is broken or cut short', message
+        where = f'{path} is broken or cut short'
+        problem = message
     else:
-        where, problem = f'{path}:{line}', message[found.end() :]
+        where = f'{path}:{line}'
+        problem = message[found.end() :]
     problem = problem.partition('\n')[0][:_MAX_MESSAGE]
     return ValueError(
         f'{where} ({problem}); mend the row (it may have {_BLOCK_BYTES[-1] >> 20} MB), check delimiter and quoting, '
@@ -136,7 +139,8 @@ def _line_of_row(path: Path, dialect: Dialect, encoding: str | None, row: int) -
         n_rows = end = 0
         try:
             for fields in reader:
-                start, end = end + 1, reader.line_num
+                start = end + 1
+                end = reader.line_num
                 n_rows += bool(fields)
                 if n_rows == row:
                     return start

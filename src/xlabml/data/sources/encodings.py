@@ -87,10 +87,13 @@ def starts_with(path: Path, marks: list[bytes]) -> bool:
 
 def explain_not_utf8(path: Path) -> ValueError | None:
     """The error that names the first line of a file that is not UTF-8, and its likely encoding; None where all is."""
-    decoder, n_lines, block = codecs.getincrementaldecoder('utf-8')(), 0, b''
+    decoder = codecs.getincrementaldecoder('utf-8')()
+    n_lines = 0
+    block = b''
     with open_bytes(path) as raw:
         while True:
-            before, block = block, raw.read(_BLOCK_BYTES)
+            before = block
+            block = raw.read(_BLOCK_BYTES)
             try:
                 n_lines += decoder.decode(block, final=not block).count('\n')
             except UnicodeDecodeError as error:
@@ -146,9 +149,14 @@ class _Recoded(io.RawIOBase):
     """
 
     def __init__(self, raw: io.BufferedIOBase, path: Path, encoding: str) -> None:
-        self._raw, self._path, self._encoding = raw, path, encoding
+        self._raw = raw
+        self._path = path
+        self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
-        self._n_lines, self._left, self._is_first, self._at_end = 0, b'', True, False
+        self._n_lines = 0
+        self._left = b''
+        self._is_first = True
+        self._at_end = False
 
     def readable(self) -> bool:
         return True
@@ -157,7 +165,8 @@ class _Recoded(io.RawIOBase):
         while not self._left and not self._at_end:
             self._left = self._next()
         n = min(len(buffer), len(self._left))
-        buffer[:n], self._left = self._left[:n], self._left[n:]
+        buffer[:n] = self._left[:n]
+        self._left = self._left[n:]
         return n
 
     def _next(self) -> bytes:
@@ -166,7 +175,8 @@ class _Recoded(io.RawIOBase):
         try:
             text = self._decoder.decode(block, final=self._at_end)
             if self._is_first and text:
-                text, self._is_first = text.removeprefix('\ufeff'), False
+                text = text.removeprefix('\ufeff')
+                self._is_first = False
             self._n_lines += text.count('\n')
             return text.encode()
         except UnicodeDecodeError as error:
@@ -174,7 +184,8 @@ class _Recoded(io.RawIOBase):
             line = self._n_lines + before.count('\n') + 1
             problem = f'byte 0x{error.object[error.start]:02X}: {error.reason}'
         except UnicodeError as error:
-            line, problem = self._n_lines + 1, str(error)
+            line = self._n_lines + 1
+            problem = str(error)
         raise ValueError(
             f'{self._path}:{line}: not {self._encoding} ({problem}); set encoding to what it is written in, or mend it'
         )

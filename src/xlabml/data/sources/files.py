@@ -26,7 +26,9 @@ from .quotes import Quoting, check_delimiter
 
 _BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 _TEXT_COLUMNS = ['text', 'path']
-_LINES, _DELIMITED, _BINARY = ('.jsonl', '.ndjson'), ('.csv', '.tsv'), ('.parquet', '.arrow')
+_LINES = ('.jsonl', '.ndjson')
+_DELIMITED = ('.csv', '.tsv')
+_BINARY = ('.parquet', '.arrow')
 
 
 class Span(NamedTuple):
@@ -174,7 +176,8 @@ def describe_no_file(path: Path) -> str:
 
 
 def _rows(path: Path, span: Span, columns: list[str], reading: Reading) -> Iterator[dict[str, Any]]:
-    kind, encoding = kind_of(path), reading.encoding
+    kind = kind_of(path)
+    encoding = reading.encoding
     if kind in _BINARY:
         from .arrow_rows import read_arrow
 
@@ -219,7 +222,8 @@ def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, in
         size += group
         if size >= n_bytes or i == len(groups) - 1:
             found.append((Span(str(path), start, i + 1), size))
-            start, size = i + 1, 0
+            start = i + 1
+            size = 0
     return found or [(Span(str(path)), 0)]
 
 

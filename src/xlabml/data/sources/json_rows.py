@@ -116,7 +116,8 @@ def _count_lines(path: Path, end: int) -> int:
     n = 0
     with path.open('rb') as raw:
         while end and (block := raw.read(min(end, 1 << 20))):
-            n, end = n + block.count(b'\n'), end - len(block)
+            n = n + block.count(b'\n')
+            end = end - len(block)
     return n
 
 

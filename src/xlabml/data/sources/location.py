@@ -18,8 +18,10 @@ from .kinds import is_readable
 from .listing import Listing, list_folder, list_pattern
 from .quotes import Quoting
 
-_MIN_PART_BYTES, _PART_BYTES = 1 << 20, 16 << 20
-_MIN_PARTS, _MAX_PARTS = 64, 4096
+_MIN_PART_BYTES = 1 << 20
+_PART_BYTES = 16 << 20
+_MIN_PARTS = 64
+_MAX_PARTS = 4096
 _HUB_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 
 
@@ -62,8 +64,14 @@ class Location(Source):
         quoting: Quoting | None = None,
         only: SplitName | None = None,
     ) -> None:
-        self.path, self.name, self.split, self.column, self.revision = path, name, split, column, revision
-        self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
+        self.path = path
+        self.name = name
+        self.split = split
+        self.column = column
+        self.revision = revision
+        self.encoding = encoding
+        self.delimiter = delimiter
+        self.quoting = quoting
         self._reading = Reading(encoding, delimiter, quoting)
         self.only = only
 
@@ -84,7 +92,9 @@ class Location(Source):
         return self.split == 'train'
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
-        files, wanted, text = self._files(), self._wanted(columns), self._reading_of(columns).text
+        files = self._files()
+        wanted = self._wanted(columns)
+        text = self._reading_of(columns).text
         if files is None:
             return self._documents(self._hub_rows(wanted, text), columns)
         return self._documents(self._span_rows([Span(str(file)) for file in files], columns), columns)
@@ -105,7 +115,8 @@ class Location(Source):
         for span, n_bytes in pieces:
             if where and filled + n_bytes > size:
                 parts.append(Part(tuple(where), filled))
-                where, filled = [], 0
+                where = []
+                filled = 0
             where.append(span)
             filled += n_bytes
         return [*parts, Part(tuple(where), filled)]
@@ -203,7 +214,8 @@ class Location(Source):
         return folder / self.name
 
     def _span_rows(self, where: list[Span], columns: Sequence[str]) -> Iterator[dict[str, object]]:
-        reading, wanted = self._reading_of(columns), self._wanted(columns)
+        reading = self._reading_of(columns)
+        wanted = self._wanted(columns)
         for span in where:
             self._check_file(Path(span.path), columns)
             yield from read_span(span, wanted, reading)

@@ -86,7 +86,8 @@ class CutAtColumn(InPieces):
 
     def __init__(self, source: Source, column: str) -> None:
         super().__init__(source)
-        self.column, self.needs = column, (column,)
+        self.column = column
+        self.needs = (column,)
 
     def cut(self, document: Document) -> Document:
         cuts = document.columns[self.column]
@@ -138,7 +139,8 @@ class JoinColumns(InPieces):
         super().__init__(source)
         if not joined:
             raise ValueError('joined names no column; name those that hold the texts')
-        self.joined, self.needs = joined, tuple(joined)
+        self.joined = joined
+        self.needs = tuple(joined)
 
     def _inner(self, columns: Sequence[str]) -> list[str]:
         return [name for name in super()._inner(columns) if name != 'roles']
@@ -170,7 +172,8 @@ def split_text(document: Document, where: str) -> list[str]:
     Raises:
         ValueError: Its cuts are not whole numbers that rise, from 1 to the last character of the text.
     """
-    text, cuts = str(document.text), document.cuts
+    text = str(document.text)
+    cuts = document.cuts
     if not isinstance(cuts, Sequence) or isinstance(cuts, str):
         raise ValueError(f'{where}: its cuts are {cuts!r}; they are a list of character offsets')
     for cut in cuts:

@@ -35,9 +35,11 @@ class CheckedQuotes(io.RawIOBase):
     """
 
     def __init__(self, raw: io.BufferedIOBase, path: Path, delimiter: str, quoting: Quoting, max_bytes: int) -> None:
-        self._raw, self._path = raw, path
+        self._raw = raw
+        self._path = path
         self._quoted_field, self._well_quoted = _grammar(delimiter, quoting)
-        self._is_quoted, self._max_bytes = quoting != 'none', max_bytes
+        self._is_quoted = quoting != 'none'
+        self._max_bytes = max_bytes
         self._rest = b'\n'  # the last byte that is well quoted, and what is still open behind it
         self._lines = _Lines()
         self.error: ValueError | None = None
@@ -105,7 +107,8 @@ class _Lines:
     """Counts line ends, \\n, \\r or both together, in bytes that come piece by piece."""
 
     def __init__(self) -> None:
-        self.n, self._last = 0, b''
+        self.n = 0
+        self._last = b''
 
     @property
     def is_at_start(self) -> bool:
@@ -132,11 +135,14 @@ def _grammar(delimiter: str, quoting: Quoting) -> tuple[re.Pattern[bytes], re.Pa
     end = rb'[%s\r\n]' % re.escape(delimiter.encode())
     blanks = b'' if delimiter == ' ' else b' *+'
     if quoting == 'escaped':
-        begin, other = rb'(?<!\\)%s' % end, rb'[^"\\]++|\\.'
+        begin = rb'(?<!\\)%s' % end
+        other = rb'[^"\\]++|\\.'
         quoted = rb'"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+"' + blanks
         inside = rb'(?:(?<!%s)|(?<=\\.))"' % end
     else:
-        begin, other, inside = end, rb'[^"]++', rb'(?<!%s)"' % end
+        begin = end
+        other = rb'[^"]++'
+        inside = rb'(?<!%s)"' % end
         quoted = rb'"[^"]*+(?:""[^"]*+)*+"' + blanks
     whole = rb'(?:%s|%s|(?<=%s)%s(?=%s))*+' % (other, inside, begin, quoted, end)
     return re.compile(quoted, re.DOTALL), re.compile(whole, re.DOTALL)

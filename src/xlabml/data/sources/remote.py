@@ -38,7 +38,8 @@ _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _SIZE_ATTEMPTS = 3
-_SIZED_AT_ONCE, _SIZED_FILES = 16, 10_000
+_SIZED_AT_ONCE = 16
+_SIZED_FILES = 10_000
 
 
 class RemoteFiles(Source):
@@ -73,8 +74,12 @@ class RemoteFiles(Source):
         quoting: Quoting | None = None,
         only: SplitName | None = None,
     ) -> None:
-        self.path, self.column, self.storage_options = path, column, storage_options
-        self.encoding, self.delimiter, self.quoting = encoding, delimiter, quoting
+        self.path = path
+        self.column = column
+        self.storage_options = storage_options
+        self.encoding = encoding
+        self.delimiter = delimiter
+        self.quoting = quoting
         self._reading = Reading(encoding, delimiter, quoting)
         self.only = only
         if '://' not in path:
@@ -258,7 +263,8 @@ class _Callback(fsspec.Callback):
 
     def __init__(self, advance: Advance | None) -> None:
         super().__init__()
-        self._advance, self._n_told = advance, 0
+        self._advance = advance
+        self._n_told = 0
         self.ended_by: Exception | None = None
 
     def call(self, *args: Any, **kwargs: Any) -> None:

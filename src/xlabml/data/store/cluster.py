@@ -40,11 +40,14 @@ class EncodeParts(PipelineStep):
         n_threads: Threads that tokenize.
     """
 
-    type, name = '✂️ - TOKENIZER', 'xlabml'
+    type = '✂️ - TOKENIZER'
+    name = 'xlabml'
 
     def __init__(self, url: str, class_paths: Sequence[str], n_threads: int) -> None:
         super().__init__()
-        self.url, self.class_paths, self.n_threads = url, list(class_paths), n_threads
+        self.url = url
+        self.class_paths = list(class_paths)
+        self.n_threads = n_threads
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Tokenize the parts number rank, rank + world_size …"""
@@ -90,8 +93,12 @@ class Cluster(ABC):
         ):
             if value is not None and value < 1:
                 raise ValueError(f'--{name} is {value}; it must be at least 1')
-        self.shared_folder, self.n_tasks, self.n_workers = shared_folder, n_tasks, n_workers
-        self.n_cpus, self.memory_gb, self.max_hours = n_cpus, memory_gb, max_hours
+        self.shared_folder = shared_folder
+        self.n_tasks = n_tasks
+        self.n_workers = n_workers
+        self.n_cpus = n_cpus
+        self.memory_gb = memory_gb
+        self.max_hours = max_hours
 
     def __call__(self, job: Job, tell: Callable[[int], None]) -> None:
         """Have every part of the job tokenized, and bring it here.
@@ -181,7 +188,9 @@ class Slurm(Cluster):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.partition, self.qos, self.sbatch_args = partition, qos, sbatch_args or {}
+        self.partition = partition
+        self.qos = qos
+        self.sbatch_args = sbatch_args or {}
         activate = Path(sys.prefix, 'bin', 'activate')
         self.env_command = env_command or (f'source {activate}' if activate.exists() else '')
 

@@ -56,7 +56,8 @@ def _encode_here(job: Job, n_threads: int, tell: Callable[[int], None]) -> None:
 def _encode_in_processes(job: Job, n_processes: int, tell: Callable[[int], None]) -> None:
     n_workers = min(n_processes, len(job.parts))
     context = multiprocessing.get_context('fork' if sys.platform == 'linux' else None)
-    done, stop = context.Value('q', 0), context.Event()
+    done = context.Value('q', 0)
+    stop = context.Event()
     start = (job, max(1, n_processes // n_workers), done, stop, os.getpid())
     with ProcessPoolExecutor(n_workers, context, _start_worker, start) as pool:
         futures = [pool.submit(_encode_in_worker, index) for index in range(len(job.parts))]

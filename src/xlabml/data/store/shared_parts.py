@@ -23,7 +23,8 @@ from xlabml.tokenizer import Tokenizer
 
 from .store_parts import PART, Job, encode_part, read_part
 
-_JOB, _TOKENIZER = 'job.json', 'tokenizer.model'
+_JOB = 'job.json'
+_TOKENIZER = 'tokenizer.model'
 _PLAN = {
     'source': {'class_path': str},
     'columns': [str],
@@ -157,7 +158,8 @@ class SharedJob:
             ChildProcessError: A part is not as it was written; it is removed.
         """
         for index in indices:
-            folder, source = job.part_folder(index), self._at(_part(index))
+            folder = job.part_folder(index)
+            source = self._at(_part(index))
             with folders.replacing_folder(folder) as partial:
                 for path in self._files.ls(source, detail=False):
                     name = path.rpartition('/')[2]

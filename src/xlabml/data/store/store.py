@@ -57,7 +57,8 @@ class TokenStore:
     end_bytes: Int64[np.ndarray, ' documents'] | None
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
+        self.folder = folder
+        self.manifest = manifest
         self.tokens, self.offsets, self.n_bytes, hashes, self.rows = (
             manifests.map_array(folder, name, manifest) for name in ('tokens', 'offsets', 'n_bytes', 'hashes', 'rows')
         )
@@ -147,7 +148,8 @@ def count_changed(manifest: dict[str, Any]) -> int | None:
 
 def describe_changed(manifest: dict[str, Any]) -> str:
     """How many documents of a store do not come back as they were, for people; '' where the tokenizer loses nothing."""
-    n, n_all = count_changed(manifest), manifest['n_documents']
+    n = count_changed(manifest)
+    n_all = manifest['n_documents']
     if n is None:
         return ''
     return f'{n:,} of {n_all:,} documents ({n / n_all:.2%}) do not come back as they were from their tokens'
@@ -195,7 +197,8 @@ def prepare_store(
         return manifest['identity'] == identity and _holds_the_same(source, folder, manifest)
 
     def build(partial: Path) -> dict[str, Any]:
-        tell, speak = report or _be_silent, say or _be_silent
+        tell = report or _be_silent
+        speak = say or _be_silent
         manifest = build_store(
             source, tokenizer, columns, identity, partial, engine or Processes(n_processes), tell, speak
         )
@@ -222,7 +225,8 @@ def plan_store(source: Source, tokenizer: Tokenizer, columns: Sequence[str] = ()
 
 def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the source's files have the content that was read; a new time is written down."""
-    recorded, now = manifest['source_files'], stat_files(source.files())
+    recorded = manifest['source_files']
+    now = stat_files(source.files())
     if [file[:3] for file in recorded] == now:
         return True
     if manifests.find_misfit(recorded, _SOURCE_FILES) or not same_content(recorded, now):

@@ -48,7 +48,8 @@ def build_store(
         ConnectionError: A remote file cannot be had; there is a way on.
     """
     job = plan_job(source, tokenizer, columns, identity, folder)
-    parts, stats = job.parts, job.begun['files']
+    parts = job.parts
+    stats = job.begun['files']
     _start_over_unless_same(folder, job.begun)
     _ = tokenizer.piece_sizes if tokenizer.is_lossless else tokenizer.round_trips  # once, before processes are forked
     say(_check_room(source, parts, tokenizer, columns, folder, len(parts) - len(job.missing())))
@@ -83,14 +84,16 @@ def plan_job(
     Raises:
         ValueError: The source is absent or broken.
     """
-    parts, stats = source.parts(columns), stat_files(source.files())
+    parts = source.parts(columns)
+    stats = stat_files(source.files())
     begun = {'identity': identity, 'files': stats, 'parts': [list(part) for part in parts]}
     return Job(source, tokenizer, list(columns), folder, parts, begun)
 
 
 def _start_over_unless_same(folder: Path, begun: dict[str, Any]) -> None:
     """Clear away what is in the folder, unless it is of the same texts, cut into the same parts."""
-    state, text = folder / _STATE, json.dumps(begun, sort_keys=True)
+    state = folder / _STATE
+    text = json.dumps(begun, sort_keys=True)
     if not state.is_file() or state.read_bytes() != text.encode():
         folders.remove(folder)
         (folder / 'parts').mkdir(parents=True)
@@ -154,7 +157,8 @@ def _merge(job: Job) -> dict[str, Any]:
     sums = dict.fromkeys((*COUNTS, *(() if job.tokenizer.is_lossless else (CHANGED,))), 0)
     invalid: dict[str, dict[str, Any]] = {}
     read: Counter[str] = Counter()
-    types, begin = array_types(job.tokenizer, job.source.in_pieces), np.zeros(1, np.int64)
+    types = array_types(job.tokenizer, job.source.in_pieces)
+    begin = np.zeros(1, np.int64)
     with folders.ArrayFiles(job.folder, types) as files:
         files.append(**{name: begin for name in ('offsets', 'column_offsets', 'piece_offsets') if name in types})
         for index in range(len(job.parts)):
@@ -167,7 +171,8 @@ def _merge(job: Job) -> dict[str, Any]:
                 'rows': sums['n_rows'],
             }
             for name in manifest['files']:
-                values, content = manifests.map_array(part, name, manifest), hashlib.sha256()
+                values = manifests.map_array(part, name, manifest)
+                content = hashlib.sha256()
                 for start in range(0, len(values), _COPIED_VALUES):
                     some = values[start : start + _COPIED_VALUES]
                     content.update(some.data)

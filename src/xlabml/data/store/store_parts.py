@@ -118,7 +118,8 @@ class Job:
 
     def encode(self, index: int, advance: Callable[[int], None], n_threads: int) -> None:
         """Tokenize a part, unless it is there."""
-        part, folder = self.parts[index], self.part_folder(index)
+        part = self.parts[index]
+        folder = self.part_folder(index)
         if read_part(folder) is None:
             encode_part(self.source, part, self.tokenizer, self.columns, folder, advance, n_threads)
         else:
@@ -218,7 +219,8 @@ def _encode(
                 is_back = tokenizer.round_trips.come_back(texts, ids, lengths)
                 starts = np.cumsum(n_pieces) - n_pieces
                 counts[CHANGED] += int((~np.logical_and.reduceat(is_back, starts)).sum())
-            piece_ends, n_pieces = np.cumsum(lengths), np.cumsum(n_pieces)
+            piece_ends = np.cumsum(lengths)
+            n_pieces = np.cumsum(n_pieces)
             ends = piece_ends[n_pieces - 1]
             sizes = np.fromiter(map(len, raw), np.int64, len(raw))
             said = np.diff(np.cumsum(tokenizer.piece_sizes[ids])[ends - 1], prepend=0)
@@ -274,7 +276,9 @@ def batches(
         size += len(data)
         if size >= _BATCH_BYTES:
             yield valid, raw
-            valid, raw, size = [], [], 0
+            valid = []
+            raw = []
+            size = 0
     if valid:
         yield valid, raw
 

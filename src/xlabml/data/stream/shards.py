@@ -39,7 +39,10 @@ class Shard(Source):
     """
 
     def __init__(self, source: Source, part: Part, folder: Path | None = None, advance: Advance | None = None) -> None:
-        self.source, self.part, self._folder, self._advance = source, part, folder, advance
+        self.source = source
+        self.part = part
+        self._folder = folder
+        self._advance = advance
         self.in_pieces = source.in_pieces
 
     def __str__(self) -> str:
@@ -86,8 +89,11 @@ class ShardCache:
     def __init__(
         self, sources: Sequence[Source], tokenizer: Tokenizer, folder: Path, max_bytes: int, n_threads: int | None
     ) -> None:
-        self.sources, self.tokenizer, self.folder = sources, tokenizer, folder
-        self.max_bytes, self.n_threads = max_bytes, n_threads
+        self.sources = sources
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.n_threads = n_threads
         self._ratio = _FIRST_RATIO
 
     @cached_property
@@ -132,7 +138,8 @@ class ShardCache:
             ConnectionError: It cannot be had.
         """
         with self.locked():
-            path, keep = self.path(shard), {*keep, shard}
+            path = self.path(shard)
+            keep = {*keep, shard}
             files = stat_files(Shard(*self.shards[shard]).files())
             if (path / manifests.MANIFEST).exists():
                 store = TokenStore.open(path)
@@ -147,7 +154,8 @@ class ShardCache:
         self, shard: int, path: Path, files: list[list], keep: Collection[int], check: Callable[[], None]
     ) -> None:
         source, part = self.shards[shard]
-        fetched, partial = self.folder / 'fetched', path.with_name(f'{path.name}.new')
+        fetched = self.folder / 'fetched'
+        partial = path.with_name(f'{path.name}.new')
         for stale in (fetched, *path.parent.glob('*.*')):  # of a process that was killed
             folders.remove(stale)
         self.make_room(int(self._ratio * (part.n_bytes or 0)), keep, shard)
@@ -159,7 +167,8 @@ class ShardCache:
             check()
             if time.monotonic() - looked > _LOOK_SECONDS or self.max_bytes < _SMALL_BYTES:
                 before -= self.make_room(0, keep, shard)
-                most, looked = max(most, self.n_bytes), time.monotonic()
+                most = max(most, self.n_bytes)
+                looked = time.monotonic()
 
         one = Shard(source, part, fetched, advance)
         try:

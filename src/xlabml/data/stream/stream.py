@@ -47,7 +47,9 @@ class Stream:
     """
 
     def __init__(self, cache_gb: float = 20.0, window_shards: int = 8, eval_shards: int = 1) -> None:
-        self.cache_gb, self.window_shards, self.eval_shards = cache_gb, window_shards, eval_shards
+        self.cache_gb = cache_gb
+        self.window_shards = window_shards
+        self.eval_shards = eval_shards
         if cache_gb <= 0:
             raise ValueError(f'data.stream.cache_gb is {cache_gb}; it must be more than 0')
         for name in ('window_shards', 'eval_shards'):
@@ -82,14 +84,20 @@ class StreamedRows(Passes):
         say: Callable[[str], None] | None = None,
         examples: Format | None = None,
     ) -> None:
-        self.cache, self.stream, self.plan, self.ratios = cache, stream, plan, dict(ratios)
-        self.drop_duplicates, self.held_out, self.seed = drop_duplicates, list(held_out), seed
+        self.cache = cache
+        self.stream = stream
+        self.plan = plan
+        self.ratios = dict(ratios)
+        self.drop_duplicates = drop_duplicates
+        self.held_out = list(held_out)
+        self.seed = seed
         self.examples = NextTokens() if examples is None else examples
         self._say = say
         self._open: dict[int, Window | None] = {}
         self._counts: dict[int, int] = {}
         self._ahead: threading.Thread | None = None
-        self._ahead_of, self._stopped = -1, False
+        self._ahead_of = -1
+        self._stopped = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), '_open': {}, '_ahead': None}
@@ -127,7 +135,8 @@ class StreamedRows(Passes):
 
     def shards(self, window: int) -> list[int]:
         """The shards of a window, counted over all passes; none is in two windows of a pass."""
-        n, size = len(self.cache.shards), self.stream.window_shards
+        n = len(self.cache.shards)
+        size = self.stream.window_shards
         epoch, index = divmod(window, math.ceil(n / size))
         places = np.arange(index * size, min(n, (index + 1) * size))
         return permute(places, n, self.seed, epoch).tolist()
@@ -183,14 +192,16 @@ class StreamedRows(Passes):
 
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
-        shard, number = (document >> DOCUMENT_BITS) - 1, document & (1 << DOCUMENT_BITS) - 1
+        shard = (document >> DOCUMENT_BITS) - 1
+        number = document & (1 << DOCUMENT_BITS) - 1
         path = self.cache.path(shard)
         if not (path / manifests.MANIFEST).exists():
             return f'{self.cache.name(shard)}, valid document {number}'
         return f'{self.cache.name(shard)}:{TokenStore.open(path).rows[number]}'
 
     def _lay_out(self, window: int) -> Window | None:
-        cache, shards = self.cache, self.shards(window)
+        cache = self.cache
+        shards = self.shards(window)
         keep = {*self.fixed_shards, *shards}
         stores = [cache.open(shard, keep) for shard in shards]
         folder = cache.folder / 'windows' / f'{self.fingerprint}-{window}'
@@ -229,7 +240,8 @@ class StreamedRows(Passes):
         Raises:
             ValueError: It held something else before.
         """
-        path, found = self._count_path(window), [0, ''] if rows is None else [len(rows), rows.fingerprint]
+        path = self._count_path(window)
+        found = [0, ''] if rows is None else [len(rows), rows.fingerprint]
         names = ', '.join(self.cache.name(shard) for shard in self.shards(window))
         if path.exists():
             if _read_seen(path) != found:
@@ -249,7 +261,8 @@ class StreamedRows(Passes):
 
     def _plan_bytes(self, stores: Sequence[TokenStore]) -> int:
         """No more than this is written when a window is laid out."""
-        n_documents, n_tokens = sum(map(len, stores)), sum(len(store.tokens) for store in stores)
+        n_documents = sum(map(len, stores))
+        n_tokens = sum(len(store.tokens) for store in stores)
         n_pieces = n_documents + n_tokens // (self.plan.settings().get('stride_tokens') or self.plan.length)
         return 32 * n_documents + 48 * n_pieces + (1 << 12)
 
@@ -288,7 +301,8 @@ class StreamedRows(Passes):
                     check()
                     self.cache.open(shard, keep, check)
 
-        self._ahead_of, self._stopped = window, False
+        self._ahead_of = window
+        self._stopped = False
         self._ahead = threading.Thread(target=fetch, daemon=True, name=f'fetch window {window + 1}')
         self._ahead.start()
         atexit.register(self.close)

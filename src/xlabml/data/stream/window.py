@@ -25,7 +25,9 @@ class Window(Examples):
     def __init__(
         self, examples: Examples, shards: Sequence[int], first_documents: Int64[np.ndarray, ' starts']
     ) -> None:
-        self.examples, self.shards, self.first_documents = examples, np.array(shards), first_documents
+        self.examples = examples
+        self.shards = np.array(shards)
+        self.first_documents = first_documents
 
     def __len__(self) -> int:
         return len(self.examples)
