@@ -5,7 +5,7 @@ from .masked_tokens import MaskedTokens
 from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
 from .passes import Epochs, Mixed, Passes
-from .plan_rows import PlanRows, RowPieces
+from .plan_rows import PlanRows, RowPieces, ranges
 from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
 from .token_views import NextTokenView, TokenView
 
@@ -29,5 +29,6 @@ __all__ = [
     'Rows',
     'TokenView',
     'open_plan',
+    'ranges',
     'verify_plan',
 ]
