@@ -25,6 +25,17 @@ from .corpus import (
     verify_near_duplicates,
     verify_splits,
 )
+from .groups import (
+    Arranged,
+    Batching,
+    GroupFormat,
+    Groups,
+    InOrder,
+    NoDuplicates,
+    PerClass,
+    SameSource,
+    TextGroups,
+)
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
 from .order import (
     START,
@@ -62,6 +73,7 @@ from .rows import (
 )
 from .sources import (
     REASONS,
+    BeirFolder,
     CutAtColumn,
     CutAtPattern,
     Document,
@@ -95,7 +107,10 @@ from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 __all__ = [
     'REASONS',
     'START',
+    'Arranged',
     'BatchSequence',
+    'Batching',
+    'BeirFolder',
     'Chunk',
     'Concat',
     'Corpus',
@@ -108,6 +123,9 @@ __all__ = [
     'EvalBatches',
     'Examples',
     'Format',
+    'GroupFormat',
+    'Groups',
+    'InOrder',
     'InPieces',
     'Invalid',
     'JoinColumns',
@@ -118,11 +136,13 @@ __all__ = [
     'NearPairs',
     'NextTokenView',
     'NextTokens',
+    'NoDuplicates',
     'NoRoom',
     'Overlap',
     'Pack',
     'Part',
     'Passes',
+    'PerClass',
     'Place',
     'Places',
     'Plan',
@@ -134,6 +154,7 @@ __all__ = [
     'RowFormat',
     'RowPieces',
     'Rows',
+    'SameSource',
     'Shard',
     'ShardCache',
     'SharedJob',
@@ -144,6 +165,7 @@ __all__ = [
     'StreamedRows',
     'Stretch',
     'TerminalProgress',
+    'TextGroups',
     'TokenStore',
     'TokenView',
     'WikipediaLeads',

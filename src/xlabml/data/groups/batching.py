@@ -7,7 +7,7 @@ grow with the data, any step is found in constant time, and nothing has to be re
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -15,9 +15,10 @@ from jaxtyping import Int64, UInt64
 from xlabml.data.order import mix, permute
 from xlabml.errors import SettingsError
 
-Numbers = Int64[np.ndarray, ' groups']
+Numbers: TypeAlias = Int64[np.ndarray, ' _']
 
 
+@runtime_checkable
 class Known(Protocol):
     """What is known of groups without reading their tokens."""
 
@@ -27,13 +28,13 @@ class Known(Protocol):
 
     def __len__(self) -> int: ...
 
-    def labels(self, numbers: Numbers) -> Int64[np.ndarray, ' groups']:
+    def labels(self, numbers: Numbers) -> Int64[np.ndarray, ' _']:
         """The class of each group."""
 
-    def stores(self, numbers: Numbers) -> Int64[np.ndarray, ' groups']:
+    def stores(self, numbers: Numbers) -> Int64[np.ndarray, ' _']:
         """The source of each group."""
 
-    def hashes(self, numbers: Numbers) -> tuple[UInt64[np.ndarray, ' texts'], Int64[np.ndarray, ' groups+1']]:
+    def hashes(self, numbers: Numbers) -> tuple[UInt64[np.ndarray, ' texts'], Int64[np.ndarray, ' ends']]:
         """Hashes of the texts of the groups, one after the other, and where those of each begin."""
 
 
@@ -63,7 +64,7 @@ class Batching(ABC):
 
     def check(self, known: Known, n_groups: int) -> None:
         """Raise SettingsError where the groups of the train split cannot be arranged so, before a run begins."""
-        return None
+        return
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the arrangement follows from."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64, UInt64
 
 from xlabml.artifacts.hashes import hash_bytes, short_hash
-from xlabml.batches import IGNORED, Batch, Layout, PairTargets
+from xlabml.batches import Batch, Layout, PairTargets
 from xlabml.data.corpus import Corpus
 from xlabml.data.order import slot_keys
 from xlabml.data.rows import Examples, ranges
@@ -170,12 +170,14 @@ class Groups(Examples):
         are rounded up to an eighth of a power of two: few shapes come, so that compiled code is not made anew.
 
         Args:
-            numbers: Of the groups; -1 is an example without texts.
+            numbers: Of the groups; -1 is an empty place, of which nothing comes.
             keys: The key of each group: which of several texts of a role are drawn follows from it.
             n_counted: The number of groups of the whole optimizer step.
             seed: The seed of the step's randomness.
             longest: Of no meaning here.
         """
+        keys = keys[numbers >= 0]
+        numbers = numbers[numbers >= 0]
         example, text = self._draw(numbers, keys)
         role = self.index.roles[text].astype(np.int64)
         prompts = self._prompt_ids()
@@ -197,12 +199,10 @@ class Groups(Examples):
         ids[ranges(begins + 1 + n_prompt, n_tokens)] = self.corpus.tokens_at(ranges(self.index.begins[text], n_tokens))
 
         skipped = n_prompt + np.minimum(n_before, n_tokens)
-        labels = np.full(len(numbers), IGNORED, np.int64)
-        labels[numbers >= 0] = self.labels(numbers[numbers >= 0])
         hashes = self.index.hashes[text].view(np.int64)
         targets = PairTargets(
-            torch.from_numpy(rows.spread(self.index.scores[text], 0.0)) if self._has_scores else None,
-            torch.from_numpy(labels) if self.classes else None,
+            torch.from_numpy(rows.spread(self.index.scores[text], 0)) if self._has_scores else None,
+            torch.from_numpy(self.labels(numbers)) if self.classes else None,
             self._vectors(numbers, example, text, rows) if self._d_vector else None,
             torch.from_numpy(rows.spread(hashes, 0)),
             self.set_number,
@@ -283,12 +283,11 @@ class Groups(Examples):
         self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']
     ) -> tuple[Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t']]:
         """The texts of some groups, of each its group's index among these."""
-        there = np.flatnonzero(numbers >= 0)
-        text, n_texts = self._texts(self.documents[numbers[there]])
-        example = np.repeat(there, n_texts)
+        text, n_texts = self._texts(self.documents[numbers])
+        example = np.repeat(np.arange(len(numbers)), n_texts)
         if any(n is not None for n in self.limits.n_drawn):
             role = self.index.roles[text]
-            order = np.lexsort((slot_keys(keys[there], n_texts), role, example))
+            order = np.lexsort((slot_keys(keys, n_texts), role, example))
             is_first = np.ones(len(order), np.bool_)
             is_first[1:] = (np.diff(example[order]) != 0) | (np.diff(role[order]) != 0)
             first = np.flatnonzero(is_first)
@@ -337,7 +336,7 @@ class Groups(Examples):
                     f'a vector of group {self.corpus.name(document)} has {len(values[-1])} numbers, those of the first '
                     f'group {self._d_vector}; vectors of a teacher have one width'
                 )
-        return torch.from_numpy(rows.spread(np.array(values, np.float32).reshape(-1, self._d_vector), 0.0))
+        return torch.from_numpy(rows.spread(np.array(values, np.float32).reshape(-1, self._d_vector), 0))
 
 
 class _Rows(NamedTuple):
@@ -382,7 +381,7 @@ class _Rows(NamedTuple):
         starts[1:] = np.cumsum(sizes)
         return cls(starts, segment, starts[segment].astype(np.int64), len(sizes))
 
-    def spread(self, values: np.ndarray, padding: float) -> np.ndarray:
+    def spread(self, values: np.ndarray, padding: int) -> np.ndarray:
         """Values of texts as values of segments."""
         found = np.full((self.n_segments, *values.shape[1:]), padding, values.dtype)
         found[self.segment] = values
