@@ -91,24 +91,6 @@ def test_1_2_and_4_ranks_are_given_the_same_steps(corpus, tmp_path, weights):
         assert there['pass'] * n_each + there['row'] == 240
 
 
-WARMUPS = {'first_batch_tokens': 64, 'batch_warmup_steps': 9, 'first_len': 4, 'len_warmup_steps': 20}
-
-
-def test_1_2_and_4_ranks_warm_up_over_the_same_steps(corpus, tmp_path):
-    one, state = train(1, corpus, tmp_path, **WARMUPS)
-    assert [len(rows) for rows, _ in one] == [4] * 9 + [8] * 21
-    plain, _ = train(1, corpus, tmp_path)
-    taken, there = ([row for rows, _ in steps for row in rows] for steps in (one, plain))
-    assert taken == there[: 9 * 4 + 21 * 8]
-    found = []
-    for world, steps in ((2, (0, 5)), (1, (5, 12)), (4, (12, 30))):
-        more, state = train(world, corpus, tmp_path, steps, state if found else None, num_workers=world % 2, **WARMUPS)
-        found += more
-    assert found == one
-    n_each = len(build(corpus).train_rows)
-    assert (state['step'], state['pass'] * n_each + state['row']) == (30, 9 * 4 + 21 * 8)
-
-
 def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_path):
     whole, _ = train(1, corpus, tmp_path)
     found, state = train(2, corpus, tmp_path, (0, 7))
