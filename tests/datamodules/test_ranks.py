@@ -101,9 +101,6 @@ def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_
     assert state['step'] == 30
 
 
-SIZES = {'warming up': WARMUPS, 'of one size': {}}
-
-
 def start_from(corpus, saved, **settings):
     """A data module that resumes from a state, in which all else is as it is now."""
     data = build(corpus, **settings)
@@ -127,22 +124,21 @@ def rows_of(data, first, last):
     return found
 
 
-@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-def test_what_a_spike_read_is_left_out_from_whichever_checkpoint_the_run_resumes(corpus, sizes):
+def test_what_a_spike_read_is_left_out_from_whichever_checkpoint_the_run_resumes(corpus):
     """Spike after spike, each run from another checkpoint: the places that one names mean the same rows to the next."""
-    early = {'step': 2, 'pass': 0, 'row': 8 if sizes else 16, 'skipped': []}
+    early = {'step': 2, 'pass': 0, 'row': 16, 'skipped': []}
     skip_rows, bad = [], set()
     for saved, first, last in ((early, 5, 5), (early, 4, 4), ({**early, 'step': 0, 'row': 0}, 6, 7), (early, 9, 9)):
-        data = start_from(corpus, saved, skip_rows=skip_rows, **sizes)
+        data = start_from(corpus, saved, skip_rows=skip_rows)
         assert not set(rows_of(data, saved['step'] + 1, 30)) & bad
         bad |= set(rows_of(data, first, last))
         skip_rows = [*skip_rows, *data.places_read(first, last)]
     data.trainer.global_step = 12
     later = data.state_dict()
-    resumed = start_from(corpus, json_and_back(later), skip_rows=skip_rows[:-1], **sizes)
+    resumed = start_from(corpus, json_and_back(later), skip_rows=skip_rows[:-1])
     assert resumed.state_dict()['skipped'] == later['skipped']
     with pytest.raises(ValueError, match=r'data\.skip_rows has .*, but the checkpoint has read rows'):
-        start_from(corpus, json_and_back(later), skip_rows=data.places_read(10, 10), **sizes)
+        start_from(corpus, json_and_back(later), skip_rows=data.places_read(10, 10))
 
 
 def json_and_back(state):
@@ -150,18 +146,17 @@ def json_and_back(state):
     return json.loads(json.dumps({name: state[name] for name in ('step', 'pass', 'row', 'skipped')}))
 
 
-@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus, sizes):
+def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus):
     n_each = len(build(corpus).train_rows)
     counted = n_each + 40
     old = {'step': 20, 'row': counted, 'skipped': [[1, 1, 0, 8], [6, 6, n_each - 4, n_each + 4], [40, 40, 999, 1007]]}
-    data = start_from(corpus, old, **sizes)
+    data = start_from(corpus, old)
     assert rows_of(data, 21, 21)[0] == counted + 16
     state = data.state_dict()
     assert (state['pass'], state['row']) == divmod(counted + 16, n_each)
     assert state['skipped'][1] == [6, 6, [0, n_each - 4], [1, 4]]
     assert data._start.n_read(data._texts.passes) == counted
-    again = start_from(corpus, json_and_back(state), **sizes)
+    again = start_from(corpus, json_and_back(state))
     assert rows_of(again, 21, 30) == rows_of(data, 21, 30)
 
 
