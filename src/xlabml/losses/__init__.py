@@ -4,10 +4,26 @@ A loss of tokens gives sums and never means: only the caller knows how many targ
 objective of embedders returns a loss for each example, for the same reason.
 """
 
+from .caching import embed_in_chunks
 from .cross_entropy import CrossEntropy, make_logits
+from .gathering import gather_views
 from .info_nce import InfoNCE
 from .loss import Loss, LossSums
+from .matryoshka import AdaptiveLayers, Matryoshka
 from .objective import Objective
 from .views import Views, make_views
 
-__all__ = ['CrossEntropy', 'InfoNCE', 'Loss', 'LossSums', 'Objective', 'Views', 'make_logits', 'make_views']
+__all__ = [
+    'AdaptiveLayers',
+    'CrossEntropy',
+    'InfoNCE',
+    'Loss',
+    'LossSums',
+    'Matryoshka',
+    'Objective',
+    'Views',
+    'embed_in_chunks',
+    'gather_views',
+    'make_logits',
+    'make_views',
+]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,7 +52,7 @@ class InfoNCE(Objective):
         mask_duplicates: Whether equal texts are left out of the negatives.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ('positive',)
+    needs: tuple[Need, ...] = ('positive',)
 
     def __init__(
         self,

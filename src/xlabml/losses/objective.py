@@ -1,7 +1,7 @@
 """The base of the objectives of embedders: pooled vectors -> one loss for each example."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
         needs: What each example must have beside its anchor; anything else is not read.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
+    needs: tuple[Need, ...] = ()
 
     @abstractmethod
     def losses(self, views: Views) -> Float[Tensor, ' own']:
@@ -53,16 +53,18 @@ class Objective(nn.Module, ABC):
             ValueError: The views lack something that this objective needs; the message says which column to map.
         """
         self.check(views)
+        raised = views._replace(
+            vectors=at_least_float32(views.vectors),
+            score=None if views.score is None else at_least_float32(views.score),
+            teacher=None if views.teacher is None else at_least_float32(views.teacher),
+            guide=None if views.guide is None else at_least_float32(views.guide),
+            layers=None if views.layers is None else at_least_float32(views.layers),
+        )
         with torch.autocast(views.vectors.device.type, enabled=False):
-            return self.losses(
-                views._replace(
-                    vectors=at_least_float32(views.vectors),
-                    score=None if views.score is None else at_least_float32(views.score),
-                    teacher=None if views.teacher is None else at_least_float32(views.teacher),
-                    guide=None if views.guide is None else at_least_float32(views.guide),
-                    layers=None if views.layers is None else at_least_float32(views.layers),
-                )
-            )
+            losses = self.losses(raised)
+        # Nothing is added, but each rank's losses lead back to the vectors, also where it has no example: all ranks
+        # have to take part in the backward pass of a gather.
+        return losses + raised.vectors[:0].sum()
 
     def check(self, views: Views) -> None:
         """Raise ValueError where the views lack something that this objective needs."""
