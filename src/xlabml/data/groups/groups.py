@@ -162,7 +162,6 @@ class Groups(Examples):
         keys: UInt64[np.ndarray, ' e'],
         n_counted: float,
         seed: int = 0,
-        longest: int | None = None,
     ) -> Batch:
         """Groups as a batch: their texts as segments, by group, then by role.
 
@@ -174,7 +173,6 @@ class Groups(Examples):
             keys: The key of each group: which of several texts of a role are drawn follows from it.
             n_counted: The number of groups of the whole optimizer step.
             seed: The seed of the step's randomness.
-            longest: Of no meaning here.
         """
         keys = keys[numbers >= 0]
         numbers = numbers[numbers >= 0]
