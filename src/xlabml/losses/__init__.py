@@ -1,9 +1,29 @@
 """Hidden states or embeddings, and targets -> sums, and the counts that they run over.
 
-A loss gives sums and never means: only the caller knows how many targets the whole optimizer step counts.
+A loss of tokens gives sums and never means: only the caller knows how many targets the whole optimizer step counts. An
+objective of embedders returns a loss for each example, for the same reason.
 """
 
+from .caching import embed_in_chunks
 from .cross_entropy import CrossEntropy, make_logits
+from .gathering import gather_views
+from .info_nce import InfoNCE
 from .loss import Loss, LossSums
+from .matryoshka import AdaptiveLayers, Matryoshka
+from .objective import Objective
+from .views import Views, make_views
 
-__all__ = ['CrossEntropy', 'Loss', 'LossSums', 'make_logits']
+__all__ = [
+    'AdaptiveLayers',
+    'CrossEntropy',
+    'InfoNCE',
+    'Loss',
+    'LossSums',
+    'Matryoshka',
+    'Objective',
+    'Views',
+    'embed_in_chunks',
+    'gather_views',
+    'make_logits',
+    'make_views',
+]
