@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from xlabml import bounds, settings
 from xlabml.models import DEFAULT, Task
+from xlabml.plain import Plain
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
@@ -96,6 +97,7 @@ class Settings(NamedTuple):
         resumed: The checkpoint whose settings stand below what is typed.
         initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
+        facts: What was asked of the data, by name.
     """
 
     values: Namespace
@@ -106,6 +108,7 @@ class Settings(NamedTuple):
     resumed: Resumed | None = None
     initial: Initial | None = None
     choice: Choice = Choice(None)
+    facts: Mapping[str, Plain] = {}
 
     @property
     def parser(self) -> SettingsParser:
