@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64, UInt64
 from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
 from xlabml.data.sources import Source
+from xlabml.plain import Plain
 from xlabml.tokenizer import Tokenizer
 
 from .plans import Plan
@@ -111,11 +112,13 @@ class Format(ABC):
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
+        from_data: Names of arguments that are facts of the data where they are null; see `facts`.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ()
+    from_data: ClassVar[tuple[str, ...]] = ()
 
     def settings(self) -> dict[str, Any]:
         """Plain values: what the examples depend on, beside the documents."""
@@ -128,6 +131,17 @@ class Format(ABC):
     def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
         """Passes over the training examples, where it matters which of them come together in a step."""
         return passes
+
+    def facts(self, corpus: Corpus) -> dict[str, Plain]:
+        """What only the documents tell, by name: classes and their order, for example.
+
+        Called once before anything else is built, and only where an argument in `from_data`, of this format or of the
+        task, is null: it becomes the fact of its name.
+
+        Raises:
+            ValueError: The documents do not tell it; the message says what is wrong with them.
+        """
+        return {}
 
     @abstractmethod
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Examples:
