@@ -2,12 +2,14 @@
 
 from .evaluator import Evaluator, Gather, Monitor
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .objective import ObjectiveEvaluator
 from .sums import Sums, precise
 
 __all__ = [
     'Evaluator',
     'Gather',
     'Monitor',
+    'ObjectiveEvaluator',
     'Sums',
     'TokenEvaluator',
     'TokenMetric',
