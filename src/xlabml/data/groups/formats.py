@@ -41,6 +41,7 @@ class GroupFormat(Format):
     """
 
     targets = PairTargets
+    sized_by = 'groups'
     columns = (GROUP,)
     unused = ('plan', 'batch_tokens', 'stream')
     batching: Batching
