@@ -37,6 +37,7 @@ class Transformer(nn.Module):
         window: A token attends to those less than this many tokens away, itself included; a list has one for each
             layer; None: any distance.
         positions: Makes the positions from d_model, n_heads, max_len.
+        embedding_norm: Normalise embeddings with positions, before the first layer (BERT's).
         norm: Makes a norm from d_model.
         prenorm: Normalise the input of attention and feed-forward nets; else the sums after them.
         final_norm: Normalise the output of the last layer.
@@ -75,6 +76,7 @@ class Transformer(nn.Module):
         causal: bool = True,
         window: int | list[int | None] | None = None,
         positions: Callable[[int, int, int], Positions] = Rotary,
+        embedding_norm: bool = False,
         norm: Callable[[int], nn.Module] = RMSNorm,
         prenorm: bool = True,
         final_norm: bool = True,
@@ -140,6 +142,7 @@ class Transformer(nn.Module):
 
         self.embedding = nn.Embedding(n_vocab, d_model)
         self.positions = positions(d_model, n_heads, max_len)
+        self.embedding_norm = norm(d_model) if embedding_norm else nn.Identity()
         has_slopes = self.positions.slopes is not None
         self.chooser = Chooser(attention, has_slopes, n_kv_heads != n_heads, self.d_head)
         self.blocks = nn.ModuleList()
@@ -185,7 +188,7 @@ class Transformer(nn.Module):
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
-        hidden = self.positions.embed(hidden, place.position)
+        hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         for block, layer_pass in zip(self.blocks, passes):
