@@ -11,6 +11,15 @@ from torch import Tensor
 IGNORED = -100
 """The target of a position, or the class of an example, that no loss or metric counts."""
 
+ANCHOR = 0
+"""The role of the text of a group that the others are scored against: the query, text A of a pair, a lone text."""
+
+POSITIVE = 1
+"""The role of a text that belongs to the anchor: the answer, text B of a pair, whatever the label of the pair is."""
+
+NEGATIVE = 2
+"""The role of a text that does not belong to the anchor; larger roles are negatives too."""
+
 
 class Layout(NamedTuple):
     """Where documents begin in the rows (b, n) of a batch, seen as one flat row of b · n tokens.
