@@ -61,6 +61,7 @@ INSIDE_DATA = {
     'store': {'sources'},
     'corpus': {'sources', 'store'},
     'rows': {'sources', 'store', 'corpus', 'order'},
+    'groups': {'sources', 'store', 'corpus', 'rows', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
