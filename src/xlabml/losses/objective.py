@@ -1,10 +1,10 @@
 """The base of the objectives of embedders: pooled vectors -> one loss for each example."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import NEGATIVE, POSITIVE
@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
         needs: What each example must have beside its anchor; anything else is not read.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
+    needs: tuple[Need, ...] = ()
 
     @abstractmethod
     def losses(self, views: Views) -> Float[Tensor, ' own']:
@@ -52,17 +52,21 @@ class Objective(nn.Module, ABC):
         Raises:
             ValueError: The views lack something that this objective needs; the message says which column to map.
         """
+        if not views.n_examples:
+            return at_least_float32(views.vectors).sum(dim=-1)
         self.check(views)
+        raised = views._replace(
+            vectors=at_least_float32(views.vectors),
+            score=None if views.score is None else at_least_float32(views.score),
+            teacher=None if views.teacher is None else at_least_float32(views.teacher),
+            guide=None if views.guide is None else at_least_float32(views.guide),
+            layers=None if views.layers is None else at_least_float32(views.layers),
+        )
         with torch.autocast(views.vectors.device.type, enabled=False):
-            return self.losses(
-                views._replace(
-                    vectors=at_least_float32(views.vectors),
-                    score=None if views.score is None else at_least_float32(views.score),
-                    teacher=None if views.teacher is None else at_least_float32(views.teacher),
-                    guide=None if views.guide is None else at_least_float32(views.guide),
-                    layers=None if views.layers is None else at_least_float32(views.layers),
-                )
-            )
+            losses = self.losses(raised)
+        # Nothing is added, but each rank's losses lead back to the vectors, also where it has no example: all ranks
+        # have to take part in the backward pass of a gather.
+        return losses + raised.vectors[:0].sum()
 
     def check(self, views: Views) -> None:
         """Raise ValueError where the views lack something that this objective needs."""
@@ -85,3 +89,28 @@ def _has(views: Views, need: Need) -> bool:
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def mean_by_example(values: Float[Tensor, ' i'], example: Int[Tensor, ' i'], views: Views) -> Float[Tensor, ' own']:
+    """The mean of the values of each own example; 0 where it has none.
+
+    Args:
+        example: The example of each value.
+    """
+    total = values.new_zeros(views.n_examples).index_add(0, example, values)
+    count = torch.bincount(example, minlength=views.n_examples).clamp(min=1)
+    return (total / count)[views.own]
+
+
+def share_out(
+    values: Float[Tensor, ' i'], example: Int[Tensor, ' i'], views: Views, count: Tensor | int
+) -> Float[Tensor, ' own']:
+    """The values of each own example, so scaled that their mean over all examples is sum(values) / count.
+
+    Args:
+        example: The example of each value.
+        count: How many values a mean of the whole step, all ranks included, is taken over; 0 counts as 1.
+    """
+    total = values.new_zeros(views.n_examples).index_add(0, example, values)
+    divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
+    return total[views.own] * views.n_examples / divisor
