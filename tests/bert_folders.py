@@ -14,10 +14,13 @@ from xlabml.tokenizer import Tokenizer
 D, D_FF, N_LAYERS, N_HEADS, N_POSITIONS = 16, 24, 2, 4, 24
 
 
-def write_folder(path, kind='bert', prefix='', pooling='mean', dense=False, normalize=True, **config):
+def write_folder(path, kind='bert', prefix='', pooling='mean', dense=False, normalize=True, tokenizer=None, **config):
     """A folder of a model of BERT's family; what is in it by name of file may be changed afterwards."""
     path.mkdir(parents=True)
-    _write_tokenizer(path / 'tokenizer.json')
+    if tokenizer is None:
+        _write_tokenizer(path / 'tokenizer.json')  # training one twice may give two: ties are broken by chance
+    else:
+        (path / 'tokenizer.json').write_bytes(tokenizer.read_bytes())
     n_vocab = len(Tokenizer.load(path))
     weights = _distilbert(n_vocab) if kind == 'distilbert' else _bert(n_vocab, 2 if 'roberta' in kind else 0)
     save_file({prefix + name: tensor for name, tensor in weights.items()}, path / 'model.safetensors')

@@ -63,7 +63,7 @@ def test_vectors_are_those_of_bert_by_hand(tmp_path, options, n_reserved):
 
 def test_distilbert_is_bert_without_types(tmp_path):
     folder, theirs = write_folder(tmp_path / 'folder', kind='distilbert')
-    other, weights = write_folder(tmp_path / 'other')
+    other, weights = write_folder(tmp_path / 'other', tokenizer=folder / 'tokenizer.json')
     weights['embeddings.token_type_embeddings.weight'].zero_()
     save_file(weights, other / 'model.safetensors')
     one = import_folder(folder, tmp_path / 'one.safetensors')
