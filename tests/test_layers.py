@@ -26,7 +26,7 @@ MAY_IMPORT = {
     'tokenizer': {'artifacts'},
     'batches': set(),
     'training': {'anatomy', 'hardware'},
-    'checkpoints': {'artifacts', 'bounds', 'finite', 'untrusted'},
+    'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
     'evaluation': {'batches', 'data'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},

@@ -24,6 +24,7 @@ DATA_STATE = 'XLabDataModule'
 TOKENIZER = 'tokenizer'
 NETWORK = 'network'
 FACTS = 'facts'
+REMOVED = 'removed_settings'
 GUARDS = 'guards'
 SETTINGS = 'config'
 RUN_FOLDER = 'run_folder'
@@ -42,7 +43,9 @@ DATA_NAME = 'datamodule_hparams_name'
 EXPORTED = (VERSION, EPOCH, STEP, TASK, TASK_NAME, DATA, DATA_NAME, NETWORK, FACTS)
 """Plain values that an exported file has beside its tensors."""
 
-_OURS = frozenset({WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT})
+_OURS = frozenset(
+    {WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, REMOVED, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT}
+)
 
 
 class Part(NamedTuple):
@@ -97,6 +100,7 @@ class Contents(NamedTuple):
         guards: Counters of skipped steps, and the history of clipping.
         run: The run that wrote it.
         training: Lightning's own keys: counters, optimizers, schedules, callbacks.
+        removed: Settings of the run that this version does not have, by their dotted names; {}: none.
     """
 
     task: Part
@@ -109,6 +113,7 @@ class Contents(NamedTuple):
     guards: dict[str, Any]
     run: SavedRun
     training: dict[str, Any]
+    removed: dict[str, Any]
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
@@ -126,6 +131,7 @@ class Contents(NamedTuple):
             dict(checkpoint.get(GUARDS, {})),
             SavedRun(checkpoint.get(SETTINGS, {}), *(_text(checkpoint.get(key)) for key in (RUN_FOLDER, RUN_ID, BEST))),
             {key: value for key, value in checkpoint.items() if key not in _OURS},
+            dict(checkpoint.get(REMOVED, {})),
         )
 
     @property

@@ -1,5 +1,6 @@
 """parse: what is typed, in files and flags, becomes settings that fit the signatures."""
 
+import argparse
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningCLI
 
-from xlabml import bounds, settings
+from xlabml import bounds, moved, settings
 from xlabml.models import DEFAULT, Task
 from xlabml.untrusted import yaml_text
 
@@ -153,12 +154,26 @@ def parse(argv: Sequence[str] | dict[str, Any], parsers: Parsers | None = None) 
         config = parsers.main.parse_args(arguments)
     command = config.subcommand if parsers.commands else None
     values = config if command is None else config[command]
+    drop_removed(values, command)
     found = Settings(values, command, parsers, tuple(arguments), '--autotune' in argv)
     found.check()
     for path in settings.class_paths(plain(values)):
         with usage_errors():
             settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
     return found
+
+
+def drop_removed(values: Namespace, command: str | None) -> None:
+    """Take settings that earlier versions had out of those that were parsed.
+
+    Raises:
+        UsageError: A run would be trained without one that is set.
+    """
+    for group in moved.REMOVED:
+        kept, was_set = moved.without_removed(group, vars(values[group]))
+        values[group] = Namespace(**kept)
+        if was_set and command in (None, 'fit'):
+            raise UsageError(f'{moved.why_removed(was_set)}; leave {"them" if len(was_set) > 1 else "it"} out')
 
 
 def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Settings:
@@ -228,6 +243,9 @@ def _add_settings(parser: Parser) -> Parser:
     )
     for name, cls in GROUPS.items():
         parser.add_lightning_class_args(cls, name, subclass_mode=cls is Task)
+    for group, removed in moved.REMOVED.items():  # files of settings that earlier versions printed name them all
+        for name in removed:
+            parser.add_argument(f'--{group}.{name}', type=int | None, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.link_arguments('seed_everything', 'data.seed')
     for name, source in LINKED.items():
         parser.link_arguments(source, f'model.init_args.{name}')

@@ -69,7 +69,6 @@ class Examples(ABC):
         keys: UInt64[np.ndarray, ' e'],
         n_counted: float,
         seed: int = 0,
-        longest: int | None = None,
     ) -> Batch:
         """Examples as a batch.
 
@@ -78,7 +77,6 @@ class Examples(ABC):
             keys: The key of each example: what it draws follows from that alone.
             n_counted: The number of targets of the whole optimizer step.
             seed: The seed of the step's randomness.
-            longest: Segments of more slots are cut; None: none is.
         """
 
     @abstractmethod
