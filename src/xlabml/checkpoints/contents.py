@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xlabml.errors import CheckpointError
+from xlabml.plain import Plain
 
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
@@ -189,16 +190,21 @@ def _text(value: Any) -> str | None:
 # Writing, from Lightning's hooks.
 
 
-def put_task(checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any]) -> None:
+def put_task(
+    checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any], facts: Mapping[str, Plain]
+) -> None:
     """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
 
     Args:
         checkpoint: To be saved.
         network: How the network is built without the task; None: it cannot be.
         guards: Counters of skipped steps, and the history of clipping.
+        facts: Plain values that no argument holds.
     """
     checkpoint.pop(LOOPS, None)
     checkpoint[GUARDS] = dict(guards)
+    if facts:
+        checkpoint[FACTS] = dict(facts)
     if network is not None:
         checkpoint[NETWORK] = network.settings()
 
