@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from xlabml.data import Location, RemoteFiles, Stream
+from xlabml.data.prepared import verify
 from xlabml.datamodules import XLabDataModule
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import train_tokenizer
@@ -134,11 +135,11 @@ def test_a_tokenizer_in_the_cache_is_named_by_the_splits_that_it_learns_from(cor
 def test_splits_are_verified_with_the_stores(corpus, cache):
     data = build(corpus, group='author')
     data.texts.train_examples  # noqa: B018
-    assert any('rows of train' in line for line in build(corpus, group='author').verify())
+    assert any('rows of train' in line for line in verify(build(corpus, group='author').texts))
     (file,) = (cache / 'splits').rglob('splits.bin')
     file.write_bytes(bytes([3]) + file.read_bytes()[1:])
     with pytest.raises(ValueError, match=r'splits\.bin is not what manifest\.json says'):
-        list(build(corpus, group='author').verify())
+        list(verify(build(corpus, group='author').texts))
 
 
 @pytest.mark.parametrize(

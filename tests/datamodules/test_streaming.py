@@ -59,7 +59,7 @@ def read(data, end):
     """What the loader gives up to a step: ids, targets, documents, count and seed of each batch."""
     first, found = data.trainer.global_step, []
     iterator = iter(data.train_dataloader())
-    for _ in range(first * data._accumulation(), end * data._accumulation()):
+    for _ in range(first * data._step_size.accumulation, end * data._step_size.accumulation):
         batch = next(iterator)
         found.append(
             [batch.ids.tolist(), batch.targets.ids.tolist(), batch.documents.tolist(), batch.n_counted, batch.seed]
@@ -131,7 +131,7 @@ def test_disk_use_is_said_before_the_start_and_too_little_is_refused(build, caps
 
 def test_a_cache_of_one_window_says_that_training_will_wait(build, capsys):
     free = build()
-    shard = max(folders.size(store.folder) for store in free.stores())
+    shard = max(folders.size(store.folder) for store in free.texts.stores())
     build(Stream(cache_gb=(4.6 * shard + 12000) / 1e9, window_shards=3))
     assert 'holds a window but not the next one beside it' in capsys.readouterr().err
 
