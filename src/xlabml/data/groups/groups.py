@@ -207,12 +207,12 @@ class Groups(Examples):
             torch.from_numpy(documents),
             torch.from_numpy(rows.spread(example, -1)),
             torch.from_numpy(rows.spread(role, 0)),
-            self.targets(drawn),
+            self.make_targets(drawn),
             n_counted,
             seed,
         )
 
-    def targets(self, drawn: DrawnTexts) -> Targets:
+    def make_targets(self, drawn: DrawnTexts) -> Targets:
         """What is known of the texts of a batch."""
         rows = drawn.rows
         return PairTargets(
