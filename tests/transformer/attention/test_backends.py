@@ -14,7 +14,7 @@ from xlabml.transformer.attention import Documents, Rule, backends, choice, kern
 from xlabml.transformer.attention.backends import BACKENDS, VERSIONS, Ask, objection
 from xlabml.transformer.attention.choice import choose, make_pass, take
 from xlabml.transformer.attention.compiled_documents import _attend_documents
-from xlabml.transformer.attention.masked import mix
+from xlabml.transformer.attention.masked import attend_fused
 
 FEATURES = ('causal', 'window', 'slopes', 'score_cap', 'grouped', 'documents')
 CASES = [dict(zip(FEATURES, flags)) for flags in itertools.product([True, False], repeat=len(FEATURES))]
@@ -132,7 +132,7 @@ def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, mon
         assert 'cannot cap scores' in objection('sdpa', make_ask(**case))
         return
     heads = (part.transpose(1, 2) for part in parts)
-    got = mix(*heads, rule, documents=documents._replace(max_length=40), is_plain=is_plain).transpose(1, 2)
+    got = attend_fused(*heads, rule, documents=documents._replace(max_length=40), is_plain=is_plain).transpose(1, 2)
     assert_same(got, parts, rule, documents)
 
 

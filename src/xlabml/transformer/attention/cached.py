@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .cache import Cache
 from .definition import Pass, Rule
-from .masked import mix
+from .masked import attend_fused
 from .places import Documents
 
 
@@ -33,7 +33,7 @@ class CachePass(Pass):
         """As in Pass, in the dtype of the cache."""
         keys, values = self.cache.append(self.layer, k.transpose(1, 2), v.transpose(1, 2))  # b g m c
         queries = q.transpose(1, 2).to(keys.dtype)  # b h n c
-        return mix(queries, keys, values, self.rule, self.position, is_plain=self.is_plain).transpose(1, 2)
+        return attend_fused(queries, keys, values, self.rule, self.position, is_plain=self.is_plain).transpose(1, 2)
 
 
 class FillPass(Pass):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .definition import Pass, Rule
-from .documents import Plan, is_multiplied_out, make_plan, mix_plan, part_segments, ungroup, unmix_plan
+from .documents import Plan, attend_plan, attend_plan_backward, is_multiplied_out, make_plan, part_segments, ungroup
 from .places import Documents, read_segments
 from .tiled_documents import Tiling
 
@@ -30,10 +30,10 @@ class OperatorPass(Pass):
         shape = q.shape
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # t h c
         k, v = ungroup(q, k, v)
-        mixed = _attend_documents(
+        output = _attend_documents(
             q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
         )
-        return mixed.view(shape)
+        return output.view(shape)
 
 
 def _read(
@@ -63,7 +63,7 @@ def _attend_documents(
 ) -> Tensor:  # fmt: skip
     """The operator: it reads the lengths of documents by itself, and keeps its inputs for the gradient."""
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    return _join([mix_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
+    return _join([attend_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
 
 
 @_attend_documents.register_fake
@@ -77,7 +77,7 @@ def _attend_documents_backward(
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [unmix_plan(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
+    parts = [attend_plan_backward(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 

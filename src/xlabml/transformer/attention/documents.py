@@ -17,11 +17,11 @@ from torch import Tensor
 from xlabml.hardware import CpuKind, cpu_kind
 
 from .definition import Pass, Rule, widened
-from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
-from .masked import mix
+from .long_documents import LEAST, Run, attend_long, attend_long_backward, make_runs
+from .masked import attend_fused
 from .places import Documents, Segments, longest_text
-from .short_documents import Block, make_blocks, mix_blocks, turn_all, unmix_blocks
-from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
+from .short_documents import Block, attend_blocks, attend_blocks_backward, make_blocks, transpose_all
+from .tiled_documents import Tiling, attend_tiles, attend_tiles_backward, make_tiles, make_tiling
 
 CPU_WAYS: dict[CpuKind, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
 """The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md)."""
@@ -72,15 +72,15 @@ class DocumentsPass(Pass):
         dtype = q.dtype
         q, k, v = (x.to(widened(x)) for x in (q, k, v))
         lengths = [length for length, _ in self.segments]
-        mixed = []
+        output = []
         # Transposed before they are split, so that the gradient is put together by one cat.
         rows = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v))  # 1 h n c
         for (length, is_text), queries, keys, values in zip(self.segments, *rows):
             if length and is_text:
-                mixed.append(mix(queries, keys, values, self.rule, is_plain=self._is_plain))
+                output.append(attend_fused(queries, keys, values, self.rule, is_plain=self._is_plain))
             elif length:
-                mixed.append(torch.zeros_like(queries))
-        return torch.cat([part[0].transpose(0, 1) for part in mixed]).to(dtype)
+                output.append(torch.zeros_like(queries))
+        return torch.cat([part[0].transpose(0, 1) for part in output]).to(dtype)
 
 
 def ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
     tokens: Int[Tensor, ' n'] | None
     blocks: list[Block]
 
-    def pick(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
+    def gather(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
         """The tokens of the blocks."""
         return x if self.tokens is None else x[self.tokens]
 
@@ -178,49 +178,50 @@ def _is_narrow(like: Tensor) -> bool:
     return like.dtype == torch.bfloat16 and cpu_kind() == 'amx'
 
 
-def mix_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+def attend_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Gets the inputs, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None: nothing is kept.
+        kept: Receives the inputs, if documents are long, and what `attend_blocks` or `attend_tiles` keeps; None:
+            nothing is kept.
     """
     if isinstance(plan, Tiling):
-        return mix_tiles(plan, q, k, v, kept)
+        return attend_tiles(plan, q, k, v, kept)
     if kept is not None and plan.runs:
         kept += q, k, v
     if plan.tokens is None:
-        return mix_blocks(plan.blocks, q, k, v, kept)
-    mixed = torch.zeros(q.shape, dtype=q.dtype)
+        return attend_blocks(plan.blocks, q, k, v, kept)
+    output = torch.zeros(q.shape, dtype=q.dtype)
     if plan.blocks:
-        mixed[plan.tokens] = mix_blocks(plan.blocks, plan.pick(q), plan.pick(k), plan.pick(v), kept)
+        output[plan.tokens] = attend_blocks(plan.blocks, plan.gather(q), plan.gather(k), plan.gather(v), kept)
     for run in plan.runs:
-        mix_long(run, q, k, v, mixed)
-    return mixed
+        attend_long(run, q, k, v, output)
+    return output
 
 
-def unmix_plan(
+def attend_plan_backward(
     plan: Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     Args:
-        grad: Of the mixed values, t h c.
+        grad: Of the output, t h c.
         qkv: The inputs; not needed where no document is long and something is kept.
-        kept: By `mix_blocks` or `mix_tiles`; empty: it is computed once more.
+        kept: By `attend_blocks` or `attend_tiles`; empty: it is computed once more.
     """
     if isinstance(plan, Tiling):
-        return unmix_tiles(plan, grad, kept[:3] or turn_tiles(plan, *qkv), kept[3:])
+        return attend_tiles_backward(plan, grad, kept[:3] or make_tiles(plan, *qkv), kept[3:])
     some = []
     if plan.blocks or plan.tokens is None:
-        turned = kept[:3] or turn_all(*(plan.pick(x) for x in qkv))
-        some = unmix_blocks(plan.blocks, plan.pick(grad), turned, kept[3:])
+        transposed = kept[:3] or transpose_all(*(plan.gather(x) for x in qkv))
+        some = attend_blocks_backward(plan.blocks, plan.gather(grad), transposed, kept[3:])
     if plan.tokens is None:
         return some[0], some[1], some[2]
     grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
     for whole, part in zip(grads, some):
         whole[plan.tokens] = part
     for run in plan.runs:
-        unmix_long(run, grad, qkv, grads)
+        attend_long_backward(run, grad, qkv, grads)
     return grads[0], grads[1], grads[2]
 
 
@@ -229,19 +230,19 @@ class _Documents(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, plan):
-        """Keeps what `mix_plan` says."""
+        """Keeps what `attend_plan` says."""
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        mixed = mix_plan(plan, q, k, v, kept)
+        output = attend_plan(plan, q, k, v, kept)
         if kept is not None:
             ctx.plan = plan
             ctx.save_for_backward(*kept)
-        return mixed
+        return output
 
     @staticmethod
     def backward(ctx, grad):
-        """As `unmix_plan` says."""
+        """As `attend_plan_backward` says."""
         if torch.is_grad_enabled():  # only with create_graph
             raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
         saved = ctx.saved_tensors
         n_in = 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
-        return *unmix_plan(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
+        return *attend_plan_backward(ctx.plan, grad, saved[:n_in], saved[n_in:]), None

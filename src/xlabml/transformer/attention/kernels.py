@@ -87,7 +87,7 @@ class FlashAttnPass(Pass):
         from flash_attn import flash_attn_varlen_func
 
         rule = self.rule
-        mixed = flash_attn_varlen_func(
+        output = flash_attn_varlen_func(
             *(x.flatten(0, 1) for x in (q, k, v)),  # t h c
             cu_seqlens_q=self.rows.starts,
             cu_seqlens_k=self.rows.starts,
@@ -100,7 +100,7 @@ class FlashAttnPass(Pass):
             alibi_slopes=None if rule.slopes is None else rule.slopes.float(),
             deterministic=torch.are_deterministic_algorithms_enabled(),  # of the gradient; torch's own kernels look
         )
-        return mixed.view(q.shape)
+        return output.view(q.shape)
 
 
 class FlexPass(Pass):
@@ -129,13 +129,13 @@ class FlexPass(Pass):
                 score = cap * torch.tanh(score / cap)
             return score if slopes is None else score - slopes[head] * (query - key).abs()
 
-        mixed = _flex()(
+        output = _flex()(
             *(x.transpose(1, 2) for x in (q, k, v)),  # b h n c
             score_mod=None if cap is None and slopes is None else bend,
             block_mask=self.mask,
             enable_gqa=q.size(2) != k.size(2),
         )
-        return mixed.transpose(1, 2)
+        return output.transpose(1, 2)
 
 
 @torch.compiler.disable

@@ -60,24 +60,24 @@ class Run(NamedTuple):
             return self.behind if self.bias is None else self.bias
         return self.bias + self.behind
 
-    def look(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
+    def views(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
         """Which documents, and some tokens of theirs, no more than there are."""
         first = 0
         for place, count in self.places:
             yield slice(first, first + count), x[place].unflatten(0, (count, -1))[:, rows].permute(2, 0, 1, 3)
             first += count
 
-    def pick(self, x: Float[Tensor, 't h c'], rows: slice, dtype: torch.dtype) -> Float[Tensor, 'h s m c']:
+    def gather(self, x: Float[Tensor, 't h c'], rows: slice, dtype: torch.dtype) -> Float[Tensor, 'h s m c']:
         """A copy of some tokens of each document; zeros behind its end."""
         picked = torch.empty(x.size(1), self.n_documents, rows.stop - rows.start, x.size(2), dtype=dtype)
-        for numbers, part in self.look(x, rows):
+        for numbers, part in self.views(x, rows):
             picked[:, numbers, : part.size(2)] = part
             picked[:, numbers, part.size(2) :] = 0
         return picked
 
-    def put(self, x: Float[Tensor, 't h c'], rows: slice, picked: Float[Tensor, 'h s m c']) -> None:
+    def scatter(self, x: Float[Tensor, 't h c'], rows: slice, picked: Float[Tensor, 'h s m c']) -> None:
         """The reverse."""
-        for numbers, part in self.look(x, rows):
+        for numbers, part in self.views(x, rows):
             part.copy_(picked[:, numbers, : part.size(2)])
 
 
@@ -121,22 +121,22 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
     return Run(places, len(documents), padded, causal, later, bias, behind)
 
 
-def mix_long(run: Run, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
-    """Put the mixed values of queries, keys and values, all t h c."""
+def attend_long(run: Run, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
+    """Write the output of queries, keys and values, all t h c."""
     whole = slice(0, run.padded)
-    q, k, v = (run.pick(x, whole, x.dtype) for x in (q, k, v))
+    q, k, v = (run.gather(x, whole, x.dtype) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):  # which would round the bias
         part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.later is not None)
-    run.put(mixed, whole, part)
+    run.scatter(output, whole, part)
 
 
-def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+def attend_long_backward(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
     """Put the gradients of queries, keys and values, all t h c.
 
     With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
-        grad: Of the mixed values.
+        grad: Of the output.
         qkv: Queries, keys and values.
         grads: Where to.
     """
@@ -144,29 +144,29 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
     scale = 1 / math.sqrt(q.size(-1))
     whole = slice(0, run.padded)
     n_documents = run.n_documents
-    keys, values = (run.pick(x, whole, torch.float32).flatten(0, 1) for x in (k, v))
+    keys, values = (run.gather(x, whole, torch.float32).flatten(0, 1) for x in (k, v))
     summed: tuple[Tensor, Tensor] | None = None
     with _products_in_bf16():
         for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows attend to all keys
             rows = slice(first, min(first + _ROWS, run.padded))
             n_seen = rows.stop if run.causal else run.padded
-            queries, out = (run.pick(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
+            queries, out = (run.gather(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
             queries *= scale
-            near = keys[:, :n_seen].contiguous()  # (h s) m c; oneDNN is far faster so
-            far = values[:, :n_seen].contiguous()
-            share = torch.bmm(queries, near.mT)
+            seen_keys = keys[:, :n_seen].contiguous()  # (h s) m c; oneDNN is far faster so
+            seen_values = values[:, :n_seen].contiguous()
+            probs = torch.bmm(queries, seen_keys.mT)
             if run.later is not None:
                 n = rows.stop - first
-                share[:, :, first:] += run.later[:n, :n]
+                probs[:, :, first:] += run.later[:n, :n]
             if run.bias is not None:
-                share.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
+                probs.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
             if run.behind is not None:
-                share.unflatten(0, (-1, n_documents)).add_(run.behind)
-            torch.softmax(share, dim=-1, out=share)
-            score_grad = torch.bmm(out, far.mT)  # (h s) n m: of the probabilities, then in place of the scores
-            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-            run.put(grads[0], rows, torch.bmm(score_grad, near).mul_(scale).unflatten(0, (-1, n_documents)))
-            parts = torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+                probs.unflatten(0, (-1, n_documents)).add_(run.behind)
+            torch.softmax(probs, dim=-1, out=probs)
+            score_grad = torch.bmm(out, seen_values.mT)  # (h s) n m: of the probabilities, then in place of the scores
+            torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
+            run.scatter(grads[0], rows, torch.bmm(score_grad, seen_keys).mul_(scale).unflatten(0, (-1, n_documents)))
+            parts = torch.bmm(score_grad.mT, queries), torch.bmm(probs.mT, out)
             if summed is None:
                 summed = parts
             else:
@@ -174,10 +174,10 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
                 summed[1][:, :n_seen] += parts[1]
     assert summed is not None  # no document is empty
     for target, total in zip(grads[1:], summed):
-        run.put(target, whole, total.unflatten(0, (-1, n_documents)))
+        run.scatter(target, whole, total.unflatten(0, (-1, n_documents)))
 
 
-_one_at_a_time = threading.RLock()
+_setting_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -187,7 +187,7 @@ def _products_in_bf16() -> Iterator[None]:
     The setting is the process's: those of other threads meanwhile are rounded, too.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    with _one_at_a_time, torch.autocast('cpu', enabled=False):
+    with _setting_lock, torch.autocast('cpu', enabled=False):
         before = matmul.fp32_precision
         matmul.fp32_precision = 'bf16'
         try:

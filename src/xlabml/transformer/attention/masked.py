@@ -17,7 +17,7 @@ _BLOCK = 512
 """Queries whose mask is made at a time."""
 
 
-def mix(
+def attend_fused(
     q: Float[Tensor, 'b h n c'],
     k: Float[Tensor, 'b g m c'],
     v: Float[Tensor, 'b g m c'],
@@ -51,7 +51,7 @@ def mix(
     if is_grouped and q.device.type == 'cuda' and not is_plain:  # no fused kernel there takes groups and a mask
         k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
         is_grouped = False
-    mixed = []
+    output = []
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         low = 0
@@ -71,13 +71,13 @@ def mix(
             visible = visible & (segment[:, None, start:stop, None] == segment[:, None, None, low:high])
         part = q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high]
         if is_plain:
-            mixed.append(attend(*part, visible, bias, rule.score_cap, rule.dropout))
+            output.append(attend(*part, visible, bias, rule.score_cap, rule.dropout))
         else:
             mask = visible if bias is None else bias.masked_fill(~visible, -math.inf).to(q.dtype)
-            mixed.append(
+            output.append(
                 F.scaled_dot_product_attention(*part, attn_mask=mask, dropout_p=rule.dropout, enable_gqa=is_grouped)
             )
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
+    return output[0] if len(output) == 1 else torch.cat(output, dim=2)
 
 
 class RowsPass(Pass):
@@ -96,7 +96,7 @@ class RowsPass(Pass):
     ) -> Float[Tensor, 'b n h c']:
         """As in Pass."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b h n c
-        return mix(q, k, v, self.rule, is_plain=self.is_plain).transpose(1, 2)
+        return attend_fused(q, k, v, self.rule, is_plain=self.is_plain).transpose(1, 2)
 
 
 class MaskedPass(Pass):
@@ -119,5 +119,5 @@ class MaskedPass(Pass):
         if q.device.type == 'cpu':  # in bf16 oneDNN would compile a kernel for each new length
             q, k, v = (x.to(widened(x)) for x in (q, k, v))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b h n c
-        mixed = mix(q, k, v, self.rule, documents=self.documents, is_plain=self.is_plain)
-        return mixed.transpose(1, 2).to(dtype)
+        output = attend_fused(q, k, v, self.rule, documents=self.documents, is_plain=self.is_plain)
+        return output.transpose(1, 2).to(dtype)

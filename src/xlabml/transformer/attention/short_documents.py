@@ -29,34 +29,34 @@ class Block(NamedTuple):
     Args:
         documents: Where the documents are, in the tokens of the plan.
         n_documents: How many documents.
-        rows: The queries, counted from the start of a document.
-        seen: The keys, likewise.
+        queries: The queries, counted from the start of a document.
+        keys: The keys, likewise.
         bias: Added to the scores of the last of these keys; None: nothing.
     """
 
     documents: slice
     n_documents: int
-    rows: slice
-    seen: slice
+    queries: slice
+    keys: slice
     bias: Float[Tensor, '#h n m'] | None
 
-    def look(self, x: Tensor, tokens: slice) -> Tensor:
+    def view(self, x: Tensor, tokens: slice) -> Tensor:
         """A view of some tokens of each document, of h t c: h n c of one document, h n_documents n c of more."""
         if self.n_documents == 1:
             start = self.documents.start
             return x[:, start + tokens.start : start + tokens.stop]
         return x[:, self.documents].unflatten(1, (self.n_documents, -1))[:, :, tokens]
 
-    def pick(self, x: Tensor, tokens: slice) -> Tensor:
+    def gather(self, x: Tensor, tokens: slice) -> Tensor:
         """The same with heads and documents in one batch axis: (h n_documents) n c."""
-        picked = self.look(x, tokens)
+        picked = self.view(x, tokens)
         return picked if self.n_documents == 1 else picked.flatten(0, 1)
 
     def split(self, part: Tensor) -> Tensor:
-        """The result of a batched product, with dimensions as `look` has them."""
+        """The result of a batched product, with dimensions as `view` has them."""
         return part if self.n_documents == 1 else part.unflatten(0, (-1, self.n_documents))
 
-    def share(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def probabilities(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The probabilities of the queries."""
         scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
         if self.bias is not None:
@@ -103,65 +103,67 @@ def _cut(length: int, rule: Rule) -> Iterator[tuple[slice, slice]]:
         first = end
 
 
-def _turn(x: Tensor, dtype: torch.dtype) -> Tensor:
+def _transpose(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy with the first two dimensions exchanged."""
     return torch.empty(x.size(1), x.size(0), x.size(2), dtype=dtype).copy_(x.transpose(0, 1))
 
 
-def turn_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+def transpose_all(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     """Of each, t h c, a copy h t c in which products are summed up; queries are scaled, so that scores need not be."""
-    queries, keys, values = (_turn(x, widened(x)) for x in (q, k, v))
+    queries, keys, values = (_transpose(x, widened(x)) for x in (q, k, v))
     return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
 
 
-def mix_blocks(blocks: list[Block], q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None) -> Tensor:
+def attend_blocks(blocks: list[Block], q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None) -> Tensor:
     """Mixed values, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Gets the result of `turn_all`, then the probabilities of each block; None: nothing is kept.
+        kept: Gets the result of `transpose_all`, then the probabilities of each block; None: nothing is kept.
     """
-    mixed = torch.zeros(q.shape, dtype=q.dtype)
-    turned = mixed.transpose(0, 1)  # h t c
-    queries, keys, values = turn_all(q, k, v)
+    output = torch.zeros(q.shape, dtype=q.dtype)
+    turned = output.transpose(0, 1)  # h t c
+    queries, keys, values = transpose_all(q, k, v)
     if kept is not None:
         kept += queries, keys, values
     with torch.autocast('cpu', enabled=False):
         for block in blocks:
-            share = block.share(block.pick(queries, block.rows), block.pick(keys, block.seen))
-            part = torch.bmm(share, block.pick(values, block.seen))
-            block.look(turned, block.rows).copy_(block.split(part))
+            probs = block.probabilities(block.gather(queries, block.queries), block.gather(keys, block.keys))
+            part = torch.bmm(probs, block.gather(values, block.keys))
+            block.view(turned, block.queries).copy_(block.split(part))
             if kept is not None:
-                kept.append(share)
-    return mixed
+                kept.append(probs)
+    return output
 
 
-def unmix_blocks(blocks: list[Block], grad: Tensor, qkv: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
+def attend_blocks_backward(
+    blocks: list[Block], grad: Tensor, qkv: Sequence[Tensor], saved: Sequence[Tensor]
+) -> list[Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
-        grad: Of the mixed values, t h c.
-        qkv: The result of `turn_all`.
-        shares: The probabilities of each block; empty: they are computed once more.
+        grad: Of the output, t h c.
+        qkv: The result of `transpose_all`.
+        saved: The probabilities of each block; empty: they are computed once more.
     """
     q, k, v = qkv
     dtype = grad.dtype
-    grad = _turn(grad, q.dtype)  # h t c
-    kept = iter(shares)
+    grad = _transpose(grad, q.dtype)  # h t c
+    kept = iter(saved)
     q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):
         for block in blocks:
-            queries = block.pick(q, block.rows)  # r n c, as the three below
-            out = block.pick(grad, block.rows)
-            keys = block.pick(k, block.seen)
-            values = block.pick(v, block.seen)
-            share = next(kept) if shares else block.share(queries, keys)
+            queries = block.gather(q, block.queries)  # r n c, as the three below
+            out = block.gather(grad, block.queries)
+            keys = block.gather(k, block.keys)
+            values = block.gather(v, block.keys)
+            probs = next(kept) if saved else block.probabilities(queries, keys)
             score_grad = torch.bmm(out, values.mT)  # r n m: of the probabilities, then in place of the scores
-            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-            parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
-            block.look(q_grad, block.rows).copy_(block.split(parts[0]))
-            block.look(k_grad, block.seen).add_(block.split(parts[1]))
-            block.look(v_grad, block.seen).add_(block.split(parts[2]))
+            torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
+            parts = torch.bmm(score_grad, keys), torch.bmm(score_grad.mT, queries), torch.bmm(probs.mT, out)
+            block.view(q_grad, block.queries).copy_(block.split(parts[0]))
+            block.view(k_grad, block.keys).add_(block.split(parts[1]))
+            block.view(v_grad, block.keys).add_(block.split(parts[2]))
     q_grad *= 1 / math.sqrt(q.size(-1))
-    return [_turn(x, dtype) for x in (q_grad, k_grad, v_grad)]
+    return [_transpose(x, dtype) for x in (q_grad, k_grad, v_grad)]

@@ -34,15 +34,15 @@ class Group(NamedTuple):
     keys: Int[Tensor, ' s']
     bias: Float[Tensor, 'g n m']
 
-    def queries(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r n c']:
+    def gather_queries(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r n c']:
         """The tiles of queries, of all tiles."""
         return x.index_select(1, self.tiles).view(x.size(0) * self.tiles.numel(), _TILE, -1)
 
-    def seen(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r m c']:
+    def gather_keys(self, x: Float[Tensor, 'h t d']) -> Float[Tensor, 'r m c']:
         """The tiles of keys that they attend to, of all tiles."""
         return x.index_select(1, self.keys).view(x.size(0) * self.tiles.numel(), self.bias.size(2), -1)
 
-    def share(self, queries: Tensor, keys: Tensor) -> Float[Tensor, 'r n m']:
+    def probabilities(self, queries: Tensor, keys: Tensor) -> Float[Tensor, 'r n m']:
         """The probabilities of the queries."""
         # Not by bmm, whose results selective checkpointing keeps: this one is written over.
         scores = queries.new_empty(*queries.shape[:2], keys.size(1)).baddbmm_(queries, keys.mT, beta=0)
@@ -108,7 +108,7 @@ def make_tiling(segments: Segments, rule: Rule, like: Tensor) -> Tiling:
     return Tiling(n_tiles, groups, padding if padding.numel() else None)
 
 
-def mix_tiles(
+def attend_tiles(
     tiling: Tiling,
     q: Float[Tensor, 't h c'],
     k: Float[Tensor, 't h c'],
@@ -120,74 +120,74 @@ def mix_tiles(
     Args:
         kept: Gets queries, keys, values and the probabilities of each group; None: nothing is kept.
     """
-    queries, keys, values = turned = turn_tiles(tiling, q, k, v)
-    mixed = torch.zeros_like(queries)
+    queries, keys, values = tiled = make_tiles(tiling, q, k, v)
+    output = torch.zeros_like(queries)
     if kept is not None:
-        kept += turned
+        kept += tiled
     with torch.autocast('cpu', enabled=False):
         for group in tiling.groups:
-            share = group.share(group.queries(queries), group.seen(keys))
-            part = torch.bmm(share, group.seen(values))
-            mixed.index_copy_(1, group.tiles, part.view(q.size(1), -1, mixed.size(2)))
+            probs = group.probabilities(group.gather_queries(queries), group.gather_keys(keys))
+            part = torch.bmm(probs, group.gather_keys(values))
+            output.index_copy_(1, group.tiles, part.view(q.size(1), -1, output.size(2)))
             if kept is not None:
-                kept.append(share)
-    back = _turn_back(mixed, q)
+                kept.append(probs)
+    back = _from_tiles(output, q)
     return back if tiling.padding is None else back.index_fill_(0, tiling.padding, 0)
 
 
-def unmix_tiles(
-    tiling: Tiling, grad: Float[Tensor, 't h c'], turned: Sequence[Tensor], shares: Sequence[Tensor]
+def attend_tiles_backward(
+    tiling: Tiling, grad: Float[Tensor, 't h c'], tiled: Sequence[Tensor], saved: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
-        grad: Of the mixed values.
-        turned: The result of `turn_tiles`.
-        shares: The probabilities of each group; empty: they are computed once more.
+        grad: Of the output.
+        tiled: The result of `make_tiles`.
+        saved: The probabilities of each group; empty: they are computed once more.
     """
     n_heads = grad.size(1)
     scale = 1 / math.sqrt(grad.size(2))
-    q, k, v = turned
+    q, k, v = tiled
     like = grad
     if tiling.padding is not None:
         grad = grad.index_fill(0, tiling.padding, 0)
-    out_grad = _turn(tiling, grad, q.dtype)
+    out_grad = _to_tiles(tiling, grad, q.dtype)
     q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (q, k, v))
     with torch.autocast('cpu', enabled=False):
         for i, group in enumerate(tiling.groups):
-            queries = group.queries(q)  # r n c
-            out = group.queries(out_grad)  # r n c
-            keys = group.seen(k)  # r m c
-            values = group.seen(v)  # r m c
-            share = shares[i] if shares else group.share(queries, keys)
+            queries = group.gather_queries(q)  # r n c
+            out = group.gather_queries(out_grad)  # r n c
+            keys = group.gather_keys(k)  # r m c
+            values = group.gather_keys(v)  # r m c
+            probs = saved[i] if saved else group.probabilities(queries, keys)
             score_grad = torch.bmm(out, values.mT)  # r n m: of the probabilities, then in place of the scores
-            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
+            torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
             part = torch.bmm(score_grad, keys).mul_(scale)
             q_grad.index_copy_(1, group.tiles, part.view(n_heads, -1, q.size(2)))
             k_grad.index_add_(1, group.keys, torch.bmm(score_grad.mT, queries).view(n_heads, -1, q.size(2)))
-            v_grad.index_add_(1, group.keys, torch.bmm(share.mT, out).view(n_heads, -1, q.size(2)))
-    return _turn_back(q_grad, like), _turn_back(k_grad, like), _turn_back(v_grad, like)
+            v_grad.index_add_(1, group.keys, torch.bmm(probs.mT, out).view(n_heads, -1, q.size(2)))
+    return _from_tiles(q_grad, like), _from_tiles(k_grad, like), _from_tiles(v_grad, like)
 
 
-def turn_tiles(tiling: Tiling, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+def make_tiles(tiling: Tiling, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     """Of each, t h c, a copy in tiles (heads, tiles, tile x channels) in which products are summed up.
 
     Queries are scaled, so that scores need not be.
     """
-    queries, keys, values = (_turn(tiling, x, widened(x)) for x in (q, k, v))
+    queries, keys, values = (_to_tiles(tiling, x, widened(x)) for x in (q, k, v))
     return [queries.mul_(1 / math.sqrt(q.size(-1))), keys, values]
 
 
-def _turn(tiling: Tiling, x: Float[Tensor, 't h c'], dtype: torch.dtype) -> Float[Tensor, 'h n d']:
+def _to_tiles(tiling: Tiling, x: Float[Tensor, 't h c'], dtype: torch.dtype) -> Float[Tensor, 'h n d']:
     n_tokens, n_heads, d_head = x.shape
-    turned = torch.empty(n_heads, tiling.n_tiles * _TILE, d_head, dtype=dtype)
-    turned[:, :n_tokens].copy_(x.transpose(0, 1))
-    turned[:, n_tokens:] = 0
-    return turned.view(n_heads, tiling.n_tiles, -1)
+    tiled = torch.empty(n_heads, tiling.n_tiles * _TILE, d_head, dtype=dtype)
+    tiled[:, :n_tokens].copy_(x.transpose(0, 1))
+    tiled[:, n_tokens:] = 0
+    return tiled.view(n_heads, tiling.n_tiles, -1)
 
 
-def _turn_back(x: Float[Tensor, 'h n d'], like: Float[Tensor, 't h c']) -> Float[Tensor, 't h c']:
+def _from_tiles(x: Float[Tensor, 'h n d'], like: Float[Tensor, 't h c']) -> Float[Tensor, 't h c']:
     whole = x.view(x.size(0), -1, like.size(2))[:, : like.size(0)]
     return torch.empty(like.shape, dtype=like.dtype).copy_(whole.transpose(0, 1))
