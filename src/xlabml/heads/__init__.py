@@ -1,7 +1,7 @@
-"""Networks that are trained: a trunk with what turns its hidden states into logits. nn.Modules, no Lightning.
+"""Heads: networks of a trunk and a layer that turns its hidden states into logits. nn.Modules, no Lightning.
 
-A head that settings can build has a `build`, whose arguments are plain values and factories; `loading` builds it from a
-checkpoint.
+A head that settings can build has a method `build`, whose arguments are plain values and factories; `loading` builds it
+from a checkpoint.
 """
 
 from .language_model import LanguageModel, language_model

@@ -1,8 +1,8 @@
-"""Attention inside the long documents of packed rows on a CPU, in bf16: for the gradient only the inputs are kept.
+"""Attention inside long documents of packed rows on a CPU, in bf16; only the inputs are stored for the backward pass.
 
-Torch's fused kernel mixes the values, but takes longer for its gradient than the tiles here: some queries at a time,
-whose probabilities are computed once more. Factors are rounded to bf16; sums and scores stay float32, as in that
-kernel. Documents are padded a little, so that shapes recur: oneDNN compiles a kernel for each.
+The forward pass is torch's fused kernel. The backward pass is faster here than in that kernel: it recomputes the
+probabilities of a block of queries at a time. Factors of products are rounded to bf16; sums and scores are float32, as
+in that kernel. Documents are padded to a multiple of `_STEP`, so that shapes recur: oneDNN compiles a kernel per shape.
 """
 
 import contextlib
@@ -19,30 +19,29 @@ from torch import Tensor
 from .definition import Rule, make_bias
 
 LEAST = 256
-"""Documents of this many tokens, or more, are long."""
+"""The shortest long document, in tokens."""
 
 _ROWS = 256
-"""Queries at a time, of each document."""
+"""Queries of each document per block of the backward pass."""
 
 _STEP = 64
-"""Queries and keys are padded to a multiple of it."""
+"""Queries and keys are padded to a multiple of this many tokens."""
 
 _AT_ONCE = 1024
-"""Documents of about one length are computed together up to this many tokens."""
+"""Documents of similar length are computed together up to this many tokens."""
 
 
 class Run(NamedTuple):
-    """Documents that are computed together.
+    """Documents that are computed together, padded to one length.
 
     Args:
-        places: Where documents of one length lie side by side, in all tokens, and how many.
-        n_documents: In all.
-        padded: The length that is worked with, in tokens.
+        places: Token ranges of neighbouring documents of equal length, and the number of documents in each.
+        n_documents: Number of documents.
+        padded: Length to which they are padded, in tokens.
         causal: As in Rule.
-        later: Added to the scores of queries and keys at the same places, so that no query attends to a later key;
-            None: the bias does so, or nothing is masked.
-        bias: Added to all scores; None: nothing.
-        behind: Added to the scores of keys, so that no query attends to padding; None: it comes later than all queries.
+        later: The causal mask of a diagonal square of scores, 0 or -inf; None: the bias has it, or nothing is masked.
+        bias: Added to all scores (slopes, with the causal mask); None: no bias.
+        behind: Mask of the padded keys of each document, 0 or -inf; None: the causal mask hides them from all text.
     """
 
     places: list[tuple[slice, int]]
@@ -55,20 +54,20 @@ class Run(NamedTuple):
 
     @property
     def mask(self) -> Float[Tensor, '#h #s #n n'] | None:
-        """What torch's kernel adds to the scores; None: nothing, or what `later` says."""
+        """The mask for torch's kernel; None: none, or its own causal mask."""
         if self.bias is None or self.behind is None:
             return self.behind if self.bias is None else self.bias
         return self.bias + self.behind
 
     def views(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
-        """Which documents, and some tokens of theirs, no more than there are."""
+        """Ranges of documents, each with a view of a range of their tokens, cut at their end."""
         first = 0
         for place, count in self.places:
             yield slice(first, first + count), x[place].unflatten(0, (count, -1))[:, rows].permute(2, 0, 1, 3)
             first += count
 
     def gather(self, x: Float[Tensor, 't h c'], rows: slice, dtype: torch.dtype) -> Float[Tensor, 'h s m c']:
-        """A copy of some tokens of each document; zeros behind its end."""
+        """A copy of a range of tokens of each document, padded with zeros; s documents."""
         picked = torch.empty(x.size(1), self.n_documents, rows.stop - rows.start, x.size(2), dtype=dtype)
         for numbers, part in self.views(x, rows):
             picked[:, numbers, : part.size(2)] = part
@@ -76,16 +75,16 @@ class Run(NamedTuple):
         return picked
 
     def scatter(self, x: Float[Tensor, 't h c'], rows: slice, picked: Float[Tensor, 'h s m c']) -> None:
-        """The reverse."""
+        """Write what `gather` reads, without the padding."""
         for numbers, part in self.views(x, rows):
             part.copy_(picked[:, numbers, : part.size(2)])
 
 
 def make_runs(documents: Sequence[slice], rule: Rule) -> list[Run]:
-    """Group documents of about one length.
+    """Group documents of similar length (equal after rounding up to a multiple of `_ROWS`).
 
     Args:
-        documents: Where each is, in all tokens.
+        documents: Token range of each.
         rule: Without a window.
     """
     groups: dict[int, list[list[slice]]] = {}
@@ -112,7 +111,7 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
             places[-1] = slice(last.start, document.stop), count + 1
         else:
             places.append((document, 1))
-    padded = -(-max(lengths) // _STEP) * _STEP
+    padded = -(-max(lengths) // _STEP) * _STEP  # rounded up
     bias = None if bias is None else bias[..., :padded, :padded]
     behind = None
     if not causal and min(lengths) < padded:
@@ -122,39 +121,41 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
 
 
 def attend_long(run: Run, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
-    """Write the output of queries, keys and values, all t h c."""
+    """Write the attention output of queries, keys and values, all t h c."""
     whole = slice(0, run.padded)
-    q, k, v = (run.gather(x, whole, x.dtype) for x in (q, k, v))
+    q, k, v = (run.gather(x, whole, x.dtype) for x in (q, k, v))  # h s n c
     with torch.autocast('cpu', enabled=False):  # which would round the bias
         part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.later is not None)
     run.scatter(output, whole, part)
 
 
 def attend_long_backward(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-    """Put the gradients of queries, keys and values, all t h c.
+    """Write the gradients of queries, keys and values, all t h c.
 
     With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
-        grad: Of the output.
+        grad: Gradient of the output.
         qkv: Queries, keys and values.
-        grads: Where to.
+        grads: Their gradients, which are written.
     """
     q, k, v = qkv
     scale = 1 / math.sqrt(q.size(-1))
     whole = slice(0, run.padded)
     n_documents = run.n_documents
-    keys, values = (run.gather(x, whole, torch.float32).flatten(0, 1) for x in (k, v))
+    keys, values = (run.gather(x, whole, torch.float32).flatten(0, 1) for x in (k, v))  # (h s) m c
     summed: tuple[Tensor, Tensor] | None = None
     with _products_in_bf16():
-        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows attend to all keys
+        # From the last block, which attends to all keys: its dK and dV are the sums that the others are added to.
+        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):
             rows = slice(first, min(first + _ROWS, run.padded))
             n_seen = rows.stop if run.causal else run.padded
-            queries, out = (run.gather(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
+            queries, out = (run.gather(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))  # (h s) n c
             queries *= scale
-            seen_keys = keys[:, :n_seen].contiguous()  # (h s) m c; oneDNN is far faster so
+            seen_keys = keys[:, :n_seen].contiguous()  # (h s) m c; contiguous is far faster in oneDNN
             seen_values = values[:, :n_seen].contiguous()
-            probs = torch.bmm(queries, seen_keys.mT)
+            # Recompute the probabilities: scores, masks, softmax in place.
+            probs = torch.bmm(queries, seen_keys.mT)  # (h s) n m
             if run.later is not None:
                 n = rows.stop - first
                 probs[:, :, first:] += run.later[:n, :n]
@@ -163,7 +164,7 @@ def attend_long_backward(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: S
             if run.behind is not None:
                 probs.unflatten(0, (-1, n_documents)).add_(run.behind)
             torch.softmax(probs, dim=-1, out=probs)
-            score_grad = torch.bmm(out, seen_values.mT)  # (h s) n m: of the probabilities, then in place of the scores
+            score_grad = torch.bmm(out, seen_values.mT)  # (h s) n m: dP, then dS in its place
             torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
             run.scatter(grads[0], rows, torch.bmm(score_grad, seen_keys).mul_(scale).unflatten(0, (-1, n_documents)))
             parts = torch.bmm(score_grad.mT, queries), torch.bmm(probs.mT, out)
@@ -182,9 +183,9 @@ _setting_lock = threading.RLock()
 
 @contextlib.contextmanager
 def _products_in_bf16() -> Iterator[None]:
-    """Those of float32 inside are of factors rounded to bf16, summed up in float32.
+    """Inside, float32 matrix products round their factors to bf16 and accumulate in float32.
 
-    The setting is the process's: those of other threads meanwhile are rounded, too.
+    The setting is global to the process: products of other threads meanwhile are rounded, too.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     with _setting_lock, torch.autocast('cpu', enabled=False):

@@ -1,6 +1,6 @@
-"""Attention by torch's fused kernel, with masks where it needs some; it runs on every device.
+"""Attention by torch's fused kernel, with masks where they are needed; it runs on every device.
 
-Nothing here asks the device for a number, or depends on one: shapes follow from the arguments' shapes.
+Nothing here synchronizes with the device: shapes follow from the shapes of the arguments.
 """
 
 import math
@@ -14,7 +14,7 @@ from .definition import Pass, Rule, attend, make_masks, widened
 from .places import Documents
 
 _BLOCK = 512
-"""Queries whose mask is made at a time."""
+"""Queries per mask: memory is linear in the keys, since no n x n mask is made."""
 
 
 def attend_fused(
@@ -26,21 +26,22 @@ def attend_fused(
     documents: Documents | None = None,
     is_plain: bool = False,
 ) -> Float[Tensor, 'b h n c']:
-    """Attention by torch's fused kernel where it can, else with a mask for a block of queries at a time.
+    """Attention by torch's fused kernel: in one call without a mask where it can, else in blocks of masked queries.
 
     Args:
-        position: Of the queries, where key j is at position j; None: the queries are the last of the keys.
-        documents: Of packed rows, in which n = m: a query attends to its own segment only, padding as well; None: each
-            row is one document.
+        position: Positions of the queries, key j being at position j; None: the queries are the last n of the m keys.
+        documents: Documents of packed rows, where n = m: a query attends to its own segment only, padding included;
+            None: each row is one document.
         is_plain: Compute it as `attend` defines it.
     """
     assert is_plain or rule.score_cap is None  # backends.py refuses it
     n = q.size(2)
+    # A decoding step with a window: the keys inside the window need no mask.
     if position is None and n == 1 and rule.causal and rule.window is not None:
         k = k[:, :, -rule.window :]
         v = v[:, :, -rule.window :]
     m = k.size(2)
-    # The kernel's own causal mask is that of as many queries as keys.
+    # The kernel's causal mask aligns the first query with the first key, so it fits n == m only.
     is_maskless = position is None and (rule.window is None or m <= rule.window) and (not rule.causal or n in (1, m))
     if is_maskless and documents is None and rule.slopes is None and not is_plain:
         return F.scaled_dot_product_attention(
@@ -57,8 +58,8 @@ def attend_fused(
         low = 0
         high = m
         if position is None:
-            place = torch.arange(m - n + start, m - n + stop, device=q.device)[None]
-            if reach:  # keys out of reach of the whole block are left out
+            place = torch.arange(m - n + start, m - n + stop, device=q.device)[None]  # 1 n
+            if reach:  # keys low..high: leave out those that no query of the block can attend to
                 low = max(0, m - n + start - min(reach) + 1)
                 high = min(m, m - n + stop + min(reach) - 1)
             if rule.causal:
@@ -68,7 +69,7 @@ def attend_fused(
         visible, bias = make_masks(place, torch.arange(low, high, device=q.device), rule)  # b h n m
         if documents is not None:
             segment = documents.segment
-            visible = visible & (segment[:, None, start:stop, None] == segment[:, None, None, low:high])
+            visible = visible & (segment[:, None, start:stop, None] == segment[:, None, None, low:high])  # b 1 n m
         part = q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high]
         if is_plain:
             output.append(attend(*part, visible, bias, rule.score_cap, rule.dropout))
@@ -81,7 +82,7 @@ def attend_fused(
 
 
 class RowsPass(Pass):
-    """Every row is one document.
+    """Attention where every row is one document.
 
     Args:
         is_plain: Compute it as `attend` defines it.
@@ -100,7 +101,7 @@ class RowsPass(Pass):
 
 
 class MaskedPass(Pass):
-    """Packed rows whose layout the host does not read: a mask says which tokens are in one segment.
+    """Packed rows whose layout the host does not read: a mask keeps attention inside segments.
 
     Args:
         is_plain: Compute it as `attend` defines it.
@@ -116,7 +117,7 @@ class MaskedPass(Pass):
     ) -> Float[Tensor, 'b n h c']:
         """As in Pass."""
         dtype = q.dtype
-        if q.device.type == 'cpu':  # in bf16 oneDNN would compile a kernel for each new length
+        if q.device.type == 'cpu':  # float32: in bf16 oneDNN would compile a kernel for each new length
             q, k, v = (x.to(widened(x)) for x in (q, k, v))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b h n c
         output = attend_fused(q, k, v, self.rule, documents=self.documents, is_plain=self.is_plain)
