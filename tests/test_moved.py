@@ -35,7 +35,6 @@ OF_FLAT_DATA = {
     'store': 'TokenStore',
     'stream': 'Stream StreamedRows',
     'validation': 'Invalid',
-    'warmup': 'Doubling',
 }
 """The classes of `xlabml.data` by the modules that they stood in while it was one flat folder."""
 

@@ -28,10 +28,10 @@ def plain(batch):
     return [part.tolist() if isinstance(part, torch.Tensor) else part for part in tree_leaves(batch)]
 
 
-def batch_of(examples, numbers, n_counted=1.0, seed=0, longest=None):
+def batch_of(examples, numbers, n_counted=1.0, seed=0):
     """Examples of these numbers as a batch, what they draw as in an evaluation."""
     keys = example_keys(0, EVALUATION, numbers)
-    return examples.batch(numbers, keys, n_counted, seed, longest)
+    return examples.batch(numbers, keys, n_counted, seed)
 
 
 def train_batches(examples, rows_per_step, rows_per_batch, seed, mixture=None, first_row=0, skipped=(), **options):

@@ -25,7 +25,6 @@ from run_records import describe, differences, read_run
 
 TESTS = Path(__file__).resolve().parent
 EMA = '{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}'
-WARMUPS = ['first_batch_tokens=64', 'batch_warmup_steps=40', 'first_len=16', 'len_warmup_steps=45']
 RESUMED_STEP = 31
 
 RUNS = {
@@ -41,14 +40,13 @@ RUNS = {
     ],
     'accumulation': ['--data.device_batch_tokens=64'],
     'ema': ['--model.clip=AdaptiveClip', '--model.clip.min_steps=10', f'--trainer.callbacks=[{EMA}, {HASHES}]'],
-    'warmups': [f'--data.{warmup}' for warmup in WARMUPS],
     'skip': ['--data.skip=[[5, 8], [40, 41]]'],
     'short': ['--data.sources=[{path: short.jsonl}]'],
     'ddp': [f'--config={TESTS.parent}/conf/extra/ddp.yaml'],
     'sharded': ['--trainer.strategy=sharded'],
 }
 WORLDS = {'ddp': 2, 'sharded': 2}
-RESUMED = ('default', 'stream', 'ema', 'warmups', 'skip')
+RESUMED = ('default', 'stream', 'ema', 'skip')
 NAMES = [*RUNS, *(f'resumed-{name}' for name in RESUMED)]
 COMMON = [
     *('--import', 'batch_hashes'),

@@ -11,6 +11,15 @@ from torch import Tensor
 IGNORED = -100
 """The target of a position, or the class of an example, that no loss or metric counts."""
 
+ANCHOR = 0
+"""The role of the text of a group that the others are scored against: the query, text A of a pair, a lone text."""
+
+POSITIVE = 1
+"""The role of a text that belongs to the anchor: the answer, text B of a pair, whatever the label of the pair is."""
+
+NEGATIVE = 2
+"""The role of a text that does not belong to the anchor; larger roles are negatives too."""
+
 
 class Layout(NamedTuple):
     """Where documents begin in the rows (b, n) of a batch, seen as one flat row of b · n tokens.
@@ -53,6 +62,8 @@ class PairTargets(NamedTuple):
         vector: For each segment, a teacher's vector; None where there is no teacher.
         text_hash: For each segment, a hash of its text: equal texts are no negatives of one another.
         set: The number of the data set that the examples are from.
+        n_prompt: For each segment, how many of its first slots are its prompt's, the start of the text included; 0
+            where it has none. None: no segment has one.
     """
 
     score: Float[Tensor, ' s'] | None
@@ -60,6 +71,7 @@ class PairTargets(NamedTuple):
     vector: Float[Tensor, 's d'] | None
     text_hash: Int[Tensor, ' s']
     set: int
+    n_prompt: Int[Tensor, ' s'] | None = None
 
 
 class ClassTargets(NamedTuple):

@@ -26,9 +26,8 @@ MOST: dict[str, int] = {
     'window_steps': 1_000_000,
     **dict.fromkeys(('warmup_steps', 'cooldown_steps', 'peak_steps', 'period_steps'), _STEPS),
     # the data
-    **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'first_batch_tokens'), 1 << 36),
-    'first_len': _TABLE,
-    **dict.fromkeys(('batch_warmup_steps', 'len_warmup_steps', 'skip', 'skip_rows'), _STEPS),
+    **dict.fromkeys(('batch_tokens', 'device_batch_tokens'), 1 << 36),
+    **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
     **dict.fromkeys(('stride_tokens', 'max_documents'), _TABLE),

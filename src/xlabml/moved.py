@@ -1,11 +1,12 @@
-"""Where the modules of earlier versions are now: YAML files, checkpoints and code that name them keep working.
+"""Where the modules of earlier versions are now, and which settings are gone: what names them keeps working.
 
-One table, read by `settings.find_class`, by the import system (through `Aliases`) and by rooms that a class left
-(through `old_names`). Importing this module loads nothing.
+One table of paths, read by `settings.find_class`, by the import system (through `Aliases`) and by rooms that a class
+left (through `old_names`); one of settings, read where checkpoints are migrated and where settings are parsed.
+Importing this module loads nothing.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -32,13 +33,15 @@ _DATA = {
     'store': ('store_build', 'store_parts', 'shared_parts', 'processes', 'cluster', 'progress'),
     'corpus': ('splits', 'buckets', 'copies', 'near_duplicates', 'near_reports', 'held_out'),
     'rows': ('plan_rows', 'plans'),
-    'order': ('mixture', 'gaps', 'warmup'),
+    'order': ('mixture', 'gaps'),
     'stream': ('shards',),
     'batching': ('loaders',),
     'inspection': ('histograms', 'statistics'),
 }
 
 _ATTENTION = ('backends', 'cache', 'documents', 'kernels', 'long_documents', 'short_documents', 'tiled_documents')
+
+_NO_WARMUP = 'runs that began with smaller steps or shorter documents were no better at the same number of tokens'
 
 MOVED: dict[str, str] = {
     **{
@@ -61,6 +64,36 @@ MOVED: dict[str, str] = {
 
 A module that became a room of the same name (`xlabml.data.store`) is not listed: the room has its classes.
 """
+
+
+REMOVED: dict[str, dict[str, tuple[int | None, str]]] = {
+    'data': {
+        'first_batch_tokens': (None, _NO_WARMUP),
+        'batch_warmup_steps': (0, _NO_WARMUP),
+        'first_len': (None, _NO_WARMUP),
+        'len_warmup_steps': (0, _NO_WARMUP),
+    }
+}
+"""Settings of earlier versions by group and name: the default, which meant what this version does, and why it went."""
+
+
+def without_removed(group: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a group without the removed ones, and those of these that were set, by their dotted names."""
+    removed = REMOVED.get(group, {})
+    kept = {name: value for name, value in values.items() if name not in removed}
+    was_set = {name: value for name, value in values.items() if name in removed and value != removed[name][0]}
+    return kept, {f'{group}.{name}': value for name, value in was_set.items()}
+
+
+def why_removed(was_set: Mapping[str, Any]) -> str:
+    """Which of the removed settings were set, and why there are none, for people.
+
+    Args:
+        was_set: As `without_removed` returns them; some.
+    """
+    names = ', '.join(f'{name} ({value})' for name, value in was_set.items())
+    reasons = {REMOVED[group][name][1] for group, _, name in (path.partition('.') for path in was_set)}
+    return f'{names} {"were" if len(was_set) > 1 else "was"} removed: {"; ".join(sorted(reasons))}'
 
 
 def renamed(path: str) -> str:

@@ -221,6 +221,20 @@ def test_a_network_that_was_called_model_gets_its_name_in_all_weights_and_no_oth
         checkpoints.read(tmp_path / 'bad.ckpt')
 
 
+def test_removed_settings_are_dropped_and_those_that_were_set_keep_a_run_from_resuming(tmp_path):
+    defaults = {'first_batch_tokens': None, 'batch_warmup_steps': 0, 'first_len': None, 'len_warmup_steps': 0}
+    for name, was_set in (('unset', {}), ('set', {'first_len': 8, 'len_warmup_steps': 3})):
+        data = {'max_len': 4, **defaults, **was_set}
+        torch.save(a_checkpoint(datamodule_hyper_parameters=data, xlabml_format=3), tmp_path / name)
+    assert checkpoints.load(tmp_path / 'unset').removed == {}
+    contents = checkpoints.load(tmp_path / 'set')
+    assert contents.data == checkpoints.load(tmp_path / 'unset').data == {'max_len': 4}
+    assert contents.removed == {'data.first_len': 8, 'data.len_warmup_steps': 3}
+    with pytest.raises(ValueError, match=r'set was trained with .* data\.first_len \(8\), .* --init_from .*set'):
+        checkpoints.require_whole(contents, tmp_path / 'set', training=True)
+    checkpoints.require_whole(contents, tmp_path / 'set', training=False)
+
+
 # All or nothing
 
 

@@ -85,44 +85,21 @@ def test_a_signal_while_it_measures_ends_the_command(xlab, tiny, tmp_path, monke
     assert not (tmp_path / 'logs').exists()
 
 
-def test_what_is_measured_is_no_warm_up(xlab, tiny, monkeypatch):
-    training_step, n_rows = XLabModel.training_step, []
-
-    def count(model, batch, index):
-        n_rows.append(len(batch.ids))
-        return training_step(model, batch, index)
-
-    monkeypatch.setattr(XLabModel, 'training_step', count)
-    batches = ['--data.batch_tokens=256', '--data.first_batch_tokens=64', '--data.batch_warmup_steps=50']
-    lengths = ['--data.first_len=8', '--data.len_warmup_steps=50']
-    status, printed = xlab('fit', '--autotune', *tiny, *batches, *lengths, '--trainer.max_steps=3')
-    assert status == 0, printed
-    assert n_rows[:16] == [4] * 8 + [8] * 8
-    assert sum(n_rows[16:]) == 3 * 2
-
-
 @pytest.mark.parametrize(
-    ('batch_tokens', 'first_batch_tokens', 'expected'),
-    [
-        (32, None, [32]),
-        (256, None, [32, 64, 128, 256]),
-        (192, None, [32, 64, 192]),
-        (2**13, None, [2**i for i in range(8, 14)]),
-        (256, 64, [128, 256]),
-        (192, 96, [64, 192]),
-    ],
+    ('batch_tokens', 'expected'),
+    [(32, [32]), (256, [32, 64, 128, 256]), (192, [32, 64, 192]), (2**13, [2**i for i in range(8, 14)])],
 )
-def test_sizes_divide_a_step_into_micro_batches(batch_tokens, first_batch_tokens, expected):
-    assert autotune.sizes(batch_tokens, 32, first_batch_tokens) == expected
+def test_sizes_divide_a_step_into_micro_batches(batch_tokens, expected):
+    assert autotune.sizes(batch_tokens, 32) == expected
 
 
 def test_a_value_that_is_set_and_other_commands_are_refused(xlab, tiny):
     status, printed = xlab('fit', '--autotune', *tiny, '--data.device_batch_tokens=64')
     assert status == 2
     assert '--autotune chooses data.device_batch_tokens, which is set to 64' in printed
-    status, printed = xlab('fit', '--autotune', *tiny, '--data.first_batch_tokens=96', '--data.batch_warmup_steps=9')
+    status, printed = xlab('fit', '--autotune', *tiny, '--data.batch_tokens=96', '--data.max_len=64')
     assert status == 2
-    assert 'data.first_batch_tokens is 96' in printed
+    assert 'data.batch_tokens is 96' in printed
     assert 'tokens/s' not in printed
     status, printed = xlab('prepare_data', '--autotune', *tiny)
     assert status == 2

@@ -126,22 +126,6 @@ def test_a_validation_that_is_cut_again_stays_due_whatever_is_monitored(xlab, ti
     assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
 
 
-def test_a_run_goes_on_in_the_middle_of_a_warm_up(xlab, tiny, tmp_path):
-    sizes = ['--data.first_batch_tokens=32', '--data.batch_warmup_steps=8', '--data.first_len=8']
-    arguments = [*tiny, *DROPOUT, *sizes, '--data.len_warmup_steps=10']
-    status, printed = xlab('fit', *arguments, '--trainer.default_root_dir=whole')
-    assert status == 0, printed
-    xlab('fit', *arguments, '--trainer.default_root_dir=broken')
-    run = tmp_path / 'broken/logs/version_0'
-    _cut(run, 5)
-    status, printed = xlab('fit', '--trainer.default_root_dir=broken', '--ckpt_path=last', '--trainer.accelerator=cpu')
-    assert status == 0, printed
-    for name in ('train_loss', 'val_loss', 'learning_rate/matrices'):
-        assert read_curve(run, name) == read_curve(tmp_path / 'whole/logs/version_0', name), name
-    saved = checkpoints.read(checkpoints.find('last', tmp_path / 'broken'))
-    assert saved['XLabDataModule']['row'] == 4 * 1 + 4 * 2 + 4 * 4
-
-
 def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, tmp_path):
     xlab('fit', *tiny, '--checkpoint.save_last_k=5')
     older = next((tmp_path / 'logs/version_0/checkpoints').glob('step=0000006*'))

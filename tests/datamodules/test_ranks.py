@@ -91,24 +91,6 @@ def test_1_2_and_4_ranks_are_given_the_same_steps(corpus, tmp_path, weights):
         assert there['pass'] * n_each + there['row'] == 240
 
 
-WARMUPS = {'first_batch_tokens': 64, 'batch_warmup_steps': 9, 'first_len': 4, 'len_warmup_steps': 20}
-
-
-def test_1_2_and_4_ranks_warm_up_over_the_same_steps(corpus, tmp_path):
-    one, state = train(1, corpus, tmp_path, **WARMUPS)
-    assert [len(rows) for rows, _ in one] == [4] * 9 + [8] * 21
-    plain, _ = train(1, corpus, tmp_path)
-    taken, there = ([row for rows, _ in steps for row in rows] for steps in (one, plain))
-    assert taken == there[: 9 * 4 + 21 * 8]
-    found = []
-    for world, steps in ((2, (0, 5)), (1, (5, 12)), (4, (12, 30))):
-        more, state = train(world, corpus, tmp_path, steps, state if found else None, num_workers=world % 2, **WARMUPS)
-        found += more
-    assert found == one
-    n_each = len(build(corpus).train_rows)
-    assert (state['step'], state['pass'] * n_each + state['row']) == (30, 9 * 4 + 21 * 8)
-
-
 def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_path):
     whole, _ = train(1, corpus, tmp_path)
     found, state = train(2, corpus, tmp_path, (0, 7))
@@ -117,9 +99,6 @@ def test_a_run_that_goes_from_2_to_1_to_4_ranks_is_the_unbroken_one(corpus, tmp_
         found += more
     assert found == whole
     assert state['step'] == 30
-
-
-SIZES = {'warming up': WARMUPS, 'of one size': {}}
 
 
 def start_from(corpus, saved, **settings):
@@ -145,22 +124,21 @@ def rows_of(data, first, last):
     return found
 
 
-@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-def test_what_a_spike_read_is_left_out_from_whichever_checkpoint_the_run_resumes(corpus, sizes):
+def test_what_a_spike_read_is_left_out_from_whichever_checkpoint_the_run_resumes(corpus):
     """Spike after spike, each run from another checkpoint: the places that one names mean the same rows to the next."""
-    early = {'step': 2, 'pass': 0, 'row': 8 if sizes else 16, 'skipped': []}
+    early = {'step': 2, 'pass': 0, 'row': 16, 'skipped': []}
     skip_rows, bad = [], set()
     for saved, first, last in ((early, 5, 5), (early, 4, 4), ({**early, 'step': 0, 'row': 0}, 6, 7), (early, 9, 9)):
-        data = start_from(corpus, saved, skip_rows=skip_rows, **sizes)
+        data = start_from(corpus, saved, skip_rows=skip_rows)
         assert not set(rows_of(data, saved['step'] + 1, 30)) & bad
         bad |= set(rows_of(data, first, last))
         skip_rows = [*skip_rows, *data.places_read(first, last)]
     data.trainer.global_step = 12
     later = data.state_dict()
-    resumed = start_from(corpus, json_and_back(later), skip_rows=skip_rows[:-1], **sizes)
+    resumed = start_from(corpus, json_and_back(later), skip_rows=skip_rows[:-1])
     assert resumed.state_dict()['skipped'] == later['skipped']
     with pytest.raises(ValueError, match=r'data\.skip_rows has .*, but the checkpoint has read rows'):
-        start_from(corpus, json_and_back(later), skip_rows=data.places_read(10, 10), **sizes)
+        start_from(corpus, json_and_back(later), skip_rows=data.places_read(10, 10))
 
 
 def json_and_back(state):
@@ -168,18 +146,17 @@ def json_and_back(state):
     return json.loads(json.dumps({name: state[name] for name in ('step', 'pass', 'row', 'skipped')}))
 
 
-@pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus, sizes):
+def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus):
     n_each = len(build(corpus).train_rows)
     counted = n_each + 40
     old = {'step': 20, 'row': counted, 'skipped': [[1, 1, 0, 8], [6, 6, n_each - 4, n_each + 4], [40, 40, 999, 1007]]}
-    data = start_from(corpus, old, **sizes)
+    data = start_from(corpus, old)
     assert rows_of(data, 21, 21)[0] == counted + 16
     state = data.state_dict()
     assert (state['pass'], state['row']) == divmod(counted + 16, n_each)
     assert state['skipped'][1] == [6, 6, [0, n_each - 4], [1, 4]]
     assert data._start.n_read(data._texts.passes) == counted
-    again = start_from(corpus, json_and_back(state), **sizes)
+    again = start_from(corpus, json_and_back(state))
     assert rows_of(again, 21, 30) == rows_of(data, 21, 30)
 
 

@@ -59,6 +59,25 @@ def test_sums_and_nats_are_those_of_the_logits(options, layout):
     assert torch.equal(each, model.nats(ids, targets, layout))
 
 
+@pytest.mark.parametrize('n_targets', [0, 1, 5])
+def test_few_targets_give_the_same_sums_and_gradients_as_all_positions(n_targets):
+    model = language_model(
+        50, 16, functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2), head_bias=True
+    ).double()
+    ids = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(0))
+    targets = torch.full_like(ids, IGNORED)
+    targets.view(-1)[torch.arange(n_targets) * 4] = 7
+    found = []
+    for sparse in (False, True):
+        model.zero_grad()
+        sums, nats = model(ids, targets=targets, each=True, sparse=sparse)
+        sums.objective.backward()
+        found.append((*sums, nats, *(parameter.grad for parameter in model.parameters())))
+        assert torch.equal(model(ids, targets=targets, each='only', sparse=sparse), nats)
+    for all_positions, few in zip(*found, strict=True):
+        torch.testing.assert_close(few, all_positions)
+
+
 def test_the_loss_is_a_part():
     model = LanguageModel(make_trunk(), loss=CrossEntropy(label_smoothing=0.5))
     sums = model(make_ids(6), targets=make_targets(6))

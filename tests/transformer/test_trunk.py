@@ -71,6 +71,34 @@ def test_each_layer_may_have_a_window_of_its_own():
     assert (trunk(ids) - blocks[0](ids)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize('attention', ['plain', 'auto'])
+def test_layers_with_a_window_may_rotate_by_a_base_of_their_own(attention):
+    ids, layout = make_ids(9), make_layout([4, 5])
+    both = functools.partial(Rotary, base=10_000.0, local_base=50.0)
+    trunk = make_trunk(causal=False, window=[2, None], positions=both, attention=attention)
+    hidden = trunk.embedding(ids) * trunk.scale
+    place, passes = trunk._open(ids, layout, None)
+    for block, base, one in zip(trunk.blocks, (50.0, 10_000.0), passes):
+        hidden = block(hidden, Rotary(16, 4, MAX_LEN, base).angles(place.position), one)
+    torch.testing.assert_close(trunk(ids, layout), trunk.norm(hidden))
+    assert (trunk(ids, layout) - copy_weights(trunk, causal=False, window=[2, None])(ids, layout)).abs().max() > 1e-3
+
+
+def test_a_cached_pass_rotates_by_the_base_of_each_layer():
+    ids = make_ids(9)
+    trunk = make_trunk(window=[3, None], positions=functools.partial(Rotary, local_base=50.0))
+    cache = trunk.new_cache(1, 9)
+    steps = [trunk(ids[:, :5], cache=cache), *(trunk(ids[:, i : i + 1], cache=cache) for i in range(5, 9))]
+    torch.testing.assert_close(torch.cat(steps, dim=1), trunk(ids), rtol=1e-4, atol=1e-5)
+
+
+def test_every_so_many_layers_one_is_global():
+    trunk = make_trunk(n_layers=5, window=3, global_every=2, causal=False)
+    assert [block.attention.rule.window for block in trunk.blocks] == [None, 3, None, 3, None]
+    listed = copy_weights(trunk, n_layers=5, window=[None, 3, None, 3, None], causal=False)
+    assert torch.equal(trunk(make_ids(9)), listed(make_ids(9)))
+
+
 def test_without_positions_an_encoder_knows_no_order():
     trunk, ids = make_trunk(causal=False, positions=NoPositions), make_ids(8)
     order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
@@ -320,7 +348,10 @@ REFUSALS = {
     'heads of 3 channels; Rotary': {'d_model': 12},
     'd_model is 15; Sinusoidal': {'d_model': 15, 'n_heads': 3, 'positions': Sinusoidal},
     'positions.base is 0': {'positions': functools.partial(Rotary, base=0.0)},
+    'positions.local_base is -1': {'positions': functools.partial(Rotary, local_base=-1.0)},
     'window is 0': {'window': 0},
+    'global_every is 0': {'window': 3, 'global_every': 0},
+    'global_every is 2, but trunk.window is None': {'global_every': 2},
     'window is -1': {'window': [2, -1]},
     'lists 3 windows, but trunk.n_layers is 2': {'window': [1, 2, 3]},
     'score_cap is 0': {'score_cap': 0.0},

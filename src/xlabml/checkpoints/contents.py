@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xlabml.errors import CheckpointError
+from xlabml.plain import Plain
 
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
@@ -24,6 +25,7 @@ DATA_STATE = 'XLabDataModule'
 TOKENIZER = 'tokenizer'
 NETWORK = 'network'
 FACTS = 'facts'
+REMOVED = 'removed_settings'
 GUARDS = 'guards'
 SETTINGS = 'config'
 RUN_FOLDER = 'run_folder'
@@ -42,7 +44,9 @@ DATA_NAME = 'datamodule_hparams_name'
 EXPORTED = (VERSION, EPOCH, STEP, TASK, TASK_NAME, DATA, DATA_NAME, NETWORK, FACTS)
 """Plain values that an exported file has beside its tensors."""
 
-_OURS = frozenset({WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT})
+_OURS = frozenset(
+    {WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, REMOVED, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT}
+)
 
 
 class Part(NamedTuple):
@@ -97,6 +101,7 @@ class Contents(NamedTuple):
         guards: Counters of skipped steps, and the history of clipping.
         run: The run that wrote it.
         training: Lightning's own keys: counters, optimizers, schedules, callbacks.
+        removed: Settings of the run that this version does not have, by their dotted names; {}: none.
     """
 
     task: Part
@@ -109,6 +114,7 @@ class Contents(NamedTuple):
     guards: dict[str, Any]
     run: SavedRun
     training: dict[str, Any]
+    removed: dict[str, Any]
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
@@ -126,6 +132,7 @@ class Contents(NamedTuple):
             dict(checkpoint.get(GUARDS, {})),
             SavedRun(checkpoint.get(SETTINGS, {}), *(_text(checkpoint.get(key)) for key in (RUN_FOLDER, RUN_ID, BEST))),
             {key: value for key, value in checkpoint.items() if key not in _OURS},
+            dict(checkpoint.get(REMOVED, {})),
         )
 
     @property
@@ -183,16 +190,21 @@ def _text(value: Any) -> str | None:
 # Writing, from Lightning's hooks.
 
 
-def put_task(checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any]) -> None:
+def put_task(
+    checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any], facts: Mapping[str, Plain]
+) -> None:
     """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
 
     Args:
         checkpoint: To be saved.
         network: How the network is built without the task; None: it cannot be.
         guards: Counters of skipped steps, and the history of clipping.
+        facts: Plain values that no argument holds.
     """
     checkpoint.pop(LOOPS, None)
     checkpoint[GUARDS] = dict(guards)
+    if facts:
+        checkpoint[FACTS] = dict(facts)
     if network is not None:
         checkpoint[NETWORK] = network.settings()
 

@@ -1,15 +1,18 @@
 """Checkpoints of earlier formats, turned into those of today step by step as they are read.
 
 Format 1: the network of a task was its attribute `model`. Format 2: it is `network`. Format 3: the checkpoint says how
-the network is built without the task.
+the network is built without the task. Format 4: settings of the data that are gone (`moved.REMOVED`) are not among its
+arguments; those that were set are listed, since such a run cannot be resumed.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from .contents import NETWORK, TASK, TRAINED_WEIGHTS, WEIGHTS
+from xlabml.moved import without_removed
 
-FORMAT = 3
+from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS
+
+FORMAT = 4
 """The format that this version writes."""
 
 _HEAD = 'xlabml.heads.LanguageModel'
@@ -42,5 +45,18 @@ def _describe_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**checkpoint, NETWORK: {'class_path': _HEAD, 'init_args': known}}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _name_network, 2: _describe_network}
+def _list_removed(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Take settings that are gone out of the data's arguments."""
+    arguments = checkpoint.get(DATA)
+    if not isinstance(arguments, dict):
+        return checkpoint
+    kept, was_set = without_removed('data', arguments)
+    return {**checkpoint, DATA: kept, **({REMOVED: was_set} if was_set else {})}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _name_network,
+    2: _describe_network,
+    3: _list_removed,
+}
 """What turns a checkpoint of a format into one of the next."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from xlabml import bounds
 from xlabml.artifacts import checksums
 from xlabml.errors import CheckpointError, DamagedError
+from xlabml.moved import why_removed
 from xlabml.untrusted.archive import check_archive
 
 from . import migrations, schema
@@ -65,8 +66,13 @@ def require_whole(contents: Contents, path: str | Path, training: bool) -> None:
         training: Whether a run resumes; else it is evaluated.
 
     Raises:
-        ValueError: Names what is missing.
+        ValueError: Names what is missing, or a setting that a run would need to resume and this version does not have.
     """
+    if training and contents.removed:
+        raise CheckpointError(
+            f'{path} was trained with settings that this version lacks: {why_removed(contents.removed)}. Resume it '
+            f'with the version that wrote it, or start a new run from its weights with --init_from {path}'
+        )
     try:
         schema.check_complete(contents, training)
     except ValueError as error:

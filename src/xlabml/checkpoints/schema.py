@@ -217,6 +217,7 @@ _KEYS: dict[str, Check] = {
     keys.DATA_NAME: text,
     keys.NETWORK: _part,
     keys.FACTS: plain_mapping,
+    keys.REMOVED: plain_mapping,
     keys.SETTINGS: plain_mapping,
     keys.RUN_FOLDER: text,
     keys.RUN_ID: text,

@@ -28,9 +28,6 @@ _KEPT = (
 )
 """What of the run's trainer a measurement takes over."""
 
-NO_WARMUP = {'first_batch_tokens': None, 'batch_warmup_steps': 0, 'first_len': None, 'len_warmup_steps': 0}
-"""Settings of data whose steps are all alike."""
-
 
 def autotune(settings: Settings) -> Settings:
     """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps the value that it began with.
@@ -71,7 +68,7 @@ def tune(config: dict[str, Any]) -> int:
     XLabDataModule(**settings.build_arguments(XLabDataModule, data))  # refuses what cannot be, before it takes time
     print(f'{"device_batch_tokens":>20}{"ms":>10}{"tokens/s":>12}{"peak memory":>14}', flush=True)
     rates: dict[int, float] = {}
-    for size in sizes(data['batch_tokens'], data['max_len'], data.get('first_batch_tokens')):
+    for size in sizes(data['batch_tokens'], data['max_len']):
         try:
             seconds = measure(config, size)
         except RuntimeError as error:
@@ -104,15 +101,11 @@ def check(device_batch_tokens: int | None) -> None:
         )
 
 
-def sizes(batch_tokens: int, max_len: int, first_batch_tokens: int | None = None) -> list[int]:
-    """Slots that one device could hold at a time, ascending: powers of two of rows that divide a step's, and all.
-
-    Where the first steps are smaller, their rows too can be dealt to as many micro-batches.
-    """
+def sizes(batch_tokens: int, max_len: int) -> list[int]:
+    """Slots that one device could hold at a time, ascending: powers of two of rows that divide a step's, and all."""
     rows = batch_tokens // max_len
-    first = (first_batch_tokens or batch_tokens) // max_len
     powers = (2**i for i in range(rows.bit_length()))
-    counts = {power for power in powers if not rows % power and not first % (rows // power)} | {rows}
+    counts = {power for power in powers if not rows % power} | {rows}
     return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
 
 
@@ -129,7 +122,6 @@ def measure(config: dict[str, Any], size: int) -> float:
         'device_batch_tokens': size,
         'max_source_epochs': None,
         'held_out': None,
-        **NO_WARMUP,  # what is measured is what comes after it
     }
     data = XLabDataModule(**settings.build_arguments(XLabDataModule, {**config['data'], **own}))
     task = settings.find_class(config['model']['class_path'])

@@ -1,5 +1,6 @@
 """parse: what is typed, in files and flags, becomes settings that fit the signatures."""
 
+import argparse
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningCLI
 
-from xlabml import bounds, settings
+from xlabml import bounds, moved, settings
 from xlabml.models import DEFAULT, Task
+from xlabml.plain import Plain
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
@@ -28,7 +30,7 @@ from .errors import EXIT_STATUS, UsageError, usage_errors
 from .finding import Resumed
 from .groups import GROUPS, LINKED
 from .initial import Initial
-from .parser import Parser
+from .parser import SettingsParser
 from .run_folder import Choice
 
 _load = get_loader('yaml')
@@ -80,8 +82,8 @@ class Parsers(NamedTuple):
         commands: Those of the commands; {}: there are none, as in Python with `run=False`.
     """
 
-    main: Parser
-    commands: Mapping[str, Parser]
+    main: SettingsParser
+    commands: Mapping[str, SettingsParser]
 
 
 class Settings(NamedTuple):
@@ -96,6 +98,7 @@ class Settings(NamedTuple):
         resumed: The checkpoint whose settings stand below what is typed.
         initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
+        facts: What was asked of the data, by name.
     """
 
     values: Namespace
@@ -106,9 +109,10 @@ class Settings(NamedTuple):
     resumed: Resumed | None = None
     initial: Initial | None = None
     choice: Choice = Choice(None)
+    facts: Mapping[str, Plain] = {}
 
     @property
-    def parser(self) -> Parser:
+    def parser(self) -> SettingsParser:
         """The one that knows all settings."""
         return self.parsers.main if self.command is None else self.parsers.commands[self.command]
 
@@ -153,12 +157,26 @@ def parse(argv: Sequence[str] | dict[str, Any], parsers: Parsers | None = None) 
         config = parsers.main.parse_args(arguments)
     command = config.subcommand if parsers.commands else None
     values = config if command is None else config[command]
+    drop_removed(values, command)
     found = Settings(values, command, parsers, tuple(arguments), '--autotune' in argv)
     found.check()
     for path in settings.class_paths(plain(values)):
         with usage_errors():
             settings.trust_class(path)  # what the user types may be built; what only a checkpoint names may not
     return found
+
+
+def drop_removed(values: Namespace, command: str | None) -> None:
+    """Take settings that earlier versions had out of those that were parsed.
+
+    Raises:
+        UsageError: A run would be trained without one that is set.
+    """
+    for group in moved.REMOVED:
+        kept, was_set = moved.without_removed(group, vars(values[group]))
+        values[group] = Namespace(**kept)
+        if was_set and command in (None, 'fit'):
+            raise UsageError(f'{moved.why_removed(was_set)}; leave {"them" if len(was_set) > 1 else "it"} out')
 
 
 def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Settings:
@@ -195,15 +213,15 @@ def make_parsers(commands: Sequence[str]) -> Parsers:
     return Parsers(main, made)
 
 
-def _make_parser(**options: Any) -> Parser:
-    parser = Parser(dump_header=[f'lightning.pytorch=={lightning.__version__}'], **options)
+def _make_parser(**options: Any) -> SettingsParser:
+    parser = SettingsParser(dump_header=[f'lightning.pytorch=={lightning.__version__}'], **options)
     parser.add_argument(
         '-c', '--config', action=ActionConfigFile, help='Path to a configuration file in json or yaml format.'
     )
     return parser
 
 
-def _make_command(name: str) -> Parser:
+def _make_command(name: str) -> SettingsParser:
     """The parser of one command: all settings, so that the same files go with each, and arguments of its own."""
     function = getattr(data_commands, name) if name in DATA_COMMANDS else getattr(GROUPS['trainer'], name)
     description = (inspect.getdoc(function) or '').partition('\n')[0]
@@ -222,12 +240,15 @@ def _make_command(name: str) -> Parser:
     return parser
 
 
-def _add_settings(parser: Parser) -> Parser:
+def _add_settings(parser: SettingsParser) -> SettingsParser:
     parser.add_argument(
         '--seed_everything', type=int, default=SEED, help='What weights, data order and dropout are drawn from.'
     )
     for name, cls in GROUPS.items():
         parser.add_lightning_class_args(cls, name, subclass_mode=cls is Task)
+    for group, removed in moved.REMOVED.items():  # files of settings that earlier versions printed name them all
+        for name in removed:
+            parser.add_argument(f'--{group}.{name}', type=int | None, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.link_arguments('seed_everything', 'data.seed')
     for name, source in LINKED.items():
         parser.link_arguments(source, f'model.init_args.{name}')

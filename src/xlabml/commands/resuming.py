@@ -13,7 +13,7 @@ from .command_line import RUN_COMMANDS, plain
 from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
 from .initial import initial_settings, open_initial
-from .parsing import Settings
+from .parsing import Settings, drop_removed
 from .saved import Seals, saved_settings
 
 _MAX_LOOKS = 5
@@ -114,6 +114,7 @@ def _parse_above(settings: Settings, saved: dict[str, Any], seals: Seals, path: 
         config = settings.parsers.main.parse_args([*arguments[:where], '--config', text, *arguments[where:]])
     except UsageError as error:  # what was typed has been parsed already
         raise ValueError(f'{path} has settings that do not go with what is typed: {error}') from error
+    drop_removed(config[command], command)
     seals.open(config)
     merged = settings._replace(values=config[command])
     merged.check()

@@ -57,8 +57,8 @@ def smoke(arguments: Sequence[str]) -> None:
 
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
     trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
-    a CPU, and where `--autotune` is to choose, of one row each), no warm-up of sizes, one batch of each evaluation, and
-    the places that a run writes to. Where help or the settings are asked for, these are printed.
+    a CPU, and where `--autotune` is to choose, of one row each), one batch of each evaluation, and the
+    places that a run writes to. Where help or the settings are asked for, these are printed.
 
     Args:
         arguments: A command line with `fit`.
@@ -123,7 +123,7 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     with usage_errors():
         data, note = _stand_in(given, folder, cache)
     changed = {
-        **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values), **autotune.NO_WARMUP}.items()},
+        **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values)}.items()},
         'data.splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
         'data.predict_split': 'test',
         'data.group': None,  # the first documents may be one group, and too few of a class

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from xlabml.data import check_ratios, check_weights, count_doublings, split_names
+from xlabml.data import check_ratios, check_weights, split_names
 from xlabml.tokenizer import check_coverage, check_roles
 
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates')
@@ -46,8 +46,7 @@ def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -
                     f'source {source} is fixed to a split (only: {source.only}), but a stream is trained on and '
                     'evaluated by the hash of each document; leave it out, or data.stream'
                 )
-    counts = ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'first_batch_tokens', 'first_len')
-    for name in (*counts, 'n_processes'):
+    for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
     for source in get('sources'):
@@ -81,18 +80,13 @@ def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -
                 '[[[0, 118], [0, 120]]]'
             )
     max_len = get('max_len')
-    for name in ('batch_tokens', 'device_batch_tokens', 'first_batch_tokens'):
+    for name in ('batch_tokens', 'device_batch_tokens'):
         value = get(name)
         if value is not None and value % max_len:
             raise ValueError(
                 f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
                 f'the nearest is {max(1, round(value / max_len)) * max_len}'
             )
-    for name, whole, steps in (
-        ('first_batch_tokens', 'batch_tokens', 'batch_warmup_steps'),
-        ('first_len', 'max_len', 'len_warmup_steps'),
-    ):
-        _check_warmup(name, get(name), whole, get(whole), steps, get(steps))
     _check_unused(arguments, defaults)
     get('plan')(max_len)  # its own arguments are checked as it is built
 
@@ -105,21 +99,3 @@ def _check_unused(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
                 f'data.{name} is set, but the examples of {type(examples).__name__} do not use it; leave it out, or '
                 'choose other data.examples'
             )
-
-
-def _check_warmup(name: str, start: int | None, whole: str, full: int, steps_name: str, steps: int) -> None:
-    if start is None:
-        if steps:
-            raise ValueError(f'data.{steps_name} is {steps}, but nothing says what to begin with; set data.{name}')
-        return
-    n_doublings = count_doublings(start, full)
-    if n_doublings is None:
-        raise ValueError(
-            f'data.{name} is {start}, which does not become data.{whole}, {full}, by doubling; '
-            f'make it {full} over a power of two, such as {full // 2}'
-        )
-    if steps < max(1, n_doublings):
-        raise ValueError(
-            f'data.{steps_name} is {steps}; from data.{name} {start} to data.{whole} {full} are {n_doublings} '
-            f'doublings, which need {max(1, n_doublings)} steps or more'
-        )

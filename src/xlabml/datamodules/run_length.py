@@ -1,8 +1,8 @@
 """The arithmetic of a run: what a step sees, how it is dealt to devices and micro-batches, and how long a run is."""
 
+import math
 from typing import Any, NamedTuple
 
-from xlabml.data import Doubling
 from xlabml.engine import set_length
 from xlabml.errors import SettingsError
 
@@ -15,41 +15,21 @@ class StepSize(NamedTuple):
         batch_tokens: Slots that one step sees, over all devices: a multiple of max_len.
         device_batch_tokens: Slots that one device holds at a time, a multiple of max_len; None: its whole share.
         world: How many devices there are.
-        first_batch_tokens: Slots that the first step sees, doubled until it is batch_tokens; None: batch_tokens.
-        batch_warmup_steps: The first step of batch_tokens.
-        first_len: Slots that a document's part of a row has at most in the first step, doubled until it is max_len;
-            None: max_len.
-        len_warmup_steps: The first step of max_len.
     """
 
     max_len: int
     batch_tokens: int
     device_batch_tokens: int | None
     world: int
-    first_batch_tokens: int | None = None
-    batch_warmup_steps: int = 0
-    first_len: int | None = None
-    len_warmup_steps: int = 0
 
     @property
     def rows(self) -> int:
-        """Rows of one step, over all devices, once the warm-up is over."""
+        """Rows of one step, over all devices."""
         return self.batch_tokens // self.max_len
 
     @property
-    def rows_per_step(self) -> Doubling:
-        """Rows of each step, over all devices."""
-        first = self.batch_tokens if self.first_batch_tokens is None else self.first_batch_tokens
-        return Doubling(first // self.max_len, self.rows, self.batch_warmup_steps)
-
-    @property
-    def longest(self) -> Doubling:
-        """The most slots that a document's part of a row has at each step."""
-        return Doubling(self.first_len or self.max_len, self.max_len, self.len_warmup_steps)
-
-    @property
     def rows_per_batch(self) -> int:
-        """Rows of one micro-batch of one device, once the warm-up is over."""
+        """Rows of one micro-batch of one device."""
         slots = self.batch_tokens // self.world if self.device_batch_tokens is None else self.device_batch_tokens
         return max(1, slots // self.max_len)
 
@@ -67,22 +47,11 @@ class StepSize(NamedTuple):
                 f'to {self.world} device(s) in batches of {self.rows_per_batch} rows; make it a multiple of '
                 f'{per_round * self.max_len}, or set data.device_batch_tokens to a divisor'
             )
-        n_batches = self.rows // per_round * self.world
-        if self.rows_per_step.start % n_batches:
-            raise SettingsError(
-                f'data.first_batch_tokens is {self.first_batch_tokens}, {self.rows_per_step.start} rows of '
-                f'{self.max_len}, which cannot be dealt to the {n_batches} batches of a step on {self.world} '
-                f'device(s); make it {n_batches * self.max_len} or more, or make data.device_batch_tokens larger'
-            )
         return self.rows // per_round
 
     def steps(self, n_rows: int) -> int:
-        """How many steps from the first one on so many rows take, the last one begun and finished."""
-        return self.rows_per_step.reach(n_rows)
-
-    def rows_between(self, step: int, end: int) -> int:
-        """How many rows the steps from step to end - 1 take."""
-        return self.rows_per_step.before(end) - self.rows_per_step.before(step)
+        """The number of steps that read n_rows rows, the last one whole."""
+        return math.ceil(n_rows / self.rows)
 
 
 class Loading(NamedTuple):

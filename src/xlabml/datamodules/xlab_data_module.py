@@ -83,12 +83,6 @@ class XLabDataModule(SavedData):
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
         batch_tokens: Slots that one optimizer step sees, over all devices.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
-        first_batch_tokens: Slots that the first steps see; doubled in equal stages, until a step sees batch_tokens.
-            Micro-batches are smaller then, not fewer. None: batch_tokens.
-        batch_warmup_steps: How many steps see less than batch_tokens.
-        first_len: The most slots of a document's part of a row in the first steps: a longer part is cut, and its pieces
-            do not attend to one another. Doubled in equal stages, until nothing is cut. None: max_len.
-        len_warmup_steps: How many steps cut them.
         predict_split: The split that `predict` scores.
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
@@ -129,10 +123,6 @@ class XLabDataModule(SavedData):
         examples: Callable[[], Format] = NextTokens,
         batch_tokens: int = 1024,
         device_batch_tokens: int | None = None,
-        first_batch_tokens: int | None = None,
-        batch_warmup_steps: int = 0,
-        first_len: int | None = None,
-        len_warmup_steps: int = 0,
         predict_split: str = 'test',
         n_processes: int | None = None,
         num_workers: int = 0,
@@ -178,10 +168,6 @@ class XLabDataModule(SavedData):
             batch_tokens,
             device_batch_tokens,
             1,
-            first_batch_tokens,
-            batch_warmup_steps,
-            first_len,
-            len_warmup_steps,
         )
         texts = (
             ReadChoice(
@@ -350,7 +336,7 @@ class XLabDataModule(SavedData):
         start = self._start
         return BatchSequence(
             self._texts.passes,
-            size.rows_per_step,
+            size.rows,
             size.rows_per_batch,
             self.seed,
             self._rank(),
@@ -358,7 +344,6 @@ class XLabDataModule(SavedData):
             start.step,
             start.place,
             start.stretches,
-            size.longest,
         )
 
     def _whole_sequence(self) -> BatchSequence:
@@ -367,7 +352,7 @@ class XLabDataModule(SavedData):
         start = self._start
         return BatchSequence(
             self._texts.passes,
-            size.rows_per_step,
+            size.rows,
             size.rows,
             self.seed,
             first_step=start.step,
@@ -420,11 +405,11 @@ class XLabDataModule(SavedData):
         n_rows = n_epochs * self._texts.n_epoch_rows
         size = self._step_size()
         start = self._find_start()
-        return size.steps(size.rows_between(0, start.step) + max(0, n_rows - start.n_read(self._texts.passes)))
+        return start.step + size.steps(max(0, n_rows - start.n_read(self._texts.passes)))
 
     def steps_of_tokens(self, n_tokens: int) -> int:
-        """How many optimizer steps see so many slots, those of the warm-up being smaller."""
-        return self._step_size().steps(math.ceil(n_tokens / self.max_len))
+        """The number of optimizer steps that see n_tokens slots, the last one whole."""
+        return math.ceil(n_tokens / self.batch_tokens)
 
     def run_steps(self, max_steps: int, max_epochs: int | None) -> int:
         """The length of a run in optimizer steps: whichever of steps and passes comes first; -1 is no end."""

@@ -1,9 +1,31 @@
-"""Heads: networks of a trunk and a layer that turns its hidden states into logits. nn.Modules, no Lightning.
+"""Heads: a trunk with layers that turn its hidden states into logits or vectors. nn.Modules, no Lightning.
 
 A head that settings can build has a method `build`, whose arguments are plain values and factories; `loading` builds it
 from a checkpoint.
 """
 
 from .language_model import LanguageModel, language_model
+from .pooling import (
+    AttentionPooling,
+    FirstPooling,
+    LastPooling,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+    WeightedMeanPooling,
+)
+from .text_encoder import Dense, TextEncoder
 
-__all__ = ['LanguageModel', 'language_model']
+__all__ = [
+    'AttentionPooling',
+    'Dense',
+    'FirstPooling',
+    'LanguageModel',
+    'LastPooling',
+    'MaxPooling',
+    'MeanPooling',
+    'Pooling',
+    'TextEncoder',
+    'WeightedMeanPooling',
+    'language_model',
+]

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.anatomy import HEAD, Matrix
-from xlabml.batches import Layout
+from xlabml.batches import IGNORED, Layout
 from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
 from xlabml.transformer import Cache, Transformer
 
@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
         targets: Int[Tensor, 'b n'] | None = None,
         ends: bool = False,
         each: bool | Literal['only'] = False,
+        sparse: bool = False,
     ) -> (
         Float[Tensor, 'b n v']
         | Float[Tensor, 'b n']
@@ -120,11 +121,8 @@ class LanguageModel(nn.Module):
             raise ValueError('there is no loss with a cache; call the model with targets, or with a cache')
         hidden = self.hidden(ids, layout, cache)
         weight = self._weight
-        if targets is not None and each == 'only':
-            return self._nats(hidden, targets)
         if targets is not None:
-            sums = self.loss(hidden.flatten(0, 1), weight, targets.flatten(), self.head_bias, self.logit_cap)
-            return (sums, self._nats(hidden, targets)) if each else sums
+            return self._losses(hidden.flatten(0, 1), targets, each, sparse and not torch.compiler.is_compiling())
         if ends:
             hidden = hidden[:, -1:] if layout is None else hidden.flatten(0, 1)[layout.starts[1:] - 1][:, None]
         return make_logits(hidden, weight, self.head_bias, self.logit_cap)
@@ -139,11 +137,29 @@ class LanguageModel(nn.Module):
         self, ids: Int[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout | None = None
     ) -> Float[Tensor, 'b n']:
         """Negative log-likelihood of each target in nats; 0 where it is ignored."""
-        return self._nats(self.hidden(ids, layout), targets)
+        return self._nats(self.hidden(ids, layout).flatten(0, 1), targets.flatten()).view(targets.shape)
 
-    def _nats(self, hidden: Float[Tensor, 'b n d'], targets: Int[Tensor, 'b n']) -> Float[Tensor, 'b n']:
-        flat = hidden.flatten(0, 1), self._weight, targets.flatten(), self.head_bias, self.logit_cap
-        return self.loss.nats(*flat).view(targets.shape)
+    def _losses(
+        self, hidden: Float[Tensor, 't d'], targets: Int[Tensor, 'b n'], each: bool | Literal['only'], sparse: bool
+    ) -> Float[Tensor, 'b n'] | LossSums | tuple[LossSums, Float[Tensor, 'b n']]:
+        flat = targets.flatten()
+        at = (flat != IGNORED).nonzero()[:, 0] if sparse else None
+        if at is not None:
+            hidden = hidden.index_select(0, at)
+            flat = flat.index_select(0, at)
+        nats = None
+        if each:
+            nats = self._nats(hidden, flat)
+            if at is not None:
+                nats = nats.new_zeros(targets.numel()).index_copy(0, at, nats)
+            nats = nats.view(targets.shape)
+            if each == 'only':
+                return nats
+        sums = self.loss(hidden, self._weight, flat, self.head_bias, self.logit_cap)
+        return sums if nats is None else (sums, nats)
+
+    def _nats(self, hidden: Float[Tensor, 't d'], targets: Int[Tensor, ' t']) -> Float[Tensor, ' t']:
+        return self.loss.nats(hidden, self._weight, targets, self.head_bias, self.logit_cap)
 
     def list_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk: the units that a sharding strategy gathers one at a time."""

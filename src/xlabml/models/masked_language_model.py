@@ -13,13 +13,16 @@ from .token_task import TokenTask, sum_segments
 
 
 class MaskedLanguageModel(TokenTask):
-    """An encoder, trained to predict the masked tokens of packed rows (`data.examples: MaskedTokens`).
+    """An encoder, trained to predict the masked tokens of packed rows (`data.examples: MaskedTokens`, or
+    `MaskedNextTokens` for a decoder that becomes an encoder).
 
-    Only masked positions are counted. The trunk has to be bidirectional: `model.trunk.causal: false`.
+    Only masked positions are counted, and only their hidden states meet the vocabulary. The trunk has to be
+    bidirectional: `model.trunk.causal: false`.
     Source: BERT, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1, task 1.
     """
 
     is_causal: ClassVar[bool] = False
+    has_sparse_targets: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {'loss': 'nats/token', 'accuracy': '%'}
     counted: ClassVar[str] = 'masked tokens'
     shown_metric: ClassVar[str] = 'val_accuracy'
@@ -37,7 +40,7 @@ class MaskedLanguageModel(TokenTask):
         """The negative log-likelihood of the masked tokens of each document's part of the batch."""
         assert batch.layout is not None
         targets = token_targets(batch).ids
-        nats: Tensor = self.network(batch.ids, batch.layout, targets=targets, each='only')
+        nats: Tensor = self.network(batch.ids, batch.layout, targets=targets, each='only', sparse=True)
         counts, sums = sum_segments(nats, targets, batch.layout)
         return DocumentParts(batch.documents, {'count': counts, 'nats': sums})
 

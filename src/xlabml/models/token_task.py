@@ -41,6 +41,8 @@ class TokenTask(Task):
     network: LanguageModel
     formats: ClassVar[tuple[type, ...]] = (TokenTargets,)
     is_causal: ClassVar[bool] = True
+    has_sparse_targets: ClassVar[bool] = False
+    """Whether few positions have a target: the others' hidden states never meet the vocabulary."""
 
     def __init__(
         self,
@@ -102,13 +104,15 @@ class TokenTask(Task):
 
     def loss(self, batch: Batch) -> Sums:
         """The loss over the counted targets, and the sums that the figures follow from."""
-        return _named(self.network(batch.ids, batch.layout, targets=token_targets(batch).ids), batch)
+        targets = token_targets(batch).ids
+        return _named(self.network(batch.ids, batch.layout, targets=targets, sparse=self.has_sparse_targets), batch)
 
     def outputs(self, batch: Batch) -> TokenOutputs:
         """The sums of the loss; with metrics, each target's negative log-likelihood from the same pass."""
         if not self.metrics:
             return TokenOutputs(self.loss(batch))
-        sums, nats = self.network(batch.ids, batch.layout, targets=token_targets(batch).ids, each=True)
+        targets = token_targets(batch).ids
+        sums, nats = self.network(batch.ids, batch.layout, targets=targets, each=True, sparse=self.has_sparse_targets)
         return TokenOutputs(_named(sums, batch), nats)
 
 

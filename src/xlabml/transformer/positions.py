@@ -28,6 +28,8 @@ class Positions(nn.Module):
     """For each head, what a score loses per token of distance; None: nothing."""
     limit: int | None = None
     """The trunk refuses documents of more tokens; None: any length works."""
+    has_local_angles: bool = False
+    """Whether layers with a window have angles of their own."""
 
     def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
         super().__init__()
@@ -37,8 +39,12 @@ class Positions(nn.Module):
         """Add each token's position to its embedding."""
         return hidden
 
-    def angles(self, position: Int[Tensor, '#b n']) -> Angles | None:
-        """The rotation angles of each position; None: no rotation."""
+    def angles(self, position: Int[Tensor, '#b n'], is_local: bool = False) -> Angles | None:
+        """The rotation angles of each position; None: no rotation.
+
+        Args:
+            is_local: The angles of layers with a window, where `has_local_angles`.
+        """
         return None
 
 
@@ -59,24 +65,31 @@ class Rotary(Positions):
         n_heads: Heads of the queries.
         max_len: Not needed: any length works.
         base: The slowest pair turns once in about 2 pi base tokens.
+        local_base: The base of layers with a window, whose distances are short; None: as in all others. Source:
+            ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (160,000 and 10,000).
 
     Raises:
         ValueError: A head has an odd number of channels.
     """
 
-    def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0, local_base: float | None = None
+    ) -> None:
         super().__init__(d_model, n_heads, max_len)
         self.d_head = d_model // n_heads
         self.base = _check_base(base)
+        self.local_base = self.base if local_base is None else _check_base(local_base, 'local_base')
+        self.has_local_angles = self.local_base != self.base
         if self.d_head % 2:
             raise ValueError(
                 f'd_model {d_model} over n_heads {n_heads} makes heads of {self.d_head} channels; Rotary rotates pairs '
                 'of channels, so make it even'
             )
 
-    def angles(self, position: Int[Tensor, '#b n']) -> Angles:
+    def angles(self, position: Int[Tensor, '#b n'], is_local: bool = False) -> Angles:
         """The angle of each pair at each position."""
-        angle = position[..., None] * _frequencies(self.d_head, self.base, position.device)
+        base = self.local_base if is_local else self.base
+        angle = position[..., None] * _frequencies(self.d_head, base, position.device)
         return angle.cos(), angle.sin()
 
 
@@ -169,7 +182,7 @@ def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Te
     return torch.exp(torch.arange(0, n_channels, 2, device=device) * (-math.log(base) / n_channels))
 
 
-def _check_base(base: float) -> float:
+def _check_base(base: float, name: str = 'base') -> float:
     if not base > 0:
-        raise ValueError(f'positions.base is {base}; give a positive number')
+        raise ValueError(f'positions.{name} is {base}; give a positive number')
     return base

@@ -36,6 +36,9 @@ class Transformer(nn.Module):
         causal: A token attends to no later one (decoder); else to all of its document (encoder).
         window: A token attends to tokens less than this many positions away, itself included (sliding window); a list
             has one window per layer; None: any distance.
+        global_every: With one window for all layers: layers 0, n, 2 n … attend at any distance, n being this number.
+            Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (n = 3; its window
+            of 64 tokens to each side is 65 here). None: no layer does.
         positions: Makes the positions from d_model, n_heads, max_len.
         norm: Makes a norm from d_model.
         prenorm: Normalise the input of attention and feed-forward networks (pre-norm); else the sums after them.
@@ -74,6 +77,7 @@ class Transformer(nn.Module):
         d_ff: int | None = None,
         causal: bool = True,
         window: int | list[int | None] | None = None,
+        global_every: int | None = None,
         positions: Callable[[int, int, int], Positions] = Rotary,
         norm: Callable[[int], nn.Module] = RMSNorm,
         prenorm: bool = True,
@@ -109,6 +113,14 @@ class Transformer(nn.Module):
             is_gated = getattr(activation(), 'n_parts', 1) > 1
             d_ff = math.ceil(8 / 3 * d_model / 32) * 32 if is_gated else 4 * d_model
         _check_sizes(d_ff=d_ff)
+        if global_every is not None:
+            _check_sizes(global_every=global_every)
+            if not isinstance(window, int):
+                raise ValueError(
+                    f'trunk.global_every is {global_every}, but trunk.window is {window}; set trunk.window to the '
+                    'number of tokens that the other layers attend to, or leave global_every out'
+                )
+            window = [None if layer % global_every == 0 else window for layer in range(n_layers)]
         windows = window if isinstance(window, list) else [window] * n_layers
         if len(windows) != n_layers:
             raise ValueError(
@@ -185,14 +197,18 @@ class Transformer(nn.Module):
     def _read(self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> Float[Tensor, 'b n d']:
         place, passes = self._open(ids, layout, cache)
         angles = self.positions.angles(place.position)
+        local_angles = angles
+        if self.positions.has_local_angles:
+            local_angles = self.positions.angles(place.position, is_local=True)
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
         hidden = self.positions.embed(hidden, place.position)
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
-        for block, layer_pass in zip(self.blocks, passes):
-            hidden = run_block(block, hidden, angles, layer_pass, self.checkpointing)
+        for block, layer_pass in zip(self._layers, passes):
+            block_angles = angles if block.attention.rule.window is None else local_angles
+            hidden = run_block(block, hidden, block_angles, layer_pass, self.checkpointing)
         if cache is not None and layout is None:
             cache.advance(ids.size(1))
         elif cache is not None and layout is not None:

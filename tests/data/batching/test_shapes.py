@@ -5,7 +5,7 @@ import torch
 from token_batches import train_batches
 
 from xlabml.batches import IGNORED
-from xlabml.data import Chunk, Concat, Doubling, EvalBatches, Pack, Rows, loader, open_plan
+from xlabml.data import Chunk, Concat, EvalBatches, Pack, Rows, loader, open_plan
 
 PLANS = [Pack(32), Pack(32, 3), Pack(200), Concat(32), Concat(50, 3), Chunk(32), Chunk(32, 20), Chunk(500)]
 
@@ -36,12 +36,3 @@ def test_every_batch_has_the_shapes_of_the_first(corpus, tokenizer, tmp_path, pl
     assert {(type(batch.n_counted), type(batch.seed)) for batch in batches} == {(float, int)}
     last = evaluating[1][len(evaluating[1]) - 1]
     assert (len(rows) % (2 * n_rows) == 0) == bool((last.targets.ids[-1] != IGNORED).any())
-
-
-def test_a_warm_up_has_one_shape_a_stage(corpus, tokenizer, tmp_path):
-    rows = Rows(corpus, open_plan(Pack(32), corpus, 'train', False, tmp_path), tokenizer)
-    batches = train_batches(rows, Doubling(2, 8, 6), 8, seed=1, longest=Doubling(8, 32, 4))
-    shapes = [(shape_of(batch), batch.layout.max_length) for batch in loader(batches, 0, 20)]
-    stages = [0, 2, 3, 4, 6]  # where rows or lengths double
-    assert [i for i in range(20) if shapes[i] != shapes[i - 1] or not i] == stages
-    assert len(set(shapes)) == len(stages)

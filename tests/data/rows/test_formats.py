@@ -34,7 +34,7 @@ class _Drawn(NextTokenView):
 
 
 class Drawn(RowFormat):
-    unused = ('first_len',)
+    unused = ('n_processes',)
 
     def view(self, corpus, stage, pass_index, reading):
         return _Drawn(corpus, reading.tokenizer)
@@ -146,8 +146,8 @@ def test_a_view_of_other_lengths_has_plans_of_its_own(read, corpus):
 
 def test_a_setting_that_the_format_does_not_use_is_refused():
     XLabDataModule(examples=Drawn)
-    with pytest.raises(ValueError, match=r'data\.first_len is set, but the examples of Drawn do not use it'):
-        XLabDataModule(examples=Drawn, first_len=256, len_warmup_steps=4)
+    with pytest.raises(ValueError, match=r'data\.n_processes is set, but the examples of Drawn do not use it'):
+        XLabDataModule(examples=Drawn, n_processes=2)
 
 
 def test_a_row_is_rendered_as_the_texts_in_it(read, corpus, tokenizer):

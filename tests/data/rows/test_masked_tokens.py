@@ -8,7 +8,7 @@ from token_batches import batch_of, plain, train_batches
 from xlabml.batches import IGNORED
 from xlabml.data import Chunk, EvalBatches, Pack, Reading, loader
 from xlabml.data.order import EVALUATION, example_keys
-from xlabml.data.rows import MaskedTokens
+from xlabml.data.rows import MaskedNextTokens, MaskedTokens, SpanMasking, WordMasking
 from xlabml.datamodules import XLabDataModule
 
 
@@ -70,6 +70,25 @@ def test_the_masked_tokens_are_replaced_in_the_shares_that_are_set(read, tokeniz
     assert len(set(others.tolist())) > 100  # of 350 tokens
 
 
+@pytest.mark.parametrize('plan', [Pack(32), Chunk(32, 20)], ids=lambda plan: type(plan).__name__)
+def test_masked_next_tokens_are_predicted_by_the_slot_before_them(read, tokenizer, plan):
+    numbers = np.arange(8)
+    here = batch_of(read(MaskedTokens(), plan), numbers)
+    before = batch_of(read(MaskedNextTokens(), plan), numbers)
+    mask = tokenizer.special_ids['mask']
+    n_moved = 0
+    for _, slots in segments(here):
+        place = here.targets.ids.flatten()[slots]
+        if len(place) < 2:
+            continue
+        shifted = before.targets.ids.flatten()[slots]
+        assert torch.equal(shifted[:-1], place[1:])
+        assert shifted[-1] == IGNORED
+        assert before.ids.flatten()[slots][0] != mask  # which no slot of this part would predict
+        n_moved += int((shifted != IGNORED).sum())
+    assert n_moved > 20
+
+
 def test_all_masked_tokens_can_become_the_mask_token_or_none(read, tokenizer):
     mask = tokenizer.special_ids['mask']
     batch = batch_of(read(MaskedTokens(0.5, 1.0, 0.0)), np.arange(8))
@@ -79,18 +98,28 @@ def test_all_masked_tokens_can_become_the_mask_token_or_none(read, tokenizer):
     assert torch.equal(batch.ids[is_masked], batch.targets.ids[is_masked])
 
 
-@pytest.mark.parametrize('plan', [Pack(32), Chunk(32, 20)])
+FORMS = [
+    MaskedTokens(),
+    MaskedTokens(masking=WordMasking),
+    MaskedTokens(masking=SpanMasking),
+    MaskedNextTokens(masking=WordMasking),
+]
+
+
+@pytest.mark.parametrize('form', FORMS, ids=lambda form: f'{type(form).__name__}-{type(form.masking).__name__}')
+@pytest.mark.parametrize('plan', [Pack(32), Chunk(32, 20)], ids=lambda plan: type(plan).__name__)
 @pytest.mark.parametrize('stage', ['train', 'val'])
-def test_targets_are_counted_before_they_are_read(read, plan, stage):
-    rows = read(MaskedTokens(), plan, stage)
+def test_targets_are_counted_before_they_are_read(read, plan, stage, form):
+    rows = read(form, plan, stage)
     numbers = np.array([0, 5, -1, 7, 5])
     batch = batch_of(rows, numbers)
     counts = rows.counts(numbers, example_keys(0, EVALUATION, numbers))
     assert counts.tolist() == (batch.targets.ids != IGNORED).sum(1).tolist()
 
 
-def test_ranks_micro_batches_and_workers_mask_the_same(read):
-    rows = read(MaskedTokens())
+@pytest.mark.parametrize('form', FORMS[::2], ids=lambda form: type(form.masking).__name__)
+def test_ranks_micro_batches_and_workers_mask_the_same(read, form):
+    rows = read(form)
     whole = train_batches(rows, 8, 8, seed=1)
     for world, rows_per_batch in ((1, 2), (2, 2), (4, 1)):
         ranks = [train_batches(rows, 8, rows_per_batch, seed=1, rank=rank, world=world) for rank in range(world)]
@@ -157,4 +186,11 @@ def test_a_tokenizer_without_a_mask_token_is_refused_with_what_to_do(read, token
 def test_the_data_module_takes_the_format_from_its_settings():
     data = XLabDataModule(examples=MaskedTokens)
     assert data.hparams['examples']['class_path'] == 'xlabml.data.rows.MaskedTokens'
-    assert data.examples.settings()['mask_ratio'] == 0.3
+    assert data.examples.settings() == {
+        'class': 'MaskedTokens',
+        'mask_ratio': 0.3,
+        'mask_token_ratio': 0.8,
+        'random_token_ratio': 0.1,
+    }
+    spans = {'class': 'SpanMasking', 'end_ratio': 0.2, 'max_tokens': 10}
+    assert MaskedTokens(masking=SpanMasking).settings()['masking'] == spans

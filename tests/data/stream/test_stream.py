@@ -21,7 +21,6 @@ from xlabml.data import (
     BatchSequence,
     Chunk,
     Corpus,
-    Doubling,
     Location,
     NoRoom,
     Pack,
@@ -422,17 +421,6 @@ def test_rows_left_out_of_a_stream_are_those_between_two_places_whatever_window_
     assert left_out.place(a + 1) == (1, 6)
     again = batches_of(build(plan=Chunk(16)), (1, 1), first_step=a + 1, start=Place(1, 6), skipped=[stretch])
     assert torch.equal(again[a + 1].ids, left_out[a + 1].ids)
-
-
-def test_a_stream_warms_up_over_the_same_rows(build):
-    stream = build(plan=Chunk(16))
-    whole = batches_of(stream, (8, 8))
-    small = batches_of(stream, (Doubling(2, 8, 6), 8), longest=Doubling(4, 16, 4))
-    taken = [row for step in range(9) for row in small[step].ids.tolist()]
-    assert [len(small[step].ids) for step in range(7)] == [2, 2, 2, 4, 4, 4, 8]
-    assert [small[step].layout.max_length for step in range(5)] == [4, 4, 8, 8, 16]
-    there = [row for step in range(9) for row in whole[step].ids.tolist()]
-    assert taken == there[: len(taken)]
 
 
 def test_the_sources_of_a_windows_shards_are_known(build, tokenizer, tmp_path, shard_texts):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xlabml.batches import Batch, Layout, TokenTargets
-from xlabml.data.order import START, Doubling, Place, Places, Stretch, example_keys, mix
+from xlabml.data.order import START, Place, Places, Stretch, example_keys, mix
 from xlabml.data.rows import Examples, Passes
 from xlabml.errors import SettingsError
 
@@ -31,6 +31,11 @@ class Taken(NamedTuple):
     numbers: Int64[np.ndarray, ' rows']
     keys: UInt64[np.ndarray, ' rows']
 
+    def there(self) -> 'Taken':
+        """Without the places that are empty."""
+        is_there = self.numbers >= 0
+        return Taken(self.pass_index, self.numbers[is_there], self.keys[is_there])
+
     def cut(self, start: int, end: int) -> 'Taken':
         """The examples start to end - 1 of these; either may lie outside."""
         here = slice(max(0, start), max(0, end))
@@ -41,29 +46,27 @@ class BatchSequence(Dataset[Batch]):
     """The micro-batches of one rank, numbered from the start of training; nothing has to be restored.
 
     The examples of all passes are one endless sequence. Step s takes the next rows_per_step of them; its micro-batch m
-    on rank r takes rows_per_batch of those, from (m * world + r) * rows_per_batch on. Where steps begin smaller, every
-    micro-batch does, and there are as many.
+    on rank r takes rows_per_batch of those, from (m * world + r) * rows_per_batch on.
 
     Args:
         passes: What is read.
-        rows_per_step: Over all ranks and micro-batches; or what it is at each step.
-        rows_per_batch: In one micro-batch of one rank, of a whole step.
+        rows_per_step: Over all ranks and micro-batches.
+        rows_per_batch: In one micro-batch of one rank.
         seed: The seed of the batches' seeds, and of what examples draw.
         rank: This rank.
         world: How many ranks there are.
         first_step: The step from which the run resumes.
         start: The place of its first example (with other batch sizes before it, perhaps).
         skipped: Stretches of the sequence that are left out.
-        longest: How many slots a segment has at most, at each step; None: as many as a row.
 
     Raises:
-        ValueError: rows_per_step cannot be dealt to so many ranks.
+        ValueError: rows_per_step cannot be dealt evenly to the ranks.
     """
 
     def __init__(
         self,
         passes: Passes,
-        rows_per_step: int | Doubling,
+        rows_per_step: int,
         rows_per_batch: int,
         seed: int,
         rank: int = 0,
@@ -71,40 +74,30 @@ class BatchSequence(Dataset[Batch]):
         first_step: int = 0,
         start: Place = START,
         skipped: Sequence[Stretch] = (),
-        longest: Doubling | None = None,
     ) -> None:
-        n_rows = rows_per_step if isinstance(rows_per_step, int) else rows_per_step.full
-        check_dealing(n_rows, rows_per_batch, world)
+        check_dealing(rows_per_step, rows_per_batch, world)
         self.passes = passes
         self.seed = seed
-        self.longest = longest
         self.rank = rank
         self.world = world
         self.first_step = first_step
         self.places = Places(passes.n_rows, passes.n_each, start, skipped)
-        self.rows_per_step = Doubling(n_rows, n_rows) if isinstance(rows_per_step, int) else rows_per_step
-        self.batches_per_step = n_rows // (rows_per_batch * world)
-        if self.rows_per_step.start % (self.batches_per_step * world):
-            raise SettingsError(
-                f'{self.rows_per_step.start} rows in the first step cannot be dealt to {world} ranks in '
-                f'{self.batches_per_step} batches each; make it a multiple of {self.batches_per_step * world}'
-            )
+        self.rows_per_step = rows_per_step
+        self.rows_per_batch = rows_per_batch
+        self.batches_per_step = rows_per_step // (rows_per_batch * world)
         self._block_start = 0
         self._block = Taken(0, np.zeros(0, np.int64), np.zeros(0, np.uint64))
 
     def __getitem__(self, index: int) -> Batch:
         step, micro_batch = divmod(index, self.batches_per_step)
-        n_rows = self.rows_per_step(step)
-        taken = self._take(self.row(step), n_rows)
+        taken = self._take(self.row(step), self.rows_per_step)
         n_counted = sum(float(self.passes.open(part.pass_index).counts(*part[1:]).sum()) for part in taken)
-        n_here = n_rows // (self.batches_per_step * self.world)
-        start = (micro_batch * self.world + self.rank) * n_here
+        start = (micro_batch * self.world + self.rank) * self.rows_per_batch
         seed = mix(self.seed, step, micro_batch, self.rank)
-        longest = None if self.longest is None else self.longest(step)
         return join_batches(
             [
-                examples.batch(numbers, keys, n_counted, seed, longest)
-                for examples, numbers, keys in self._open(_cut(taken, start, start + n_here))
+                examples.batch(numbers, keys, n_counted, seed)
+                for examples, numbers, keys in self._open(_cut(taken, start, start + self.rows_per_batch))
             ]
         )
 
@@ -116,7 +109,7 @@ class BatchSequence(Dataset[Batch]):
         """
         if step < self.first_step:
             raise ValueError(f'step {step} lies before step {self.first_step}, from which this run resumes')
-        return self.rows_per_step.before(step) - self.rows_per_step.before(self.first_step)
+        return (step - self.first_step) * self.rows_per_step
 
     def place(self, step: int) -> Place:
         """Where a run stands before a step, free of rank, worker and micro-batch: another one resumes from it."""
@@ -134,6 +127,7 @@ class BatchSequence(Dataset[Batch]):
         start = self.row(step)
         for part in self._take(start, self.row(end) - start):
             examples = self.passes.open(part.pass_index)
+            part = part.there()
             store = np.searchsorted(examples.source_starts, part.numbers, 'right') - 1
             sources = self.passes.sources(part.pass_index)
             source = store if sources is None else np.array(sources)[store]

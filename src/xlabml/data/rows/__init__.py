@@ -1,11 +1,12 @@
 """Documents -> examples that are rows: formats and token views, plans (Pack, Chunk, Concat), and rows as tensors."""
 
 from .formats import Examples, Format, Reading
-from .masked_tokens import MaskedTokens
+from .masked_tokens import MaskedNextTokens, MaskedTokens
+from .masking import Masking, SpanMasking, TokenMasking, WordMasking
 from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
 from .passes import Epochs, Mixed, Passes
-from .plan_rows import PlanRows, RowPieces
+from .plan_rows import PlanRows, RowPieces, ranges
 from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
 from .token_views import NextTokenView, TokenView
 
@@ -15,7 +16,9 @@ __all__ = [
     'Epochs',
     'Examples',
     'Format',
+    'MaskedNextTokens',
     'MaskedTokens',
+    'Masking',
     'Mixed',
     'NextTokenView',
     'NextTokens',
@@ -27,7 +30,11 @@ __all__ = [
     'RowFormat',
     'RowPieces',
     'Rows',
+    'SpanMasking',
+    'TokenMasking',
     'TokenView',
+    'WordMasking',
     'open_plan',
+    'ranges',
     'verify_plan',
 ]

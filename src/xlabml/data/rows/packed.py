@@ -78,7 +78,6 @@ class Rows(Examples):
         keys: UInt64[np.ndarray, ' e'],
         n_counted: float,
         seed: int = 0,
-        longest: int | None = None,
     ) -> Batch:
         """Rows as a batch, with b * max_documents segments: the pieces of a row, its padding, the next row …, and empty
         ones at the end.
@@ -88,9 +87,6 @@ class Rows(Examples):
             keys: The key of each row: what is drawn follows from it and a slot's place in the row.
             n_counted: The number of targets that the whole optimizer step counts.
             seed: The seed of the step's randomness.
-            longest: Pieces of more slots are cut into segments of at most this length, padding too, with
-                b * length // longest segments more; a later one begins with the target before it, as a later piece
-                does. None: none is cut.
 
         Raises:
             ValueError: A store or the plan holds what xlabml does not write; `validate_data` says which.
@@ -117,10 +113,7 @@ class Rows(Examples):
         example = np.full(n_segments, -1, np.int64)
         example[segment] = row
         slots = ranges((np.cumsum(segment_lengths) - segment_lengths)[segment], lengths)
-        if longest is not None and longest < n:
-            n_segments += n_rows * n // longest
-            segment_lengths, documents, example = _cut(segment_lengths, documents, example, longest, n_segments)
-        starts = np.zeros(len(documents) + 1, np.int32)
+        starts = np.zeros(n_segments + 1, np.int32)
         starts[1:] = np.cumsum(segment_lengths)
 
         piece_keys = self._piece_keys(pieces, keys)
@@ -133,7 +126,7 @@ class Rows(Examples):
         bytes_after = np.zeros(n_rows * n + 1, np.int64)
         bytes_after[slots + 1] = n_bytes * counted
         segment_bytes = np.diff(np.cumsum(bytes_after)[starts])
-        layout = Layout(torch.from_numpy(starts), min(n, longest or n), torch.from_numpy(documents >= 0))
+        layout = Layout(torch.from_numpy(starts), n, torch.from_numpy(documents >= 0))
         return Batch(
             torch.from_numpy(ids).view(n_rows, n),
             layout,
@@ -148,22 +141,3 @@ class Rows(Examples):
     def _piece_keys(self, pieces: RowPieces, keys: UInt64[np.ndarray, ' e']) -> UInt64[np.ndarray, ' pieces']:
         """The key of each piece: that of its row and of its place there."""
         return keys[pieces.row] + pieces.positions.astype(np.uint64)
-
-
-def _cut(
-    lengths: Int64[np.ndarray, ' s'],
-    documents: Int64[np.ndarray, ' s'],
-    example: Int64[np.ndarray, ' s'],
-    longest: int,
-    n_segments: int,
-) -> tuple[Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t'], Int64[np.ndarray, ' t']]:
-    """Cut segments into parts of at most `longest` slots; empty segments fill their number up to n_segments."""
-    n_parts = -(-lengths // longest)
-    whole = np.repeat(np.arange(len(lengths)), n_parts)
-    cut_lengths = np.zeros(n_segments, np.int64)
-    cut_documents = np.full(n_segments, -1, np.int64)
-    cut_example = np.full(n_segments, -1, np.int64)
-    cut_lengths[: len(whole)] = np.minimum(longest, lengths[whole] - ranges(np.zeros_like(n_parts), n_parts) * longest)
-    cut_documents[: len(whole)] = documents[whole]
-    cut_example[: len(whole)] = example[whole]
-    return cut_lengths, cut_documents, cut_example

@@ -55,9 +55,8 @@ class Window(Examples):
         keys: UInt64[np.ndarray, ' e'],
         n_counted: float,
         seed: int = 0,
-        longest: int | None = None,
     ) -> Batch:
-        batch = self.examples.batch(numbers, keys, n_counted, seed, longest)
+        batch = self.examples.batch(numbers, keys, n_counted, seed)
         documents = batch.documents.numpy()
         index = np.maximum(np.searchsorted(self.first_documents, documents, 'right') - 1, 0)
         named = (1 + self.shards[index] << DOCUMENT_BITS) + documents - self.first_documents[index]
