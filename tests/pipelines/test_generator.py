@@ -151,7 +151,7 @@ def test_reserved_tokens_never_come(generator, tokenizer):
 def test_a_prompt_longer_than_the_context_is_refused(generator):
     generator.generate('好' * 7 + 'x', 1)  # 1 + 21 + 1 tokens
     with pytest.raises(
-        ValueError, match=f'the prompt has 25 tokens, and the context of the model is {MAX_LEN}; shorten'
+        ValueError, match=f'the prompt has 25 tokens, but the model has a context of {MAX_LEN}; shorten'
     ):
         generator.stream('好' * 8)
 
