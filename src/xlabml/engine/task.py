@@ -64,9 +64,9 @@ class Task(Optimized, ABC):
         counted: The unit of its counts, for people: tokens, pairs, examples.
         units: The unit of each figure, for people; `%` shows a ratio as a percentage.
         generates: Whether its network generates text from a prompt, token by token.
-        from_data: Names of arguments that are facts of the data where they are null: the format of the data says what
-            they are, before the task is built.
-        facts: Plain values beside the arguments that checkpoints hold, by name: a task may add to them.
+        from_data: Names of arguments that are facts of the data where they are null: the format of the data fills them
+            in before the task is built.
+        facts: Further plain values that checkpoints hold, by name; a task can add to them.
         shown_metric: The figure of the newest validation that the progress bar shows.
         checkpoint_step: Optimizer steps of the loaded checkpoint; 0 where none was loaded.
         n_evaluated: The count of the last evaluation.

@@ -39,25 +39,25 @@ class Run(NamedTuple):
         n_documents: Number of documents.
         padded: Length to which they are padded, in tokens.
         causal: As in Rule.
-        later: The causal mask of a diagonal square of scores, 0 or -inf; None: the bias has it, or nothing is masked.
+        causal_mask: Mask of a diagonal square of scores, 0 or -inf; None: the bias has it, or nothing is masked.
         bias: Added to all scores (slopes, with the causal mask); None: no bias.
-        behind: Mask of the padded keys of each document, 0 or -inf; None: the causal mask hides them from all text.
+        padding_mask: Mask of padded keys of each document, 0 or -inf; None: the causal mask hides them from text.
     """
 
     places: list[tuple[slice, int]]
     n_documents: int
     padded: int
     causal: bool
-    later: Float[Tensor, 'n n'] | None
+    causal_mask: Float[Tensor, 'n n'] | None
     bias: Float[Tensor, 'h 1 n n'] | None
-    behind: Float[Tensor, '1 s 1 n'] | None
+    padding_mask: Float[Tensor, '1 s 1 n'] | None
 
     @property
     def mask(self) -> Float[Tensor, '#h #s #n n'] | None:
         """The mask for torch's kernel; None: none, or its own causal mask."""
-        if self.bias is None or self.behind is None:
-            return self.behind if self.bias is None else self.bias
-        return self.bias + self.behind
+        if self.bias is None or self.padding_mask is None:
+            return self.padding_mask if self.bias is None else self.bias
+        return self.bias + self.padding_mask
 
     def views(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
         """Ranges of documents, each with a view of a range of their tokens, cut at their end."""
@@ -94,15 +94,15 @@ def make_runs(documents: Sequence[slice], rule: Rule) -> list[Run]:
         if batches[-1] and (len(batches[-1]) + 1) * room > _AT_ONCE:
             batches.append([])
         batches[-1].append(document)
-    later = bias = None
+    causal_mask = bias = None
     if rule.slopes is not None:
         bias = make_bias(max(groups, default=0), rule)[:, None]
     elif rule.causal and documents:
-        later = make_bias(_ROWS, rule)[0]
-    return [_make_run(batch, rule.causal, later, bias) for batches in groups.values() for batch in batches]
+        causal_mask = make_bias(_ROWS, rule)[0]
+    return [_make_run(batch, rule.causal, causal_mask, bias) for batches in groups.values() for batch in batches]
 
 
-def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: Tensor | None) -> Run:
+def _make_run(documents: list[slice], causal: bool, causal_mask: Tensor | None, bias: Tensor | None) -> Run:
     lengths = [document.stop - document.start for document in documents]
     places: list[tuple[slice, int]] = []
     for document, length in zip(documents, lengths):
@@ -113,11 +113,11 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
             places.append((document, 1))
     padded = -(-max(lengths) // _STEP) * _STEP  # rounded up
     bias = None if bias is None else bias[..., :padded, :padded]
-    behind = None
+    padding_mask = None
     if not causal and min(lengths) < padded:
-        is_behind = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
-        behind = torch.zeros(1, *is_behind.shape).masked_fill_(is_behind, -math.inf)
-    return Run(places, len(documents), padded, causal, later, bias, behind)
+        is_padding = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
+        padding_mask = torch.zeros(1, *is_padding.shape).masked_fill_(is_padding, -math.inf)
+    return Run(places, len(documents), padded, causal, causal_mask, bias, padding_mask)
 
 
 def attend_long(run: Run, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
@@ -125,7 +125,7 @@ def attend_long(run: Run, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> No
     whole = slice(0, run.padded)
     q, k, v = (run.gather(x, whole, x.dtype) for x in (q, k, v))  # h s n c
     with torch.autocast('cpu', enabled=False):  # which would round the bias
-        part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.later is not None)
+        part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.causal_mask is not None)
     run.scatter(output, whole, part)
 
 
@@ -156,13 +156,13 @@ def attend_long_backward(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: S
             seen_values = values[:, :n_seen].contiguous()
             # Recompute the probabilities: scores, masks, softmax in place.
             probs = torch.bmm(queries, seen_keys.mT)  # (h s) n m
-            if run.later is not None:
+            if run.causal_mask is not None:
                 n = rows.stop - first
-                probs[:, :, first:] += run.later[:n, :n]
+                probs[:, :, first:] += run.causal_mask[:n, :n]
             if run.bias is not None:
                 probs.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
-            if run.behind is not None:
-                probs.unflatten(0, (-1, n_documents)).add_(run.behind)
+            if run.padding_mask is not None:
+                probs.unflatten(0, (-1, n_documents)).add_(run.padding_mask)
             torch.softmax(probs, dim=-1, out=probs)
             score_grad = torch.bmm(out, seen_values.mT)  # (h s) n m: dP, then dS in its place
             torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
