@@ -16,19 +16,24 @@ MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
-    'n_layers': 10_000,
+    **dict.fromkeys(('n_layers', 'global_every'), 10_000),
     'window': _TABLE,
     'horizon_tokens': _STEPS,
     'ns_steps': 99,
     'min_steps': _STEPS,  # of the trainer, and of AdaptiveClip, which keeps it below window_steps
     'window_steps': 1_000_000,
     **dict.fromkeys(('warmup_steps', 'cooldown_steps', 'peak_steps', 'period_steps'), _STEPS),
+    **dict.fromkeys(('n_classes', 'n_outputs', 'n_texts', 'widths'), _TABLE),
+    **dict.fromkeys(('d_vector', 'd_teacher', 'dims'), 1 << 20),
     # the data
     **dict.fromkeys(('batch_tokens', 'device_batch_tokens'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
-    **dict.fromkeys(('stride_tokens', 'max_documents'), _TABLE),
+    **dict.fromkeys(
+        ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
+    ),
+    **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
     **dict.fromkeys(('window_shards', 'eval_shards'), 1_000_000),
