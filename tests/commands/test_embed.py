@@ -107,7 +107,7 @@ def test_smoke_tries_an_embedder(xlab, embed):
 @pytest.mark.parametrize('of', ['language model', 'masked language model'])
 def test_an_embedder_begins_with_the_weights_of_a_language_model(xlab, tiny, embed, tmp_path, of):
     masked = ['--model=MaskedLanguageModel', '--model.trunk.causal=false', '--data.examples=MaskedTokens']
-    first = [*tiny, *(masked if of.startswith('masked') else []), '--trainer.max_steps=1', '--samples.n_tokens=0']
+    first = [*(masked if of.startswith('masked') else []), *tiny, '--trainer.max_steps=1', '--samples.n_tokens=0']
     status, printed = xlab('fit', *first, f'--trainer.default_root_dir={tmp_path / "first"}')
     assert status == 0, printed
     taken_over = ('--model.trunk', '--data.n_vocab', '--data.max_len', '--data.tokenizer_path')
