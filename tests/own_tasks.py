@@ -53,6 +53,26 @@ class Unigrams(Task):
         return {'loss': sums['nats'] / count, 'correct': sums['correct'] / count}
 
 
+class Topical(Unigrams):
+    """Has an argument that only the data can tell, and a fact of its own."""
+
+    from_data = ('n_classes',)
+
+    def __init__(
+        self,
+        n_classes: int | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = AdamW,
+        schedule: Callable[[int | None], Schedule] = WarmupConstant,
+    ) -> None:
+        super().__init__(320, optimizer, schedule)
+        self.topics = nn.Parameter(torch.randn(n_classes))
+        self.facts['half'] = n_classes / 2
+
+    def loss(self, batch: Batch) -> Sums:
+        sums = super().loss(batch)
+        return sums._replace(objective=sums.objective + self.topics.square().sum())
+
+
 class Labels(Unigrams):
     """Trains on labels, which no row of tokens has."""
 

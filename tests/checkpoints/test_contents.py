@@ -60,7 +60,7 @@ def test_an_exported_file_has_no_place_and_no_run():
 
 def test_what_hooks_write_is_read_back():
     checkpoint = {'callbacks': {'Curves': {'sums': {}}}, 'loops': {'fit_loop': {}}, 'hyper_parameters': {}}
-    contents.put_task(checkpoint, Part('a.Head', {'n': 1}), {'skipped': [1, 2]})
+    contents.put_task(checkpoint, Part('a.Head', {'n': 1}), {'skipped': [1, 2]}, {'classes': ['a']})
     contents.put_run(checkpoint, {'seed_everything': 3}, '/runs/2', 'def')
     contents.put_best(checkpoint, None)
     contents.put_callback(checkpoint, 'Curves', tokens=4.0)

@@ -14,7 +14,7 @@ from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths, get_
 
 from xlabml.commands import parsing
 from xlabml.commands.command_line import plain
-from xlabml.commands.parser import Parser
+from xlabml.commands.parser import SettingsParser
 
 SKIPPED = ('torch.nn.', 'torch.ao.', 'torch.utils.', 'torch.distributed.')
 """Where a part may be any module of torch, those of ours are looked at."""
@@ -27,7 +27,7 @@ LISTS = ('data.sources', 'data.held_out')
 
 
 def parse(*arguments):
-    Parser.said.clear()
+    SettingsParser.said.clear()
     found = plain(parsing.parse(['fit', *map(str, arguments)]).values)
     found.pop('config')  # which files there were
     return found

@@ -1,55 +1,71 @@
-"""Intervals cover as often as they say, and pairing takes out what two systems share."""
+"""Bootstrap intervals: width and coverage against theory, pairs, groups, seeds."""
 
 import math
 
-import numpy as np
 import pytest
+import torch
 
-from xlabml.evaluation.bootstrap import bootstrap, bootstrap_statistic, paired_bootstrap
-
-
-def test_an_interval_is_that_of_the_normal_law_for_many_values():
-    values = np.random.default_rng(0).normal(3.0, 2.0, 4_000)
-    found = bootstrap(values)
-    half = 1.96 * values.std() / math.sqrt(4_000)
-    assert found.value == values.mean()
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 20)
-    assert bootstrap(values) == found
-    assert bootstrap(values, seed=1) != found
+from xlabml.evaluation import mean_interval, paired_interval, statistic_interval
 
 
-def test_pairing_takes_out_how_hard_queries_are():
-    generator = np.random.default_rng(0)
-    hardness = generator.normal(0, 10, 500)
-    ours = hardness + 0.1 + generator.normal(0, 0.1, 500)
-    theirs = hardness + generator.normal(0, 0.1, 500)
-    found = paired_bootstrap(ours, theirs)
-    assert 0 < found.low < 0.1 < found.high < 0.13
-    assert bootstrap(ours).high - bootstrap(ours).low > 1
+def draw(n, seed=0):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_nan_is_left_out_of_both():
-    ours = np.array([1.0, math.nan, 3.0])
-    assert paired_bootstrap(ours, np.array([0.0, 0.0, math.nan])).value == 1.0
-    assert math.isnan(bootstrap(np.array([math.nan])).value)
+def test_the_interval_of_a_mean_is_two_standard_errors_wide():
+    values = draw(2000)
+    found = mean_interval(values)
+    half = 1.96 * float(values.std(correction=0)) / math.sqrt(2000)
+    assert found.value == pytest.approx(float(values.mean()))
+    assert found.high - found.value == pytest.approx(half, rel=0.1)
+    assert found.value - found.low == pytest.approx(half, rel=0.1)
 
 
-def test_any_statistic_has_an_interval():
-    values = np.random.default_rng(0).normal(0, 1, 400)
-    found = bootstrap_statistic(lambda some: float(np.median(values[some])), 400)
-    assert found.value == np.median(values)
-    assert found.low < found.value < found.high
-    assert found.high - found.low == pytest.approx(2 * 1.96 * 1.2533 / 20, rel=0.35)
+def test_the_interval_holds_the_true_mean_as_often_as_it_says():
+    held = 0
+    for seed in range(200):
+        found = mean_interval(draw(60, seed), n_draws=200, seed=seed)
+        held += found.low <= 0 <= found.high
+    assert 178 <= held <= 198  # 95 %, less 2 of small samples, more or less 3 standard errors
 
 
-def test_blocks_of_memory_do_not_change_how_many_are_drawn(monkeypatch):
-    monkeypatch.setattr('xlabml.evaluation.bootstrap._BLOCK_DRAWS', 30)
-    found = bootstrap(np.arange(10.0), n_draws=2_001)
-    assert found.low < 4.5 < found.high
+def test_pairs_are_far_narrower_than_both():
+    base = 10 * draw(500)
+    ours = base + 0.1 + 0.1 * draw(500, 1)
+    found = paired_interval(ours, base)
+    assert 0 < found.low < 0.1 < found.high + 0.02
+    assert found.high - found.low < 0.03
 
 
-def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match='3 figures are compared with 2'):
-        paired_bootstrap(np.zeros(3), np.zeros(2))
-    with pytest.raises(ValueError, match='confidence is 95'):
-        bootstrap(np.zeros(3), confidence=95.0)
+def test_pairs_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match='3 examples cannot be paired with 4'):
+        paired_interval(draw(3), draw(4))
+
+
+def test_groups_are_drawn_whole():
+    values = draw(50).repeat_interleave(40)
+    groups = torch.arange(50).repeat_interleave(40)
+    alone = mean_interval(values)
+    together = mean_interval(values, groups)
+    assert together.value == pytest.approx(alone.value)
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(math.sqrt(40), rel=0.25)
+
+
+def test_a_statistic_that_is_the_mean_has_the_interval_of_the_mean():
+    values = draw(300)
+    found = statistic_interval(lambda drawn: float(values[drawn].mean()), 300)
+    assert found == pytest.approx(mean_interval(values))
+
+
+def test_all_follows_from_the_seed_and_not_from_how_many_are_drawn_at_a_time(monkeypatch):
+    values = draw(100)
+    found = mean_interval(values)
+    assert mean_interval(values) == found
+    assert mean_interval(values, seed=1) != found
+    monkeypatch.setattr('xlabml.evaluation.bootstrap._MAX_INDICES', 700)
+    assert mean_interval(values) == pytest.approx(found)
+
+
+def test_without_examples_all_is_nan():
+    assert all(math.isnan(value) for value in mean_interval(torch.zeros(0)))
+    assert all(math.isnan(value) for value in statistic_interval(lambda drawn: 0.0, 0))

@@ -115,6 +115,22 @@ def test_triplets_of_classes_by_hand():
     assert values(losses.BatchAllTriplet(), views) == [sum(some) * 4 / n_over for some in over.values()]
 
 
+def test_semi_hard_takes_the_nearest_that_is_truly_farther():
+    # For Y, whose other text is at 1: negatives at 1 (X) and 1.5 (BELOW), of which the second is farther.
+    below = [math.sqrt(0.75), -0.5, 0.0]
+    views = labelled([[Y], [MINUS], [X], [below]], [0, 0, 1, 1])
+    assert losses.SemiHardTriplet(margin=2.0)(views)[0].item() == pytest.approx(1 - 1.5 + 2.0)
+
+
+def test_an_example_without_candidates_costs_a_teacher_nothing():
+    views = scored([[X, X, Y], [Y]], [[1.0, 0.0], []])
+    for objective in (losses.KLDistillation(), losses.ListMLE()):
+        found = objective(views)
+        assert found[1] == 0
+        assert found[0] > 0
+        assert torch.autograd.grad(found.sum(), views.vectors)[0].isfinite().all()
+
+
 def test_texts_without_a_positive_or_a_negative_count_nothing():
     lonely = labelled([*CLASSES, [Z]], [0, 0, 1, 1, 2])
     for objective in (losses.BatchHardTriplet(), losses.BatchAllTriplet(), losses.SemiHardTriplet(), losses.SupCon()):

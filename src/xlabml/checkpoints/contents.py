@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xlabml.errors import CheckpointError
+from xlabml.plain import Plain
 
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
@@ -186,19 +187,49 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def imported(
+    task: Part, network: Part, data: Part, weights: Mapping[str, Tensor], tokenizer: bytes, version: str
+) -> dict[str, Any]:
+    """A checkpoint in memory of a network that no run of ours has trained; it has what an exported file has.
+
+    Args:
+        task: The task that such networks are of.
+        network: The head's class and arguments.
+        data: The data module, with the arguments that the network settles.
+        weights: Tensors of the task, by name.
+        tokenizer: Its bytes.
+        version: Of Lightning, which it is read by.
+    """
+    return {
+        VERSION: version,
+        EPOCH: 0,
+        STEP: 0,
+        TASK: {**task.arguments, CLASS: task.class_path},
+        DATA: {**data.arguments, CLASS: data.class_path},
+        NETWORK: network.settings(),
+        WEIGHTS: dict(weights),
+        DATA_STATE: pack_data(tokenizer, {}),
+    }
+
+
 # Writing, from Lightning's hooks.
 
 
-def put_task(checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any]) -> None:
+def put_task(
+    checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any], facts: Mapping[str, Plain]
+) -> None:
     """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
 
     Args:
         checkpoint: To be saved.
         network: How the network is built without the task; None: it cannot be.
         guards: Counters of skipped steps, and the history of clipping.
+        facts: Plain values that no argument holds.
     """
     checkpoint.pop(LOOPS, None)
     checkpoint[GUARDS] = dict(guards)
+    if facts:
+        checkpoint[FACTS] = dict(facts)
     if network is not None:
         checkpoint[NETWORK] = network.settings()
 

@@ -76,6 +76,7 @@ def build(
         model = plain(settings.values.model)
         cls = find_task(settings)
         task = cls(**build_arguments(cls, model.get('init_args') or {}))
+        task.facts.update(settings.facts)
         made = settings.parser.instantiate_classes(values)
     initialized = None if settings.initial is None else _begin_with(settings.initial, task, data)
     if settings.resumed is not None:

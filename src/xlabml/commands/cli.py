@@ -12,7 +12,7 @@ from xlabml.models import Task
 from . import running
 from .building import build
 from .command_line import DATA_COMMANDS
-from .parser import Parser
+from .parser import SettingsParser
 from .parsing import SEED, make_parsers, named_commands, parse
 from .running import prepare, run_data_command
 from .trainer import Trainer
@@ -41,7 +41,7 @@ class XLabCLI(LightningCLI):
                 save_config_callback=None,
                 trainer_class=Trainer,
                 seed_everything_default=SEED,
-                parser_class=Parser,
+                parser_class=SettingsParser,
                 subclass_mode_model=True,
                 args=args,  # type: ignore[arg-type]
                 run=False,  # Lightning would call the trainer alone

@@ -8,10 +8,9 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from xlabml import settings
 from xlabml.untrusted import yaml_text
 
-from .errors import UsageError, usage_errors
+from .errors import UsageError
 from .files import read_settings
 from .groups import LINKED
 
@@ -126,23 +125,3 @@ def _refuse_linked_in(content: Any, linked: dict[str, str], where: str) -> None:
             for name in {**values, **(inner if isinstance(inner, dict) else {})}:
                 if f'{group}.{name}' in linked:
                     raise UsageError(f'{group}.{name} in {where} follows from {linked[f"{group}.{name}"]}; set that')
-
-
-def take_imports(arguments: list[str]) -> list[str]:
-    """Import the modules that `--import` names, and return the other arguments."""
-    others = []
-    i = 0
-    while i < len(arguments):
-        name, _, value = arguments[i].partition('=')
-        if name != '--import':
-            others.append(arguments[i])
-        else:
-            if not value:
-                i += 1
-                if i == len(arguments):
-                    raise UsageError('--import needs the name of a module')
-                value = arguments[i]
-            with usage_errors():
-                settings.trust(value)
-        i += 1
-    return others

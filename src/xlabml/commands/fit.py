@@ -12,15 +12,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from .arguments import import_modules, take_common
 from .cli import XLabCLI
-from .command_line import take_imports
 from .errors import report_errors
 from .output import lossy_output
-from .parser import Parser
+from .parser import SettingsParser
 from .parsing import DEFAULTS
 from .smoke import smoke
 
-__all__ = ['DEFAULTS', 'Parser', 'XLabCLI', 'main', 'quieten']
+__all__ = ['DEFAULTS', 'SettingsParser', 'XLabCLI', 'main', 'quieten']
 
 
 def quieten() -> None:
@@ -44,18 +44,16 @@ def quieten() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = '--debug' in given
-    is_smoke = '--smoke' in given
-    given = [argument for argument in given if argument not in ('--debug', '--smoke')]
 
     def run() -> None:
         quieten()
-        Parser.said.clear()
-        typed = take_imports(given)
-        if is_smoke:
-            smoke(typed)
+        SettingsParser.said.clear()
+        common, typed = take_common(given)
+        import_modules(common)
+        if '--smoke' in typed:
+            smoke([argument for argument in typed if argument != '--smoke'])
         else:
             XLabCLI(typed)
 
     with lossy_output() if 'fit' in given else contextlib.nullcontext():
-        return report_errors('xlab', run, debug)
+        return report_errors('xlab', run, '--debug' in given)

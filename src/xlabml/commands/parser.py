@@ -13,15 +13,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.models import DEFAULT
 
-from .arguments import Strict
+from .arguments import Parser
 from .errors import show
 
 _UNKNOWN = object()
 _adapt_typehints = _typehints.adapt_typehints
 
 
-class Parser(Strict, LightningArgumentParser):
-    """Lightning's parser with a default task, and errors without pages of usage.
+class SettingsParser(Parser, LightningArgumentParser):
+    """Reads settings: Lightning's parser with a default task, and with the errors of every command.
 
     A class that takes another's place starts from its own defaults: only what is set together with it, or after it,
     counts. Of what was set for the other class one line on the terminal says that it does not count. Where the same
@@ -48,12 +48,11 @@ class Parser(Strict, LightningArgumentParser):
             return super().parse_object(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One message in place of usage and tip; types and namespaces, which nobody typed, are left out."""
+        """As of every parser; types and namespaces, which nobody typed, are left out of the message."""
         message = re.sub(r'Type \S.*? expects a function or a callable class: ', '', message)
         message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
         message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
-        message = re.sub(r'\s*\n\s*', ' ', message.strip())
-        super().error(shorten(message, 900, placeholder=' …'), ex)
+        super().error(message, ex)
 
     def hint(self) -> str:
         return ' (xlab COMMAND --help lists what there is)'

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from xlabml import bounds, moved, settings
 from xlabml.models import DEFAULT, Task
+from xlabml.plain import Plain
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
@@ -29,7 +30,7 @@ from .errors import EXIT_STATUS, UsageError, usage_errors
 from .finding import Resumed
 from .groups import GROUPS, LINKED
 from .initial import Initial
-from .parser import Parser
+from .parser import SettingsParser
 from .run_folder import Choice
 
 _load = get_loader('yaml')
@@ -81,8 +82,8 @@ class Parsers(NamedTuple):
         commands: Those of the commands; {}: there are none, as in Python with `run=False`.
     """
 
-    main: Parser
-    commands: Mapping[str, Parser]
+    main: SettingsParser
+    commands: Mapping[str, SettingsParser]
 
 
 class Settings(NamedTuple):
@@ -97,6 +98,7 @@ class Settings(NamedTuple):
         resumed: The checkpoint whose settings stand below what is typed.
         initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
+        facts: What was asked of the data, by name.
     """
 
     values: Namespace
@@ -107,9 +109,10 @@ class Settings(NamedTuple):
     resumed: Resumed | None = None
     initial: Initial | None = None
     choice: Choice = Choice(None)
+    facts: Mapping[str, Plain] = {}
 
     @property
-    def parser(self) -> Parser:
+    def parser(self) -> SettingsParser:
         """The one that knows all settings."""
         return self.parsers.main if self.command is None else self.parsers.commands[self.command]
 
@@ -210,15 +213,15 @@ def make_parsers(commands: Sequence[str]) -> Parsers:
     return Parsers(main, made)
 
 
-def _make_parser(**options: Any) -> Parser:
-    parser = Parser(dump_header=[f'lightning.pytorch=={lightning.__version__}'], **options)
+def _make_parser(**options: Any) -> SettingsParser:
+    parser = SettingsParser(dump_header=[f'lightning.pytorch=={lightning.__version__}'], **options)
     parser.add_argument(
         '-c', '--config', action=ActionConfigFile, help='Path to a configuration file in json or yaml format.'
     )
     return parser
 
 
-def _make_command(name: str) -> Parser:
+def _make_command(name: str) -> SettingsParser:
     """The parser of one command: all settings, so that the same files go with each, and arguments of its own."""
     function = getattr(data_commands, name) if name in DATA_COMMANDS else getattr(GROUPS['trainer'], name)
     description = (inspect.getdoc(function) or '').partition('\n')[0]
@@ -237,7 +240,7 @@ def _make_command(name: str) -> Parser:
     return parser
 
 
-def _add_settings(parser: Parser) -> Parser:
+def _add_settings(parser: SettingsParser) -> SettingsParser:
     parser.add_argument(
         '--seed_everything', type=int, default=SEED, help='What weights, data order and dropout are drawn from.'
     )

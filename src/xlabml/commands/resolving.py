@@ -1,13 +1,19 @@
 """resolve: settings that follow from the machine, the task, the folders and the data are filled in, and checked."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import auto_precision, check_strategy
 from xlabml.evaluation import Monitor
+from xlabml.plain import Plain
 
-from .command_line import RUN_COMMANDS, plain
-from .errors import usage_errors
+from .command_line import DATA_COMMANDS, RUN_COMMANDS, plain
+from .errors import MOST_SHOWN, UsageError, usage_errors
 from .finding import refuse_used
 from .opening import find_task
 from .parsing import Settings
@@ -26,7 +32,8 @@ def resolve(settings: Settings, data: XLabDataModule) -> Settings:
     """
     settings = choose_precision(settings)
     settings = _choose_run(settings)
-    return _ask_task(settings, data)
+    settings = _ask_task(settings, data)
+    return settings if settings.command in DATA_COMMANDS else _ask_data(settings, data)
 
 
 def choose_precision(settings: Settings) -> Settings:
@@ -67,3 +74,54 @@ def _ask_task(settings: Settings, data: XLabDataModule) -> Settings:
     if settings.values.checkpoint.monitor == 'auto' and isinstance(monitor, Monitor):
         settings = settings.changed({'checkpoint.monitor': monitor.name, 'checkpoint.mode': monitor.mode})
     return settings
+
+
+def _ask_data(settings: Settings, data: XLabDataModule) -> Settings:
+    """Fill in arguments of the task and of the format that only the documents tell, and say what they are.
+
+    The stores are opened, or built, where one of them is null. A checkpoint's facts are those of the run that it
+    resumes.
+    """
+    task = find_task(settings)
+    values = plain(settings.values)
+    wanted = {f'model.init_args.{name}': name for name in task.from_data if _is_null(values['model'], name)}
+    examples = values['data']['examples']
+    wanted |= {f'data.examples.init_args.{name}': name for name in data.examples.from_data if _is_null(examples, name)}
+    if not wanted:
+        return settings
+    facts: Mapping[str, Plain] = {}
+    if settings.resumed is not None:
+        facts = settings.resumed.checkpoint.facts
+        data.use_tokenizer(settings.resumed.checkpoint.tokenizer_bytes())
+    if not set(wanted.values()) <= set(facts):
+        if data.stream is not None:
+            raise UsageError(
+                f'{_typed(next(iter(wanted)))} is not set, and with data.stream no run knows all documents before it '
+                'starts; set it'
+            )
+        facts = {**data.examples.facts(data.corpus), **facts}
+    for path, name in wanted.items():
+        if name not in facts:
+            raise UsageError(
+                f'{_typed(path)} is not set, and {type(data.examples).__name__} does not find it in the data; set it'
+            )
+    found = {path: facts[name] for path, name in wanted.items()}
+    for path, value in found.items():
+        _say(f'{_typed(path)} {shorten(json.dumps(value, ensure_ascii=False), MOST_SHOWN)}, found in the data')
+    return settings.changed(found)._replace(facts=facts)
+
+
+def _is_null(part: object, name: str) -> bool:
+    """Whether an argument of a part is not set."""
+    arguments = part.get('init_args') if isinstance(part, dict) else None
+    return not isinstance(arguments, dict) or arguments.get(name) is None
+
+
+def _typed(path: str) -> str:
+    """A setting as the user types it."""
+    return path.replace('.init_args.', '.')
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)

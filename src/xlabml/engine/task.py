@@ -19,6 +19,7 @@ from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
 from xlabml.figures import describe_figures
 from xlabml.finite import describe_nonfinite, find_nonfinite
+from xlabml.plain import Plain
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part
 
@@ -56,6 +57,9 @@ class Task(Optimized, ABC):
         counted: What its sums are counted in, for people: tokens, pairs, examples.
         units: The unit of a figure, for people; `%` shows a share as a percentage.
         generates: Whether its network continues a prompt, token by token.
+        from_data: Names of arguments that are facts of the data where they are null: the format of the data says what
+            they are, before the task is built.
+        facts: Plain values beside the arguments that checkpoints hold, by name: a task may add to them.
         shown_metric: The figure of the newest validation that the progress bar shows.
         checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
         n_evaluated: How much the last evaluation counted.
@@ -68,11 +72,13 @@ class Task(Optimized, ABC):
     units: ClassVar[Mapping[str, str]] = {}
     generates: ClassVar[bool] = False
     shown_metric: ClassVar[str] = 'val_loss'
+    from_data: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.checkpoint_step = 0
         self.n_evaluated = 0
+        self.facts: dict[str, Plain] = {}
         self.evaluators: list[Evaluator] = []
         self._train_names: list[str] = []
         self._train_sums: Tensor | None = None  # since the last row of the curves
@@ -287,7 +293,7 @@ class Task(Optimized, ABC):
         guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
         if self.clip is not None:
             guards['clip'] = self.clip.state_dict()
-        put_task(checkpoint, self.describe_network(), guards)
+        put_task(checkpoint, self.describe_network(), guards, self.facts)
 
     def describe_network(self) -> Part | None:
         """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
@@ -305,6 +311,7 @@ class Task(Optimized, ABC):
         contents = Contents.of(checkpoint)
         self.check_weights(contents)
         self.checkpoint_step = contents.step
+        self.facts = {**contents.facts, **self.facts}
         if self._trainer is not None and self.trainer.state.fn == 'fit':
             self._check_optimizer(contents)
             self.skipped = torch.tensor(contents.guards.get('skipped', [0, 0]))

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from xlabml.bm25 import BM25, fuse
 
-from .bootstrap import Interval, bootstrap, paired_bootstrap
+from .bootstrap import Interval, mean_interval, paired_interval
 from .ranking import Metric, Relevance, rank_relevant, ranking_figures
 from .vectors import compare, normalized
 
@@ -44,7 +45,7 @@ def search_table(
     Args:
         queries: Their texts.
         documents: The texts that are searched.
-        relevance: Which documents are relevant to each query.
+        relevance: Which documents are relevant to each query; each query has some.
         vectors: Of the queries and of the documents, by the name of the model; compared by their cosine.
         seed: Of the intervals.
     """
@@ -61,14 +62,16 @@ def search_table(
         name: ranking_figures(rank_relevant(scores, relevance, len(documents)), relevance, at, metrics)
         for name, scores in systems.items()
     }
-    return [
-        SearchRow(
-            name,
-            {figure: bootstrap(values, seed=seed) for figure, values in figures.items()},
-            {figure: paired_bootstrap(values, found['BM25'][figure], seed=seed) for figure, values in figures.items()},
-        )
-        for name, figures in found.items()
-    ]
+    lexical_figures = {figure: torch.from_numpy(values) for figure, values in found['BM25'].items()}
+    rows = []
+    for name, figures in found.items():
+        row = SearchRow(name, {}, {})
+        for figure, values in figures.items():
+            ours = torch.from_numpy(values)
+            row.figures[figure] = mean_interval(ours, seed=seed)
+            row.over_bm25[figure] = paired_interval(ours, lexical_figures[figure], seed=seed)
+        rows.append(row)
+    return rows
 
 
 def _dense(queries: Float[np.ndarray, 'q d'], documents: Float[np.ndarray, 'n d']) -> Scores:
@@ -84,7 +87,8 @@ def format_table(rows: Sequence[SearchRow]) -> str:
     names = list(rows[0].figures)
     lines = [['', *names, *(f'{name} over BM25' for name in names)]]
     for row in rows:
+        own = [f'{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]' for figure in row.figures.values()]
         gains = [f'{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]' for gain in row.over_bm25.values()]
-        lines.append([row.name, *map(str, row.figures.values()), *([] if row.name == 'BM25' else gains)])
+        lines.append([row.name, *own, *([] if row.name == 'BM25' else gains)])
     widths = [max(len(line[column]) for line in lines if column < len(line)) for column in range(len(lines[0]))]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

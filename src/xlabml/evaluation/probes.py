@@ -121,15 +121,14 @@ def logistic_regression(
     are free. It is convex, so that nothing is drawn.
     """
     classes, target = np.unique(labels, return_inverse=True)
-    x = torch.from_numpy(np.asarray(vectors, np.float64))
-    y = torch.from_numpy(target)
-    # Validation runs without gradients, and nothing of the run's may be drawn or tracked here.
+    # A validation runs in inference mode, whose tensors have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
-        x = x.clone()
+        x = torch.from_numpy(np.asarray(vectors, np.float64))
+        y = torch.from_numpy(target)
         weight = torch.zeros(len(classes), x.size(1), dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=n_steps, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn='strong_wolfe'
+            [weight, bias], max_iter=n_steps, tolerance_grad=1e-9, tolerance_change=1e-16, line_search_fn='strong_wolfe'
         )
 
         def closure() -> float:

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+import torch
+from jaxtyping import Bool, Float, Int64
 
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE
 
 from .evaluator import Monitor
+from .ranks import pearson, spearman
 from .vectors import Encode, Kind, Texts, VectorEvaluator, compare, compare_pairs
 
 _KINDS: tuple[Kind, ...] = ('cosine', 'dot', 'euclidean')
@@ -53,9 +55,9 @@ def correlations(
     """The figures of `Similarity` of pairs of vectors."""
     found = {}
     for kind in kinds:
-        similarity = compare_pairs(a, b, kind)
-        found[f'{kind}_spearman'] = spearman(similarity, scores)
-        found[f'{kind}_pearson'] = pearson(similarity, scores)
+        similarity = torch.from_numpy(compare_pairs(a, b, kind))
+        found[f'{kind}_spearman'] = spearman(similarity, torch.from_numpy(scores))
+        found[f'{kind}_pearson'] = pearson(similarity, torch.from_numpy(scores))
     return found
 
 
@@ -64,28 +66,6 @@ def evaluate_similarity(
 ) -> dict[str, float]:
     """The figures of `Similarity` for any model: a callable from texts to vectors."""
     return correlations(encode(a), encode(b), scores, kinds)
-
-
-def pearson(x: Float[np.ndarray, ' n'], y: Float[np.ndarray, ' n']) -> float:
-    """Pearson's correlation; NaN where either does not vary."""
-    x = np.asarray(x, np.float64)
-    y = np.asarray(y, np.float64)
-    if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
-        return math.nan
-    x = x - x.mean()
-    y = y - y.mean()
-    return float((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)))
-
-
-def spearman(x: Float[np.ndarray, ' n'], y: Float[np.ndarray, ' n']) -> float:
-    """Spearman's correlation: that of the ranks, equal values at the mean of theirs."""
-    return pearson(_mean_ranks(x), _mean_ranks(y))
-
-
-def _mean_ranks(values: Float[np.ndarray, ' n']) -> Float64[np.ndarray, ' n']:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[place]
 
 
 class TripletAccuracy(VectorEvaluator):

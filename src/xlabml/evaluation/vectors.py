@@ -35,7 +35,7 @@ class VectorOutputs(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Texts of groups, with their vectors, in one order on all ranks.
+    """Texts of groups, with their vectors, in the order of the groups' documents.
 
     Args:
         vectors: Their vectors, not normalized.
@@ -44,6 +44,7 @@ class Texts(NamedTuple):
         text_hash: Equal texts have equal hashes.
         score: Of each text against its anchor; None: there are none.
         label: The class of each group; None: there are none.
+        document: The number of each text's document.
     """
 
     vectors: Float32[np.ndarray, 's d']
@@ -52,6 +53,28 @@ class Texts(NamedTuple):
     text_hash: Int64[np.ndarray, ' s']
     score: Float32[np.ndarray, ' s'] | None = None
     label: Int64[np.ndarray, ' e'] | None = None
+    document: Int64[np.ndarray, ' s'] | None = None
+
+    def in_order(self) -> 'Texts':
+        """The groups in the order of their documents, for figures in which batches and ranks change no digit."""
+        if self.document is None:
+            return self
+        n_groups = int(self.example.max(initial=-1)) + 1
+        first = np.full(n_groups, np.iinfo(np.int64).max)
+        np.minimum.at(first, self.example, self.document)
+        groups = np.argsort(first, kind='stable')
+        number = np.empty(n_groups, np.int64)
+        number[groups] = np.arange(n_groups)
+        texts = np.argsort(number[self.example], kind='stable')
+        return Texts(
+            vectors=self.vectors[texts],
+            example=number[self.example[texts]],
+            role=self.role[texts],
+            text_hash=self.text_hash[texts],
+            score=None if self.score is None else self.score[texts],
+            label=None if self.label is None else self.label[groups],
+            document=self.document[texts],
+        )
 
     def pairs(self) -> tuple[Int64[np.ndarray, ' p'], Int64[np.ndarray, ' p']]:
         """The anchor and the positive of each group that has both; of several positives the first."""
@@ -72,8 +95,7 @@ class Texts(NamedTuple):
 class VectorEvaluator(Evaluator):
     """The base of evaluators of a split's vectors: figures that are no sums, of all texts of all ranks.
 
-    A subclass says by `figures` what it makes of them. The order of the groups is that of the ranks' batches; no figure
-    may depend on it but through a seed.
+    A subclass says by `figures` what it makes of them.
 
     Attributes:
         shown: Histograms of the last evaluation, by name, for the curves.
@@ -124,6 +146,7 @@ class VectorEvaluator(Evaluator):
                 text_hash=_known(take(targets.text_hash, torch.int64)),
                 score=take(targets.score, torch.float32),
                 label=None if targets.label is None else targets.label[:n_groups].cpu().numpy(),
+                document=take(batch.documents, torch.int64),
             )
         )
         self._n_groups += n_groups
@@ -141,7 +164,7 @@ class VectorEvaluator(Evaluator):
             return dict.fromkeys(self.names() or [], math.nan)
         texts = Texts(
             *(None if values[0] is None else np.concatenate(values) for values in zip(*parts))  # type: ignore[arg-type]
-        )
+        ).in_order()
         self._n_counted = self.count(texts)
         return dict(self.figures(texts))
 
@@ -155,9 +178,9 @@ def normalized(vectors: Float[np.ndarray, 'n d']) -> Float32[np.ndarray, 'n d']:
     """Vectors at length 1; a zero vector stays zero."""
     vectors = np.asarray(vectors, np.float32)
     largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=0.0)
-    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
+    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest != 0)
     length = np.linalg.norm(scaled, axis=-1, keepdims=True)
-    return np.divide(scaled, length, out=np.zeros_like(vectors), where=length > 0)
+    return np.divide(scaled, length, out=np.zeros_like(vectors), where=length != 0)
 
 
 def compare(

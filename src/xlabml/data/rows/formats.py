@@ -2,16 +2,21 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
 from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
+from xlabml.data.sources import Source
+from xlabml.plain import Plain
 from xlabml.tokenizer import Tokenizer
 
 from .plans import Plan
+
+if TYPE_CHECKING:
+    from .passes import Passes
 
 
 class Reading(NamedTuple):
@@ -22,12 +27,16 @@ class Reading(NamedTuple):
         plan: How documents become rows.
         folder: Where plans lie that are laid out already, and new ones are written.
         seed: The seed of what a whole pass draws.
+        n_groups: Groups of an optimizer step over all devices; None: examples are rows.
+        device_tokens: Slots that a device holds at a time; None: its whole share of a step.
     """
 
     tokenizer: Tokenizer
     plan: Plan
     folder: Path
     seed: int
+    n_groups: int | None = None
+    device_tokens: int | None = None
 
 
 class Examples(ABC):
@@ -83,6 +92,10 @@ class Examples(ABC):
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
 
+    def describe(self) -> list[str]:
+        """What the examples are like, as lines for people; [] where there is nothing to say."""
+        return []
+
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:
         """An example for people: its parts, each a name and a text.
@@ -99,15 +112,36 @@ class Format(ABC):
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
+        from_data: Names of arguments that are facts of the data where they are null; see `facts`.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ()
+    from_data: ClassVar[tuple[str, ...]] = ()
 
     def settings(self) -> dict[str, Any]:
         """Plain values: what the examples depend on, beside the documents."""
         return {'class': type(self).__name__, **vars(self)}
+
+    def source(self, source: Source) -> Source:
+        """The documents that examples are made of, from a source as the user names it."""
+        return source
+
+    def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
+        """Passes over the training examples, where it matters which of them come together in a step."""
+        return passes
+
+    def facts(self, corpus: Corpus) -> dict[str, Plain]:
+        """What only the documents tell, by name: classes and their order, for example.
+
+        Called once before anything else is built, and only where an argument in `from_data`, of this format or of the
+        task, is null: it becomes the fact of its name.
+
+        Raises:
+            ValueError: The documents do not tell it; the message says what is wrong with them.
+        """
+        return {}
 
     @abstractmethod
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Examples:
