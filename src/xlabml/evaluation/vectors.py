@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from xlabml.batches import ANCHOR, POSITIVE, Batch, PairTargets
 
 from .evaluator import Evaluator, Gather
-from .sums import Sums
 
 Encode: TypeAlias = Callable[[Sequence[str]], Float32[np.ndarray, 'n d']]
 """Texts -> their vectors, in order: any model can be scored."""
@@ -22,16 +21,13 @@ Kind: TypeAlias = Literal['cosine', 'dot', 'euclidean']
 """How two vectors are compared; Euclidean: minus the distance, so that more is nearer."""
 
 
-class VectorOutputs(NamedTuple):
-    """What the evaluators of an embedder read of a batch.
+@runtime_checkable
+class VectorOutputs(Protocol):
+    """What the evaluators of vectors read of the outputs of a task."""
 
-    Args:
-        sums: Of its objective.
-        vectors: The pooled vector of each segment of the batch, padding included.
-    """
-
-    sums: Sums
-    vectors: Float[Tensor, 's d']
+    @property
+    def vectors(self) -> Float[Tensor, 's d']:
+        """The pooled vector of each segment of the batch, padding included."""
 
 
 class Texts(NamedTuple):
