@@ -93,7 +93,7 @@ def test_every_room_is_in_the_table():
     assert rooms - {'__init__'} == set(MAY_IMPORT)
 
 
-LEAVES = {'anatomy', 'bounds', 'errors', 'figures', 'finite', 'hardware', 'moved', 'plain', 'settings'}
+LEAVES = {'anatomy', 'bm25', 'bounds', 'errors', 'figures', 'finite', 'hardware', 'moved', 'plain', 'settings'}
 
 
 def test_the_table_of_the_architecture_page_is_this_one():

@@ -150,19 +150,35 @@ class VectorEvaluator(Evaluator):
     def result(self, gather: Gather) -> dict[str, float]:
         parts: list[Texts] = []
         first = 0
-        for n_groups, some in gather.everything((self._n_groups, [tuple(part) for part in self._parts])):
-            parts += [texts._replace(example=texts.example + first) for texts in (Texts(*part) for part in some)]
+        for n_groups, some in gather.everything((self._n_groups, self._parts)):
+            parts += [part._replace(example=part.example + first) for part in some]
             first += n_groups
         parts = [part for part in parts if len(part.example)]
         self._parts = []
         if not parts:
             self._n_counted = 0
             return dict.fromkeys(self.names() or [], math.nan)
-        texts = Texts(
-            *(None if values[0] is None else np.concatenate(values) for values in zip(*parts))  # type: ignore[arg-type]
-        ).in_order()
+        texts = _join(parts).in_order()
         self._n_counted = self.count(texts)
         return dict(self.figures(texts))
+
+
+def _join(parts: Sequence[Texts]) -> Texts:
+    """All texts, one part after the other."""
+
+    def of(name: str) -> np.ndarray | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)
+
+    return Texts(
+        vectors=_known(of('vectors')),
+        example=_known(of('example')),
+        role=_known(of('role')),
+        text_hash=_known(of('text_hash')),
+        score=of('score'),
+        label=of('label'),
+        document=of('document'),
+    )
 
 
 def _known(values: np.ndarray | None) -> np.ndarray:
