@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,24 @@ from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets, check_i
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts, Task
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums, VectorOutputs
+from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
 from xlabml.heads import Dense, MeanPooling, Pooling, TextEncoder
 from xlabml.heads.loading import describe_head
 from xlabml.losses import InfoNCE, Objective, embed_in_chunks, gather_views, make_views
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
+
+
+class EmbedderOutputs(NamedTuple):
+    """What an embedder makes of a batch that is evaluated, for `VectorEvaluator`.
+
+    Args:
+        sums: As in training.
+        vectors: The vector of each segment of the batch; zero for padding.
+    """
+
+    sums: Sums
+    vectors: Float[Tensor, 's d']
 
 
 class Embedder(Task):
@@ -142,10 +154,10 @@ class Embedder(Task):
         """The sum of the objective over the groups."""
         return self._sums(self.embed(batch), batch)
 
-    def outputs(self, batch: Batch) -> VectorOutputs:
+    def outputs(self, batch: Batch) -> EmbedderOutputs:
         """The sums of the loss, and the vectors that they are of."""
         vectors = self.embed(batch)
-        return VectorOutputs(self._sums(vectors, batch), vectors)
+        return EmbedderOutputs(self._sums(vectors, batch), vectors)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss."""
