@@ -42,6 +42,7 @@ class Interleaving:
                 raise SettingsError(
                     f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
                 )
+        # Row i of source s comes at (i + 1/2) / n_s of the period; at equal places the first source comes first.
         source = np.repeat(np.arange(len(shares)), self.per_period)
         rank = np.concatenate([np.arange(n) for n in self.per_period])
         order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))
@@ -82,7 +83,8 @@ class Mixture(Interleaving):
                     f'data.weights gives {weight:g} to source {i}, which has no document in the train split; '
                     'set it to 0, or give the source more documents'
                 )
-        rows = np.array(weights, np.float64) * self.n_rows / np.maximum(n_targets, 1)  # a target each, so many rows
+        # Rows of source s: its share of the targets over its targets per row.
+        rows = np.array(weights, np.float64) * self.n_rows / np.maximum(n_targets, 1)
         super().__init__(rows, weights)
 
     def rows(self, places: Int64[np.ndarray, ' rows'], seed: int) -> Int64[np.ndarray, ' rows']:
@@ -93,7 +95,7 @@ class Mixture(Interleaving):
         """
         period, place = np.divmod(places, _PERIOD)
         sources = self.source[place]
-        index = period * self.per_period[sources] + self.rank[place]
+        index = period * self.per_period[sources] + self.rank[place]  # rows of the same source before this one
         rows = np.empty_like(places)
         for i in np.unique(sources).tolist():
             here = sources == i
