@@ -1,6 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from .batching import BatchSequence, EvalBatches, Positions, join_batches, loader
+from .batching import BatchSequence, EvalBatches, Positions, loader
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -67,6 +67,7 @@ from .rows import (
     RowPieces,
     Rows,
     TokenView,
+    join_batches,
     open_plan,
     verify_plan,
 )
