@@ -5,6 +5,7 @@ checkpoint.
 """
 
 from .calibration import Calibration
+from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -15,19 +16,31 @@ from .pooling import (
     Pooling,
     WeightedMeanPooling,
 )
+from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
 from .text_encoder import Dense, TextEncoder
 
 __all__ = [
     'AttentionPooling',
     'Calibration',
+    'CrossPreferenceModel',
+    'CumulativeLink',
+    'Davidson',
     'Dense',
     'FirstPooling',
+    'Head',
     'LanguageModel',
     'LastPooling',
+    'LinearHead',
+    'MLPHead',
     'MaxPooling',
     'MeanPooling',
+    'PairHead',
     'Pooling',
+    'PreferenceModel',
+    'RaoKupper',
+    'SequenceClassifier',
     'TextEncoder',
+    'Ties',
     'WeightedMeanPooling',
     'language_model',
 ]
