@@ -28,6 +28,7 @@ from .corpus import (
 from .groups import (
     Arranged,
     Batching,
+    DenoisedTexts,
     GroupFormat,
     Groups,
     InOrder,
@@ -117,6 +118,7 @@ __all__ = [
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
+    'DenoisedTexts',
     'Document',
     'Engine',
     'Epochs',

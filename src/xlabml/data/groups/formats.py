@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xlabml.batches import PairTargets
 from xlabml.data.corpus import Corpus
@@ -30,9 +30,9 @@ class GroupFormat(Format):
         batching: Which groups come together in a step.
     """
 
-    targets = PairTargets
+    targets: ClassVar[type] = PairTargets
     columns = (GROUP,)
-    unused = ('plan', 'batch_tokens', 'stream')
+    unused: ClassVar[tuple[str, ...]] = ('plan', 'batch_tokens', 'stream')
     batching: Batching
 
     def __init__(self) -> None:

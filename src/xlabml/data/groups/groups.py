@@ -18,7 +18,7 @@ from xlabml.tokenizer import Tokenizer
 from .index import GroupIndex
 from .records import GROUP
 
-_MIN_SLOTS = 128
+MIN_SLOTS = 128
 _MIN_SEGMENTS = 16
 _MAX_NEGATIVE = 1 << 63
 
@@ -186,7 +186,7 @@ class Groups(Examples):
         lengths = n_tokens + n_prompt + 2
 
         row, row_slots, n_rows = _fill(lengths, self.limits.row_slots)
-        rows = _Rows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
+        rows = TextRows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
         begins = rows.begins
         ids = np.full(n_rows * row_slots, self._pad, np.int64)
         ids[begins] = self._ends[0]
@@ -319,7 +319,7 @@ class Groups(Examples):
         numbers: Int64[np.ndarray, ' e'],
         example: Int64[np.ndarray, ' t'],
         text: Int64[np.ndarray, ' t'],
-        rows: '_Rows',
+        rows: 'TextRows',
     ) -> torch.Tensor:
         """The teacher's vectors of some texts, for each segment."""
         known: dict[int, list[list[float]]] = {}
@@ -337,7 +337,7 @@ class Groups(Examples):
         return torch.from_numpy(rows.spread(np.array(values, np.float32).reshape(-1, self._d_vector), 0))
 
 
-class _Rows(NamedTuple):
+class TextRows(NamedTuple):
     """Texts laid into rows.
 
     Args:
@@ -360,13 +360,13 @@ class _Rows(NamedTuple):
         n_rows: int,
         row_slots: int,
         max_length: int,
-    ) -> '_Rows':
+    ) -> 'TextRows':
         """Lay texts into rows, one after the other; the padding of a row is cut into segments of max_length."""
         n_texts = np.bincount(row, minlength=n_rows)
         used = np.bincount(row, lengths, n_rows).astype(np.int64)
         free = row_slots - used
         n_padding = -(-free // max_length)
-        per_row = _round_up(int((n_texts + n_padding).max()), _MIN_SEGMENTS)
+        per_row = round_up(int((n_texts + n_padding).max()), _MIN_SEGMENTS)
         first = np.cumsum(n_texts) - n_texts
         segment = row * per_row + np.arange(len(row)) - first[row]
         sizes = np.zeros(n_rows * per_row, np.int64)
@@ -389,7 +389,7 @@ class _Rows(NamedTuple):
 def _fill(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int64[np.ndarray, ' t'], int, int]:
     """The row of each text, the slots of a row, and how many rows there are."""
     if row_slots is None:
-        return np.zeros(len(lengths), np.int64), _round_up(int(lengths.sum()), _MIN_SLOTS), 1
+        return np.zeros(len(lengths), np.int64), round_up(int(lengths.sum()), MIN_SLOTS), 1
     row = 0
     used = 0
     rows = []
@@ -400,11 +400,11 @@ def _fill(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int6
         rows.append(row)
         used = used + length
     if row == 0:
-        return np.array(rows, np.int64), min(row_slots, _round_up(used, _MIN_SLOTS)), 1
+        return np.array(rows, np.int64), min(row_slots, round_up(used, MIN_SLOTS)), 1
     return np.array(rows, np.int64), row_slots, row + 1
 
 
-def _round_up(n: int, least: int) -> int:
+def round_up(n: int, least: int) -> int:
     """The next multiple of an eighth of the power of two below n, and of `least`."""
     step = max(least, (1 << max(0, n.bit_length() - 1)) // 8)
     return max(1, -(-n // step)) * step
