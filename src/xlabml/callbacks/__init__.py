@@ -1,7 +1,8 @@
-"""What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
+"""Callbacks: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
 
 from .advice import skip_argument
 from .checkpointing import Checkpoints
+from .collapse import Collapse
 from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
@@ -16,6 +17,7 @@ from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
+    'Collapse',
     'Compiling',
     'Curves',
     'Garbage',

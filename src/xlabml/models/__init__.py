@@ -1,12 +1,13 @@
-"""One task a file: what is trained, and how its loss and figures come about."""
+"""The tasks, one per file: the network, its loss and its figures."""
 
 from xlabml.engine import Task
 
 from .denoising_autoencoder import DenoisingAutoencoder
+from .embedder import Embedder
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'DenoisingAutoencoder', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'DenoisingAutoencoder', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
-"""The task of a run that names none."""
+"""The default task."""

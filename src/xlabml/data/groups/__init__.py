@@ -7,6 +7,7 @@ from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index
 from .records import GROUP, Columns, GroupRecords
+from .sets import GroupSets, SetExamples
 
 __all__ = [
     'GROUP',
@@ -17,12 +18,14 @@ __all__ = [
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',
+    'GroupSets',
     'Groups',
     'InOrder',
     'NoDuplicates',
     'PerClass',
     'Prompts',
     'SameSource',
+    'SetExamples',
     'TextGroups',
     'TextLimits',
     'make_index',

@@ -14,9 +14,10 @@ from xlabml.data.rows import Reading, ranges
 
 from .batching import Batching, InOrder
 from .formats import GroupFormat
-from .groups import MIN_SLOTS, Groups, TextLimits, TextRows, round_up
+from .groups import Groups, TextLimits
 from .index import make_index
 from .records import Columns
+from .text_rows import MIN_SLOTS, TextRows, round_up
 
 _ROLE = 'text'
 

@@ -13,6 +13,8 @@ FLAGS = [
     '--model.trunk.n_layers=2',
     '--model.trunk.n_heads=2',
     '--model.trunk.causal=false',
+    '--model.schedule=WarmupConstant',
+    '--model.schedule.warmup_steps=0',
     '--data.examples=DenoisedTexts',
     '--data.batch_groups=8',
 ]
