@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE
-from xlabml.data.groups import InOrder, TextGroups
+from xlabml.data.groups import InOrder, TextGroups, make_index, verify_index
 from xlabml.data.order import example_keys
 from xlabml.errors import DataError, SettingsError
 
@@ -222,3 +222,14 @@ def test_settings_that_do_not_belong_are_refused(options, message):
 def test_batching_of_anchors_has_no_duplicates_and_that_of_pairs_is_the_order():
     assert type(TextGroups({'text': 't'}).batching) is InOrder
     assert TextGroups({'anchor': 'q', 'positive': 'p'}).settings()['batching'] == {'class': 'NoDuplicates'}
+
+
+def test_an_index_that_was_changed_is_refused_by_its_file(make_corpus, triplets, tmp_path):
+    corpus = make_corpus(triplets, TRIPLETS)
+    assert verify_index(corpus, tmp_path / 'index') is None
+    index = make_index(corpus, tmp_path / 'index')
+    assert verify_index(corpus, tmp_path / 'index').roles.tolist() == index.roles.tolist()
+    file = index.folder / 'roles.bin'
+    file.write_bytes(b'\x01' + file.read_bytes()[1:])
+    with pytest.raises(DataError, match=r'roles\.bin is not what'):
+        verify_index(corpus, tmp_path / 'index')

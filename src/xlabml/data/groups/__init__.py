@@ -4,7 +4,7 @@ from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
-from .index import GroupIndex, make_index
+from .index import GroupIndex, make_index, verify_index
 from .records import GROUP, Columns, GroupRecords
 from .sets import GroupSets, SetExamples
 
@@ -27,4 +27,5 @@ __all__ = [
     'TextGroups',
     'TextLimits',
     'make_index',
+    'verify_index',
 ]
