@@ -45,7 +45,7 @@ def run(xlab, embed, tmp_path):
 
 def test_an_embedder_is_trained_evaluated_scored_described_and_exported(xlab, embed, run, capfd):
     folder, printed = run
-    assert 'nats/group' in printed
+    assert 'loss/group' in printed
     losses = list(read_curve(folder, 'train_loss').values())
     assert losses[-1] < losses[0]
     for command, word in (('validate', 'val: '), ('test', 'test: ')):

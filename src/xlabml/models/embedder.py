@@ -63,7 +63,7 @@ class Embedder(Task):
     network: TextEncoder
     formats: ClassVar[tuple[type, ...]] = (PairTargets,)
     counted: ClassVar[str] = 'groups'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/group'}
+    units: ClassVar[Mapping[str, str]] = {'loss': 'loss/group'}
 
     def __init__(
         self,
