@@ -233,3 +233,11 @@ def test_an_index_that_was_changed_is_refused_by_its_file(make_corpus, triplets,
     file.write_bytes(b'\x01' + file.read_bytes()[1:])
     with pytest.raises(DataError, match=r'roles\.bin is not what'):
         verify_index(corpus, tmp_path / 'index')
+
+
+def test_one_column_may_be_anchor_and_positive(make_groups):
+    groups = make_groups(TextGroups({'anchor': 'query', 'positive': 'query'}), TRIPLETS)
+    batch = read(groups, 0, 1)
+    first, second, *_ = segments(batch)
+    assert first == second
+    assert of_texts(batch, batch.role) == [ANCHOR, POSITIVE, ANCHOR, POSITIVE]

@@ -161,6 +161,7 @@ class TextGroups(GroupFormat):
 
     Args:
         roles: For each role, its column or columns: anchor and positive, and negatives or none; or a and b; or text.
+            One column as anchor and as positive is SimCSE: dropout makes two vectors of each text.
         label: The column of a class, a name or a whole number.
         score: The column of a number that says how alike a and b are.
         scores: The columns of a teacher's scores: one for each positive and negative, in their order, or lists of them.
@@ -277,7 +278,7 @@ def _check_roles(
     used: dict[str, str] = {}
     for role, columns in roles.items():
         for name in _names(columns):
-            if used.setdefault(name, role) != role:
+            if used.setdefault(name, role) != role and {used[name], role} != {'anchor', 'positive'}:
                 raise ValueError(f'data.examples.roles has the column {name!r} as {used[name]} and as {role}')
     if score is not None and 'a' not in roles:
         raise ValueError('data.examples.score goes with the roles a and b; a teacher has data.examples.scores')
