@@ -122,7 +122,8 @@ class Embedder(Task):
                 'network of Embedder has those of the last layer only; choose another objective'
             )
         if stage == 'fit':
-            examples.require(found, data.texts.train_examples)
+            n_together = data.batch_groups // (1 if self.gather else self.trainer.world_size)
+            examples.require(found, data.texts.train_examples, n_together)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""

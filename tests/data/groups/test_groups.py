@@ -241,3 +241,31 @@ def test_one_column_may_be_anchor_and_positive(make_groups):
     first, second, *_ = segments(batch)
     assert first == second
     assert of_texts(batch, batch.role) == [ANCHOR, POSITIVE, ANCHOR, POSITIVE]
+
+
+LABELLED = [{'t': f'cat {i}', 'y': y} for i, y in enumerate('aabc')]
+
+
+@pytest.mark.parametrize(
+    ('form', 'needs', 'n_together', 'message'),
+    [
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('positive',), 1, 'there is one group at a time'),
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('positive', 'negative'), 4, 'which needs negatives'),
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('label',), 4, 'which needs labels'),
+        (TextGroups({'text': 't'}, label='y'), ('positive',), 4, 'which needs a second text'),
+        (TextGroups({'text': 't'}, label='y'), ('label',), 4, 'two texts in each of two classes .* are a 2, b 1, c 1'),
+    ],
+)
+def test_what_an_objective_needs_and_the_groups_lack_is_named(make_groups, form, needs, n_together, message):
+    groups = make_groups(form, TRIPLETS if 'anchor' in form.roles else LABELLED)
+    with pytest.raises(SettingsError, match=f'model.objective is Some, .*{message}'):
+        form.require([('Some', needs)], groups, n_together)
+
+
+def test_groups_that_suffice_are_not_refused(make_groups, triplets):
+    triplets.require([('Some', ('positive', 'negative'))], make_groups(triplets, TRIPLETS), 1)
+    form = TextGroups({'text': 't'}, label='y')
+    form.require([('Some', ('label',))], make_groups(form, [*LABELLED, {'t': 'dog', 'y': 'b'}]), 4)
+    without = [{**record, 'neg': []} for record in TRIPLETS]
+    with pytest.raises(SettingsError, match=r'no record has one in the columns of data.examples.roles.negatives'):
+        triplets.require([('Some', ('negative',))], make_groups(triplets, without), 4)

@@ -95,15 +95,16 @@ class GroupFormat(Format):
         found = {role: prompts.get(role, prompts.get(_INSTEAD.get(role, ''), '')) for role in self.roles}
         self.prompts.texts = {role: text for role, text in found.items() if text}
 
-    def require(self, objectives: Sequence[Objective], examples: Examples) -> None:
+    def require(self, objectives: Sequence[Objective], examples: Examples, n_together: int) -> None:
         """See that the groups have what the objective needs.
 
         Args:
             objectives: The one of this set.
             examples: The train split.
+            n_together: Groups of a step that are compared with one another.
 
         Raises:
-            SettingsError: A role or a column is not named; or all records have one label, or, where single texts are
+            SettingsError: A role or a column is not named; a group has no negatives, nor other groups beside it; or all records have one label, or, where single texts are
                 compared, fewer than two classes have two texts; or there are several objectives.
         """
         if len(objectives) != 1:
@@ -131,6 +132,12 @@ class GroupFormat(Format):
             raise SettingsError(
                 f'model.objective is {objective}, which needs negatives, but no record has one in the columns of '
                 'data.examples.roles.negatives; mine some, or choose another objective'
+            )
+        if needs == ('positive',) and len(self.roles) < 3 and min(n_together, len(groups)) < 2:
+            raise SettingsError(
+                f'model.objective is {objective}, whose negatives are the other groups of a step, but there is one group '
+                'at a time: set data.batch_groups to more (on each device, without model.gather), or name negatives in '
+                'data.examples.roles'
             )
         if 'label' in needs:
             counts = np.bincount(groups.labels(np.arange(len(groups))), minlength=len(groups.classes))
