@@ -104,8 +104,9 @@ class GroupFormat(Format):
             n_together: Groups of a step that are compared with one another.
 
         Raises:
-            SettingsError: A role or a column is not named; a group has no negatives, nor other groups beside it; or all records have one label, or, where single texts are
-                compared, fewer than two classes have two texts; or there are several objectives.
+            SettingsError: A role or a column is not named; a group has no negatives, nor other groups beside it; all
+                records have one label, or, where single texts are compared, fewer than two classes have two texts; or
+                there are several objectives.
         """
         if len(objectives) != 1:
             raise SettingsError(
@@ -135,8 +136,8 @@ class GroupFormat(Format):
             )
         if needs == ('positive',) and len(self.roles) < 3 and min(n_together, len(groups)) < 2:
             raise SettingsError(
-                f'model.objective is {objective}, whose negatives are the other groups of a step, but there is one group '
-                'at a time: set data.batch_groups to more (on each device, without model.gather), or name negatives in '
+                f'model.objective is {objective}, whose negatives are the other groups of a step, but there is one '
+                'group at a time: set data.batch_groups to more (on each device, without model.gather), or name negatives in '
                 'data.examples.roles'
             )
         if 'label' in needs:
