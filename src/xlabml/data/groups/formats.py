@@ -137,8 +137,8 @@ class GroupFormat(Format):
         if needs == ('positive',) and len(self.roles) < 3 and min(n_together, len(groups)) < 2:
             raise SettingsError(
                 f'model.objective is {objective}, whose negatives are the other groups of a step, but there is one '
-                'group at a time: set data.batch_groups to more (on each device, without model.gather), or name negatives in '
-                'data.examples.roles'
+                'group at a time: set data.batch_groups to more (on each device, without model.gather), or name '
+                'negatives in data.examples.roles'
             )
         if 'label' in needs:
             counts = np.bincount(groups.labels(np.arange(len(groups))), minlength=len(groups.classes))
