@@ -1,10 +1,13 @@
 """Groups as tensors, worked out by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE
+from xlabml.data import Location, prepare_store
 from xlabml.data.groups import InOrder, TextGroups, make_index, verify_index
 from xlabml.data.order import example_keys
 from xlabml.errors import DataError, SettingsError
@@ -269,3 +272,13 @@ def test_groups_that_suffice_are_not_refused(make_groups, triplets):
     without = [{**record, 'neg': []} for record in TRIPLETS]
     with pytest.raises(SettingsError, match=r'no record has one in the columns of data.examples.roles.negatives'):
         triplets.require([('Some', ('negative',))], make_groups(triplets, without), 4)
+
+
+def test_a_store_that_is_ready_is_not_made_again(tmp_path, tokenizer):
+    path = tmp_path / 'records.jsonl'
+    path.write_text('\n'.join(map(json.dumps, TRIPLETS)))
+    form = TextGroups({'anchor': 'query', 'positive': 'pos', 'negatives': 'neg'})
+    said = []
+    for _ in range(2):
+        prepare_store(form.source(Location(str(path))), tokenizer, tmp_path / 'store', form.columns, say=said.append)
+    assert len(said) == 1

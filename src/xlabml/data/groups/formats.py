@@ -152,13 +152,7 @@ class GroupFormat(Format):
                 )
 
     def settings(self) -> dict[str, Any]:
-        records = self.records
-        return {
-            'class': type(self).__name__,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in records._asdict().items()},
-            'texts': {role: list(names) for role, names in records.texts.items()},
-            'batching': self.batching.settings(),
-        }
+        return {'class': type(self).__name__, **self.records.plain(), 'batching': self.batching.settings()}
 
 
 class TextGroups(GroupFormat):
