@@ -9,13 +9,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .hashes import short_hash
 from .locks import if_free, only_one
-from .manifests import MANIFEST, write_manifest
+from .manifests import MANIFEST, Manifest, Written, write_manifest
 
 __all__ = [
     'MANIFEST',
@@ -46,7 +47,7 @@ class ArrayFile:
         sync: Whether it is on the disk, not on its way there, once it is closed.
     """
 
-    def __init__(self, path: Path, dtype: Any, sync: bool = True) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, sync: bool = True) -> None:
         self.path = path
         self.dtype = np.dtype(dtype)
         self.sync = sync
@@ -61,7 +62,7 @@ class ArrayFile:
         self._hash.update(data)
         self._n_bytes += len(data)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Written:
         """Finish the file, and describe it for the manifest."""
         self._file.flush()
         if self.sync:
@@ -83,14 +84,14 @@ class ArrayFiles:
         sync: Whether they are on the disk once they are closed.
     """
 
-    def __init__(self, folder: Path, dtypes: Mapping[str, Any], sync: bool = True) -> None:
+    def __init__(self, folder: Path, dtypes: Mapping[str, DTypeLike], sync: bool = True) -> None:
         self._files = {name: ArrayFile(folder / f'{name}.bin', dtype, sync) for name, dtype in dtypes.items()}
 
     def append(self, **values: np.ndarray | bytes) -> None:
         for name, value in values.items():
             self._files[name].append(value)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> dict[str, Written]:
         return {name: file.close() for name, file in self._files.items()}
 
     def __enter__(self) -> 'ArrayFiles':
@@ -103,7 +104,7 @@ class ArrayFiles:
 
 def build_folder(
     folder: Path,
-    build: Callable[[Path], dict[str, Any]],
+    build: Callable[[Path], Manifest],
     is_ready: Callable[[], bool],
     resumable: bool = False,
     say: Callable[[str], None] | None = None,

@@ -8,6 +8,7 @@ known here.
 from .contents import (
     Contents,
     Part,
+    Saved,
     SavedRun,
     pack_data,
     put_best,
@@ -27,6 +28,7 @@ __all__ = [
     'Contents',
     'Export',
     'Part',
+    'Saved',
     'SavedRun',
     'best_name',
     'by_step',

@@ -7,13 +7,13 @@ a hook of Lightning's.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from xlabml.errors import CheckpointError
-from xlabml.plain import Plain
+from xlabml.plain import Plain, PlainDict
 
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
@@ -44,6 +44,9 @@ DATA_NAME = 'datamodule_hparams_name'
 EXPORTED = (VERSION, EPOCH, STEP, TASK, TASK_NAME, DATA, DATA_NAME, NETWORK, FACTS)
 """Plain values that an exported file has beside its tensors."""
 
+Saved: TypeAlias = dict[str, Any]
+"""What Lightning writes and restores from, or a part of it: plain values and tensors, whose kinds schema.py checks."""
+
 _OURS = frozenset(
     {WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, REMOVED, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT}
 )
@@ -58,15 +61,15 @@ class Part(NamedTuple):
     """
 
     class_path: str
-    arguments: dict[str, Any]
+    arguments: PlainDict
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> 'Part':
+    def of(cls, arguments: Mapping[str, Plain]) -> 'Part':
         """The part of hyper-parameters, among which `settings.keep_arguments` keeps the class."""
         rest = dict(arguments)
-        return cls(rest.pop(CLASS, ''), rest)
+        return cls(str(rest.pop(CLASS, '')), rest)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> PlainDict:
         """The part as settings have it."""
         return {'class_path': self.class_path, 'init_args': self.arguments}
 
@@ -81,7 +84,7 @@ class SavedRun(NamedTuple):
         best: Name of the file that was the best then; None: there was none.
     """
 
-    settings: dict[str, Any]
+    settings: PlainDict
     folder: str | None
     id: str | None
     best: str | None
@@ -106,15 +109,15 @@ class Contents(NamedTuple):
 
     task: Part
     network: Part | None
-    facts: dict[str, Any]
-    data: dict[str, Any]
+    facts: PlainDict
+    data: PlainDict
     weights: dict[str, Tensor]
     tokenizer: Tensor | None
-    place: dict[str, Any]
-    guards: dict[str, Any]
+    place: Saved
+    guards: Saved
     run: SavedRun
-    training: dict[str, Any]
-    removed: dict[str, Any]
+    training: Saved
+    removed: PlainDict
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
@@ -150,12 +153,12 @@ class Contents(NamedTuple):
         """The weights that training resumes with, where `weights` are an average of them; None: `weights` are."""
         return self.training.get(TRAINED_WEIGHTS)
 
-    def callback_state(self, key: str) -> dict[str, Any]:
+    def callback_state(self, key: str) -> Saved:
         """The state of a callback, by its class name; {} where it had none."""
         return self.training.get(CALLBACKS, {}).get(key, {})
 
     @property
-    def optimizers(self) -> list[dict[str, Any]]:
+    def optimizers(self) -> list[Saved]:
         """The states of the optimizers; none in an exported file."""
         return self.training.get(OPTIMIZERS, [])
 
@@ -182,7 +185,7 @@ class Contents(NamedTuple):
         return self.require_tokenizer().numpy().tobytes()
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     """A text that is not empty; None for anything else."""
     return value if isinstance(value, str) and value else None
 
@@ -190,9 +193,7 @@ def _text(value: Any) -> str | None:
 # Writing, from Lightning's hooks.
 
 
-def put_task(
-    checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any], facts: Mapping[str, Plain]
-) -> None:
+def put_task(checkpoint: Saved, network: Part | None, guards: Mapping[str, object], facts: Mapping[str, Plain]) -> None:
     """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
 
     Args:
@@ -209,28 +210,29 @@ def put_task(
         checkpoint[NETWORK] = network.settings()
 
 
-def put_run(checkpoint: dict[str, Any], settings: dict[str, Any], folder: str, run_id: str) -> None:
+def put_run(checkpoint: Saved, settings: PlainDict, folder: str, run_id: str) -> None:
     """Add the settings, the folder and the number of the run that saves."""
     checkpoint.update({SETTINGS: settings, RUN_FOLDER: folder, RUN_ID: run_id})
 
 
-def put_best(checkpoint: dict[str, Any], name: str | None) -> None:
+def put_best(checkpoint: Saved, name: str | None) -> None:
     """Add the name of the best file so far; None: there is none."""
     checkpoint[BEST] = name
 
 
-def put_callback(checkpoint: dict[str, Any], key: str, **values: Any) -> None:
+def put_callback(checkpoint: Saved, key: str, **values: object) -> None:
     """Set values in the state of a callback, by its class name."""
     checkpoint[CALLBACKS][key] = {**checkpoint[CALLBACKS].get(key, {}), **values}
 
 
-def pack_data(tokenizer: bytes, place: Mapping[str, Any]) -> dict[str, Any]:
+def pack_data(tokenizer: bytes, place: Mapping[str, object]) -> Saved:
     """The state of the data module, as Lightning saves it."""
     return {TOKENIZER: torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8), **place}
 
 
-def unpack_data(state: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def unpack_data(state: Mapping[str, object]) -> tuple[bytes, Saved]:
     """The tokenizer's bytes, and the place, from the state of a data module."""
     place = dict(state)
-    tokenizer: Tensor = place.pop(TOKENIZER)
+    tokenizer = place.pop(TOKENIZER)
+    assert isinstance(tokenizer, Tensor)
     return tokenizer.numpy().tobytes(), place

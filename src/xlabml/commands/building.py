@@ -13,6 +13,7 @@ from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Task
 from xlabml.finite import require_finite
 from xlabml.heads.loading import Initialized, initialize
+from xlabml.plain import PlainDict
 from xlabml.settings import build_arguments
 from xlabml.untrusted.building import naming, try_out
 
@@ -92,7 +93,7 @@ def build(
     return Built(settings, data, task, trainer, own, claimed, initialized)
 
 
-def _take_up(resumed: Resumed, model: dict[str, Any], task: Task, data: XLabDataModule, is_fit: bool) -> None:
+def _take_up(resumed: Resumed, model: PlainDict, task: Task, data: XLabDataModule, is_fit: bool) -> None:
     """Hold a checkpoint against the task and the data, and give the data what is theirs."""
     checkpoint = resumed.checkpoint
     task.check_weights(checkpoint)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from jsonargparse import Namespace
@@ -18,8 +18,11 @@ RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
 DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
 COMMANDS = (*RUN_COMMANDS, *DATA_COMMANDS)
 
+Parsed: TypeAlias = dict[str, Any]
+"""Settings as `plain` makes them: the parser has held their values against the signatures, which no type names here."""
 
-def plain(value: Any) -> Any:
+
+def plain(value: object) -> Any:
     """Settings as dictionaries, lists and plain values."""
     if isinstance(value, Namespace):
         return {name: plain(item) for name, item in vars(value).items()}
@@ -109,7 +112,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
             _refuse_linked_in({name: _parse(after if has_value else value)}, linked, f'--{name}')
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
     try:
         return yaml_text.load(text)
@@ -117,7 +120,7 @@ def _parse(text: str) -> Any:
         return None
 
 
-def _refuse_linked_in(content: Any, linked: dict[str, str], where: str) -> None:
+def _refuse_linked_in(content: object, linked: dict[str, str], where: str) -> None:
     for group in ('model', 'data'):
         values = content.get(group) if isinstance(content, dict) else None
         if isinstance(values, dict):

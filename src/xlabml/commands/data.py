@@ -2,13 +2,16 @@
 
 import inspect
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
+from xlabml.artifacts.manifests import Manifest
 from xlabml.data import (
     REASONS,
     SharedJob,
+    Source,
     TokenStore,
     check_picture,
     compute_statistics,
@@ -88,7 +91,7 @@ def prepare_data(
     _print_near_duplicates(data)
 
 
-def _print_rows(source: Any, manifest: dict[str, Any]) -> None:
+def _print_rows(source: Source | str, manifest: Manifest) -> None:
     """Say what was read and what became of it, for a source: lines against rows show a quote that swallowed some."""
     read = counts_of(manifest)
     rows = manifest['n_rows']
@@ -136,7 +139,7 @@ def _print_near_duplicates(data: XLabDataModule) -> None:
         print('\n'.join(describe_near_duplicates(data.corpus, data.near_pairs)))
 
 
-def _cluster(engine: str, given: dict[str, Any]) -> Any:
+def _cluster(engine: str, given: Mapping[str, Any]) -> Any:
     """The engine of these arguments; None: processes of this machine.
 
     Raises:

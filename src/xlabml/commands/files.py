@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,7 +17,7 @@ _MAX_DEPTH = 40
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: the first value would be lost in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != '<<':
@@ -28,7 +27,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, object]:
     """What a YAML file says, group by group.
 
     Raises:
@@ -59,7 +58,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _depth_exceeds(value: Any, limit: int) -> bool:
+def _depth_exceeds(value: object, limit: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     items = value.values() if isinstance(value, dict) else value

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fsspec
 
@@ -154,7 +154,7 @@ def refuse_used(folder: str, found: Found | None) -> None:
     )
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL, and the path on it."""
     try:
         return fsspec.core.url_to_fs(url)

@@ -1,11 +1,12 @@
 """`fit --init_from PATH`: a new run whose network begins with the weights of another run."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
+from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 from xlabml.untrusted.matching import match_arguments, parameters
 
@@ -59,7 +60,7 @@ def _find(asked: str, root: Path) -> Path:
         return newest
 
 
-def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> dict[str, Any]:
+def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
     """Settings that a new run takes over: those of the trunk, the longest row, and the size of the tokenizer.
 
     Args:
@@ -74,12 +75,13 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
     network = initial.contents.network
     data = initial.contents.data
     task = settings.find_class(class_path)
-    found: dict[str, Any] = {'data': {}}
+    found: PlainDict = {'data': {}}
     with naming(initial.path, remedy=REMEDY):
         if network is not None and 'trunk' in network.arguments and 'trunk' in parameters(task):
-            trunk = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)['trunk']
-            known = trunk.get('init_args') or {}
-            trunk = {**trunk, 'init_args': {name: known[name] for name in known if name not in _OF_THE_TASK}}
+            matched = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)
+            trunk = below(matched, 'trunk')
+            known = below(trunk, 'init_args')
+            trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
             found['model'] = {'class_path': class_path, 'init_args': {'trunk': trunk}}
         names = ['max_len', *([] if has_tokenizer else ['n_vocab'])]
         sizes = {name: data[name] for name in names if name in data}

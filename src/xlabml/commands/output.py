@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,7 +17,7 @@ class _Lossy:
         stream: What it writes to.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

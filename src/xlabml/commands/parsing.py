@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from xlabml import bounds, moved, settings
 from xlabml.models import DEFAULT, Task
-from xlabml.plain import Plain
+from xlabml.plain import Plain, PlainDict
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
@@ -36,7 +36,7 @@ from .run_folder import Choice
 _load = get_loader('yaml')
 
 
-def _bounded(text: str) -> Any:
+def _bounded(text: str) -> object:
     """What jsonargparse reads every value and every file with."""
     try:
         yaml_text.check(text)
@@ -120,7 +120,7 @@ class Settings(NamedTuple):
     def is_fit(self) -> bool:
         return self.command == 'fit'
 
-    def changed(self, values: Mapping[str, Any]) -> 'Settings':
+    def changed(self, values: Mapping[str, object]) -> 'Settings':
         """With other values, by their dotted names."""
         copy = self.values.clone()
         for name, value in values.items():
@@ -135,7 +135,7 @@ class Settings(NamedTuple):
             raise UsageError(f'seed_everything is {self.values.seed_everything}; it must be 0 or more')
 
 
-def parse(argv: Sequence[str] | dict[str, Any], parsers: Parsers | None = None) -> Settings:
+def parse(argv: Sequence[str] | PlainDict, parsers: Parsers | None = None) -> Settings:
     """Read a command line, or settings as a dictionary. No checkpoint is opened, and nothing is built.
 
     Args:
@@ -179,7 +179,7 @@ def drop_removed(values: Namespace, command: str | None) -> None:
             raise UsageError(f'{moved.why_removed(was_set)}; leave {"them" if len(was_set) > 1 else "it"} out')
 
 
-def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Settings:
+def retype(settings: Settings, command: str, changed: Mapping[str, object]) -> Settings:
     """The settings of a command line that was typed with another command, and with flags behind it.
 
     A run that resumes reads its line once more above the checkpoint's settings: what a flag says is not lost there.
@@ -194,7 +194,7 @@ def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Sett
     return parse([*words, *flags])
 
 
-def named_commands(argv: Sequence[str] | dict[str, Any]) -> Sequence[str]:
+def named_commands(argv: Sequence[str] | PlainDict) -> Sequence[str]:
     """The command that is typed, or all: a parser takes time to build, so only that which is needed is built."""
     return next(([word] for word in argv if word in COMMANDS), COMMANDS)
 

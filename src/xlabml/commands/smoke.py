@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -18,13 +18,14 @@ import torch
 from xlabml import artifacts, checkpoints
 from xlabml.callbacks import Checkpoints
 from xlabml.callbacks.progress import find_figures
+from xlabml.checkpoints import Saved
 from xlabml.data import Source, value_of
 from xlabml.engine import Task
 from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
 from .building import Built
-from .command_line import plain, without_option
+from .command_line import Parsed, plain, without_option
 from .errors import UsageError, usage_errors
 from .opening import find_task, open_data
 from .parsing import Settings, parse, retype
@@ -161,7 +162,7 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     return found, note
 
 
-def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
+def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[Parsed, str]:
     """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
     settings. Where sources are absent, this says so."""
     data = open_data(settings)
@@ -177,7 +178,7 @@ def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict
     note = ''
     if not path.exists():
         path = folder / 'smoke.model'
-        texts = [record['text'] for record in itertools.chain(*records)]
+        texts = [str(record['text']) for record in itertools.chain(*records)]
         n_vocab = _train(texts, path, data.n_vocab, data.coverage)
         if n_vocab != data.n_vocab:
             note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
@@ -194,12 +195,12 @@ class _StopAt(L.Callback):
         if trainer.global_step >= self.n_steps:
             trainer.should_stop = True
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Saved) -> None:
         # Early stopping ends a run for good; this one is to be resumed.
         checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
-def _batch_sizes(values: dict[str, Any]) -> dict[str, int]:
+def _batch_sizes(values: Parsed) -> dict[str, int]:
     """Two micro-batches a step: on a CPU of a row, elsewhere as large as they will be, to see that they fit."""
     data = values['data']
     has_gpu = torch.cuda.is_available() and values['trainer']['accelerator'] in ('auto', 'gpu', 'cuda')
@@ -207,20 +208,21 @@ def _batch_sizes(values: dict[str, Any]) -> dict[str, int]:
     return {'batch_tokens': device * min(2, math.ceil(data['batch_tokens'] / device)), 'device_batch_tokens': device}
 
 
-def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, object]]:
     """The first documents of a source, with these columns beside their texts.
 
     Raises:
         SettingsError: One of them has nothing in a column.
     """
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, object]] = []
     n_chars = 0
     for document in source.documents(columns):
         if isinstance(document.text, str) and document.text:
             for name in columns:
                 value_of(document.columns, name, f'{source}, row {document.row}')
-            records.append({**document.columns, 'text': document.text[: _MAX_CHARS // 40]})
-            n_chars += len(records[-1]['text'])
+            text = document.text[: _MAX_CHARS // 40]
+            records.append({**document.columns, 'text': text})
+            n_chars += len(text)
         if len(records) == _MAX_DOCUMENTS or n_chars > _MAX_CHARS:
             break
     return records

@@ -35,7 +35,7 @@ def describe_head(head: type[nn.Module], arguments: Mapping[str, Any]) -> Part:
     """
     taken = inspect.signature(_builder(head)).parameters
     known = {name: value for name, value in arguments.items() if name in taken and name != _OF_THE_LOSS}
-    return Part(settings.describe(head)['class_path'], known)
+    return Part(settings.path_of(head), known)
 
 
 def network_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

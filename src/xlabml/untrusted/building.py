@@ -2,9 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +78,7 @@ def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[Non
         hook.remove()
 
 
-def try_out(path: str | Path, values: Any, run: Callable[[], Any]) -> None:
+def try_out(path: str | Path, values: object, run: Callable[[], object]) -> None:
     """Run a model once where a file's settings name classes of torch's: some take no tensor, or make another shape.
 
     Args:
@@ -104,14 +103,21 @@ class _Limit(TorchDispatchMode):
         self._n_elements = n_elements
         self._n_parameters = n_parameters
 
-    def count(self, module: Any, name: str, parameter: Any) -> None:
+    def count(self, module: object, name: str, parameter: object) -> None:
         self._n_parameters -= 1
         if self._n_parameters < 0:
             self._refuse()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         self._n_elements -= _size(args)
         if func is torch.ops.aten.clone.default:  # torch's own classes copy their layers, which registers none
+            assert isinstance(args[0], Tensor)
             self._n_elements -= args[0].numel()
             self.count(None, '', None)
         if self._n_elements < 0:
@@ -125,7 +131,7 @@ class _Limit(TorchDispatchMode):
         )
 
 
-def _size(args: Any) -> int:
+def _size(args: Sequence[object]) -> int:
     """How many numbers an operation makes that makes a tensor of none: those of a shape, or up to a number."""
     if any(
         isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg))
@@ -134,4 +140,5 @@ def _size(args: Any) -> int:
         return 0
     shapes = [arg for arg in args if isinstance(arg, list | tuple)]
     shape = shapes[0] if shapes else args
-    return math.prod(abs(n) for n in shape if isinstance(n, int)) if shape else 0
+    sizes: list[int] = [n for n in shape if isinstance(n, int)]
+    return math.prod(map(abs, sizes)) if shape else 0
