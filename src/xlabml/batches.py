@@ -62,6 +62,8 @@ class PairTargets(NamedTuple):
         vector: For each segment, a teacher's vector; None where there is no teacher.
         text_hash: For each segment, a hash of its text: equal texts are no negatives of one another.
         set: The number of the data set that the examples are from.
+        n_prompt: For each segment, how many of its first slots are its prompt's, the start of the text included; 0
+            where it has none. None: no segment has one.
     """
 
     score: Float[Tensor, ' s'] | None
@@ -69,6 +71,7 @@ class PairTargets(NamedTuple):
     vector: Float[Tensor, 's d'] | None
     text_hash: Int[Tensor, ' s']
     set: int
+    n_prompt: Int[Tensor, ' s'] | None = None
 
 
 class ClassTargets(NamedTuple):

@@ -17,7 +17,7 @@ _TABLE = 1 << 24
 MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
-    **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads'), 1 << 20),
+    **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
     'n_layers': 10_000,
     'window': _TABLE,
     'horizon_tokens': _STEPS,

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from bert_folders import write_folder
 
 from xlabml import checkpoints
 from xlabml.commands.manage import main
@@ -69,3 +70,18 @@ def test_what_is_wrong_is_one_line(capsys, arguments, status, message):
 def test_a_traceback_is_shown_when_asked_for(capsys):
     assert main(['export-checkpoint', 'x.ckpt', '--debug']) == 2
     assert 'Traceback' in capsys.readouterr().err
+
+
+def test_an_imported_folder_says_what_became_of_it(tmp_path, capsys):
+    folder, _ = write_folder(tmp_path / 'folder')
+    out = tmp_path / 'out.safetensors'
+    assert main(['import-checkpoint', str(folder), str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r'a text encoder: 2 layers of 16, \d+ tokens, vectors of 16, texts of up to 20 tokens', lines[0]
+    )
+    assert lines[1] == 'not used: pooler.dense.weight'
+    assert lines[2].startswith(('not compared: sentence-transformers is not installed', 'same vectors'))
+    assert lines[3:5] == [str(out), f'{out.stat().st_size} bytes']
+    assert main(['import-checkpoint', str(tmp_path / 'nowhere'), str(tmp_path / 'b.safetensors')]) == 2
+    assert 'there is no' in capsys.readouterr().err

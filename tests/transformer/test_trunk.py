@@ -256,6 +256,18 @@ def test_embeddings_are_scaled_by_the_root_of_the_width():
     torch.testing.assert_close(scaled(ids), trunk(ids))
 
 
+def test_the_embedding_norm_is_first():
+    trunk = make_trunk(embedding_norm=True, norm=nn.LayerNorm, positions=Learned, final_norm=False)
+    ids = make_ids(7)
+    hidden = trunk.embedding(ids) * trunk.scale + trunk.positions.embedding.weight[:7]
+    seen = []
+    trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trunk(ids)
+    torch.testing.assert_close(seen[0], trunk.embedding_norm(hidden))
+    assert 'embedding_norm.weight' in trunk.state_dict()
+    assert not any('embedding_norm' in name for name in make_trunk().state_dict())
+
+
 def test_the_final_norm_is_last():
     ids = make_ids(4)
     trunk = make_trunk()

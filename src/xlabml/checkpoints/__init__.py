@@ -10,6 +10,7 @@ from .contents import (
     Part,
     Saved,
     SavedRun,
+    imported,
     pack_data,
     put_best,
     put_callback,
@@ -17,7 +18,7 @@ from .contents import (
     put_task,
     unpack_data,
 )
-from .exporting import Export, export
+from .exporting import Export, check_target, export, write_export
 from .finding import best_name, by_step, find, find_best, find_newest, naming_another, written_step
 from .migrations import FORMAT
 from .reading import load, read, require_whole
@@ -32,11 +33,13 @@ __all__ = [
     'SavedRun',
     'best_name',
     'by_step',
+    'check_target',
     'dump',
     'export',
     'find',
     'find_best',
     'find_newest',
+    'imported',
     'load',
     'naming_another',
     'pack_data',
@@ -49,5 +52,6 @@ __all__ = [
     'unpack_data',
     'unpack_tokenizer',
     'write',
+    'write_export',
     'written_step',
 ]

@@ -190,6 +190,31 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def imported(
+    task: Part, network: Part, data: Part, weights: Mapping[str, Tensor], tokenizer: bytes, version: str
+) -> dict[str, Any]:
+    """A checkpoint in memory of a network that no run of ours has trained; it has what an exported file has.
+
+    Args:
+        task: The task that such networks are of.
+        network: The head's class and arguments.
+        data: The data module, with the arguments that the network settles.
+        weights: Tensors of the task, by name.
+        tokenizer: Its bytes.
+        version: Of Lightning, which it is read by.
+    """
+    return {
+        VERSION: version,
+        EPOCH: 0,
+        STEP: 0,
+        TASK: {**task.arguments, CLASS: task.class_path},
+        DATA: {**data.arguments, CLASS: data.class_path},
+        NETWORK: network.settings(),
+        WEIGHTS: dict(weights),
+        DATA_STATE: pack_data(tokenizer, {}),
+    }
+
+
 # Writing, from Lightning's hooks.
 
 

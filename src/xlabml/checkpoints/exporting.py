@@ -1,8 +1,9 @@
 """Exported files: weights, settings and tokenizer, and nothing else, as safetensors."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -51,10 +52,31 @@ def export(path: str | Path, output: str | Path | None = None, replace: bool = F
     path = Path(path)
     target = None if output is None else Path(output)
     if target is not None:
-        _refuse_existing(target, replace)
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f'there is no folder {target.parent} to write {target.name} to; make it first')
-    checkpoint = read(path)
+        check_target(target, replace)
+    return write_export(read(path), path, target, replace)
+
+
+def check_target(path: Path, replace: bool = False) -> None:
+    """Refuse a place where an exported file cannot be written.
+
+    Raises:
+        FileNotFoundError: There is no folder to write to.
+        FileExistsError: It is there already, and not to be replaced.
+    """
+    _refuse_existing(path, replace)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to; make it first')
+
+
+def write_export(checkpoint: Mapping[str, Any], path: Path, target: Path | None, replace: bool = False) -> Export:
+    """Write the exported file of a checkpoint in memory; arguments and errors as of `export`.
+
+    Args:
+        checkpoint: As `read` returns it, or `imported`.
+        path: Where it is from, for messages and the name.
+        target: The file to write; None: beside the path.
+        replace: Whether a file that is there is replaced.
+    """
     contents = Contents.of(checkpoint)
     values = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
     try:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from . import converting
 from .arguments import Parser, add_common, import_modules
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -51,6 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     task.add_argument('--output', metavar='FOLDER', help='(default: describe, in the folder of the run, or beside it)')
     task.set_defaults(run=describe)
+    converting.add_tasks(tasks)
     for task in tasks.choices.values():
         add_common(task)
     return parser.parse_args(arguments)

@@ -25,6 +25,17 @@ from .corpus import (
     verify_near_duplicates,
     verify_splits,
 )
+from .groups import (
+    Arranged,
+    Batching,
+    GroupFormat,
+    Groups,
+    InOrder,
+    NoDuplicates,
+    PerClass,
+    SameSource,
+    TextGroups,
+)
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
 from .order import (
     START,
@@ -60,6 +71,7 @@ from .rows import (
 )
 from .sources import (
     REASONS,
+    BeirFolder,
     CutAtColumn,
     CutAtPattern,
     Document,
@@ -93,7 +105,10 @@ from .stream import NoRoom, Shard, ShardCache, Stream, StreamedRows
 __all__ = [
     'REASONS',
     'START',
+    'Arranged',
     'BatchSequence',
+    'Batching',
+    'BeirFolder',
     'Chunk',
     'Concat',
     'Corpus',
@@ -105,6 +120,9 @@ __all__ = [
     'EvalBatches',
     'Examples',
     'Format',
+    'GroupFormat',
+    'Groups',
+    'InOrder',
     'InPieces',
     'Invalid',
     'JoinColumns',
@@ -115,11 +133,13 @@ __all__ = [
     'NearPairs',
     'NextTokenView',
     'NextTokens',
+    'NoDuplicates',
     'NoRoom',
     'Overlap',
     'Pack',
     'Part',
     'Passes',
+    'PerClass',
     'Place',
     'Places',
     'Plan',
@@ -131,6 +151,7 @@ __all__ = [
     'RowFormat',
     'RowPieces',
     'Rows',
+    'SameSource',
     'Shard',
     'ShardCache',
     'SharedJob',
@@ -141,6 +162,7 @@ __all__ = [
     'StreamedRows',
     'Stretch',
     'TerminalProgress',
+    'TextGroups',
     'TokenStore',
     'TokenView',
     'WikipediaLeads',

@@ -4,6 +4,7 @@ A head that settings can build has a `build`, whose arguments are plain values a
 checkpoint.
 """
 
+from .calibration import Calibration
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -18,6 +19,7 @@ from .text_encoder import Dense, TextEncoder
 
 __all__ = [
     'AttentionPooling',
+    'Calibration',
     'Dense',
     'FirstPooling',
     'LanguageModel',

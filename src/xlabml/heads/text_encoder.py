@@ -144,3 +144,19 @@ def row_layout(ids: Int[Tensor, 'b n']) -> Layout:
     """The layout of rows that are one text each."""
     b, n = ids.shape
     return Layout(torch.arange(0, b * n + 1, max(n, 1), device=ids.device), n)
+
+
+def pack(texts: Sequence[Sequence[int]], device: torch.device | str = 'cpu') -> tuple[Int[Tensor, '1 t'], Layout]:
+    """The ids of several texts as one flat row without padding, and where each begins."""
+    lengths = torch.tensor([0, *map(len, texts)])
+    ids = torch.tensor([[item for text in texts for item in text]], dtype=torch.long)
+    return ids.to(device), Layout(lengths.cumsum(0).to(device), max(map(len, texts), default=0))
+
+
+def frame(ids: Sequence[int], sos: int, eos: int, max_len: int) -> list[int]:
+    """The token sequence of a text: the first tokens that fit, between the start and the end of text.
+
+    Args:
+        max_len: The longest sequence, in tokens, those two included.
+    """
+    return [sos, *ids[: max_len - 2], eos]

@@ -6,21 +6,42 @@ objective of embedders returns a loss for each example, for the same reason.
 
 from .caching import embed_in_chunks
 from .cross_entropy import CrossEntropy, make_logits
+from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
 from .gathering import gather_views
 from .info_nce import InfoNCE
 from .loss import Loss, LossSums
 from .matryoshka import AdaptiveLayers, Matryoshka
 from .objective import Objective
+from .pair_labels import Contrastive, ContrastiveTension, OnlineContrastive, SoftmaxNLI
+from .pair_scores import AnglE, CoSENT, CosineScore
+from .triplets import BatchAllTriplet, BatchHardTriplet, MegaBatchMargin, SemiHardTriplet, SupCon, Triplet
 from .views import Views, make_views
 
 __all__ = [
     'AdaptiveLayers',
+    'AnglE',
+    'BatchAllTriplet',
+    'BatchHardTriplet',
+    'CoSENT',
+    'Contrastive',
+    'ContrastiveTension',
+    'CosineScore',
     'CrossEntropy',
     'InfoNCE',
+    'KLDistillation',
+    'ListMLE',
     'Loss',
     'LossSums',
+    'MarginMSE',
     'Matryoshka',
+    'MegaBatchMargin',
     'Objective',
+    'OnlineContrastive',
+    'SemiHardTriplet',
+    'SoftmaxNLI',
+    'SupCon',
+    'Triplet',
+    'VectorDistillation',
     'Views',
     'embed_in_chunks',
     'gather_views',

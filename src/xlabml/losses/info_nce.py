@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE
 
-from .objective import Need, Objective
+from .objective import Need, Objective, mean_by_example
 from .similarity import Similarity, normalize
 from .views import Views
 
@@ -148,14 +148,3 @@ class InfoNCE(Objective):
     def _threshold(self, guide_score: Float[Tensor, 'r 1']) -> Float[Tensor, 'r 1']:
         margin = self.guide_margin or 0.0
         return guide_score - (guide_score.abs() * margin if self.guide_relative else margin)
-
-
-def mean_by_example(values: Float[Tensor, ' i'], example: Int[Tensor, ' i'], views: Views) -> Float[Tensor, ' own']:
-    """The mean of the values of each own example; 0 where it has none.
-
-    Args:
-        example: The example of each value.
-    """
-    total = values.new_zeros(views.n_examples).index_add(0, example, values)
-    count = torch.bincount(example, minlength=views.n_examples).clamp(min=1)
-    return (total / count)[views.own]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .info_nce import InfoNCE
-from .objective import Objective
+from .objective import Need, Objective, share_out
 from .similarity import normalize
 from .views import Views
 
@@ -96,7 +96,8 @@ class AdaptiveLayers(Objective):
         self.layer_weights = layer_weights
         self.distill_weight = distill_weight
         self.distill_temperature = distill_temperature
-        self.needs = (*self.objective.needs, 'layers')
+        needs: tuple[Need, ...] = (*self.objective.needs, 'layers')
+        self.needs = needs
 
     def losses(self, views: Views) -> Float[Tensor, ' own']:
         layers = views.layers
@@ -117,5 +118,4 @@ class AdaptiveLayers(Objective):
         target = F.log_softmax(views.vectors.detach() / self.distill_temperature, dim=-1)
         found = F.log_softmax(vectors / self.distill_temperature, dim=-1)
         each = F.kl_div(found, target, reduction='none', log_target=True).sum(dim=-1)  # s
-        by_example = each.new_zeros(views.n_examples).index_add(0, views.example, each)
-        return by_example[views.own] * (views.n_examples / max(1, each.numel()))
+        return share_out(each, views.example, views, each.numel())

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import NEGATIVE, POSITIVE
@@ -52,6 +52,8 @@ class Objective(nn.Module, ABC):
         Raises:
             ValueError: The views lack something that this objective needs; the message says which column to map.
         """
+        if not views.n_examples:
+            return at_least_float32(views.vectors).sum(dim=-1)
         self.check(views)
         raised = views._replace(
             vectors=at_least_float32(views.vectors),
@@ -87,3 +89,28 @@ def _has(views: Views, need: Need) -> bool:
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def mean_by_example(values: Float[Tensor, ' i'], example: Int[Tensor, ' i'], views: Views) -> Float[Tensor, ' own']:
+    """The mean of the values of each own example; 0 where it has none.
+
+    Args:
+        example: The example of each value.
+    """
+    total = values.new_zeros(views.n_examples).index_add(0, example, values)
+    count = torch.bincount(example, minlength=views.n_examples).clamp(min=1)
+    return (total / count)[views.own]
+
+
+def share_out(
+    values: Float[Tensor, ' i'], example: Int[Tensor, ' i'], views: Views, count: Tensor | int
+) -> Float[Tensor, ' own']:
+    """The values of each own example, so scaled that their mean over all examples is sum(values) / count.
+
+    Args:
+        example: The example of each value.
+        count: How many values a mean of the whole step, all ranks included, is taken over; 0 counts as 1.
+    """
+    total = values.new_zeros(views.n_examples).index_add(0, example, values)
+    divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
+    return total[views.own] * views.n_examples / divisor

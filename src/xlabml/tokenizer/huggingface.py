@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .base import MAX_VOCAB
 from .foreign import ForeignTokenizer
+from .packed import unpack
 from .special import SpecialTokens, find_special_tokens
 from .stream import Stream, StreamDecoder, WindowDecoder
 
@@ -133,6 +134,16 @@ class HuggingFaceTokenizer(ForeignTokenizer):
             if type(error).__name__ != 'PanicException':
                 raise
             raise ValueError(f'{self._name} cannot encode a text: the library tokenizers fails ({error})') from error
+
+    def encode_framed(self, text: str) -> list[int]:
+        """The ids of a text with the special tokens that the file itself puts around it, which `encode` leaves out."""
+        ids: list[int] = self._library.encode(text, add_special_tokens=True).ids
+        return ids
+
+    @property
+    def file(self) -> bytes:
+        """The file, as it was."""
+        return unpack(self.data, self._name).file
 
     def _decode(self, ids: Iterable[int]) -> str:
         known = self._speaking(ids)

@@ -40,6 +40,7 @@ class Transformer(nn.Module):
             distance. Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (3; its
             window of 64 tokens to each side is 65 here). None: no layer does.
         positions: Makes the positions from d_model, n_heads, max_len.
+        embedding_norm: Normalise embeddings with positions, before the first layer (BERT's).
         norm: Makes a norm from d_model.
         prenorm: Normalise the input of attention and feed-forward nets; else the sums after them.
         final_norm: Normalise the output of the last layer.
@@ -79,6 +80,7 @@ class Transformer(nn.Module):
         window: int | list[int | None] | None = None,
         global_every: int | None = None,
         positions: Callable[[int, int, int], Positions] = Rotary,
+        embedding_norm: bool = False,
         norm: Callable[[int], nn.Module] = RMSNorm,
         prenorm: bool = True,
         final_norm: bool = True,
@@ -152,6 +154,7 @@ class Transformer(nn.Module):
 
         self.embedding = nn.Embedding(n_vocab, d_model)
         self.positions = positions(d_model, n_heads, max_len)
+        self.embedding_norm = norm(d_model) if embedding_norm else nn.Identity()
         has_slopes = self.positions.slopes is not None
         self.chooser = Chooser(attention, has_slopes, n_kv_heads != n_heads, self.d_head)
         self.blocks = nn.ModuleList()
@@ -200,7 +203,7 @@ class Transformer(nn.Module):
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
-        hidden = self.positions.embed(hidden, place.position)
+        hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         for block, layer_pass in zip(self._layers, passes):

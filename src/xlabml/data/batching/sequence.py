@@ -31,6 +31,11 @@ class Taken(NamedTuple):
     numbers: Int64[np.ndarray, ' rows']
     keys: UInt64[np.ndarray, ' rows']
 
+    def there(self) -> 'Taken':
+        """Without the places that are empty."""
+        is_there = self.numbers >= 0
+        return Taken(self.pass_index, self.numbers[is_there], self.keys[is_there])
+
     def cut(self, start: int, end: int) -> 'Taken':
         """The examples start to end - 1 of these; either may lie outside."""
         here = slice(max(0, start), max(0, end))
@@ -122,6 +127,7 @@ class BatchSequence(Dataset[Batch]):
         start = self.row(step)
         for part in self._take(start, self.row(end) - start):
             examples = self.passes.open(part.pass_index)
+            part = part.there()
             store = np.searchsorted(examples.source_starts, part.numbers, 'right') - 1
             sources = self.passes.sources(part.pass_index)
             source = store if sources is None else np.array(sources)[store]

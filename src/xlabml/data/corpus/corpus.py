@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
-from xlabml.data.sources import Source, utf8
-from xlabml.data.store import TokenStore, content_hash, count_changed, hash_words
+from xlabml.data.sources import Source, split_text, utf8
+from xlabml.data.store import TokenStore, count_changed, document_hash, hash_words
 from xlabml.errors import DataError, SettingsError
 
 from .drawn_splits import DrawnSplits, splits_of_sources
@@ -229,10 +229,15 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
         documents = source.documents()
         first = 0
         while batch := list(islice(documents, _BATCH_DOCUMENTS)):
-            valid = [data for document in batch if isinstance(data := utf8(document.text), bytes)]
+            valid = [(document, data) for document in batch if isinstance(data := utf8(document.text), bytes)]
             if drawn is None:
-                splits = splits_of(hash_words(b''.join(map(content_hash, valid))), splitting.ratios)
+                digests = b''.join(document_hash(document, data) for document, data in valid)
+                splits = splits_of(hash_words(digests), splitting.ratios)
             else:
                 splits = drawn[i][first : first + len(valid)]
             first += len(valid)
-            yield from (data.decode() for data, split in zip(valid, splits) if split == 0)
+            for (document, data), split in zip(valid, splits):
+                if split == 0 and source.has_empty_pieces:  # texts that have nothing to do with one another
+                    yield from filter(None, split_text(document, str(source), may_be_empty=True))
+                elif split == 0:
+                    yield data.decode()

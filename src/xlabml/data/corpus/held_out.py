@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from xlabml.data.sources import Source, utf8
-from xlabml.data.store import content_hash, hash_words
+from xlabml.data.store import document_hash, hash_words
 
 from .corpus import Corpus
 from .splits import split_names
@@ -68,9 +68,9 @@ def read_hashes(source: Source) -> Iterator[tuple[Int64[np.ndarray, ' n'], UInt6
     """Rows and content hashes of the valid documents of a source, some at a time."""
     documents = source.documents()
     while some := list(islice(documents, _BATCH_DOCUMENTS)):
-        valid = [(document.row, data) for document in some if isinstance(data := utf8(document.text), bytes)]
-        digests = b''.join(content_hash(data) for _, data in valid)
-        yield np.array([row for row, _ in valid], np.int64), hash_words(digests)
+        valid = [(document, data) for document in some if isinstance(data := utf8(document.text), bytes)]
+        digests = b''.join(document_hash(document, data) for document, data in valid)
+        yield np.array([document.row for document, _ in valid], np.int64), hash_words(digests)
 
 
 def _train_hashes(corpus: Corpus) -> Iterator[tuple[Int64[np.ndarray, ' n'], UInt64[np.ndarray, 'n 2']]]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from xlabml.data.sources import Source, utf8
-from xlabml.data.store import TokenStore, content_hash, hash_words
+from xlabml.data.store import TokenStore, content_hash, document_hash, hash_words
 from xlabml.errors import SettingsError
 
 _BATCH_DOCUMENTS = 1 << 14
@@ -84,6 +84,6 @@ def records_of_source(source: Source, columns: Sequence[str]) -> Iterator[Record
     documents = source.documents(columns)
     while some := list(islice(documents, _BATCH_DOCUMENTS)):
         valid = [(document, data) for document in some if isinstance(data := utf8(document.text), bytes)]
-        hashes = hash_words(b''.join(content_hash(data) for _, data in valid))
+        hashes = hash_words(b''.join(document_hash(document, data) for document, data in valid))
         rows = [document.row for document, _ in valid]
         yield Records(str(source), rows, hashes, [document.columns for document, _ in valid])

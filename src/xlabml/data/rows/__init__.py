@@ -6,7 +6,7 @@ from .masking import Masking, SpanMasking, TokenMasking, WordMasking
 from .next_tokens import NextTokens, RowFormat
 from .packed import Rows
 from .passes import Epochs, Mixed, Passes
-from .plan_rows import PlanRows, RowPieces
+from .plan_rows import PlanRows, RowPieces, ranges
 from .plans import Chunk, Concat, Pack, Plan, open_plan, verify_plan
 from .token_views import NextTokenView, TokenView
 
@@ -35,5 +35,6 @@ __all__ = [
     'TokenView',
     'WordMasking',
     'open_plan',
+    'ranges',
     'verify_plan',
 ]

@@ -2,17 +2,21 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
 from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
+from xlabml.data.sources import Source
 from xlabml.plain import Plain
 from xlabml.tokenizer import Tokenizer
 
 from .plans import Plan
+
+if TYPE_CHECKING:
+    from .passes import Passes
 
 
 class Reading(NamedTuple):
@@ -23,12 +27,16 @@ class Reading(NamedTuple):
         plan: How documents become rows.
         folder: Where plans lie that are laid out already, and new ones are written.
         seed: The seed of what a whole pass draws.
+        n_groups: Groups of an optimizer step over all devices; None: examples are rows.
+        device_tokens: Slots that a device holds at a time; None: its whole share of a step.
     """
 
     tokenizer: Tokenizer
     plan: Plan
     folder: Path
     seed: int
+    n_groups: int | None = None
+    device_tokens: int | None = None
 
 
 class Examples(ABC):
@@ -84,6 +92,10 @@ class Examples(ABC):
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
 
+    def describe(self) -> list[str]:
+        """What the examples are like, as lines for people; [] where there is nothing to say."""
+        return []
+
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:
         """An example for people: its parts, each a name and a text.
@@ -111,6 +123,14 @@ class Format(ABC):
     def settings(self) -> dict[str, Any]:
         """Plain values: what the examples depend on, beside the documents."""
         return {'class': type(self).__name__, **vars(self)}
+
+    def source(self, source: Source) -> Source:
+        """The documents that examples are made of, from a source as the user names it."""
+        return source
+
+    def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
+        """Passes over the training examples, where it matters which of them come together in a step."""
+        return passes
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """What only the documents tell, by name: classes and their order, for example.

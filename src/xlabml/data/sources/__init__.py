@@ -2,6 +2,7 @@
 
 from . import tally
 from .base import Document, Part, Source, SplitName
+from .beir import BeirFolder, read_corpus, read_qrels, read_queries
 from .embedded import StandardLibrary, WikipediaLeads
 from .files import Span
 from .kinds import kind_of
@@ -14,6 +15,7 @@ from .validation import REASONS, Invalid, utf8, validate, write_invalid
 __all__ = [
     'REASONS',
     'Advance',
+    'BeirFolder',
     'CutAtColumn',
     'CutAtPattern',
     'Document',
@@ -30,6 +32,9 @@ __all__ = [
     'WikipediaLeads',
     'hash_file',
     'kind_of',
+    'read_corpus',
+    'read_qrels',
+    'read_queries',
     'same_content',
     'split_text',
     'stat_files',

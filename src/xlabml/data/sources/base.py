@@ -20,12 +20,14 @@ class Document(NamedTuple):
         columns: The other columns that were asked for.
         cuts: The characters at which the second and later of its pieces begin, which are tokenized apart; what is not
             a list of rising offsets inside the text is refused later.
+        content: What makes two documents copies, and decides the split of a document; None: its text.
     """
 
     row: int
     text: object
     columns: dict[str, object]
     cuts: object = ()
+    content: bytes | None = None
 
 
 class Part(NamedTuple):
@@ -53,6 +55,12 @@ class Source(ABC):
     in_pieces = False
     """Whether its documents have pieces that are tokenized apart."""
 
+    has_empty_pieces = False
+    """Whether a piece may be empty; else a cut lies inside the text, and cuts rise."""
+
+    text_name: str | None = 'text'
+    """The name of the text where a format asks for it beside other columns; None: it is one of the columns."""
+
     only: SplitName | None = None
     """The split that all its documents are in; None: they are divided. It is no part of the fingerprint."""
 
@@ -71,6 +79,10 @@ class Source(ABC):
         Raises:
             ValueError: The source is absent.
         """
+
+    def of_columns(self, columns: Sequence[str]) -> 'Source':
+        """The same records for a format that reads these columns, and the text only where `text_name` is among them."""
+        return self
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         """What `documents` gives, one part after the other; the same parts every time.

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -79,6 +80,13 @@ class Location(Source):
         return '/'.join([self.path, *([self.name] if self.name else [])]) + (
             '' if self._is_train else f'[{self.split}]'
         )
+
+    text_name = None
+
+    def of_columns(self, columns: Sequence[str]) -> 'Location':
+        found = copy(self)
+        found.column = columns[0]
+        return found
 
     def addresses(self) -> list[str]:
         path = self._local_path()

@@ -163,11 +163,12 @@ class JoinColumns(InPieces):
         return document._replace(text=''.join(strings), columns=columns, cuts=cuts)
 
 
-def split_text(document: Document, where: str) -> list[str]:
+def split_text(document: Document, where: str, may_be_empty: bool = False) -> list[str]:
     """The texts of a document's pieces.
 
     Args:
         where: Names the document, for errors.
+        may_be_empty: Whether a piece may be empty: cuts need not rise then, but may not fall.
 
     Raises:
         ValueError: Its cuts are not whole numbers that rise, from 1 to the last character of the text.
@@ -179,12 +180,12 @@ def split_text(document: Document, where: str) -> list[str]:
     for cut in cuts:
         if isinstance(cut, bool) or not isinstance(cut, int):
             raise ValueError(f'{where}: one of its cuts is {cut!r}; a cut is a character offset, a whole number')
-        if not 0 < cut < len(text):
+        if not (0 <= cut <= len(text) if may_be_empty else 0 < cut < len(text)):
             raise ValueError(
                 f'{where}: a cut at character {cut} is not inside its text of {len(text)} characters; '
                 f'give offsets from 1 to {len(text) - 1}'
             )
     for before, after in pairwise(cuts):
-        if before >= after:
+        if before > after or (before == after and not may_be_empty):
             raise ValueError(f'{where}: a cut at character {after} comes after one at {before}; cuts rise')
     return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]

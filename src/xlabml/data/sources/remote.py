@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -87,6 +88,13 @@ class RemoteFiles(Source):
 
     def __str__(self) -> str:
         return self.path
+
+    text_name = None
+
+    def of_columns(self, columns: Sequence[str]) -> 'RemoteFiles':
+        found = copy(self)
+        found.column = columns[0]
+        return found
 
     def addresses(self) -> list[str]:
         return [self.path]

@@ -15,7 +15,7 @@ from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import REASONS, Document, Part, Source, Span, kind_of, split_text, tally, utf8
 from xlabml.tokenizer import Tokenizer
 
-from .hashes import content_hash, hash_words
+from .hashes import document_hash, hash_words
 
 FORMAT = 2
 COUNTS = ('n_rows', 'n_documents', 'n_tokens', 'n_bytes', 'n_column_bytes', 'n_pieces')
@@ -232,7 +232,7 @@ def _encode(
                 tokens=ids,
                 offsets=counts['n_tokens'] + ends,
                 n_bytes=sizes,
-                hashes=hash_words(b''.join(map(content_hash, raw))),
+                hashes=hash_words(b''.join(map(document_hash, documents, raw))),
                 rows=np.fromiter((document.row for document in documents), np.int64, len(documents)),
             )
             if source.in_pieces:
@@ -293,7 +293,9 @@ def piece_texts(
         ValueError: A document's cuts are not inside its text, or do not rise; or its source does not say that it cuts.
     """
     if source.in_pieces:
-        pieces = [split_text(document, _name(document, source, part)) for document in documents]
+        pieces = [
+            split_text(document, _name(document, source, part), source.has_empty_pieces) for document in documents
+        ]
         return list(chain.from_iterable(pieces)), np.fromiter(map(len, pieces), np.int64, len(pieces))
     for document in documents:
         if document.cuts:

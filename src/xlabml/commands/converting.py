@@ -1,0 +1,48 @@
+"""`xlab-manage import-checkpoint`: networks of other libraries become files of ours."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import Parser, count
+from .errors import typed_paths
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_MOST_NAMED = 6
+
+
+def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
+    """Add what `xlab-manage` does with folders of other libraries."""
+    task = tasks.add_parser(
+        'import-checkpoint',
+        help='make a checkpoint of a folder of sentence-transformers',
+        description='Read a folder that sentence-transformers or transformers saved (BERT, RoBERTa, DistilBERT; '
+        'weights as safetensors, a tokenizer.json) and write it as a file of ours, an exported text encoder. Nothing '
+        'in the folder is executed. Where sentence-transformers is installed, its vectors are compared with ours.',
+    )
+    task.add_argument('folder', metavar='FOLDER', type=Path, help='what was saved')
+    task.add_argument('output', metavar='OUT', type=Path, help='the file to write, as safetensors')
+    task.add_argument('--max-len', type=count(3), help='cut texts at so many tokens (default: where the folder says)')
+    task.set_defaults(run=import_checkpoint)
+
+
+def import_checkpoint(options: argparse.Namespace) -> None:
+    """Write the file, and say what it holds and what was left out."""
+    from xlabml.conversion import describe_difference, import_folder
+
+    with typed_paths():
+        made = import_folder(options.folder, options.output, options.max_len)
+    network = made.network
+    print(
+        f'a text encoder: {network.trunk.n_layers} layers of {network.trunk.d_model}, {len(made.tokenizer):,} tokens, '
+        f'vectors of {network.d_vector}, texts of up to {network.max_len} tokens'
+    )
+    if made.unused:
+        more = f' and {len(made.unused) - _MOST_NAMED} more' if len(made.unused) > _MOST_NAMED else ''
+        print(f'not used: {", ".join(made.unused[:_MOST_NAMED])}{more}')
+    if made.default_prompt is not None:
+        print(f'the folder puts the prompt {made.default_prompt!r} before every text; here it has to be named')
+    print(describe_difference(made.difference))
+    print(f'{made.export.path}\n{made.export.n_bytes} bytes\nsha256 {made.export.sha256}')

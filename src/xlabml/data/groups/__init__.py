@@ -1,0 +1,27 @@
+"""Documents -> examples that are groups of whole texts: formats, batching, and groups as tensors."""
+
+from .arranged import Arranged
+from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
+from .formats import GroupFormat, TextGroups
+from .groups import Groups, Prompts, TextLimits
+from .index import GroupIndex, make_index
+from .records import GROUP, Columns, GroupRecords
+
+__all__ = [
+    'GROUP',
+    'Arranged',
+    'Batching',
+    'Columns',
+    'GroupFormat',
+    'GroupIndex',
+    'GroupRecords',
+    'Groups',
+    'InOrder',
+    'NoDuplicates',
+    'PerClass',
+    'Prompts',
+    'SameSource',
+    'TextGroups',
+    'TextLimits',
+    'make_index',
+]

@@ -1,0 +1,337 @@
+"""Evaluators of classifiers: what all ranks have of a split, in one order, and the figures of it.
+
+Figures that are no sums need all examples at once; these are gathered, and put in the order of their documents, so
+that batch size and device count change nothing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xlabml.batches import Batch
+
+from .bootstrap import mean_interval
+from .calibration import Reliability, perfect_ece, reliability
+from .classification import (
+    Labels,
+    as_classes,
+    binary_log_losses,
+    brier_scores,
+    confusion_matrix,
+    is_correct,
+    log_losses,
+    multi_label_auroc,
+    multi_label_report,
+    one_vs_rest_auroc,
+    report_of,
+)
+from .evaluator import Evaluator, Gather
+from .ranks import spearman
+from .regression import mean_absolute_error, rmse
+
+
+class ExampleOutputs(NamedTuple):
+    """What a classifier computes of the examples of a batch.
+
+    Args:
+        logits: Those of the classes, before calibration; of a regression, the predicted number in one column.
+        labels: Of each example its class, or a number for each column.
+        weights: 0 leaves an example out; all others count alike.
+        documents: The number of its document, which no other example of the split has; -1: padding, left out.
+    """
+
+    logits: Float[Tensor, 'e k']
+    labels: Labels
+    weights: Float[Tensor, ' e']
+    documents: Int[Tensor, ' e']
+
+
+@runtime_checkable
+class Calibrator(Protocol):
+    """What makes logits that can be trusted of those of a network, fitted on a validation split."""
+
+    def fit(self, logits: Tensor, labels: Tensor) -> None:
+        """Fit on logits (e, k) and labels (e,) or (e, k), and keep what was found."""
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Calibrated logits."""
+
+    def sets(self, probs: Tensor) -> Tensor:
+        """For each example and class, whether the class is in the example's set."""
+
+    def answers(self, probs: Tensor) -> Tensor:
+        """For each example, whether it is answered, and not abstained from."""
+
+
+class Examples(NamedTuple):
+    """All examples of an evaluation, over all ranks, in the order of their documents.
+
+    Args:
+        logits: As in ExampleOutputs.
+        labels: Likewise.
+        documents: Likewise.
+    """
+
+    logits: Float[Tensor, 'e k']
+    labels: Labels
+    documents: Int[Tensor, ' e']
+
+
+_Evaluated = TypeVar('_Evaluated', bound='ExampleEvaluator')
+
+
+class ExampleEvaluator(Evaluator):
+    """The base: gathers all examples.
+
+    Attributes:
+        last: All examples of the last evaluation; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.last: Examples | None = None
+        self._seen: list[Examples] = []
+
+    @property
+    def n_counted(self) -> int:
+        return 0 if self.last is None else self.last.documents.numel()
+
+    def start(self) -> None:
+        self._seen = []
+
+    def update(self, outputs: ExampleOutputs, batch: Batch) -> None:
+        counts = (outputs.weights > 0) & (outputs.documents >= 0)
+        if not outputs.labels.is_floating_point():
+            counts = counts & (outputs.labels >= 0)
+        self._seen.append(
+            Examples(*(part.detach()[counts].cpu() for part in (outputs.logits, outputs.labels, outputs.documents)))
+        )
+
+    def result(self, gather: Gather) -> dict[str, float]:
+        found = [some for rank in gather.everything(self._seen) for some in rank if some.documents.numel()]
+        self._seen = []
+        if not found:
+            self.last = None
+            return dict.fromkeys(self.names() or [], float('nan'))
+        order = torch.cat([some.documents for some in found]).argsort()
+        self.last = Examples(
+            torch.cat([some.logits for some in found])[order].to(torch.float64),
+            torch.cat([some.labels for some in found])[order],
+            torch.cat([some.documents for some in found])[order],
+        )
+        return self.evaluate(self.last)
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of the figures."""
+
+    @abstractmethod
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        """The figures of at least one example, by the names of `names`."""
+
+
+class CalibratedEvaluator(ExampleEvaluator):
+    """The base where logits are calibrated.
+
+    While `fits`, an evaluation fits the calibrator on its examples. Its own figures are then those of a calibrator that
+    was fitted on the other half of the examples: what is fitted on an example flatters it.
+
+    Args:
+        calibrator: Fitted and applied; None: there is none.
+    """
+
+    def __init__(self, calibrator: Calibrator | None = None) -> None:
+        super().__init__()
+        self.calibrator = calibrator
+        self.fits = False
+
+    def calibrate(self, examples: Examples) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Calibrated logits; with a calibrator, also whether classes are in sets, and whether examples are answered."""
+        calibrator = self.calibrator
+        if calibrator is None:
+            return examples.logits, None, None
+        if not self.fits:
+            return self._apply(calibrator, examples.logits)
+        half = torch.arange(len(examples.logits)) % 2
+        found = []
+        for here in (half == 0, half == 1):
+            calibrator.fit(examples.logits[~here], examples.labels[~here])
+            found.append(self._apply(calibrator, examples.logits[here]))
+        calibrator.fit(examples.logits, examples.labels)
+        order = half.argsort(stable=True).argsort()
+        logits, sets, answers = (torch.cat(parts)[order] for parts in zip(*found))
+        return logits, sets, answers
+
+    def _apply(self, calibrator: Calibrator, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        calibrated = calibrator.logits(logits)
+        probs = self.probabilities(calibrated)
+        return calibrated, calibrator.sets(probs), calibrator.answers(probs)
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probabilities that logits stand for."""
+
+
+class ClassEvaluator(CalibratedEvaluator):
+    """Figures of one class an example: log loss first.
+
+    Args:
+        calibrator: As in the base.
+        is_ordinal: Whether the classes have an order: how far a prediction is off counts too.
+
+    Attributes:
+        confusion: Of the last evaluation: rows are labels, columns predictions; None before the first.
+        reliability: Confidence against accuracy in the last evaluation.
+    """
+
+    def __init__(self, calibrator: Calibrator | None = None, is_ordinal: bool = False) -> None:
+        super().__init__(calibrator)
+        self.is_ordinal = is_ordinal
+        self.confusion: Int[Tensor, 'k k'] | None = None
+        self.reliability: Reliability | None = None
+
+    def names(self) -> list[str]:
+        names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'accuracy_low', 'accuracy_high', 'macro_f1', 'auroc']
+        names += ['brier', 'ece', 'perfect_ece']
+        if self.is_ordinal:
+            names += ['class_error', 'spearman']
+        if self.calibrator is not None:
+            names += ['uncalibrated_loss', 'uncalibrated_ece', 'set_coverage', 'set_size']
+            names += ['answered', 'answered_accuracy']
+        return names
+
+    def probabilities(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
+        return logits.softmax(-1)
+
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        labels = examples.labels
+        logits, sets, answers = self.calibrate(examples)
+        probs = self.probabilities(logits)
+        classes = as_classes(labels)
+        correct = is_correct(probs, labels)
+        loss = mean_interval(log_losses(logits.log_softmax(-1), labels))
+        accuracy = mean_interval(correct)
+        self.confusion = confusion_matrix(probs.argmax(-1), classes, probs.size(1))
+        self.reliability = _reliability(probs, labels)
+        figures = {
+            **_interval('loss', *loss),
+            **_interval('accuracy', *accuracy),
+            'macro_f1': report_of(self.confusion).macro_f1,
+            'auroc': one_vs_rest_auroc(probs, classes),
+            'brier': float(brier_scores(probs, labels).mean()),
+            'ece': self.reliability.ece,
+            'perfect_ece': perfect_ece(probs.max(-1).values),
+        }
+        if self.is_ordinal:
+            expected = probs @ torch.arange(probs.size(1), dtype=probs.dtype)
+            figures['class_error'] = mean_absolute_error(probs.argmax(-1).to(torch.float64), classes)
+            figures['spearman'] = spearman(expected, classes)
+        if sets is not None and answers is not None:
+            before = self.probabilities(examples.logits)
+            figures['uncalibrated_loss'] = float(log_losses(examples.logits.log_softmax(-1), labels).mean())
+            figures['uncalibrated_ece'] = _reliability(before, labels).ece
+            figures |= _set_figures(sets, classes)
+            figures['answered'] = float(answers.to(torch.float64).mean())
+            figures['answered_accuracy'] = float(correct[answers].mean())
+        return figures
+
+
+class MultiLabelEvaluator(CalibratedEvaluator):
+    """Figures of classes of which an example may have several, or none.
+
+    `loss` is the binary cross-entropy a class; `accuracy` counts examples of which all classes are right. Calibration
+    error is that of all yes-or-no answers, each by the probability of what it says.
+    """
+
+    def names(self) -> list[str]:
+        names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'micro_f1', 'macro_f1', 'auroc', 'brier']
+        names += ['ece', 'perfect_ece']
+        return names if self.calibrator is None else [*names, 'uncalibrated_loss', 'uncalibrated_ece']
+
+    def probabilities(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
+        return logits.sigmoid()
+
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        labels = examples.labels
+        logits, _, _ = self.calibrate(examples)
+        probs = self.probabilities(logits)
+        report = multi_label_report(probs, labels)
+        n_both = (report.recall * report.n_labels).sum()
+        figures = {
+            **_interval('loss', *mean_interval(binary_log_losses(logits, labels))),
+            'accuracy': float(((probs >= 0.5) == (labels >= 0.5)).all(1).to(torch.float64).mean()),
+            'micro_f1': float(2 * n_both / (report.n_labels + report.n_predicted).sum().clamp(min=1)),
+            'macro_f1': report.macro_f1,
+            'auroc': multi_label_auroc(probs, labels),
+            'brier': float((probs - labels).square().mean()),
+            'ece': _binary_reliability(probs, labels).ece,
+            'perfect_ece': perfect_ece(_said(probs)),
+        }
+        if self.calibrator is not None:
+            figures['uncalibrated_loss'] = float(binary_log_losses(examples.logits, labels).mean())
+            figures['uncalibrated_ece'] = _binary_reliability(self.probabilities(examples.logits), labels).ece
+        return figures
+
+
+class RegressionEvaluator(ExampleEvaluator):
+    """Figures of one predicted number an example, in the unit of the labels; nothing is calibrated."""
+
+    def names(self) -> list[str]:
+        return ['loss', 'loss_low', 'loss_high', 'rmse', 'mean_absolute_error', 'spearman']
+
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        predicted = examples.logits[:, 0]
+        labels = examples.labels.view(-1).to(torch.float64)
+        return {
+            **_interval('loss', *mean_interval((predicted - labels).square())),
+            'rmse': rmse(predicted, labels),
+            'mean_absolute_error': mean_absolute_error(predicted, labels),
+            'spearman': spearman(predicted, labels),
+        }
+
+
+def majority_figures(train_counts: Sequence[float], labels: Labels) -> dict[str, float]:
+    """The log loss and accuracy of always answering with the classes' shares of the training split.
+
+    Args:
+        train_counts: Examples of each class in the training split; a class of none counts as one half.
+        labels: Of the evaluation.
+    """
+    counts = torch.tensor(train_counts, dtype=torch.float64).clamp(min=0.5)
+    probs = (counts / counts.sum()).expand(len(labels), -1)
+    return {
+        'majority_loss': float(log_losses(probs.log(), labels).mean()),
+        'majority_accuracy': float(is_correct(probs, labels).mean()),
+    }
+
+
+def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f'{name}_low': low, f'{name}_high': high}
+
+
+def _reliability(probs: Float[Tensor, 'e k'], labels: Labels) -> Reliability:
+    confidence, predicted = probs.max(-1)
+    if labels.is_floating_point():
+        correct = labels.to(torch.float64).gather(1, predicted[:, None])[:, 0]
+    else:
+        correct = (predicted == labels).to(torch.float64)
+    return reliability(confidence, correct)
+
+
+def _said(probs: Float[Tensor, 'e k']) -> Float[Tensor, ' ek']:
+    """The probability of what each yes or no says."""
+    return torch.maximum(probs, 1 - probs).flatten()
+
+
+def _binary_reliability(probs: Float[Tensor, 'e k'], labels: Float[Tensor, 'e k']) -> Reliability:
+    is_right = torch.where(probs >= 0.5, labels.to(torch.float64), 1 - labels.to(torch.float64))
+    return reliability(_said(probs), is_right.flatten())
+
+
+def _set_figures(sets: Bool[Tensor, 'e k'], classes: Int[Tensor, ' e']) -> dict[str, float]:
+    """How many sets hold their example's class, and how many classes a set has."""
+    covered = sets.gather(1, classes[:, None]).to(torch.float64)
+    return {'set_coverage': float(covered.mean()), 'set_size': float(sets.sum(1).to(torch.float64).mean())}

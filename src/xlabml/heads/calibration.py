@@ -1,0 +1,179 @@
+"""Probabilities that mean what they say: logits are scaled by what was fitted on a validation split.
+
+What was fitted lies in buffers, saved with the weights and applied by default. Beside it stand two thresholds: that of
+the sets of classes that hold the true class as often as is asked for, and that of the confidence below which no answer
+is better than one.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from xlabml.errors import SettingsError
+
+_MAX_ITERATIONS = 200
+_LARGEST_SCALE = 100.0
+_SMALLEST_SCALE = 0.01
+
+
+class Calibration(nn.Module):
+    """Logits times a scale plus a shift, both one number a class.
+
+    `temperature` is one scale for all classes (a temperature of 1 / scale) and no shift; it changes no prediction.
+    `vector` has both for each class; a ridge of one example's weight holds them near 1 and 0, since a class without
+    examples would go to minus infinity. With several labels an example each class is fitted on its own, and the scale
+    of `temperature` is one a class.
+    Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999.
+
+    Args:
+        n_classes: How many.
+        kind: What is fitted; none: logits stay as they are, only the thresholds are fitted.
+        is_multi_label: Whether an example may have several classes.
+        set_coverage: How often the set of an example is to hold its class, 0..1.
+        answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
+
+    Raises:
+        SettingsError: A ratio does not lie in 0..1.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    set_threshold: Tensor
+    answer_threshold: Tensor
+    n_fitted: Tensor
+
+    def __init__(
+        self,
+        n_classes: int,
+        kind: Literal['temperature', 'vector', 'none'] = 'temperature',
+        is_multi_label: bool = False,
+        set_coverage: float = 0.9,
+        answered: float = 0.8,
+    ) -> None:
+        super().__init__()
+        for name, ratio in (('set_coverage', set_coverage), ('answered', answered)):
+            if not 0 < ratio <= 1:
+                raise SettingsError(f'model.{name} is {ratio}; give a ratio above 0, at most 1')
+        self.kind = kind
+        self.is_multi_label = is_multi_label
+        self.set_coverage = set_coverage
+        self.answered = answered
+        self.register_buffer('scale', torch.ones(n_classes))
+        self.register_buffer('shift', torch.zeros(n_classes))
+        self.register_buffer('set_threshold', torch.ones(()))
+        self.register_buffer('answer_threshold', torch.zeros(()))
+        self.register_buffer('n_fitted', torch.zeros((), dtype=torch.long))
+
+    def logits(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
+        """Calibrated logits."""
+        device = logits.device
+        return logits * self.scale.to(device, logits.dtype) + self.shift.to(device, logits.dtype)
+
+    def forward(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
+        """Calibrated probabilities, in float32 or wider."""
+        return self._probabilities(self.logits(logits.to(torch.promote_types(logits.dtype, torch.float32))))
+
+    def sets(self, probs: Float[Tensor, 'e k']) -> Bool[Tensor, 'e k']:
+        """For each example the classes that are in its set, the most probable one always.
+
+        Source: split conformal prediction with the score 1 − p, Sadinle et al. 2019,
+        https://arxiv.org/abs/1609.00451; Angelopoulos & Bates 2021, https://arxiv.org/abs/2107.07511, section 1. The
+        coverage holds for examples that come from where those of the validation split come from, and for no others.
+        """
+        inside = 1 - probs <= self.set_threshold.to(probs.device, probs.dtype)
+        return inside | F.one_hot(probs.argmax(-1), probs.size(1)).bool()
+
+    def answers(self, probs: Float[Tensor, 'e k']) -> Bool[Tensor, ' e']:
+        """For each example, whether its confidence is large enough for an answer."""
+        return self._confidence(probs) >= self.answer_threshold.to(probs.device, probs.dtype)
+
+    @torch.no_grad()
+    def fit(self, logits: Float[Tensor, 'e k'], labels: Int[Tensor, ' e'] | Float[Tensor, 'e k']) -> None:
+        """Fit all of it on examples that the network was not trained on.
+
+        Where there are none, or a logit is not finite, everything is as before any fit.
+
+        Args:
+            logits: Of the network, uncalibrated.
+            labels: The class of each example, or its share (its presence, with several labels) for each class.
+        """
+        wide = logits.detach().to('cpu', torch.float64)
+        n, k = wide.shape
+        known = labels.detach().cpu()
+        shares = known.double() if known.is_floating_point() else F.one_hot(known.long(), k).double()
+        self._forget()
+        if not n or not wide.isfinite().all():
+            return
+        scale, shift = self._fit(wide, shares)
+        self.scale.copy_(scale)
+        self.shift.copy_(shift)
+        self.n_fitted.fill_(n)
+        probs = self._probabilities(self.logits(wide))
+        # In the precision of the buffers: what is at the threshold has to stay there.
+        ordered = self._confidence(probs).sort(descending=True).values
+        self.answer_threshold.copy_(_round_down(ordered[min(n, math.ceil(n * self.answered)) - 1]))
+        if not self.is_multi_label:
+            scores = (1 - probs.gather(1, shares.argmax(-1, keepdim=True))[:, 0]).sort().values
+            rank = math.ceil((n + 1) * self.set_coverage)
+            self.set_threshold.copy_(-_round_down(-scores[rank - 1]) if rank <= n else torch.ones(()))
+
+    def _fit(self, logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale and the shift of each class that have the smallest loss: a convex problem."""
+        n, k = logits.shape
+        one_for_all = self.kind == 'temperature' and not self.is_multi_label
+        scale = torch.ones(1 if one_for_all else k, dtype=torch.float64)
+        shift = torch.zeros(k, dtype=torch.float64)
+        if self.kind == 'none':
+            return scale, shift
+        fitted = [scale, shift] if self.kind == 'vector' else [scale]
+        # Logits of the order of 1, so that the first step is of the right size.
+        size = logits.std(correction=0).clamp(min=1e-12)
+        scale.mul_(size)
+        with torch.enable_grad():
+            for parameter in fitted:
+                parameter.requires_grad_(True)
+            optimizer = torch.optim.LBFGS(
+                fitted, max_iter=_MAX_ITERATIONS, tolerance_grad=1e-9, line_search_fn='strong_wolfe'
+            )
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = self._loss(logits / size * scale + shift, shares)
+                if self.kind == 'vector':
+                    loss = loss + ((scale / size - 1).square().sum() + shift.square().sum()) / (2 * n)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        found = (scale.detach() / size).nan_to_num(1.0).expand(k)
+        low = -_LARGEST_SCALE if self.kind == 'vector' else _SMALLEST_SCALE
+        return found.clamp(low, _LARGEST_SCALE), shift.detach().nan_to_num(0.0)
+
+    def _loss(self, logits: Tensor, shares: Tensor) -> Tensor:
+        if self.is_multi_label:
+            return F.binary_cross_entropy_with_logits(logits, shares, reduction='none').mean(0).sum()
+        return -(shares * logits.log_softmax(-1)).sum(1).mean()
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.is_multi_label else logits.softmax(-1)
+
+    def _confidence(self, probs: Tensor) -> Tensor:
+        """The probability of what is said; with several labels, of the class that is least certain."""
+        return torch.maximum(probs, 1 - probs).min(-1).values if self.is_multi_label else probs.max(-1).values
+
+    def _forget(self) -> None:
+        self.scale.fill_(1)
+        self.shift.fill_(0)
+        self.set_threshold.fill_(1)
+        self.answer_threshold.fill_(0)
+        self.n_fitted.fill_(0)
+
+
+def _round_down(value: Tensor) -> Tensor:
+    """The largest float32 that is not above a float64."""
+    rounded = value.float()
+    return torch.where(rounded.double() > value, torch.nextafter(rounded, torch.tensor(-math.inf)), rounded)

@@ -1,0 +1,157 @@
+"""Calibration: what is fitted is what was put in, it is saved, and sets and answers keep their promises."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xlabml.errors import SettingsError
+from xlabml.heads import Calibration
+
+
+def make_examples(n, k=4, factor=3.0, seed=0):
+    """Logits that are `factor` times too large: the classes are drawn by the true ones."""
+    generator = torch.Generator().manual_seed(seed)
+    true = 1.5 * torch.randn(n, k, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(true.softmax(-1), 1, generator=generator)[:, 0]
+    return true * factor, labels
+
+
+def test_the_temperature_that_was_put_in_is_found():
+    logits, labels = make_examples(20_000)
+    calibration = Calibration(4)
+    calibration.fit(logits, labels)
+    assert 1 / calibration.scale[0] == pytest.approx(3, rel=0.03)
+    assert (calibration.scale == calibration.scale[0]).all()
+    assert not calibration.shift.any()
+
+
+def test_the_temperature_is_the_best_of_a_line_search():
+    logits, labels = make_examples(300, seed=1)
+    calibration = Calibration(4)
+    calibration.fit(logits, labels)
+    scales = torch.linspace(0.05, 2, 4000, dtype=torch.float64)
+    losses = [float(F.cross_entropy(logits * scale, labels)) for scale in scales]
+    assert calibration.scale[0] == pytest.approx(float(scales[losses.index(min(losses))]), abs=0.001)
+
+
+def test_scales_and_shifts_of_classes_that_were_put_in_are_found():
+    generator = torch.Generator().manual_seed(2)
+    raw = 2 * torch.randn(40_000, 3, generator=generator, dtype=torch.float64)
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    shift = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
+    labels = torch.multinomial((raw * scale + shift).softmax(-1), 1, generator=generator)[:, 0]
+    calibration = Calibration(3, 'vector')
+    calibration.fit(raw, labels)
+    assert calibration.scale.tolist() == pytest.approx(scale.tolist(), abs=0.06)
+    assert (calibration.shift - calibration.shift.mean()).tolist() == pytest.approx(shift.tolist(), abs=0.06)
+
+
+def test_shares_of_raters_count_as_that_many_labels():
+    logits, _ = make_examples(50, 3)
+    shares = (4 * (logits / 4).softmax(-1)).round() + 1
+    repeated = [(i, j) for i in range(50) for j in range(3) for _ in range(int(shares[i, j]))]
+    rows = torch.tensor([i for i, _ in repeated])
+    hard = torch.tensor([j for _, j in repeated])
+    weights = (1 / shares.sum(1))[rows]
+    calibration = Calibration(3)
+    calibration.fit(logits, shares / shares.sum(1, keepdim=True))
+    scale = float(calibration.scale[0])
+
+    def loss(at):
+        return float((F.cross_entropy(logits[rows] * at, hard, reduction='none') * weights).sum())
+
+    assert loss(scale) <= min(loss(scale * 0.99), loss(scale * 1.01))
+
+
+def test_with_several_labels_each_class_has_a_scale_of_its_own():
+    generator = torch.Generator().manual_seed(4)
+    true = 2 * torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
+    labels = (torch.rand(20_000, 2, generator=generator) < true.sigmoid()).double()
+    calibration = Calibration(2, is_multi_label=True)
+    calibration.fit(true * torch.tensor([4.0, 0.5]), labels)
+    assert calibration.scale.tolist() == pytest.approx([0.25, 2], rel=0.06)
+
+
+def test_no_prediction_changes_under_a_temperature_and_none_at_all_without_calibration():
+    logits, labels = make_examples(500)
+    calibration = Calibration(4)
+    calibration.fit(logits, labels)
+    assert (calibration(logits).argmax(-1) == logits.argmax(-1)).all()
+    none = Calibration(4, 'none')
+    none.fit(logits, labels)
+    assert torch.equal(none(logits), logits.softmax(-1))
+    assert none.n_fitted == 500
+
+
+def test_what_was_fitted_is_saved_with_the_weights():
+    logits, labels = make_examples(500)
+    fitted = Calibration(4, 'vector')
+    fitted.fit(logits, labels)
+    loaded = Calibration(4, 'vector')
+    loaded.load_state_dict(fitted.state_dict())
+    probs = fitted(logits)
+    assert torch.equal(loaded(logits), probs)
+    assert torch.equal(loaded.sets(probs), fitted.sets(probs))
+    assert torch.equal(loaded.answers(probs), fitted.answers(probs))
+
+
+@pytest.mark.parametrize('kind', ['temperature', 'vector'])
+def test_classes_that_can_be_told_apart_or_that_have_no_examples_leave_finite_numbers(kind):
+    logits = 5 * F.one_hot(torch.arange(40) % 2, 3).double()
+    calibration = Calibration(3, kind)
+    calibration.fit(logits, torch.arange(40) % 2)
+    assert calibration.scale.isfinite().all()
+    assert calibration.shift.abs().max() < 20
+    assert (calibration(logits).argmax(-1) == torch.arange(40) % 2).all()
+
+
+@pytest.mark.parametrize('logits', [torch.zeros(0, 3), torch.full((5, 3), math.nan)])
+def test_what_cannot_be_fitted_leaves_all_as_before_any_fit(logits):
+    calibration = Calibration(3)
+    calibration.fit(*make_examples(100, 3))
+    calibration.fit(logits, torch.zeros(len(logits), dtype=torch.long))
+    assert calibration.state_dict()['scale'].tolist() == [1, 1, 1]
+    assert calibration.n_fitted == 0
+    assert calibration.sets(torch.tensor([[0.8, 0.1, 0.1]])).all()
+    assert calibration.answers(torch.tensor([[0.4, 0.3, 0.3]])).all()
+
+
+@pytest.mark.parametrize('coverage', [0.8, 0.9])
+def test_sets_hold_the_class_of_new_examples_as_often_as_was_asked_for(coverage):
+    logits, labels = make_examples(8000)
+    calibration = Calibration(4, set_coverage=coverage)
+    calibration.fit(logits[:4000], labels[:4000])
+    sets = calibration.sets(calibration(logits[4000:]))
+    covered = sets.gather(1, labels[4000:, None]).double().mean()
+    assert float(covered) == pytest.approx(coverage, abs=0.02)
+    assert sets.sum(1).min() == 1
+
+
+def test_the_threshold_of_sets_is_that_worked_by_hand():
+    probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 1])  # scores .1, .2, .3, .6
+    calibration = Calibration(2, 'none', set_coverage=0.6)  # ceil(5 x .6) is the third
+    calibration.fit(probs.log(), labels)
+    assert calibration.set_threshold == pytest.approx(0.3)
+    assert calibration.sets(torch.tensor([[0.71, 0.29], [0.5, 0.5]])).tolist() == [[True, False], [True, False]]
+    few = Calibration(2, 'none', set_coverage=0.9)  # ceil(5 x .9) is more than there are
+    few.fit(probs.log(), labels)
+    assert few.sets(torch.tensor([[0.99, 0.01]])).all()
+
+
+def test_answers_are_given_to_as_many_as_was_asked_for():
+    logits, labels = make_examples(1000)
+    calibration = Calibration(4, answered=0.7)
+    calibration.fit(logits, labels)
+    probs = calibration(logits)
+    answers = calibration.answers(probs)
+    assert answers.sum() == 700
+    right = probs.argmax(-1) == labels
+    assert right[answers].double().mean() > right.double().mean()
+
+
+def test_a_ratio_that_is_none_is_refused():
+    with pytest.raises(SettingsError, match=r'model\.set_coverage is 1\.5'):
+        Calibration(2, set_coverage=1.5)
