@@ -1,6 +1,7 @@
 """What is typed, before jsonargparse sees it, and settings as plain values, after."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,6 +74,18 @@ def without_option(arguments: Sequence[str], name: str) -> list[str]:
         elif not argument.startswith(f'{name}='):
             others.append(argument)
     return others
+
+
+def sets_model(arguments: Sequence[str]) -> bool:
+    """Whether a command line says which task it is for: by a flag, or in a file of settings.
+
+    Args:
+        arguments: As `files_first` gives them.
+    """
+    return any(
+        re.match(r'--model(?![^.=])', flag) or (flag == '--config' and 'model' in read_settings(Path(value)))
+        for flag, value in itertools.zip_longest(arguments, arguments[1:], fillvalue='')
+    )
 
 
 def refuse_long(arguments: Sequence[str]) -> None:

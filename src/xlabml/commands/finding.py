@@ -44,13 +44,13 @@ class Resumed(NamedTuple):
     is_alone: bool = False
 
 
-def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None, into: Path) -> Found:
+def find_checkpoint(asked: str, root: Path, class_path: str | None, folder: str | None, into: Path) -> Found:
     """Turn what was typed into a checkpoint that can be read here.
 
     Args:
         asked: A path or a URL, `last` or `best`.
         root: The folder that holds `logs`.
-        class_path: Look only at runs of this task there.
+        class_path: The task whose runs count there; None: any.
         folder: The folder that the checkpoints of this run go to, if not the run's own.
         into: Where to fetch remote ones to.
 

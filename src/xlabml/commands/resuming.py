@@ -9,7 +9,7 @@ from xlabml import artifacts, checkpoints
 from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 
-from .command_line import RUN_COMMANDS, plain
+from .command_line import RUN_COMMANDS, plain, sets_model
 from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
 from .initial import initial_settings, open_initial
@@ -88,7 +88,9 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
     folder = values.checkpoint.folder
     is_remote = '://' in asked or '://' in (folder or '')
     into = opened.enter_context(artifacts.scratch()) if is_remote else Path()
-    return find_checkpoint(asked, root, values.model.class_path, folder, into)
+    # Evaluated is the newest run of any task, as what it says of itself; trained is one of the default task.
+    is_any = not settings.is_fit and not sets_model(settings.arguments)
+    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into)
 
 
 def _take_over(settings: Settings) -> Settings:
