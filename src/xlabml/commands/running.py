@@ -83,7 +83,7 @@ def _fit(built: Built) -> None:
     with usage_errors():
         attention = attention_lines(trainer, task)
     data.prepare_data()
-    for rows in (data.train_rows, data.rows('val')):
+    for rows in (data.texts.train_examples, data.texts.open_examples('val', 'val')):
         assert len(rows)  # an empty split is refused before anything is written
     length = data.run_steps(trainer.max_steps, settings.values.trainer.max_epochs)
     if resumed is not None and _is_finished(built, length):
