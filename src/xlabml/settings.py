@@ -208,11 +208,11 @@ def class_paths(value: object) -> Iterator[str]:
 
 
 def build(settings: Plain, kind: object = object) -> Any:
-    """Turn settings back into what a signature asks for.
+    """Build the argument that a signature takes from its settings.
 
     Args:
         settings: Plain values.
-        kind: The annotation: of a callable it gives a partial of the class, of a class an instance.
+        kind: The annotation: a callable yields a partial of the class, a class an instance.
 
     Raises:
         ValueError: A class is unknown or unfit, or does not take these arguments.

@@ -63,10 +63,10 @@ class Writable(Protocol):
 
 
 class SealedArchive:
-    """Passes a zip archive on to a file, with its checksum as a comment.
+    """Writes a zip archive to a file, with its checksum as a comment.
 
     Args:
-        file: Where it goes; only its `write` is called.
+        file: The file; only its `write` is called.
     """
 
     def __init__(self, file: Writable) -> None:
@@ -160,7 +160,7 @@ def compare(path: Path) -> bool:
 
 @contextlib.contextmanager
 def compared(path: Path) -> Iterator[bool]:
-    """While a file is read, compare it with its checksum; what is wrong with it counts more than what its reader says.
+    """While a file is read, compare it with its checksum; a wrong checksum is reported before an error of its reader.
 
     Yields:
         Whether it has one.

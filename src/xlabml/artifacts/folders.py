@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written beside, renamed when finished, by one process at a time; and the flat
+"""Folders written atomically: built beside their place and renamed, by one process at a time; and the flat
 arrays in them, hashed as they are written."""
 
 import contextlib
@@ -113,7 +113,7 @@ def build_folder(
 
     Args:
         folder: Where it shall be.
-        build: Fills the folder that it is given, and returns the manifest.
+        build: Fills a folder, and returns its manifest.
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
         resumable: Whether build continues with what an interrupted one left in its folder. It is kept then, but not
             after a ValueError: what was wrong has to change first.
@@ -179,7 +179,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def put_folder(beside: Path, folder: Path) -> None:
-    """Give a folder that is whole its name, in the place of one that has it."""
+    """Rename a finished folder to its final name, replacing one that has it."""
     remove(folder)
     beside.rename(folder)
 

@@ -1,4 +1,4 @@
-"""What a folder of the cache says of the arrays in it: written atomically, and read as what a stranger wrote.
+"""The manifest of a folder in the cache, which describes its arrays: written atomically, and read as untrusted.
 
 Nothing is opened, mapped or touched by what a manifest says: which files there are, which numbers they hold and how
 many of them is known here, and a manifest that says anything else is refused.
@@ -42,7 +42,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 
 class Kind(NamedTuple):
-    """What a manifest has to say.
+    """The form of a manifest.
 
     Args:
         format: The only one that is read.
@@ -102,7 +102,7 @@ def read_manifest(folder: Path, kind: Kind, identity: Plain = None) -> Manifest:
     Where only a time differs (the folder was copied), the content is compared once, and the time set right.
 
     Args:
-        kind: What it has to say.
+        kind: Its form.
         identity: Plain values that its `identity` must equal; None: any.
 
     Raises:
@@ -206,7 +206,7 @@ def map_array(folder: Path, name: str, manifest: Manifest) -> np.ndarray:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a folder that is not as it was written."""
+    """The advice for a folder that is not as it was written."""
     return f'delete {folder}, and it is prepared anew'
 
 

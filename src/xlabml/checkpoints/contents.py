@@ -1,5 +1,4 @@
-"""What a checkpoint contains, and the keys of it: no other file reads or writes them (schema.py says what each may
-hold).
+"""The contents and the keys of a checkpoint: no other file reads or writes them (schema.py checks their values).
 
 In memory a checkpoint is the dictionary that Lightning writes and restores from. Some keys are Lightning's; ours stand
 beside them. `Contents.of` reads the dictionary, and the functions below write the parts of it that are ours, each from
@@ -75,7 +74,7 @@ class Part(NamedTuple):
 
 
 class SavedRun(NamedTuple):
-    """What a checkpoint says of the run that wrote it.
+    """The run that wrote a checkpoint.
 
     Args:
         settings: The resolved settings; {} where it does not have them.
@@ -96,7 +95,7 @@ class Contents(NamedTuple):
     Args:
         task: The task's class and arguments.
         network: The head's class and arguments, from which the network is built without the task; None: not known.
-        facts: What only the data told (classes and their order).
+        facts: Plain values found in the data (classes and their order), or added by the task.
         data: The data module's arguments.
         weights: Tensors of the task, by name.
         tokenizer: Bytes of the tokenizer, as a uint8 tensor; None: the run had no tokenizer.
@@ -121,7 +120,7 @@ class Contents(NamedTuple):
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
-        """The contents of a checkpoint in memory; what is missing is empty."""
+        """The contents of a checkpoint in memory; missing parts are empty."""
         network = checkpoint.get(NETWORK)
         place = dict(checkpoint.get(DATA_STATE, {}))
         return cls(
@@ -219,7 +218,7 @@ def imported(
 
 
 def put_task(checkpoint: Saved, network: Part | None, guards: Mapping[str, object], facts: Mapping[str, Plain]) -> None:
-    """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
+    """Add the values that a task saves beside its weights and arguments; Lightning's loop progress is left out.
 
     Args:
         checkpoint: To be saved.

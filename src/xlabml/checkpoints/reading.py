@@ -57,7 +57,7 @@ def look(path: Path) -> Contents:
 
 
 def require_whole(contents: Contents, path: str | Path, training: bool) -> None:
-    """Refuse a checkpoint that lacks what a trainer is restored from.
+    """Refuse a checkpoint that lacks values which a trainer is restored from.
 
     Args:
         contents: Of the file.

@@ -39,10 +39,10 @@ _SPREAD_BYTES = 1 << 20
 
 
 def check(checkpoint: Mapping[str, object]) -> None:
-    """Refuse a checkpoint that holds what none of ours does.
+    """Refuse a checkpoint whose keys or values are not those that ours have.
 
     Raises:
-        ValueError: Names the key, and what is wrong with it.
+        ValueError: Names the key and the error.
     """
     _check_values(checkpoint, '', _MAX_VALUES)
     for name in (keys.TASK, keys.DATA, keys.NETWORK, keys.FACTS, keys.SETTINGS):
@@ -60,14 +60,14 @@ def check(checkpoint: Mapping[str, object]) -> None:
 
 
 def check_complete(contents: keys.Contents, training: bool) -> None:
-    """Refuse a checkpoint that lacks what a run is restored from.
+    """Refuse a checkpoint that lacks values which a run is restored from.
 
     Args:
         contents: Of one that `check` has passed.
         training: Whether a run resumes; else it is evaluated.
 
     Raises:
-        ValueError: Names what is missing.
+        ValueError: Names the missing key.
     """
     for name in (keys.STEP, keys.VERSION, *(_OF_TRAINING if training else ())):
         if name not in contents.training:
@@ -255,6 +255,6 @@ _KEYS: dict[str, Check] = {
         needed=(keys.TOKENIZER,),
     ),
 }
-"""What is known of a key's value."""
+"""The check of each key's value."""
 
 _OF_TRAINING = (keys.EPOCH, keys.OPTIMIZERS, keys.SCHEDULES, keys.CALLBACKS)

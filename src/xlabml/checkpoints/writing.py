@@ -37,7 +37,7 @@ def write(checkpoint: Saved, path: str | Path) -> None:
 
 
 def unpack_tokenizer(data: bytes, folder: Path) -> Path:
-    """Put a tokenizer's model file into a folder of the cache, under its hash.
+    """Write a tokenizer's model file into a folder of the cache, named by its hash.
 
     Raises:
         OSError: It cannot be written.
@@ -54,7 +54,7 @@ def unpack_tokenizer(data: bytes, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def part_of(path: Path) -> Iterator[Path]:
-    """A name beside a path to write to before renaming; whatever happens, it does not stay."""
+    """A name beside a path to write to before renaming; it is removed in any case."""
     try:
         with artifacts.part(path) as part:
             yield part
@@ -70,5 +70,5 @@ def part_of(path: Path) -> Iterator[Path]:
 
 
 def header() -> dict[str, int]:
-    """What says that a file is ours, and of which format."""
+    """The format number, which marks a file as ours."""
     return {FORMAT: migrations.FORMAT}

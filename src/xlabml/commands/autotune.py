@@ -29,7 +29,7 @@ _KEPT = (
 
 
 def autotune(settings: Settings) -> Settings:
-    """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps the value that it began with.
+    """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps its value.
 
     Args:
         settings: As `resolve` returns them.
@@ -50,8 +50,8 @@ def autotune(settings: Settings) -> Settings:
 def tune(config: Parsed) -> int:
     """Train for a few steps at several sizes, print the speed of each, and return the fastest.
 
-    Every measurement has a model, an optimizer and data of its own, made from the run's settings; nothing is left of
-    them.
+    Every measurement has a model, an optimizer and data of its own, built from the run's settings and deleted
+    afterwards.
 
     Args:
         config: The settings of `fit`, as plain values.

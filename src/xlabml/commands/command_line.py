@@ -1,4 +1,4 @@
-"""What is typed, before jsonargparse sees it, and settings as plain values, after."""
+"""The command line before jsonargparse parses it, and settings as plain values afterwards."""
 
 import itertools
 import re
@@ -80,7 +80,7 @@ def sets_model(arguments: Sequence[str]) -> bool:
     """Whether a command line says which task it is for: by a flag, or in a file of settings.
 
     Args:
-        arguments: As `files_first` gives them.
+        arguments: As `files_first` returns them.
     """
     return any(
         re.match(r'--model(?![^.=])', flag) or (flag == '--config' and 'model' in read_settings(Path(value)))
@@ -109,7 +109,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
     """Refuse a setting that follows from another: the link would overwrite it in silence.
 
     Args:
-        arguments: As `files_first` gives them.
+        arguments: As `files_first` returns them.
 
     Raises:
         UsageError: A flag or a file sets one.
@@ -126,7 +126,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
 
 
 def _parse(text: str) -> object:
-    """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
+    """Settings that stand on the command line; None where they are broken: the parser reports the error."""
     try:
         return yaml_text.load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

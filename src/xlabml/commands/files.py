@@ -1,4 +1,4 @@
-"""Files of settings: what is wrong with one is said before anything is made of it, with its name and line."""
+"""Files of settings: errors are reported with the name and the line, before anything is parsed or built."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """What a YAML file says, group by group.
+    """The settings in a YAML file, by group.
 
     Raises:
         UsageError: It is no YAML, or holds no settings; the message says where.
@@ -45,7 +45,7 @@ def read_settings(path: Path) -> dict[str, object]:
         raise UsageError(f'{path}{_where(error)}: no valid YAML: {_what(error)}') from error
     except (ValueError, RecursionError) as error:
         what = 'settings nested too deep' if isinstance(error, RecursionError) else error
-        raise UsageError(f'{path} holds {what}; look at what it says') from error
+        raise UsageError(f'{path} holds {what}; shorten or correct it') from error
     example = 'it must hold settings by group, such as "data: {max_len: 256}"'
     if not isinstance(found, dict):
         raise UsageError(f'{path} holds {"nothing" if found is None else f"a {type(found).__name__}"}; {example}')

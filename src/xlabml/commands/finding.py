@@ -20,8 +20,8 @@ class Found(NamedTuple):
     """A checkpoint.
 
     Args:
-        name: What to call it: its path, or where on a remote file system it lies.
-        path: A local file that has it.
+        name: Its path, or its URL on a remote file system.
+        path: A local copy of it.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Resumed(NamedTuple):
 
     Args:
         found: Its file.
-        checkpoint: What it holds.
-        names_sources: Whether the texts are those that it names, not what is typed.
-        is_alone: Whether nothing but it is typed, so that every setting is its own.
+        checkpoint: Its contents.
+        names_sources: Whether it names the texts, and the command line does not.
+        is_alone: Whether nothing else is typed, so that every setting comes from it.
     """
 
     found: Found
@@ -45,7 +45,7 @@ class Resumed(NamedTuple):
 
 
 def find_checkpoint(asked: str, root: Path, class_path: str | None, folder: str | None, into: Path) -> Found:
-    """Turn what was typed into a checkpoint that can be read here.
+    """Find the checkpoint that the user typed, as a local file.
 
     Args:
         asked: A path or a URL, `last` or `best`.

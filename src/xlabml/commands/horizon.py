@@ -1,4 +1,4 @@
-"""What a resumed run says where the length of its schedule changes: another length is another learning rate."""
+"""The message of a resumed run whose schedule changes its length, and so its learning rate."""
 
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
@@ -9,13 +9,13 @@ from xlabml.training import parameter_groups
 
 
 def describe_new_horizon(model: Task, data: XLabDataModule, length: int, checkpoint: Contents) -> str:
-    """The old and the new length of the schedule, and what becomes of the rate; '' where it stays as it was.
+    """The old and the new length of the schedule, and the change of the learning rate; '' where it does not change.
 
     Args:
         model: The task of this run, before it is trained.
         data: Its data.
         length: Its steps; -1 where their number is not known.
-        checkpoint: What it resumes from.
+        checkpoint: The checkpoint that it resumes from.
     """
     new = model.find_horizon(length, data)
     old = _saved_horizon(data, checkpoint)

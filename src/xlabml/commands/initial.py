@@ -18,11 +18,11 @@ _OF_THE_TASK = ('causal',)
 
 
 class Initial(NamedTuple):
-    """What a new run begins with.
+    """The checkpoint that a new run starts from.
 
     Args:
         path: The file.
-        contents: What it holds.
+        contents: Its contents.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Initial(NamedTuple):
 
 
 def open_initial(asked: str, root: Path) -> Initial:
-    """Open what was typed.
+    """Open the checkpoint that --init_from names.
 
     Args:
         asked: A checkpoint or an exported file, the folder of a run (its best checkpoint, else its newest), `last` or
@@ -64,7 +64,7 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
     """Settings that a new run takes over: those of the trunk, the longest row, and the size of the tokenizer.
 
     Args:
-        initial: What the run begins with.
+        initial: The checkpoint that the run starts from.
         class_path: The task of the new run.
         has_tokenizer: Whether a tokenizer is named for the new run; else it is that of the file.
         seals: Closes all texts.

@@ -1,4 +1,4 @@
-"""parse: what is typed, in files and flags, becomes settings that fit the signatures."""
+"""parse: files and flags become settings that match the signatures."""
 
 import argparse
 import inspect
@@ -37,7 +37,7 @@ _load = get_loader('yaml')
 
 
 def _bounded(text: str) -> object:
-    """What jsonargparse reads every value and every file with."""
+    """The loader that jsonargparse reads every value and every file with."""
     try:
         yaml_text.check(text)
     except ValueError as error:
@@ -87,18 +87,18 @@ class Parsers(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The settings of a command. Functions that change some return others.
+    """The settings of a command, immutable: functions that change some return a copy.
 
     Args:
         values: By group, with the command's own arguments (`ckpt_path`).
         command: Its name; None: there is none, and objects are built.
-        parsers: What read them.
+        parsers: The parsers that read them.
         arguments: The command line, files first; (): they came as a dictionary.
         autotunes: Whether data.device_batch_tokens is to be measured.
         resumed: The checkpoint whose settings stand below what is typed.
         initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
-        facts: What was asked of the data, by name.
+        facts: Values that were found in the data, by name.
     """
 
     values: Namespace
@@ -121,7 +121,7 @@ class Settings(NamedTuple):
         return self.command == 'fit'
 
     def changed(self, values: Mapping[str, object]) -> 'Settings':
-        """With other values, by their dotted names."""
+        """A copy with other values, by their dotted names."""
         copy = self.values.clone()
         for name, value in values.items():
             copy[name] = value
@@ -139,12 +139,12 @@ def parse(argv: Sequence[str] | PlainDict, parsers: Parsers | None = None) -> Se
     """Read a command line, or settings as a dictionary. No checkpoint is opened, and nothing is built.
 
     Args:
-        argv: It, without the program's name.
-        parsers: What reads it; None: a command line, by the parser of the command that it names.
+        argv: The command line without the program's name, or settings.
+        parsers: The parsers to use; None: that of the command that the line names.
 
     Raises:
-        UsageError: Something in it is no setting, or does not fit its signature.
-        SystemExit: Help or the settings were asked for, and are printed.
+        UsageError: A name is unknown, or a value does not match its signature.
+        SystemExit: Help or the settings were printed, as --help and --print_config ask.
     """
     parsers = make_parsers(named_commands(argv)) if parsers is None else parsers
     arguments: list[str] = []

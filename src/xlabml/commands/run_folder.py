@@ -77,7 +77,7 @@ def find_run(found: Found, checkpoint: checkpoints.Contents, root: Path) -> Path
 
     Args:
         found: The checkpoint's file.
-        checkpoint: What it holds. The folder that it names is only looked at: whether that is its run is said by the
+        checkpoint: What it holds. The folder that it names is only compared: whether that is its run is said by the
             files there.
         root: The folder that holds `logs`, where else the run may be.
     """

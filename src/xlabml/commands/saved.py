@@ -1,4 +1,4 @@
-"""What a checkpoint says of the settings of its run, held against the signatures before the parser sees any of it."""
+"""The settings in a checkpoint, matched with the signatures before the parser reads any of them."""
 
 import secrets
 import typing
@@ -24,7 +24,7 @@ _NOT_OF_THE_NEXT = ('tokenizer_path', 'accept_changes')
 
 
 class Seals:
-    """Names in place of the texts of a file, so that a parser finds nothing in them: no object, no path."""
+    """Placeholders for the strings of a file, so that a parser finds no object and no path in them."""
 
     def __init__(self) -> None:
         self._word = f'text-{secrets.token_hex(8)}'
@@ -49,7 +49,7 @@ class Seals:
 
 
 def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> PlainDict:
-    """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
+    """The settings of a checkpoint's run, without those that follow from others or belong to the machine.
 
     Of all but the model and the data only plain values are taken: no class of another library is named by a file.
 

@@ -1,4 +1,4 @@
-"""`xlab fit --smoke`: a batch of everything that a run does, in a temporary folder."""
+"""`xlab fit --smoke`: every stage of a run, on one or two batches each, in a temporary folder."""
 
 import contextlib
 import io
@@ -59,7 +59,7 @@ def smoke(arguments: Sequence[str]) -> None:
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
     trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
     a CPU, and where `--autotune` is to choose, of one row each), one batch of each evaluation, and the
-    places that a run writes to. Where help or the settings are asked for, these are printed.
+    places that a run writes to. With --help or --print_config, help or the settings are printed instead.
 
     Args:
         arguments: A command line with `fit`.
@@ -105,7 +105,7 @@ def smoke(arguments: Sequence[str]) -> None:
 
 
 def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[list[Part], str]:
-    """The runs that settings are tried by, and what was not as it is in the settings, for people.
+    """The runs that settings are tried by, and how they differ from the settings, for people.
 
     Args:
         settings: As `parse` returns them.
@@ -163,8 +163,8 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
 
 
 def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[Parsed, str]:
-    """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
-    settings. Where sources are absent, this says so."""
+    """Settings of data: the first documents of the sources, and a tokenizer; and how the
+    tokenizer differs from the settings. Raises an error where a source is missing."""
     data = open_data(settings)
     records = [_first_records(source, data.texts.columns) for source in data.sources]
     with _cache(cache):
@@ -186,7 +186,7 @@ def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[Pars
 
 
 class _StopAt(L.Callback):
-    """Ends a run at the validation after `n_steps`; its length, and so its schedule, are those of the real one."""
+    """Ends a run at the validation after `n_steps`; its length and its schedule are those of the full run."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = n_steps
@@ -212,7 +212,7 @@ def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, obj
     """The first documents of a source, with these columns beside their texts.
 
     Raises:
-        SettingsError: One of them has nothing in a column.
+        SettingsError: A document has no value in one of the columns.
     """
     records: list[dict[str, object]] = []
     n_chars = 0
@@ -253,7 +253,7 @@ def _generate(task: Task, root: Path) -> str:
 
 @contextlib.contextmanager
 def _cache(folder: str | None) -> Iterator[None]:
-    """Keep what is cached in a folder for a while; None: in the user's own."""
+    """Use another cache folder while this lasts; None: the user's own."""
     before = os.environ.get('XLABML_CACHE')
     _set_cache(folder)
     try:

@@ -1,6 +1,6 @@
-"""A checkpoint's archive, looked at before torch opens it: what its pickle names, and how large its tensors may be.
+"""A checkpoint's archive, checked before torch opens it: the names in its pickle, and the sizes of its tensors.
 
-torch takes the size of a tensor's storage from the pickle and reads so many bytes, however many the archive has; it
+torch takes the size of a tensor's storage from the pickle and reads that many bytes, however few the archive has; it
 unpacks what is compressed to any size; and its restricted unpickler makes more kinds of objects than checkpoints need.
 """
 
@@ -41,7 +41,7 @@ _ELEMENT_BYTES = {
 
 
 def check_archive(path: Path) -> None:
-    """Look at a zip archive of torch's without making any of its tensors.
+    """Check a zip archive of torch's without creating any of its tensors.
 
     Raises:
         ValueError: It is none, holds more than plain values and tensors, or its tensors do not lie in it.
@@ -75,7 +75,7 @@ class _Storage:
 
 
 class _Scan(pickle.Unpickler):
-    """Goes through a pickle with stand-ins for tensors; nothing that it names is imported or called."""
+    """Reads a pickle with stand-ins for tensors; nothing that it names is imported or called."""
 
     def __init__(self, file: io.BytesIO, sizes: dict[str, int]) -> None:
         super().__init__(file)

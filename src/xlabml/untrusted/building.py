@@ -1,4 +1,4 @@
-"""Building from a file: within the size of the weights that it holds, and with errors that name it."""
+"""Building from a file: limited by the size of its weights, with errors that name it."""
 
 import contextlib
 import math
@@ -29,15 +29,15 @@ _RAW = (
 
 @contextlib.contextmanager
 def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> Iterator[None]:
-    """Let an error say that it comes of a file.
+    """Let errors name the file that caused them.
 
     Args:
         path: The file.
-        what: What is wrong where the error itself does not say so.
-        remedy: What to do where the error does not say so; empty: it does.
+        what: The problem, for errors that do not name one.
+        remedy: What to do, for errors that do not say so; empty: they do.
 
     Raises:
-        ValueError: In place of every error that something in the file has caused.
+        ValueError: In place of every error that the file has caused.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> 
 
 @contextlib.contextmanager
 def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let nothing be built that is far larger than a file's weights: a size in its settings costs nothing to write.
+    """Refuse to build anything far larger than a file's weights: anyone can write a large size into settings.
 
     Args:
         path: The file.
@@ -95,7 +95,7 @@ def try_out(path: str | Path, values: object, run: Callable[[], object]) -> None
 
 
 class _Limit(TorchDispatchMode):
-    """Refuses to make tensors, or parameters, of more than so many numbers."""
+    """Refuses to create more than n numbers in tensors, or more than n parameters."""
 
     def __init__(self, path: str | Path, n_elements: int, n_parameters: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class _Limit(TorchDispatchMode):
 
 
 def _size(args: Sequence[object]) -> int:
-    """How many numbers an operation makes that makes a tensor of none: those of a shape, or up to a number."""
+    """How many numbers an operation creates that takes no tensor: those of a shape, or of a range."""
     if any(
         isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg))
         for arg in args

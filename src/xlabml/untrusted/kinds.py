@@ -10,15 +10,15 @@ _PLAIN_KINDS = (str, int, float, bool, type(None))
 _MOST = 1 << 48
 
 Check = Callable[[object, str], None]
-"""Raises WrongError where a value is not what it should be; told how messages call it."""
+"""Raises WrongError where a value is of another kind; gets the name that messages use."""
 
 
 class WrongError(CheckpointError):
-    """Says what is wrong, without the file: who reads it adds the name."""
+    """Names the error but not the file, whose name the reader of the file adds."""
 
 
 def refuse(value: object, where: str, wanted: str) -> NoReturn:
-    """Raise WrongError: what is there, and what must be."""
+    """Raise WrongError with the value and the kind that it must have."""
     shown = f'{value!r:.60}' if isinstance(value, str | float | bool) else type(value).__name__
     shown = bounds.shown(value) if type(value) is int else shown
     raise WrongError(f'{where} is {shown}; it must be {wanted}')
@@ -84,7 +84,7 @@ def by_name(value: object, where: str, needed: tuple[str, ...] = ()) -> dict[str
 def mapping(
     known: Mapping[str, Check] | None = None, every: Check | None = None, needed: tuple[str, ...] = ()
 ) -> Check:
-    """Of names: some that are known, some that have to be there, all of one kind."""
+    """A mapping: some names are known, some needed, and all others may have one kind of value."""
 
     def check(value: object, where: str) -> None:
         for name, item in by_name(value, where, needed).items():
@@ -96,7 +96,7 @@ def mapping(
 
 
 def items(every: Check | None = None, length: int | None = None) -> Check:
-    """A list, of so many where that is known."""
+    """A list; of n items where its length is known."""
 
     def check(value: object, where: str) -> None:
         if not isinstance(value, list | tuple) or (length is not None and len(value) != length):

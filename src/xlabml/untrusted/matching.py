@@ -1,4 +1,4 @@
-"""What a file says of classes and their arguments, held against the signatures: names and types, nothing is built.
+"""Classes and arguments in a file, compared with the signatures: names and types; nothing is built.
 
 jsonargparse parses anew whatever it is handed: a string that is JSON becomes an object, one that is a path is read, a
 key with dots reaches into a class. So a checkpoint's settings come to it, and to `xlabml.settings.build`, through here.
@@ -17,7 +17,7 @@ from xlabml import bounds, settings
 from xlabml.plain import Plain, PlainDict
 
 Text = Callable[[str], str]
-"""What is put in the place of a string that a signature takes as such."""
+"""Replaces a string where the signature takes any string."""
 
 _MAX_TEXT = 1_000_000
 _MAX_ITEMS = 1_000_000
@@ -28,19 +28,19 @@ _WORD = re.compile(r'[\w:+-]{1,64}', re.ASCII)
 
 
 def match_part(value: Plain, kind: type, where: str, text: Text = str) -> tuple[str, PlainDict]:
-    """Check what a file says of one part: which class, and its arguments.
+    """Check the settings of one part in a file: its class and its arguments.
 
     Args:
         value: `{'class_path': …, 'init_args': …}`.
-        kind: What class it has to be of.
-        where: What messages call it.
+        kind: The class that it must be a subclass of.
+        where: Its name in messages.
         text: Put in the place of every string that is neither one of a few choices nor a class.
 
     Returns:
         The path of the class, and the same arguments, the strings replaced.
 
     Raises:
-        ValueError: Names what is wrong, and where.
+        ValueError: Names the error and the place.
     """
     if isinstance(value, Mapping) and ('class_path' in value or 'init_args' in value):
         path, arguments = _match_class(value, (kind,), where, text, True, 0)
@@ -49,7 +49,7 @@ def match_part(value: Plain, kind: type, where: str, text: Text = str) -> tuple[
 
 
 def match_arguments(function: Callable, values: Plain, where: str, text: Text = str) -> PlainDict:
-    """Check the arguments of a class or function; see `match_part`. Which of them are missing is not looked at."""
+    """Check the arguments of a class or function; see `match_part`. Missing arguments are not reported."""
     return _match_arguments(function, values, where, text, 0)
 
 

@@ -1,4 +1,4 @@
-"""YAML of bounded size, once its aliases are written out: a few lines of it can stand for billions of values."""
+"""YAML of bounded size, aliases expanded: a few lines of YAML can stand for billions of values."""
 
 import re
 from pathlib import Path
