@@ -1,4 +1,4 @@
-"""A checkpoint and text -> text. No Lightning."""
+"""Pipelines: a checkpoint and text -> text. No Lightning."""
 
 from .generator import TextGenerator
 
