@@ -1,5 +1,6 @@
 """Evaluators of vectors have hand-worked figures, the same for any batches and ranks, ties against the model."""
 
+import json
 import math
 from typing import NamedTuple
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from xlabml import settings
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE, Batch, PairTargets
 from xlabml.evaluation import (
     Bitext,
     Clustering,
+    Evaluator,
     Geometry,
     LinearProbe,
     Neighbours,
@@ -362,3 +365,12 @@ def test_what_an_evaluator_lacks_is_named(kind, field, message):
 def test_arguments_out_of_range_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize('kind', EVERY)
+def test_a_checkpoint_can_hold_an_evaluator(kind):
+    written = settings.describe(kind())
+    assert written['class_path'] == f'xlabml.evaluation.{kind.__name__}'
+    built = settings.build(json.loads(json.dumps(written)), Evaluator)
+    assert type(built) is kind
+    assert settings.describe(built) == written

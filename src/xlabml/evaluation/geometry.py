@@ -9,6 +9,8 @@ from jaxtyping import Float
 from .vectors import Texts, VectorEvaluator, normalized
 
 _MOST_TEXTS = 2_048
+_MOST_SHOWN = 100_000
+"""Values of a histogram."""
 
 
 class Geometry(VectorEvaluator):
@@ -42,7 +44,8 @@ class Geometry(VectorEvaluator):
         together = (normalized(texts.vectors[a]) * normalized(texts.vectors[b])).sum(axis=1)
         shape = describe_shape(vectors)
         self.collapsed = find_collapse(shape, vectors.shape[1], len(vectors))
-        self.shown = {'cosine_together': together, 'cosine_apart': _off_diagonal(vectors @ vectors.T)}
+        apart = _off_diagonal(vectors @ vectors.T)
+        self.shown = {'cosine_together': together, 'cosine_apart': apart[:: max(1, len(apart) // _MOST_SHOWN)]}
         alignment = float((2 - 2 * together).mean()) if len(together) else math.nan
         return {'alignment': alignment, **shape, 'collapse': float(self.collapsed is not None)}
 
