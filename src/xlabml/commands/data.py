@@ -174,7 +174,7 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
     if not data.tokenizer_path.exists():
         raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
     ready = {store.manifest['source'] for store in data.texts.stores()}
-    for source in data.sources:
+    for source in data.texts.sources:
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
@@ -221,7 +221,7 @@ def validate_data(
         if not path.parent.is_dir():
             raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
     _print_passed_over(data)
-    for i, source in enumerate(data.sources):
+    for i, source in enumerate(data.texts.sources):
         n_valid = 0
         found = []
         for invalid in validate(source, data.texts.columns):

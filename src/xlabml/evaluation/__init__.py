@@ -14,6 +14,7 @@ from .class_evaluators import (
 )
 from .evaluator import Evaluator, Gather, Monitor
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .objective import ObjectiveEvaluator
 from .ranks import auroc, average_ranks, pearson, spearman
 from .sums import Sums, precise
 
@@ -28,6 +29,7 @@ __all__ = [
     'Interval',
     'Monitor',
     'MultiLabelEvaluator',
+    'ObjectiveEvaluator',
     'RegressionEvaluator',
     'Reliability',
     'Sums',

@@ -2,10 +2,11 @@
 
 from xlabml.engine import Task
 
+from .embedder import Embedder, EmbedderOutputs
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'Embedder', 'EmbedderOutputs', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
 """The task of a run that names none."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
@@ -111,12 +111,14 @@ class Format(ABC):
     Attributes:
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
+        sized_by: Whether a step is so many slots of rows (data.batch_tokens), or so many groups (data.batch_groups).
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
         from_data: Names of arguments that are facts of the data where they are null; see `facts`.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
+    sized_by: ClassVar[Literal['tokens', 'groups']] = 'tokens'
     unused: ClassVar[tuple[str, ...]] = ()
     from_data: ClassVar[tuple[str, ...]] = ()
 
