@@ -5,6 +5,7 @@ from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index
+from .labelled import LabelledGroups, LabelledTexts
 from .records import GROUP, Columns, GroupRecords
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     'GroupRecords',
     'Groups',
     'InOrder',
+    'LabelledGroups',
+    'LabelledTexts',
     'NoDuplicates',
     'PerClass',
     'Prompts',

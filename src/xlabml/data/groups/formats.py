@@ -3,7 +3,7 @@
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class GroupFormat(Format):
         batching: Which groups come together in a step.
     """
 
-    targets = PairTargets
+    targets: ClassVar[type] = PairTargets
     sized_by = 'groups'
     columns = (GROUP,)
     unused = ('plan', 'batch_tokens', 'stream')

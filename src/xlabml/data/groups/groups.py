@@ -185,8 +185,8 @@ class Groups(Examples):
         n_tokens = np.minimum(self.index.lengths[text], limit)
         lengths = n_tokens + n_prompt + 2
 
-        row, row_slots, n_rows = _fill(lengths, self.limits.row_slots)
-        rows = _Rows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
+        row, row_slots, n_rows = fill_rows(lengths, self.limits.row_slots)
+        rows = TextRows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
         begins = rows.begins
         ids = np.full(n_rows * row_slots, self._pad, np.int64)
         ids[begins] = self._ends[0]
@@ -319,7 +319,7 @@ class Groups(Examples):
         numbers: Int64[np.ndarray, ' e'],
         example: Int64[np.ndarray, ' t'],
         text: Int64[np.ndarray, ' t'],
-        rows: '_Rows',
+        rows: 'TextRows',
     ) -> torch.Tensor:
         """The teacher's vectors of some texts, for each segment."""
         known: dict[int, list[list[float]]] = {}
@@ -337,7 +337,7 @@ class Groups(Examples):
         return torch.from_numpy(rows.spread(np.array(values, np.float32).reshape(-1, self._d_vector), 0))
 
 
-class _Rows(NamedTuple):
+class TextRows(NamedTuple):
     """Texts laid into rows.
 
     Args:
@@ -360,7 +360,7 @@ class _Rows(NamedTuple):
         n_rows: int,
         row_slots: int,
         max_length: int,
-    ) -> '_Rows':
+    ) -> 'TextRows':
         """Lay texts into rows, one after the other; the padding of a row is cut into segments of max_length."""
         n_texts = np.bincount(row, minlength=n_rows)
         used = np.bincount(row, lengths, n_rows).astype(np.int64)
@@ -386,7 +386,7 @@ class _Rows(NamedTuple):
         return found
 
 
-def _fill(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int64[np.ndarray, ' t'], int, int]:
+def fill_rows(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int64[np.ndarray, ' t'], int, int]:
     """The row of each text, the slots of a row, and how many rows there are."""
     if row_slots is None:
         return np.zeros(len(lengths), np.int64), _round_up(int(lengths.sum()), _MIN_SLOTS), 1
