@@ -369,8 +369,8 @@ def test_memory_of_a_packed_step_grows_with_its_length():
 
 
 REFUSALS = {
-    'd_model 16 is no multiple of trunk.n_heads 3': {'n_heads': 3},
-    'n_heads 4 is no multiple of trunk.n_kv_heads 3': {'n_kv_heads': 3},
+    'd_model 16 is not a multiple of trunk.n_heads 3': {'n_heads': 3},
+    'n_heads 4 is not a multiple of trunk.n_kv_heads 3': {'n_kv_heads': 3},
     'heads of 3 channels; Rotary': {'d_model': 12},
     'd_model is 15; Sinusoidal': {'d_model': 15, 'n_heads': 3, 'positions': Sinusoidal},
     'positions.base is 0': {'positions': functools.partial(Rotary, base=0.0)},

@@ -126,7 +126,7 @@ def _is_finished(built: Built, length: int) -> bool:
     resumed = built.settings.resumed
     assert resumed is not None
     checkpoint = resumed.checkpoint
-    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)  # type: ignore[attr-defined]
+    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)
     saved = checkpoint.callback_state(Checkpoints.__name__)
     is_over = 0 <= length <= checkpoint.step and not saved.get('owes_validation', False)
     return is_over or (stops and saved.get('stopped_early', False))

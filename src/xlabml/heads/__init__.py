@@ -1,7 +1,7 @@
-"""Networks that are trained: a trunk with what makes logits or vectors of its hidden states. nn.Modules, no Lightning.
+"""Heads: a trunk with layers that turn its hidden states into logits or vectors. nn.Modules, no Lightning.
 
-A head that settings can build has a `build`, whose arguments are plain values and factories; `loading` builds it from a
-checkpoint.
+A head that settings can build has a method `build`, whose arguments are plain values and factories; `loading` builds it
+from a checkpoint.
 """
 
 from .calibration import Calibration

@@ -29,8 +29,8 @@ class Prediction(NamedTuple):
         labels: Its class, the most probable one; with several labels an example, those of a probability of a half or
             more; () of a regression.
         probabilities: Of every class by name, calibrated as the checkpoint has it; {} of a regression.
-        in_set: The classes that hold the true one as often as the checkpoint was asked for, most probable first; () where
-            there are no such sets.
+        in_set: The classes that hold the true one as often as the checkpoint was asked for, the most probable first; ()
+            where there are no such sets.
         answered: Whether the confidence is large enough for an answer, by what the checkpoint was asked for.
         number: Of a regression; None of others.
         n_cut: How many tokens at the end of the text were not read.
@@ -111,8 +111,8 @@ class TextClassifier:
     @overload
     def predict(self, texts: str, batch_tokens: int = ...) -> Prediction: ...
     @overload
-    def predict(self, texts: Sequence[str], batch_tokens: int = ...) -> list[Prediction]: ...
-    def predict(self, texts: str | Sequence[str], batch_tokens: int = _BATCH_TOKENS) -> Prediction | list[Prediction]:
+    def predict(self, texts: list[str], batch_tokens: int = ...) -> list[Prediction]: ...
+    def predict(self, texts: str | list[str], batch_tokens: int = _BATCH_TOKENS) -> Prediction | list[Prediction]:
         """What the classifier says of a text, or of each of several, in their order.
 
         Args:
