@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
+from . import classifying
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -32,7 +33,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Let a trained language model continue a text.', epilog=f'{EXIT_STATUS}.')
+    parser = Parser(
+        PROGRAM,
+        description='Let a trained language model continue a text.',
+        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts. {EXIT_STATUS}.',
+    )
     add = parser.add_argument
     add(
         'ckpt',
@@ -112,7 +117,10 @@ def visible(text: str, encoding: str = 'utf-8') -> str:
 
 def _run(arguments: list[str]) -> int:
     try:
-        infer(parse(arguments))
+        if classifying.FLAG in arguments:
+            classifying.classify(classifying.parse(PROGRAM, arguments), _write)
+        else:
+            infer(parse(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -26,7 +26,7 @@ from xlabml.evaluation import (
 from xlabml.heads import Head, LinearHead, MeanPooling, Pooling, SequenceClassifier
 from xlabml.heads.loading import describe_head
 from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
-from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
+from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear, decay_rates, parameter_groups, split_by_depth
 from xlabml.transformer import Transformer
 
 
@@ -55,6 +55,8 @@ class Classifier(Task):
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
         freeze: What stays as it is: none, all (the whole trunk), or bottom:n, the embeddings and the first n blocks.
             Frozen parts have no dropout.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
@@ -85,6 +87,7 @@ class Classifier(Task):
         set_coverage: float = 0.9,
         answered: float = 0.8,
         freeze: str = 'none',
+        layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
@@ -101,6 +104,9 @@ class Classifier(Task):
         self.frozen = find_frozen(self.network.trunk, freeze)
         for part in self.frozen:
             part.requires_grad_(False)
+        if not 0 < layer_decay <= 1:
+            raise SettingsError(f'model.layer_decay is {layer_decay}; give a factor above 0, at most 1')
+        self.layer_decay = layer_decay
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
@@ -129,6 +135,15 @@ class Classifier(Task):
         for part in getattr(self, 'frozen', ()):
             part.eval()
         return self
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer, with the learning rate of each block and of the embeddings."""
+        if self.layer_decay == 1:
+            return super().build_optimizer()
+        trunk = self.network.trunk
+        built = self.optimizer(split_by_depth(parameter_groups(self), [trunk.embedding, *trunk.blocks]))
+        decay_rates(built, self.layer_decay)
+        return built
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
