@@ -187,3 +187,14 @@ def test_two_ranks_step_as_one_process_with_all_texts(tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
     # Without gathering a rank has its own texts as candidates only, which is another loss.
     assert any(not torch.allclose(one, other, rtol=1e-2) for one, other in zip(found[False], wanted))
+
+
+def test_each_data_set_has_its_objective_and_all_weights_a_gradient():
+    model = make_embedder(objectives=[partial(InfoNCE, learn_temperature=True), CoSENT])
+    scored = pair_batch(random_groups(4, n_texts=2), score=[[0, i / 4] for i in range(4)])
+    second = scored._replace(targets=scored.targets._replace(set=1))
+    for batch, objective in ((scored, InfoNCE(learn_temperature=True)), (second, CoSENT())):
+        total, grads = gradients(model, batch)
+        alone, _ = gradients(make_embedder(objective=lambda objective=objective: objective), batch)
+        assert total == pytest.approx(alone)
+        assert len(grads) == len(list(model.parameters()))

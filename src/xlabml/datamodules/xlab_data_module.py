@@ -166,16 +166,15 @@ class XLabDataModule(SavedData):
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
-        format_source = self.examples.source
         texts = (
             ReadChoice(
-                [format_source(source) for source in self.sources],
+                self.examples.sources(self.sources),
                 weights,
                 max_source_epochs,
                 splitting,
                 drop_duplicates,
                 near_duplicates,
-                [format_source(source) for source in held_out or []],
+                [self.examples.source(source) for source in held_out or []],
             ),
             TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
             of_examples,

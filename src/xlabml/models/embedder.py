@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets, check_ids, check_pairs
@@ -52,6 +52,7 @@ class Embedder(Task):
             they are compared with, a role's own name before its texts.
         include_prompt: Whether the tokens of a prompt are pooled with those of the text.
         objective: Makes what is minimised, a function of the vectors of a step.
+        objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
@@ -75,6 +76,7 @@ class Embedder(Task):
         prompts: dict[str, str] | None = None,
         include_prompt: bool = True,
         objective: Callable[[], Objective] = InfoNCE,
+        objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
@@ -83,7 +85,7 @@ class Embedder(Task):
     ) -> None:
         super().__init__()
         self.network = TextEncoder.build(n_vocab, max_len, trunk, pooling, dense, normalize, prompts, include_prompt)
-        self.objective = objective()
+        self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
         self.optimizer = optimizer
         self.schedule = schedule
@@ -113,13 +115,14 @@ class Embedder(Task):
         if data is None or examples is None or not hasattr(examples, 'use_prompts'):
             return
         examples.use_prompts(self.network.prompts)
-        if 'layers' in self.objective.needs:
+        found = [(type(one).__name__, one.needs) for one in self.objectives if isinstance(one, Objective)]
+        for name in (name for name, needs in found if 'layers' in needs):
             raise SettingsError(
-                f'model.objective is {type(self.objective).__name__}, which needs vectors of earlier layers, but the '
+                f'model.objective is {name}, which needs vectors of earlier layers, but the '
                 'network of Embedder has those of the last layer only; choose another objective'
             )
         if stage == 'fit':
-            examples.require(self.objective.needs, data.texts.train_examples, type(self.objective).__name__)
+            examples.require(found, data.texts.train_examples)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""
@@ -175,13 +178,21 @@ class Embedder(Task):
         """The mean cosine of a group; None where it has no positive."""
         return {'cosine': round(totals['cosine'] / totals['count'], 6) if totals['count'] else None}
 
+    def _objective(self, batch: Batch) -> nn.Module:
+        """The objective of the data set that a batch is from."""
+        number = batch.targets.set if isinstance(batch.targets, PairTargets) else 0
+        return self.objectives[number if len(self.objectives) > 1 else 0]
+
     def _sums(self, vectors: Float[Tensor, 's d'], batch: Batch) -> Sums:
         views = make_views(vectors, batch)
         if self.gather:
             views = gather_views(views)
-        if not views.n_examples:  # an empty step: nothing to compare, but every weight has a gradient
-            nothing = vectors.sum() * 0.0
+        objective = self._objective(batch)
+        # Every weight has a gradient in every step, also those that take no part in it, or ranks would wait for them.
+        idle = [weight for one in self.objectives if one is not objective for weight in one.parameters()]
+        rest = sum((weight.sum() * 0.0 for weight in idle), views.vectors.new_zeros(()))
+        if not views.n_own:  # nothing of this rank's to compare; the gather has a backward pass all the same
+            nothing = views.vectors.sum() * 0.0 + rest
             return Sums(nothing, torch.zeros_like(nothing), {'loss': nothing.detach()})
-        losses = self.objective(views)
-        total = losses.sum()
+        total = objective(views).sum() + rest
         return Sums(total, total.new_tensor(float(views.n_own)), {'loss': total.detach()})

@@ -7,6 +7,7 @@ from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index
 from .labelled import LabelledGroups, LabelledTexts
 from .records import GROUP, Columns, GroupRecords
+from .sets import GroupSets, SetExamples
 
 __all__ = [
     'GROUP',
@@ -16,6 +17,7 @@ __all__ = [
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',
+    'GroupSets',
     'Groups',
     'InOrder',
     'LabelledGroups',
@@ -24,6 +26,7 @@ __all__ = [
     'PerClass',
     'Prompts',
     'SameSource',
+    'SetExamples',
     'TextGroups',
     'TextLimits',
     'make_index',

@@ -3,7 +3,7 @@
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,12 @@ from .records import GROUP, Columns, GroupRecords
 
 _INSTEAD = {'anchor': 'query', 'positive': 'document', 'negatives': 'document'}
 _KINDS = (('anchor', 'positive', 'negatives'), ('anchor', 'positive'), ('a', 'b'), ('text',))
+
+
+Objective: TypeAlias = tuple[str, tuple[str, ...]]
+"""The name of an objective, and what an example must have beside its first text: out of positive, negative, score,
+label and teacher."""
+
 _NEEDS = {
     'positive': 'a second text (data.examples.roles: positive, or b)',
     'negative': 'negatives (data.examples.roles.negatives)',
@@ -89,18 +95,24 @@ class GroupFormat(Format):
         found = {role: prompts.get(role, prompts.get(_INSTEAD.get(role, ''), '')) for role in self.roles}
         self.prompts.texts = {role: text for role, text in found.items() if text}
 
-    def require(self, needs: Sequence[str], groups: Examples, objective: str) -> None:
-        """See that the groups have what an objective needs.
+    def require(self, objectives: Sequence[Objective], examples: Examples) -> None:
+        """See that the groups have what the objective needs.
 
         Args:
-            needs: Out of positive, negative, score, label and teacher.
-            groups: The train split.
-            objective: Its name, for the message.
+            objectives: The one of this set.
+            examples: The train split.
 
         Raises:
             SettingsError: A role or a column is not named; or all records have one label, or, where single texts are
-                compared, fewer than two classes have two texts.
+                compared, fewer than two classes have two texts; or there are several objectives.
         """
+        if len(objectives) != 1:
+            raise SettingsError(
+                f'model.objectives has {len(objectives)} objectives, but data.examples is one set of groups; name one, '
+                'or several sets (GroupSets)'
+            )
+        (objective, needs) = objectives[0]
+        groups = examples
         records = self.records
         known = {
             'positive': len(self.roles) > 1,

@@ -17,10 +17,11 @@ from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
 from .formats import GroupFormat
-from .groups import Groups, TextLimits, TextRows, fill_rows
+from .groups import Groups, TextLimits
 from .index import make_index
 from .labelled_records import TARGET, LabelColumns, LabelledRecords
 from .records import GROUP, Columns
+from .text_rows import TextRows, fill_rows
 
 _MOST_NAMED = 5
 
@@ -99,7 +100,6 @@ class LabelledGroups(Groups):
         keys: UInt64[np.ndarray, ' e'],
         n_counted: float,
         seed: int = 0,
-        longest: int | None = None,
     ) -> Batch:
         """Examples as a batch: none crosses a row. Arguments as in Groups.batch."""
         numbers = numbers[numbers >= 0]

@@ -1,6 +1,7 @@
 """What an example is: formats make examples of documents, for every task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -129,6 +130,10 @@ class Format(ABC):
     def source(self, source: Source) -> Source:
         """The documents that examples are made of, from a source as the user names it."""
         return source
+
+    def sources(self, sources: Sequence[Source]) -> list[Source]:
+        """The same of all sources, in their order."""
+        return [self.source(source) for source in sources]
 
     def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
         """Passes over the training examples, where it matters which of them come together in a step."""
