@@ -69,6 +69,7 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
         assert status == 0, printed
         assert word in printed
         assert 'examples)' in printed
+    assert 'class  precision  recall' in printed
     status, printed = xlab('predict', *flags, '--ckpt_path=last')
     assert status == 0, printed
     rows = [json.loads(line) for line in (folder / 'predictions.jsonl').read_text().splitlines()]

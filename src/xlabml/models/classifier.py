@@ -215,6 +215,12 @@ class Classifier(Task):
             if isinstance(evaluator, CalibratedEvaluator):
                 evaluator.fits = False
 
+    def on_test_epoch_end(self) -> None:
+        """Report class by class, beside the figures."""
+        super().on_test_epoch_end()
+        if self.trainer.is_global_zero and isinstance(self.evaluator, ClassEvaluator):
+            print(*self.evaluator.report(self.classes), sep='\n', flush=True)
+
     def predictions(self, batch: Batch) -> DocumentParts:
         """The calibrated probability of each class, whether it is in the set, and how many tokens were cut."""
         targets = class_targets(batch)
@@ -252,7 +258,7 @@ class Classifier(Task):
             return RegressionEvaluator()
         if self.task == 'multi-label':
             return MultiLabelEvaluator(calibration)
-        return ClassEvaluator(calibration, is_ordinal=self.task == 'ordinal')
+        return ClassEvaluator(calibration, self.task == 'ordinal', self.class_counts)
 
     def _sums(self, logits: Float[Tensor, 'e k'], batch: Batch) -> Sums:
         targets = class_targets(batch)
