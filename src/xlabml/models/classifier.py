@@ -93,6 +93,8 @@ class Classifier(Task):
         clip: Callable[[], AdaptiveClip] | None = None,
     ) -> None:
         super().__init__()
+        self._holds_frozen = False
+        self.frozen: list[nn.Module] = []
         texts = 1 if n_texts is None else n_texts
         self.network = SequenceClassifier.build(
             n_vocab, max_len, classes, task, texts, trunk, pooling, head, calibration, set_coverage, answered
@@ -130,11 +132,16 @@ class Classifier(Task):
         return describe_head(SequenceClassifier, Part.of(self.hparams).arguments)
 
     def train(self, mode: bool = True) -> 'Classifier':
-        """Frozen parts are never in training mode: no dropout moves what they return."""
+        """Once a run trains, frozen parts are never in training mode: no dropout moves what they return."""
         super().train(mode)
-        for part in getattr(self, 'frozen', ()):
+        for part in self.frozen if self._holds_frozen else ():
             part.eval()
         return self
+
+    def on_train_start(self) -> None:
+        """Hold what is frozen; not before, since Lightning warns of a module that starts in evaluation mode."""
+        self._holds_frozen = True
+        self.train()
 
     def build_optimizer(self) -> Optimizer:
         """The optimizer, with the learning rate of each block and of the embeddings."""
