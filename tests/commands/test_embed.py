@@ -107,7 +107,7 @@ def test_smoke_tries_an_embedder(xlab, embed):
 @pytest.mark.parametrize('of', ['language model', 'masked language model'])
 def test_an_embedder_begins_with_the_weights_of_a_language_model(xlab, tiny, embed, tmp_path, of):
     masked = ['--model=MaskedLanguageModel', '--model.trunk.causal=false', '--data.examples=MaskedTokens']
-    first = [*tiny, *(masked if of.startswith('masked') else []), '--trainer.max_steps=1', '--samples.n_tokens=0']
+    first = [*(masked if of.startswith('masked') else []), *tiny, '--trainer.max_steps=1', '--samples.n_tokens=0']
     status, printed = xlab('fit', *first, f'--trainer.default_root_dir={tmp_path / "first"}')
     assert status == 0, printed
     taken_over = ('--model.trunk', '--data.n_vocab', '--data.max_len', '--data.tokenizer_path')
@@ -163,3 +163,18 @@ def test_validate_data_shows_examples_as_they_are_read_and_what_they_are_like(xl
     status, printed = xlab('validate_data', *embed, '--render=1', '--render_split=all')
     assert status == 2
     assert "--render_split is 'all'; the splits are train, val, test, predict" in printed
+
+
+def test_vectors_are_evaluated_by_a_search_that_chooses_the_best_checkpoint(run, xlab, embed):
+    folder, printed = run
+    names = ('val_ndcg_at_10', 'val_recall_at_1', 'val_effective_rank')
+    found = {name: read_curve(folder, name) for name in names}
+    assert all(found.values())
+    best = max(found['val_ndcg_at_10'].values())
+    assert f'val_ndcg_at_10 {best:.4f}' in printed
+    # The same figures from another size of batches.
+    status, printed = xlab(
+        'validate', *embed, '--ckpt_path=best', '--data.batch_groups=4', '--data.accept_changes=true'
+    )
+    assert status == 0, printed
+    assert f'{best:.4f}' in printed

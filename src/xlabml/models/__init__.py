@@ -3,11 +3,11 @@
 from xlabml.engine import Task
 
 from .classifier import Classifier
-from .embedder import Embedder, EmbedderOutputs
+from .embedder import Embedder
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'Classifier', 'Embedder', 'EmbedderOutputs', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'Classifier', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
 """The default task."""

@@ -23,7 +23,7 @@ from xlabml.transformer import Transformer
 
 
 class EmbedderOutputs(NamedTuple):
-    """What an embedder makes of a batch that is evaluated.
+    """What an embedder makes of a batch that is evaluated, for `VectorEvaluator`.
 
     Args:
         sums: As in training.
