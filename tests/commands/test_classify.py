@@ -8,6 +8,7 @@ from curves import read_curve
 
 from xlabml import checkpoints
 from xlabml.commands import infer
+from xlabml.errors import RequestError, SettingsError
 from xlabml.pipelines import TextClassifier
 
 NAMES = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'val_auroc', 'val_ece', 'gradient_norm')
@@ -57,8 +58,9 @@ def run(xlab, flags, tmp_path):
     return tmp_path / 'logs/version_0', printed
 
 
-def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, capfd):
+def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, capfd, trained):
     folder, printed = run
+    language_model = checkpoints.find('last', trained)
     assert 'model.classes ["cat", "dog", "horse", "sea"], found in the data' in printed
     assert 'model.class_counts [' in printed
     losses = list(read_curve(folder, 'train_loss').values())
@@ -78,6 +80,16 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
 
     classifier = TextClassifier.load('last')
     assert classifier.classes == ('cat', 'dog', 'horse', 'sea')
+    alone = classifier.predict('the cat sees the sea')
+    both = classifier.predict(['a dog eats my horse. ' * 9, 'the cat sees the sea'])
+    assert both[1].probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    assert sum(alone.probabilities.values()) == pytest.approx(1)
+    assert alone.labels[0] in alone.in_set
+    assert both[0].n_cut > 0 == alone.n_cut
+    with pytest.raises(RequestError, match='text 1 is'):
+        classifier.predict(['a', ''])
+    with pytest.raises(SettingsError, match='which has no classes'):
+        TextClassifier.load(language_model)
     path = checkpoints.find('last', folder.parents[1])
     calibration = classifier.model.calibration
     assert calibration.n_fitted > 0
