@@ -66,6 +66,6 @@ def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bo
         kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else DataError
         raise kind(
             f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
-            'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'
+            'change with --data.accept_changes=true: the run then resumes at the beginning of the new data'
         )
     return bool(changes)

@@ -31,7 +31,7 @@ class SavedData(L.LightningDataModule):
     """The part of a data module that checkpoints hold, and the place in the data where a run begins.
 
     Attributes:
-        named_by: The checkpoint that names the sources, where nobody typed them.
+        named_by: The checkpoint that names the sources, where they were not typed.
         accept_changes: Whether a run resumes although its data changed.
         texts: The texts, as examples.
     """
@@ -84,7 +84,7 @@ class SavedData(L.LightningDataModule):
             self._coming_state = None
 
     def will_go_on(self, state_dict: dict[str, Any]) -> None:
-        """Count epochs from a checkpoint's place in the data, which Lightning loads later than it asks for them."""
+        """Count epochs from a checkpoint's place in the data, which Lightning loads after it needs them."""
         self._coming_state = state_dict
 
     def _find_start(self) -> Start:

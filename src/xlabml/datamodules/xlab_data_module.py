@@ -72,9 +72,9 @@ class XLabDataModule(SavedData):
             unk, mask, cls, sep), where that is not as its file says or its name tells: `{eos: "<|end|>"}`. Where it has
             none for sos or pad, eos takes the place.
         append_special_tokens: Whether the special tokens that a tokenizer from elsewhere lacks are put behind its
-            vocabulary, and five spare ones; data.n_vocab is so much larger then.
+            vocabulary, and five spare ones; data.n_vocab is larger by their number then.
         n_vocab: How many tokens the tokenizer has, special ones included.
-        coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
+        coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.

@@ -22,7 +22,7 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     Memory does not grow with the corpus: the hashes are dealt into buckets on the disk, each sorted on its own.
 
     Args:
-        folder: Where such findings are kept, each named by its stores; it is looked up there, or written.
+        folder: Where marks are kept, each set named by its stores; they are read from there, or written.
 
     Raises:
         ValueError: The disk is full, or what is there is not as it was written.

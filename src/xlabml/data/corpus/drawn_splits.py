@@ -40,7 +40,7 @@ def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path
     """The splits of the documents of some stores, which keep the columns that it takes.
 
     Args:
-        folder: Where such findings are kept, each named by what it follows from; it is looked up there, or written.
+        folder: Where drawn splits are kept, each named by what it depends on; it is read from there, or written.
 
     Raises:
         ValueError: A document has no group or class, a class is too small for its splits, the disk is full, or what is

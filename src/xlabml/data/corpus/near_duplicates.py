@@ -87,7 +87,7 @@ class NearPairs(NamedTuple):
         later: The one that comes later.
         earlier: The one that comes earlier.
         similarity: About how alike they are.
-        n_documents: How many documents were looked at.
+        n_documents: The number of documents compared.
         fingerprint: A short name for what this follows from.
     """
 
@@ -127,8 +127,8 @@ def open_near_duplicates(
     and the 16 before it; so what very many documents share is found, but not each of its pairs.
 
     Args:
-        copies: 1 for each document that is not looked at, being an exact copy of an earlier one.
-        folder: Where such findings are kept, each named by its stores and settings.
+        copies: 1 for each document that is left out, an exact copy of an earlier one.
+        folder: Where found pairs are kept, each set named by its stores and settings.
         report: Told how far it is.
 
     Raises:

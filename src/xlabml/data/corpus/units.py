@@ -22,7 +22,7 @@ class Records(NamedTuple):
         source: Its name, for errors.
         rows: Their numbers in the source.
         hashes: Of their contents.
-        columns: Of each: the columns that were asked for; empty where none was.
+        columns: Of each: the requested columns; empty where there is none.
     """
 
     source: str

@@ -65,7 +65,7 @@ class StreamedTexts(Texts):
 
     def prepare(self, engine: Engine | None = None) -> None:
         if engine is not None:
-            raise SettingsError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
+            raise SettingsError('data.stream has shards tokenized during training; leave it out, or --engine')
         if self._corpus is not None:
             return
         self.tokenizer_file.ensure()

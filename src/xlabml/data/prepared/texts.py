@@ -217,7 +217,7 @@ class Texts:
 
     @property
     def train_examples(self) -> Examples:
-        """All that can be looked at before a run of what is trained on."""
+        """The part of what is trained on that is known before a run."""
         return self.open_examples('train', 'train')
 
     @property

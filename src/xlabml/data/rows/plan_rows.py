@@ -56,7 +56,7 @@ class Pieces(NamedTuple):
     first_counted: Int64[np.ndarray, ' pieces']
 
     def row_ends(self, n_pieces: int, n_counted: int) -> dict[str, np.ndarray]:
-        """Pieces, and targets that count, up to the end of each row, after so many in the rows before these."""
+        """Pieces, and targets that count, up to the end of each row, counted from the first row of the plan."""
         ends = np.cumsum(self.row_sizes)
         counted = np.cumsum(self.lengths - self.first_counted)
         return {'row_starts': n_pieces + ends, 'counted_before': n_counted + counted[ends - 1]}
@@ -191,7 +191,7 @@ class PlanRows:
             )
 
     def locate(self, row: int, position: int) -> tuple[int, int] | None:
-        """Whose slot this is: the document, and the slot of its stream, where its token of that number is asked for
+        """Whose slot this is: the document, and the slot of its stream, whose token of that number is its target
         (or the end of text, after the last). None for padding.
 
         Raises:

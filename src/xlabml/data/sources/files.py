@@ -97,7 +97,7 @@ class Reading:
 
 
 def spans(path: Path, column: str, n_bytes: int, encoding: str | None = None) -> list[tuple[Span, int]]:
-    """Cut a file into spans of about so many bytes of text, where its kind allows; each with how many it has, about.
+    """Cut a file into spans of about n bytes of text, where its kind allows; each with about how many it has.
 
     Raises:
         ValueError: The file is broken.
@@ -171,7 +171,7 @@ def describe_no_file(path: Path) -> str:
     if path.is_symlink():
         return f'{path} is a link to {path.readlink()}, which is not there; mend the link, or remove it'
     if path.exists():
-        return f'{path} is no regular file (a pipe, a device, a folder); write what it gives to a file, or leave it out'
+        return f'{path} is no regular file (a pipe, a device, a folder); write its output to a file, or leave it out'
     return f'{path} is not there any more; restore it, or leave it out'
 
 

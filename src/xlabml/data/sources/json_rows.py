@@ -97,7 +97,7 @@ _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _parse(text: str) -> Any:
-    """What `json.loads` gives, without what it does before and after: half of the time of a short line.
+    """What `json.loads` returns, without what it does before and after: half of the time of a short line.
 
     Raises:
         JSONDecodeError: The text is no JSON.

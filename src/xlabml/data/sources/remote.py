@@ -122,7 +122,7 @@ class RemoteFiles(Source):
         return describe_passed_over(len(self._listing), self._passed_over)
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        """A part for each file; where nobody says how large one is, it is taken to be as large as the first ones."""
+        """A part for each file; where the size of one is unknown, it is taken to be as large as the first ones."""
         return [Part((url,), n_bytes) for url, _, n_bytes in self._listing]
 
     def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -173,7 +173,7 @@ class RemoteFiles(Source):
                 if attempt == _ATTEMPTS - 1:
                     raise ConnectionError(
                         f'source {self}: {url} could not be fetched in {_ATTEMPTS} attempts '
-                        f'({type(error).__name__}: {error}); check the network, then the same command goes on (fit: '
+                        f'({type(error).__name__}: {error}); check the network, then the same command resumes (fit: '
                         'with --ckpt_path last)'
                     ) from error
             else:

@@ -1,7 +1,7 @@
 """Tokenizing on more than one machine, under the executors of datatrove (extra `cluster`): Ray, or Slurm.
 
 An executor runs a step once for each of a number of tasks; ours tokenizes every so-many-th part of a source into a
-shared folder. What is there already is left alone, so that any run goes on where another was killed, with any number of
+shared folder. What is there already is left alone, so that any run resumes where another was killed, with any number of
 tasks, under either executor.
 """
 
@@ -120,7 +120,7 @@ class Cluster(ABC):
             if missing:
                 raise ChildProcessError(
                     f'{len(missing)} of {len(job.parts)} parts of {job.source} were not tokenized: a task was killed '
-                    f'or ran out of time (its log is in {where}); the same command goes on'
+                    f'or ran out of time (its log is in {where}); the same command resumes'
                 )
         shared.gather(job, wanted)
         tell(bytes_of(job.parts, range(len(job.parts))))

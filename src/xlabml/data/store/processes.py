@@ -71,7 +71,7 @@ def _encode_in_processes(job: Job, n_processes: int, tell: Callable[[int], None]
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f'a process that was tokenizing {job.source} was killed (for want of memory, perhaps); the same '
-                'command goes on from the last whole part, with a smaller data.n_processes if need be'
+                'command resumes from the last whole part, with a smaller data.n_processes if need be'
             ) from error
         finally:
             stop.set()

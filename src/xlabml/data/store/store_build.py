@@ -40,7 +40,7 @@ def build_store(
     report: Report,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Fill a folder with a store's files, going on from the whole parts that are there, and return its manifest.
+    """Fill a folder with a store's files, resuming from the whole parts that are there, and return its manifest.
 
     Raises:
         ValueError: The source is broken, changed meanwhile, or has no valid document; or the disk has too little room.
@@ -117,7 +117,7 @@ def _check_room(
     is_known = bool(parts) and all(part.n_bytes for part in parts)
     ratio = _disk_ratio(source, parts[0], tokenizer, columns) if is_known else 0.0
     if not ratio:
-        return f'tokenizing {source}{done}: nobody knows how much text it has; {_size(free)} of disk are free'
+        return f'tokenizing {source}{done}: how much text it has is unknown; {_size(free)} of disk are free'
     needed = int(2 * ratio * n_bytes)  # the parts, and then the whole
     left = max(0, needed - sum(file.stat().st_size for file in folder.rglob('*.bin')))
     if left > free:

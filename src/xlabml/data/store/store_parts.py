@@ -135,7 +135,7 @@ def encode_part(
     advance: Callable[[int], None] | None = None,
     n_threads: int | None = None,
 ) -> dict[str, Any]:
-    """Tokenize a part of a source into a folder of its own, whole or not at all; what is there already is kept.
+    """Tokenize a part of a source into a folder of its own, atomically; what is there already is kept.
 
     The folder's arrays are those of a store, but offsets are ends alone, and rows and offsets count from the part's
     begin.

@@ -17,7 +17,7 @@ from xlabml.tokenizer import Tokenizer
 
 _FIRST_RATIO = 2.0  # of the disk that fetching and tokenizing take to the text, until it was measured
 _LOOK_SECONDS = 0.05
-_SMALL_BYTES = 64 << 20  # a smaller cache is looked at after every piece of work
+_SMALL_BYTES = 64 << 20  # a smaller cache is measured after every piece of work
 
 
 class NoRoom(DataError):  # noqa: N818
@@ -111,7 +111,7 @@ class ShardCache:
         return str(Shard(*self.shards[shard]))
 
     def text_bytes(self, shards: Collection[int]) -> int | None:
-        """About how much text some shards have; None where nobody knows."""
+        """About how much text some shards have; None where that is unknown."""
         sizes = [self.shards[shard][1].n_bytes for shard in shards]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -189,7 +189,7 @@ class ShardCache:
             self._ratio = measured if self._ratio == _FIRST_RATIO else max(self._ratio, measured)
 
     def make_room(self, n_bytes: int, keep: Collection[int], wanted: int) -> int:
-        """Drop what need not stay until so many bytes fit; what was used the longest time ago goes first.
+        """Drop what need not stay until n_bytes fit, least recently used first.
 
         Returns:
             How many bytes went.
