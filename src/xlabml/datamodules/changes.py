@@ -26,7 +26,7 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _changed_settings(then: dict[str, object], now: dict[str, object]) -> list[str]:
     then = {'data.examples': _EARLIER_EXAMPLES, **then}
     # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
     # written only where it is set.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
@@ -218,7 +217,7 @@ class XLabDataModule(SavedData):
             self._asked_length = trainer.max_steps, trainer.max_epochs
             set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
         trainer = self.trainer
         if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8, UInt64
@@ -33,7 +32,7 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         marks = mark_copies([store.hashes for store in stores], partial)
         with folders.ArrayFiles(partial, {'copies': np.uint8}) as files:
             for start in range(0, len(marks), _CHUNK_DOCUMENTS):
@@ -62,7 +61,7 @@ def verify_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarra
     return copies
 
 
-def _identity(stores: Sequence[TokenStore]) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore]) -> dict[str, object]:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in stores]}
 
 

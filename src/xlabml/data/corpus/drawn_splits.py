@@ -7,7 +7,7 @@ one with the k-th smallest hash lies at (k - 1/2) / n, so that each split has it
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int8
@@ -33,7 +33,7 @@ class DrawnSplits(NamedTuple):
     """
 
     splits: Int8[np.ndarray, ' documents']
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
 
 def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path) -> DrawnSplits:
@@ -52,7 +52,7 @@ def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         readers = [lambda store=store: records_of_store(store, bool(splitting.columns)) for store in stores]
         with folders.ArrayFiles(partial, {'splits': np.int8}) as files:
             files.append(splits=draw_splits(splitting, readers))
@@ -172,7 +172,7 @@ def _divide(
     return splits
 
 
-def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> dict[str, object]:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

@@ -8,7 +8,7 @@ Source: Broder 1997, On the resemblance and containment of documents, https://do
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8, UInt32, UInt64
@@ -140,7 +140,7 @@ def open_near_duplicates(
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         signatures = _write_signatures(stores, settings, partial / 'signatures', report)
         with folders.ArrayFiles(partial, {name: dtype for name, (dtype,) in _KIND.dtypes.items()}) as files:
             for later, earlier, similarity in _find_pairs(signatures, settings, copies, partial):
@@ -171,7 +171,7 @@ def verify_near_duplicates(
     return _open(folder, identity, sum(map(len, stores)))
 
 
-def _open(folder: Path, identity: dict[str, Any], n_documents: int) -> NearPairs:
+def _open(folder: Path, identity: dict[str, object], n_documents: int) -> NearPairs:
     manifest = manifests.read_manifest(folder, _KIND, identity)
     later, earlier, similarity = (manifests.map_array(folder, name, manifest) for name in _KIND.dtypes)
     for name, documents in (('later', later), ('earlier', earlier)):
@@ -179,7 +179,7 @@ def _open(folder: Path, identity: dict[str, Any], n_documents: int) -> NearPairs
     return NearPairs(later, earlier, similarity, n_documents, folder.name)
 
 
-def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> dict[str, object]:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int8, UInt64
@@ -37,7 +37,7 @@ class Splitting(NamedTuple):
         """Whether the content's hash alone decides, so that nothing else has to be known."""
         return not self.columns and not any(self.only)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What is set beside the ratios, by the names that the user knows; {} where nothing is."""
         only = list(self.only) if any(self.only) else None
         found = {'data.group': self.group, 'data.stratify': self.stratify, 'data.sources.only': only}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -226,7 +225,7 @@ class Texts:
         counts = np.diff(self.train_examples.source_starts).tolist()
         return sum(n for i, n in enumerate(counts) if self.read.weights is None or self.read.weights[i])
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, by the names that the user knows."""
         near = self.near_duplicates
         return {
@@ -240,10 +239,10 @@ class Texts:
             **self._order_settings(),
         }
 
-    def _order_settings(self) -> dict[str, Any]:
+    def _order_settings(self) -> dict[str, object]:
         return {'data.weights': self.read.weights, 'seed_everything': self.seed}
 
-    def trained_on(self) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""
         return {'rows': self.passes.fingerprint, 'data': {**self.describe(), 'settings': self.settings()}}
 
@@ -267,7 +266,7 @@ class Texts:
         """A document's name for people, by the number that a batch has for it."""
         return self.corpus.name(document)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain values that say which documents there are."""
         return {
             'sources': [[str(source), store.fingerprint] for source, store in zip(self.sources, self.corpus.stores)],

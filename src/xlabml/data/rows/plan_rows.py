@@ -120,7 +120,7 @@ class PlanRows:
     def __len__(self) -> int:
         return len(self.row_starts) - 1
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         if self.folder is not None:
             return open_rows, (self.folder,)
         return type(self), (self._arrays, self.length, self.max_documents, self.fingerprint, None, self.source_rows)
@@ -223,7 +223,7 @@ class PlanRows:
         )
 
 
-def open_rows(folder: Path, identity: dict[str, Any] | None = None) -> PlanRows:
+def open_rows(folder: Path, identity: dict[str, object] | None = None) -> PlanRows:
     """Open rows that `open_plan` wrote.
 
     Args:
@@ -264,7 +264,7 @@ def find_fingerprint(stores: Sequence[str], files: Mapping[str, Any], length: in
 
 
 def verify_rows(
-    folder: Path, identity: dict[str, Any], find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
+    folder: Path, identity: dict[str, object], find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
 ) -> PlanRows:
     """Open rows, read all of them, compare their hashes, and see that they are rows of these documents.
 

@@ -206,7 +206,7 @@ def open_plan(
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         n_pieces = n_counted = n_rows = 0
         source_rows = [0]
         documents = corpus.documents(split)

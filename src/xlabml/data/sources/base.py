@@ -73,7 +73,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         """Plain values that change when the documents do.
 
         Raises:

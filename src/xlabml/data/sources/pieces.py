@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 from .base import Document, Part, Source
 
@@ -57,7 +56,7 @@ class InPieces(Source):
     def passed_over(self) -> str:
         return self.source.passed_over()
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         settings = {name: value for name, value in vars(self).items() if name not in _NOT_DOCUMENTS}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
 

@@ -99,7 +99,7 @@ class RemoteFiles(Source):
     def addresses(self) -> list[str]:
         return [self.path]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return dict(vars(self))  # the listing too: every process goes by the same one
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -107,7 +107,7 @@ class RemoteFiles(Source):
         for row, document in enumerate(documents):
             yield document._replace(row=row)
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         names = [Path(_name(url)) for url, _, _ in self._listing]
         return {
             'class': 'RemoteFiles',
@@ -275,7 +275,7 @@ class _Callback(fsspec.Callback):
         self._n_told = 0
         self.ended_by: Exception | None = None
 
-    def call(self, *args: Any, **kwargs: Any) -> None:
+    def call(self, *args: object, **kwargs: object) -> None:
         if self._advance is None or self.value <= self._n_told:
             return
         try:

@@ -49,7 +49,7 @@ class EncodeParts(PipelineStep):
         self.class_paths = list(class_paths)
         self.n_threads = n_threads
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> object:
         """Tokenize the parts number rank, rank + world_size …"""
         for path in self.class_paths:
             settings.trust_class(path)
@@ -130,11 +130,11 @@ class Cluster(ABC):
     def run(self, shared: SharedJob, job: Job) -> str:
         """Have the tasks run, wait for them, and say where their logs are."""
 
-    def _steps(self, shared: SharedJob, job: Job) -> list[Any]:
+    def _steps(self, shared: SharedJob, job: Job) -> list[object]:
         paths = [path for path in settings.class_paths(describe_source(job.source)) if not path.startswith('xlabml.')]
         return [EncodeParts(shared.url, paths, self.n_cpus)]
 
-    def _options(self, shared: SharedJob, job: Job) -> dict[str, Any]:
+    def _options(self, shared: SharedJob, job: Job) -> dict[str, object]:
         n_parts = max(1, len(job.parts))
         return {
             'pipeline': self._steps(shared, job),

@@ -85,7 +85,7 @@ class _Stopped(Exception):  # noqa: N818
 _worker: tuple[Job, int, Any, Any]
 
 
-def _start_worker(job: Job, n_threads: int, done: Any, stop: Any, parent: int) -> None:
+def _start_worker(job: Job, n_threads: int, done: object, stop: object, parent: int) -> None:
     global _worker
     _worker = job, n_threads, done, stop
     # The garbage collector would traverse all that the parent has loaded, and so copy the pages shared with it.

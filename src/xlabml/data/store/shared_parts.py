@@ -203,7 +203,7 @@ def _part(index: int) -> str:
     return f'parts/{index:05d}'
 
 
-def describe_source(source: Source) -> dict[str, Any]:
+def describe_source(source: Source) -> dict[str, object]:
     """A source as plain values.
 
     Raises:

@@ -110,7 +110,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.folder, self.manifest)
 
     @property
@@ -118,7 +118,7 @@ class TokenStore:
         """A short name for all that it holds."""
         return folders.short_hash([self.manifest['files'][name]['sha256'] for name in sorted(self.manifest['files'])])
 
-    def columns(self, document: int) -> dict[str, Any]:
+    def columns(self, document: int) -> dict[str, object]:
         """What stood beside a document's text: the requested columns."""
         if not self.manifest['columns']:
             return {}
@@ -237,7 +237,7 @@ def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> b
     return True
 
 
-def _identity(source: Source, tokenizer: Tokenizer, columns: Sequence[str]) -> dict[str, Any]:
+def _identity(source: Source, tokenizer: Tokenizer, columns: Sequence[str]) -> dict[str, object]:
     return {
         'format': FORMAT,
         'source': source.fingerprint(),

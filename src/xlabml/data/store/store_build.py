@@ -17,7 +17,19 @@ from xlabml.data.sources import Part, Source, hash_file, stat_files
 from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
-from .store_parts import CHANGED, COUNTS, FORMAT, PART, Job, array_types, batches, counts_of, merge_invalid, piece_texts
+from .store_parts import (
+    CHANGED,
+    COUNTS,
+    FORMAT,
+    PART,
+    Job,
+    LeftOut,
+    array_types,
+    batches,
+    counts_of,
+    merge_invalid,
+    piece_texts,
+)
 
 Engine = Callable[[Job, Callable[[int], None]], None]
 """Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
@@ -34,7 +46,7 @@ def build_store(
     source: Source,
     tokenizer: Tokenizer,
     columns: Sequence[str],
-    identity: dict[str, Any],
+    identity: dict[str, object],
     folder: Path,
     engine: Engine,
     report: Report,
@@ -77,7 +89,7 @@ def build_store(
 
 
 def plan_job(
-    source: Source, tokenizer: Tokenizer, columns: Sequence[str], identity: dict[str, Any], folder: Path
+    source: Source, tokenizer: Tokenizer, columns: Sequence[str], identity: dict[str, object], folder: Path
 ) -> Job:
     """What has to be done for a store.
 
@@ -90,7 +102,7 @@ def plan_job(
     return Job(source, tokenizer, list(columns), folder, parts, begun)
 
 
-def _start_over_unless_same(folder: Path, begun: dict[str, Any]) -> None:
+def _start_over_unless_same(folder: Path, begun: dict[str, object]) -> None:
     """Clear away what is in the folder, unless it is of the same texts, cut into the same parts."""
     state = folder / _STATE
     text = json.dumps(begun, sort_keys=True)
@@ -152,10 +164,10 @@ _size = folders.show_bytes
 # The whole
 
 
-def _merge(job: Job) -> dict[str, Any]:
+def _merge(job: Job) -> dict[str, object]:
     """Put the parts one after the other, and return what the manifest says of them."""
     sums = dict.fromkeys((*COUNTS, *(() if job.tokenizer.is_lossless else (CHANGED,))), 0)
-    invalid: dict[str, dict[str, Any]] = {}
+    invalid: dict[str, LeftOut] = {}
     read: Counter[str] = Counter()
     types = array_types(job.tokenizer, job.source.in_pieces)
     begin = np.zeros(1, np.int64)

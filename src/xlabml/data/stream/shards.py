@@ -3,14 +3,13 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from xlabml.artifacts import folders, manifests
 from xlabml.artifacts.locks import only_one
-from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
+from xlabml.data.sources import Advance, Document, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
 from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
@@ -51,7 +50,7 @@ class Shard(Source):
             return f'{first} and {len(more)} more' if more else str(first)
         return f'{self.source} {[first, *more]}' if more else str(first)
 
-    def documents(self, columns: Sequence[str] = ()) -> Any:
+    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         if self._folder is None or not isinstance(self.source, RemoteFiles):
             yield from self.source.read(self.part, columns)
             return
@@ -67,7 +66,7 @@ class Shard(Source):
     def passed_over(self) -> str:
         return self.source.passed_over()
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         return {'shard': list(self.part.where)}
 
 
@@ -121,7 +120,7 @@ class ShardCache:
         return folders.size(self.folder)
 
     @contextlib.contextmanager
-    def locked(self) -> Any:
+    def locked(self) -> Iterator[None]:
         """While this lasts, no other process changes the folder."""
         with only_one(self.folder / 'lock'):
             yield

@@ -107,7 +107,7 @@ class StreamedRows(Passes):
         self._ahead_of = -1
         self._stopped = False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), '_open': {}, '_ahead': None}
 
     @property
@@ -133,7 +133,7 @@ class StreamedRows(Passes):
             }
         )
 
-    def _format(self) -> dict[str, Any]:
+    def _format(self) -> dict[str, object]:
         """The format's settings, where the rows depend on it; streams of next-token prediction have no entry."""
         return {} if type(self.examples) is NextTokens else {'examples': self.examples.settings()}
 
