@@ -169,21 +169,11 @@ class XLabDataModule(SavedData):
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
-        texts = (
-            ReadChoice(
-                self.examples.sources(self.sources),
-                weights,
-                max_source_epochs,
-                splitting,
-                drop_duplicates,
-                near_duplicates,
-                [self.examples.source(source) for source in held_out or []],
-            ),
-            TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
-            of_examples,
-            n_processes,
-            rank_zero_only,
-        )
+        found = self.examples.sources(self.sources)
+        held = [self.examples.source(source) for source in held_out or []]
+        read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
+        of_tokenizer = TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage)
+        texts = (read, of_tokenizer, of_examples, n_processes, rank_zero_only)
         self.texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None
 
