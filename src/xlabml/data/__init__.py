@@ -28,6 +28,7 @@ from .corpus import (
 from .groups import (
     Arranged,
     Batching,
+    DenoisedTexts,
     GroupFormat,
     Groups,
     GroupSets,
@@ -119,6 +120,7 @@ __all__ = [
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
+    'DenoisedTexts',
     'Document',
     'Engine',
     'Epochs',

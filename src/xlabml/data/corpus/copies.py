@@ -8,6 +8,7 @@ from jaxtyping import UInt8, UInt64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.data.store import TokenStore
+from xlabml.plain import PlainDict
 
 from .buckets import sorted_buckets
 
@@ -61,7 +62,7 @@ def verify_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarra
     return copies
 
 
-def _identity(stores: Sequence[TokenStore]) -> dict[str, object]:
+def _identity(stores: Sequence[TokenStore]) -> PlainDict:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in stores]}
 
 

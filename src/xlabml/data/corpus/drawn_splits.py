@@ -16,6 +16,7 @@ from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.errors import SettingsError
+from xlabml.plain import PlainDict
 
 from .splits import Splitting, split_names, splits_of
 from .strata import Strata
@@ -33,7 +34,7 @@ class DrawnSplits(NamedTuple):
     """
 
     splits: Int8[np.ndarray, ' documents']
-    settings: dict[str, object]
+    settings: PlainDict
 
 
 def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path) -> DrawnSplits:
@@ -172,7 +173,7 @@ def _divide(
     return splits
 
 
-def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> dict[str, object]:
+def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> PlainDict:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

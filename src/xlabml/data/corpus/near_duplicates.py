@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64, UInt8, UInt32, UInt64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.data.store import Report, TokenStore
+from xlabml.plain import PlainDict
 
 from .buckets import sorted_buckets
 
@@ -171,7 +172,7 @@ def verify_near_duplicates(
     return _open(folder, identity, sum(map(len, stores)))
 
 
-def _open(folder: Path, identity: dict[str, object], n_documents: int) -> NearPairs:
+def _open(folder: Path, identity: PlainDict, n_documents: int) -> NearPairs:
     manifest = manifests.read_manifest(folder, _KIND, identity)
     later, earlier, similarity = (manifests.map_array(folder, name, manifest) for name in _KIND.dtypes)
     for name, documents in (('later', later), ('earlier', earlier)):
@@ -179,7 +180,7 @@ def _open(folder: Path, identity: dict[str, object], n_documents: int) -> NearPa
     return NearPairs(later, earlier, similarity, n_documents, folder.name)
 
 
-def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> dict[str, object]:
+def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> PlainDict:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

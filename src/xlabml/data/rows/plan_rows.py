@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.errors import SettingsError
+from xlabml.plain import PlainDict
 
 FORMAT = 2
 PIECE_ARRAYS = ('documents', 'begins', 'lengths', 'first_counted')
@@ -223,7 +224,7 @@ class PlanRows:
         )
 
 
-def open_rows(folder: Path, identity: dict[str, object] | None = None) -> PlanRows:
+def open_rows(folder: Path, identity: PlainDict | None = None) -> PlanRows:
     """Open rows that `open_plan` wrote.
 
     Args:
@@ -264,7 +265,7 @@ def find_fingerprint(stores: Sequence[str], files: Mapping[str, Any], length: in
 
 
 def verify_rows(
-    folder: Path, identity: dict[str, object], find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
+    folder: Path, identity: PlainDict, find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
 ) -> PlanRows:
     """Open rows, read all of them, compare their hashes, and see that they are rows of these documents.
 
