@@ -148,6 +148,7 @@ class XLabDataModule(SavedData):
         self.coverage = coverage
         self.drop_duplicates = drop_duplicates
         self.batch_tokens = batch_tokens
+        self.batch_groups = batch_groups
         self.near_duplicates = near_duplicates
         self.accept_changes = accept_changes
         splitting = Splitting(
