@@ -2,9 +2,10 @@
 
 from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
+from .denoised import DenoisedTexts
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
-from .index import GroupIndex, make_index
+from .index import GroupIndex, make_index, verify_index
 from .labelled import LabelledGroups, LabelledTexts
 from .records import GROUP, Columns, GroupRecords
 from .sets import GroupSets, SetExamples
@@ -14,6 +15,7 @@ __all__ = [
     'Arranged',
     'Batching',
     'Columns',
+    'DenoisedTexts',
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',
@@ -30,4 +32,5 @@ __all__ = [
     'TextGroups',
     'TextLimits',
     'make_index',
+    'verify_index',
 ]
