@@ -140,6 +140,14 @@ def test_texts_without_a_positive_or_a_negative_count_nothing():
         assert not torch.autograd.grad(one_class.sum(), lonely.vectors)[0].any()
 
 
+def test_texts_without_a_class_are_left_out():
+    known = labelled(CLASSES, [0, 0, 1, 1])
+    more = labelled([*CLASSES, [X], [Y]], [0, 0, 1, 1, IGNORED, IGNORED])
+    for objective in (losses.BatchHardTriplet(), losses.BatchAllTriplet(), losses.SemiHardTriplet(), losses.SupCon()):
+        assert objective(more)[4:].tolist() == [0.0, 0.0]
+        torch.testing.assert_close(objective(more).mean(), objective(known).mean())
+
+
 def test_supcon_is_the_mean_log_probability_of_the_class():
     views = labelled([[X], [HALF], [X], [Y]], [0, 0, 0, 1])
     others = math.e**0.5 + math.e + 1
