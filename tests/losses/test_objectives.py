@@ -116,10 +116,12 @@ def test_triplets_of_classes_by_hand():
 
 
 def test_semi_hard_takes_the_nearest_that_is_truly_farther():
-    # For Y, whose other text is at 1: negatives at 1 (X) and 1.5 (BELOW), of which the second is farther.
+    # For Y, whose other text is at 1: negatives at 1 (X), 1.5 (below) and 2 (the opposite of Y).
     below = [math.sqrt(0.75), -0.5, 0.0]
-    views = labelled([[Y], [MINUS], [X], [below]], [0, 0, 1, 1])
-    assert losses.SemiHardTriplet(margin=2.0)(views)[0].item() == pytest.approx(1 - 1.5 + 2.0)
+    views = labelled([[Y], [MINUS], [X], [below], [[0.0, -1.0, 0.0]]], [0, 0, 1, 1, 1])
+    of_five_examples_and_eight_pairs = 5 / 8
+    found = losses.SemiHardTriplet(margin=3.0)(views)[0].item()
+    assert found == pytest.approx((1 - 1.5 + 3.0) * of_five_examples_and_eight_pairs)
 
 
 def test_an_example_without_candidates_costs_a_teacher_nothing():
