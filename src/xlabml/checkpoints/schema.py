@@ -250,6 +250,7 @@ _KEYS: dict[str, Check] = {
             'pass': count,
             'rows': text,
             'skipped': items(items(_step_or_place, 4)),
+            'windows': items(items(count)),
             'data': _data,
         },
         needed=(keys.TOKENIZER,),

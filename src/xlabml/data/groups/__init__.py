@@ -2,6 +2,7 @@
 
 from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
+from .denoised import DenoisedTexts
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index
@@ -13,6 +14,7 @@ __all__ = [
     'Arranged',
     'Batching',
     'Columns',
+    'DenoisedTexts',
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',

@@ -3,7 +3,7 @@
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -46,10 +46,10 @@ class GroupFormat(Format):
         batching: Which groups come together in a step.
     """
 
-    targets = PairTargets
+    targets: ClassVar[type] = PairTargets
     sized_by = 'groups'
     columns = (GROUP,)
-    unused = ('plan', 'batch_tokens', 'stream')
+    unused: ClassVar[tuple[str, ...]] = ('plan', 'batch_tokens', 'stream')
     batching: Batching
 
     def __init__(self) -> None:
