@@ -56,7 +56,8 @@ def test_a_search_is_described_beside_bm25(groups):
     retrieval.start()
     torch.manual_seed(0)
     vectors = torch.randn(len(batch.example), 8)
-    vectors[batch.role == 0] = vectors[batch.role == 1][: int((batch.role == 0).sum())]  # anchors like their positives
+    is_anchor = (batch.role == 0) & (batch.example >= 0)
+    vectors[is_anchor] = vectors[batch.role == 1]  # anchors like their positives, in the order of the groups
     retrieval.update(Outputs(vectors), batch)
     figures = retrieval.result(OneRank())
     lines = describe_search(retrieval.last, groups.texts_by_hash(), [1], ['recall']).splitlines()
