@@ -165,7 +165,7 @@ REFUSALS = {
     'pickle': r'pytorch_model\.bin is\); save the weights as one file of safetensors: pickles are not opened',
     'missing': r'have no embeddings\.LayerNorm\.bias',
     'damaged': 'cut short or damaged',
-    'shape': 'output.weight is .* there, where .* belongs',
+    'shape': 'output.weight has shape .* in the file, and .* by its settings',
     'nan': 'NaN',
     'frame': r'makes \[.*\] of a text, where ours makes',
     'tokenizer': 'there is no tokenizer in',
