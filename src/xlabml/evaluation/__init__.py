@@ -17,6 +17,7 @@ from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .objective import ObjectiveEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
@@ -42,6 +43,7 @@ __all__ = [
     'Monitor',
     'MultiLabelEvaluator',
     'Neighbours',
+    'ObjectiveEvaluator',
     'PairClassification',
     'RegressionEvaluator',
     'Relevance',
