@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
@@ -23,7 +22,7 @@ from xlabml.data import (
     WikipediaLeads,
     loader,
 )
-from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts, TokenizerChoice
+from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts, TokenizerChoice, check_epochs
 from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
@@ -47,9 +46,12 @@ class XLabDataModule(SavedData):
 
     Args:
         sources: Where the texts come from; None: the English Wikipedia leads of the extra `demo`.
-        weights: What share of the training tokens each source gives (they need not sum to 1); None: what it holds. The
-            epochs of `trainer.max_epochs` are then as many rows as the sources of a weight above 0 have.
-        max_source_epochs: How often each source may be gone through in a run, at most; None: any number of times.
+        weights: The share of the training tokens that comes from each source (they need not sum to 1); None: what it
+            holds. The epochs of `trainer.max_epochs` are then as many rows as the sources of a weight above 0 have. In
+            a stream each source with a weight has windows of its own, and the number of targets in its rows is
+            estimated from the shards that are evaluated on; for a source without one, from those of all others.
+        max_source_epochs: How often each source may be read in a run, at most; None: any number of times. In a stream,
+            which needs weights for it, that is known once all shards of a source were read; `.inf` sets no limit.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         group: A column whose value decides in place of the content, so that documents with the same value are never in
@@ -69,9 +71,9 @@ class XLabDataModule(SavedData):
             unk, mask, cls, sep), where that is not as its file says or its name tells: `{eos: "<|end|>"}`. Where it has
             none for sos or pad, eos takes the place.
         append_special_tokens: Whether the special tokens that a tokenizer from elsewhere lacks are put behind its
-            vocabulary, and five spare ones; data.n_vocab is so much larger then.
+            vocabulary, and five spare ones; data.n_vocab is larger by their number then.
         n_vocab: How many tokens the tokenizer has, special ones included.
-        coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
+        coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
@@ -87,7 +89,8 @@ class XLabDataModule(SavedData):
             has done all that it was given.
         stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
             into a bounded cache during training, and dropped again. None: all sources are tokenized first.
-            Exact copies are then dropped within a window only, and documents of held_out are left out.
+            Exact copies are then dropped within a window only, and documents of held_out are left out. With weights,
+            a window has shards of one source, and one of each source is read at a time.
         accept_changes: Whether a run resumes from a checkpoint although sources, splits, plan, weights or seed changed
             since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
@@ -145,6 +148,7 @@ class XLabDataModule(SavedData):
         self.coverage = coverage
         self.drop_duplicates = drop_duplicates
         self.batch_tokens = batch_tokens
+        self.batch_groups = batch_groups
         self.near_duplicates = near_duplicates
         self.accept_changes = accept_changes
         splitting = Splitting(
@@ -166,21 +170,11 @@ class XLabDataModule(SavedData):
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
-        texts = (
-            ReadChoice(
-                self.examples.sources(self.sources),
-                weights,
-                max_source_epochs,
-                splitting,
-                drop_duplicates,
-                near_duplicates,
-                [self.examples.source(source) for source in held_out or []],
-            ),
-            TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
-            of_examples,
-            n_processes,
-            rank_zero_only,
-        )
+        found = self.examples.sources(self.sources)
+        held = [self.examples.source(source) for source in held_out or []]
+        read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
+        of_tokenizer = TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage)
+        texts = (read, of_tokenizer, of_examples, n_processes, rank_zero_only)
         self.texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None
 
@@ -222,7 +216,7 @@ class XLabDataModule(SavedData):
             self._asked_length = trainer.max_steps, trainer.max_epochs
             set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
         trainer = self.trainer
         if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':
@@ -238,7 +232,7 @@ class XLabDataModule(SavedData):
             end = _ENDLESS if self.stream is not None else self.run_steps(-1, 1)
         end = max(run.step, end)
         if self.texts.read.max_source_epochs is not None:
-            self.texts.check_epochs(None if end == _ENDLESS else batches.place(end))
+            check_epochs(self.texts.read, run.passes, None if end == _ENDLESS else batches.place(end))
         per_step = run.size.accumulation
         return self._loader(batches, run.step * per_step, (end - run.step) * per_step)
 

@@ -30,11 +30,11 @@ from xlabml.data import (
     ShardCache,
     Stream,
     StreamedRows,
-    join_batches,
     open_plan,
     prepare_store,
     splits_of,
 )
+from xlabml.data.rows import join_batches, take_rows
 from xlabml.data.store import content_hash, hash_words
 from xlabml.data.stream.shards import Stopped
 
@@ -128,7 +128,7 @@ def test_what_was_tokenized_before_the_network_failed_is_kept(server, tokenizer,
     source = RemoteFiles(f'{server.url}/*.jsonl')
     whole = prepare_store(source, tokenizer, tmp_path / 'whole', n_processes=1)
     server.broken['part-5.jsonl'] = 100
-    with pytest.raises(ConnectionError, match='the same command goes on'):
+    with pytest.raises(ConnectionError, match='the same command resumes'):
         prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
     server.broken.clear()
     server.asked.clear()
@@ -514,6 +514,8 @@ def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):
     parts = [batch_of(rows, numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
     assert plain(join_batches(parts)) == plain(whole)
     assert join_batches(parts).layout.starts.dtype == torch.int32
+    others = np.array(draw.sample(range(9), 9))
+    assert plain(take_rows(whole, others)) == plain(batch_of(rows, numbers[others], 7.0, 5))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from xlabml.data.corpus import (
     open_splits,
     train_texts,
 )
-from xlabml.data.order import Mixture, Place
+from xlabml.data.order import Mixture
 from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, Rows
 from xlabml.data.sources import Source
 from xlabml.data.store import Engine, TerminalProgress, TokenStore, prepare_store, store_folder
@@ -219,7 +218,7 @@ class Texts:
 
     @property
     def train_examples(self) -> Examples:
-        """All that can be looked at before a run of what is trained on."""
+        """The part of what is trained on that is known before a run."""
         return self.open_examples('train', 'train')
 
     @property
@@ -230,7 +229,7 @@ class Texts:
         unit = self.passes.unit
         return max(1, n_all // unit) * unit
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, by the names that the user knows."""
         near = self.near_duplicates
         return {
@@ -244,11 +243,11 @@ class Texts:
             **self._order_settings(),
         }
 
-    def _order_settings(self) -> dict[str, Any]:
+    def _order_settings(self) -> dict[str, object]:
         groups = {} if self._n_groups is None else {'data.batch_groups': self._n_groups}
         return {'data.weights': self.read.weights, 'seed_everything': self.seed, **groups}
 
-    def trained_on(self) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""
         return {'rows': self.passes.fingerprint, 'data': {**self.describe(), 'settings': self.settings()}}
 
@@ -268,33 +267,11 @@ class Texts:
                 f'give it more text, or set data.max_len to {n_used} or less'
             )
 
-    def check_epochs(self, end: Place | None) -> None:
-        """Raise ValueError if a run goes through a source more often than it may.
-
-        Args:
-            end: Where the run ends; None: only a clock ends it.
-        """
-        caps = self.read.max_source_epochs
-        if caps is None:
-            return
-        if end is None:
-            raise SettingsError(
-                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
-                'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
-            )
-        for source, asked, cap in zip(self.sources, self.passes.epochs(end), caps):
-            if asked > cap + 1e-9:
-                raise SettingsError(
-                    f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
-                    f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
-                    'data.weights, or allow more'
-                )
-
     def document_name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
         return self.corpus.name(document)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain values that say which documents there are."""
         return {
             'sources': [[str(source), store.fingerprint] for source, store in zip(self.sources, self.corpus.stores)],
