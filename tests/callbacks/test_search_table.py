@@ -23,16 +23,16 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pairs')
     pairs = [{'q': f'what is {name}', 'p': f'{name} is a thing of number {i}'} for i, name in enumerate(NAMES)]
     (folder / 'pairs.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
-    train_tokenizer([text for pair in pairs for text in pair.values()], folder / 'tiny.model', 300)
+    train_tokenizer([text for pair in pairs for text in pair.values()], folder / 'tiny.model', 330)
 
     def make():
         return XLabDataModule(
             [Location(str(folder / 'pairs.jsonl'))],
             splits={'train': 0.5, 'val': 0.1, 'test': 0.4},
             tokenizer_path=str(folder / 'tiny.model'),
-            n_vocab=300,
+            n_vocab=330,
             max_len=16,
-            examples=TextGroups({'anchor': 'q', 'positive': 'p'}),
+            examples=functools.partial(TextGroups, roles={'anchor': 'q', 'positive': 'p'}),
             batch_groups=8,
         )
 
@@ -45,7 +45,7 @@ def run(data, folder, evaluators):
         accelerator='cpu', precision='32-true', logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, callbacks=[SearchTable()],
     )  # fmt: skip
-    task = Embedder(300, 16, trunk, evaluators=evaluators)
+    task = Embedder(330, 16, trunk, evaluators=evaluators)
     trainer.test(task, datamodule=data(), verbose=False)
     return trainer
 
