@@ -42,3 +42,8 @@ def near_duplicates() -> Path:
 def streams() -> Path:
     """Shards of streams, as long as there is room."""
     return cache_folder() / 'stream'
+
+
+def vectors() -> Path:
+    """Vectors of corpora that were searched, by what they are of."""
+    return cache_folder() / 'vectors'

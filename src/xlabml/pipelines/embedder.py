@@ -105,7 +105,7 @@ class TextEmbedder:
                 cannot be used.
         """
         where = find_device(device)
-        path = checkpoints.find(str(ckpt), Path(), EMBEDDER)
+        path = find_embedder(ckpt)
         with checkpoints.naming_another(str(ckpt), path):
             contents = checkpoints.load(path)
         network = contents.network
@@ -301,6 +301,11 @@ class TextEmbedder:
     def _finish(vectors: Float[Tensor, 's e'], plan: Plan) -> Float[Tensor, 's d']:
         vectors = vectors[:, : plan.truncate_dim].float()
         return F.normalize(vectors, dim=-1, eps=torch.finfo(torch.float32).tiny) if plan.normalize else vectors
+
+
+def find_embedder(ckpt: str | Path) -> Path:
+    """The file of a checkpoint; arguments and errors as of `TextEmbedder.load`."""
+    return checkpoints.find(str(ckpt), Path(), EMBEDDER)
 
 
 def check_texts(texts: Sequence[object]) -> None:
