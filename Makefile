@@ -1,5 +1,5 @@
-# make fit: train the default model and read what it writes. make test: the test suite. Both on a fresh machine.
-# make wheels: what a machine with Python 3.12 and torch, but no network, lacks. make gpu: everything that needs a GPU.
+# make fit: train the default model and print a sample. make test: the test suite. Both on a fresh machine.
+# make wheels: wheels for a machine with Python 3.12 and torch, but no network. make gpu: everything that needs a GPU.
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
@@ -28,7 +28,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Left out: torch and what comes with it; what only checks code, plots, or reads parquet and CSV files and a hub's texts.
+# Left out: torch and its dependencies; packages that only check code, plot, or read parquet and CSV files and the hub.
 WHEELS ?= .wheels
 WHEELS_PYTHON ?= 3.12
 LEFT_OUT = torch|sympy|mpmath|networkx|setuptools|mypy|mypy_extensions|librt|ast_serialize|pathspec|ruff|matplotlib|$\

@@ -33,7 +33,7 @@ def main() -> None:
     print(f'{"plan":8}{"rows":>8}{"filled":>9}{"used":>12}{"padded":>12}{"cut":>10}   M useful tokens/s')
     for plan in (Pack, Chunk, Concat):
         data = XLabDataModule(plan=plan)
-        rows = data.train_rows
+        rows = data.texts.train_examples
         figures = []
         for n in options.rows:
             batches = BatchSequence(Epochs(rows, 1), n, n, seed=1)

@@ -63,7 +63,8 @@ def test_pinning_reaches_every_tensor_of_a_batch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('name', 'token', 'ending'), [('ids', 20, 'model'), ('targets', -7, 'not count by -100'), ('ids', -1, 'model')]
+    ('name', 'token', 'ending'),
+    [('ids', 20, 'model'), ('targets', -7, 'ignored positions to -100'), ('ids', -1, 'model')],
 )
 def test_a_token_that_the_vocabulary_lacks_is_refused(name, token, ending):
     batch = token_batch(torch.zeros(2, 4, dtype=torch.long), torch.full((2, 4), IGNORED))

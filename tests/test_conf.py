@@ -22,7 +22,7 @@ from xlabml.transformer import GeGLU, Initializer, Positions, ReLU2, RMSNorm, Sw
 
 CONF = Path(__file__).parents[1] / 'conf'
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob('*.yaml'))
-NAMED = ['extra/original.yaml', 'gpt2_124m.yaml', 'xlab.yaml']
+NAMED = ['extra/original.yaml', 'gpt2_124m.yaml', 'kl3m.yaml', 'xlab.yaml']
 """Recipes of a fixed model: they pin everything, defaults too."""
 OVERLAYS = [name for name in FILES if name not in NAMED]
 

@@ -14,7 +14,9 @@ from xlabml.generation import TextGenerator
 from xlabml.models import XLabModel
 
 EXPECTED = json.loads((FOLDER / 'expected.json').read_text())
-pytestmark = pytest.mark.filterwarnings('ignore:model.metrics. WithinNats goes:FutureWarning')  # skip.ckpt names it
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:model.metrics. WithinNats will be removed:FutureWarning'
+)  # skip.ckpt names it
 
 
 @pytest.fixture(autouse=True)

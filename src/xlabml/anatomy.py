@@ -1,11 +1,11 @@
-"""What the weights of a network are: each module says so of its own, and all that group, count or plot them ask here.
+"""The roles of a network's weights, as its modules describe them; used to group, count and plot weights.
 
-A module describes its weights by an attribute or a property `matrices`, from their names in it to `Matrix`:
+A module describes its weights by an attribute or a property `matrices`, which maps their names to `Matrix`:
 
     self.output = nn.Linear(d_ff, d_model)
     self.matrices = {'output.weight': Matrix(parts=(Part('feed_forward_output', d_model),), is_residual=True)}
 
-and attention by an attribute or a property `attention_pairs`. Modules that say nothing are described by their kind.
+and attention by an attribute or a property `attention_pairs`. Weights without a description get a role by their kind.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ Role = Literal['embedding', 'head', 'layer']
 
 
 class Part(NamedTuple):
-    """One of the matrices that are stacked in a weight, one above the other.
+    """One of the matrices that are stacked in the rows of a weight.
 
     Args:
-        name: What it computes: query, key, value, attention_output, gate, up, feed_forward_input …
-        rows: How many rows of the weight it has.
+        name: Its output: query, key, value, attention_output, gate, up, feed_forward_input …
+        rows: Number of its rows.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Part(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """What a weight of two or more dimensions is.
+    """The description of a weight of two or more dimensions.
 
     Args:
-        roles: embedding: a vector for each id or position, that is looked up; head: its products are scores; layer: any
-            other matrix. An embedding may be a head too, where they are tied.
-        parts: The matrices that are stacked in it, from its first row on; empty: it is one, of no name.
-        is_residual: Its products are added to the residual stream.
+        roles: embedding: a lookup table with a vector per id or position; head: maps to scores; layer: any other
+            matrix. A tied embedding is a head as well.
+        parts: The matrices stacked in it, from its first row on; empty: a single unnamed one.
+        is_residual: Whether its output is added to the residual stream.
     """
 
     roles: frozenset[Role] = frozenset({'layer'})
@@ -48,11 +48,11 @@ HEAD = Matrix(frozenset({'head'}))
 
 
 class AttentionPairs(NamedTuple):
-    """Which pairs of a query and a key attention computes, and how wide they are.
+    """Which (query, key) pairs attention computes, and their width.
 
     Args:
         causal: A query attends to no later key.
-        window: It attends to keys less than this many tokens away; None: any.
+        window: It attends to keys less than this many tokens away; None: any distance.
         n_channels: Channels of all heads.
     """
 
@@ -62,10 +62,10 @@ class AttentionPairs(NamedTuple):
 
 
 def find_matrices(module: nn.Module) -> dict[str, Matrix]:
-    """What each parameter of two or more dimensions is, by its name in the module, in the order of its parameters.
+    """The description of each parameter of two or more dimensions, by its name, in the order of the parameters.
 
-    Where no module describes it: the weight of an nn.Embedding is an embedding; one of whose dotted name some part
-    begins with `head` is a head, described or not; any other is of a layer.
+    Without a description the weight of an nn.Embedding is an embedding, any other a layer. A parameter whose dotted
+    name has a part that begins with `head` is a head, unless it is an embedding.
     """
     described: dict[int, Matrix] = {}
     for part in module.modules():
@@ -76,7 +76,7 @@ def find_matrices(module: nn.Module) -> dict[str, Matrix]:
             except AttributeError:  # replaced by another module
                 continue
             before = described.get(id(parameter))
-            # One that two modules describe is tied: it has the roles of both.
+            # A tied parameter has the roles of both modules.
             described[id(parameter)] = matrix if before is None else before._replace(roles=before.roles | matrix.roles)
     found: dict[str, Matrix] = {}
     for name, parameter in module.named_parameters():
@@ -90,7 +90,7 @@ def find_matrices(module: nn.Module) -> dict[str, Matrix]:
 
 
 def find_attention(module: nn.Module) -> list[AttentionPairs]:
-    """Which pairs each attention in a module computes."""
+    """The pairs that each attention in a module computes."""
     found = (getattr(part, 'attention_pairs', None) for part in module.modules())
     return [pairs for pairs in found if pairs is not None]
 

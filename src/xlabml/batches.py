@@ -1,6 +1,6 @@
-"""The named tuples that data hands to models, and the layout that says where documents begin.
+"""Batches, their kinds of targets, and the layout, which says where documents begin.
 
-Everything here travels through Lightning's device transfer and worker processes unchanged: tensors, ints and None.
+Named tuples of tensors, ints and None, which Lightning's device transfer and worker processes leave intact.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 IGNORED = -100
-"""The target of a position, or the class of an example, that no loss or metric counts."""
+"""The target of a position, or the label of an example, that losses and metrics ignore."""
 
 ANCHOR = 0
-"""The role of the text of a group that the others are scored against: the query, text A of a pair, a lone text."""
+"""The role of the text of a group that the others are scored against: the query, text A of a pair, a single text."""
 
 POSITIVE = 1
-"""The role of a text that belongs to the anchor: the answer, text B of a pair, whatever the label of the pair is."""
+"""The role of a text that belongs to the anchor: the answer, or text B of a pair, whatever its label."""
 
 NEGATIVE = 2
 """The role of a text that does not belong to the anchor; larger roles are negatives too."""
@@ -30,9 +30,9 @@ class Layout(NamedTuple):
     Args:
         starts: Cumulative lengths: segment i is the flat slots starts[i] to starts[i + 1] - 1. The first entry is 0,
             the last b · n; a segment may be empty.
-        max_length: No segment is longer, in tokens.
-        is_text: False where a segment is padding: attention skips it and its hidden states mean nothing. None where
-            no segment is.
+        max_length: Upper bound of the segments' lengths, in tokens.
+        is_text: False where a segment is padding: attention skips it, and its hidden states are meaningless. None: no
+            segment is padding.
     """
 
     starts: Int[Tensor, ' s+1']
@@ -44,8 +44,8 @@ class TokenTargets(NamedTuple):
     """Targets of a language model: a token for each position.
 
     Args:
-        ids: The token to predict at each position; IGNORED where no loss or metric counts.
-        n_bytes: For each segment, the bytes of raw UTF-8 text of its counted targets.
+        ids: The token to predict at each position; IGNORED where there is none.
+        n_bytes: For each segment, the number of bytes of UTF-8 text of its targets.
     """
 
     ids: Int[Tensor, 'b n']
@@ -56,14 +56,13 @@ class PairTargets(NamedTuple):
     """Targets of an embedder.
 
     Args:
-        score: For each segment, a teacher's score of it against the first segment of its example; None where there is
-            no teacher.
-        label: For each example, its class; None where there are no classes.
-        vector: For each segment, a teacher's vector; None where there is no teacher.
-        text_hash: For each segment, a hash of its text: equal texts are no negatives of one another.
-        set: The number of the data set that the examples are from.
-        n_prompt: For each segment, how many of its first slots are its prompt's, the start of the text included; 0
-            where it has none. None: no segment has one.
+        score: For each segment, a teacher's score of it against the first segment of its example; None: no teacher.
+        label: For each example, its class; None: no classes.
+        vector: For each segment, a teacher's embedding; None: no teacher.
+        text_hash: For each segment, a hash of its text: equal texts are not negatives of each other.
+        set: Number of the data set of the examples.
+        n_prompt: For each segment, the number of its first slots that hold its prompt, the start of the text included;
+            0 where it has none. None: no segment has a prompt.
     """
 
     score: Float[Tensor, ' s'] | None
@@ -79,7 +78,7 @@ class ClassTargets(NamedTuple):
 
     Args:
         labels: For each example, its class (IGNORED where it has none), or the probability of each class.
-        weights: For each example, what it counts in the loss; 0 leaves it out.
+        weights: For each example, its weight in the loss; 0 leaves it out.
     """
 
     labels: Int[Tensor, ' e'] | Float[Tensor, 'e k']
@@ -95,15 +94,15 @@ class Batch(NamedTuple):
     Args:
         ids: Token ids, the input of the trunk.
         layout: Where documents begin; None: every row is one document.
-        documents: For each segment, its document's number in the data (over all sources); -1 for padding.
+        documents: For each segment, the number of its document in the data (over all sources); -1 for padding.
         example: For each segment, the index of its example in the batch; -1 for padding. Of packed rows a row is an
             example.
         role: For each segment, its part in the example (query, positive, text A …), by the format's own list of roles;
             0 in packed rows and for padding.
-        targets: What is learned: `TokenTargets`, `PairTargets` or `ClassTargets`.
-        n_counted: The number of targets (or their weight) that the loss of the whole optimizer step is divided by, over
+        targets: `TokenTargets`, `PairTargets` or `ClassTargets`.
+        n_counted: Divisor of the loss: the number of targets (or their total weight) of the whole optimizer step, over
             ranks and micro-batches.
-        seed: The seed of a step's randomness (dropout): a function of (seed, step, micro-batch, rank).
+        seed: The seed of dropout, a function of (seed, step, micro-batch, rank).
     """
 
     ids: Int[Tensor, 'b n']
@@ -131,9 +130,9 @@ def token_targets(batch: Batch) -> TokenTargets:
 
 
 def check_ids(batch: Batch, n_vocab: int) -> None:
-    """Raise ValueError if a batch in the host's memory has a token that the vocabulary lacks.
+    """Raise ValueError if a batch in the host's memory has a token outside of the vocabulary.
 
-    What is on a device already is not checked: that would wait for the device.
+    A batch on a device is not checked, since that would synchronize with it.
     """
     named = [('ids', batch.ids, 0)]
     if isinstance(batch.targets, TokenTargets):
@@ -149,14 +148,14 @@ def check_ids(batch: Batch, n_vocab: int) -> None:
         raise ValueError(
             f'token {numbers[row, position]} in row {row}, position {position} of the {name} of a batch is not in '
             f'the vocabulary of {n_vocab}; make the batch with the tokenizer of the model'
-            + (f', and mark the positions that do not count by {IGNORED}' if name == 'targets' else '')
+            + (f', and set the targets of ignored positions to {IGNORED}' if name == 'targets' else '')
         )
 
 
 def check_classes(targets: ClassTargets, n_classes: int) -> None:
-    """Raise ValueError if targets in the host's memory name a class that the classifier lacks, or weigh less than 0.
+    """Raise ValueError if targets in the host's memory have a class that the classifier lacks, or a negative weight.
 
-    What is on a device already is not checked.
+    Targets on a device are not checked.
     """
     labels = targets.labels
     weights = targets.weights
@@ -182,7 +181,7 @@ def check_classes(targets: ClassTargets, n_classes: int) -> None:
 def check_pairs(targets: PairTargets) -> None:
     """Raise ValueError if scores or vectors in the host's memory are not finite.
 
-    What is on a device already is not checked.
+    Those on a device are not checked.
     """
     for name, values in (('score', targets.score), ('vector', targets.vector)):
         if values is None or values.device.type != 'cpu' or values.isfinite().all():

@@ -1,36 +1,39 @@
-"""The largest value that each whole-number setting may have, by the name of the argument, for all groups and parts.
+"""Upper bounds of all integer settings, by the name of the argument.
 
-A bound is far above any use: it is there so that a number with a few zeros too many, typed or read from a file, is
-refused by name before it forks processes, fills the memory or overflows a tensor. A test walks all signatures and asks
-for a line here.
+A bound is far above any use: a number with a few zeros too many, typed or read from a file, is refused by name before
+it forks processes, fills the memory or overflows a tensor. A test checks that every integer argument has a line here.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 _STEPS = 1 << 48
 """Optimizer steps, and counts of tokens of a run: a run at a million steps a second would take nine years."""
 
 _TABLE = 1 << 24
-"""Sizes that make a tensor by themselves: ids of a vocabulary, positions of a row, channels of a layer."""
+"""Sizes of a tensor: ids of a vocabulary, positions of a row, channels of a layer."""
 
 MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
-    'n_layers': 10_000,
+    **dict.fromkeys(('n_layers', 'global_every'), 10_000),
     'window': _TABLE,
     'horizon_tokens': _STEPS,
     'ns_steps': 99,
-    'min_steps': _STEPS,  # the trainer's, and of AdaptiveClip, which holds it below window_steps
+    'min_steps': _STEPS,  # of the trainer, and of AdaptiveClip, which keeps it below window_steps
     'window_steps': 1_000_000,
     **dict.fromkeys(('warmup_steps', 'cooldown_steps', 'peak_steps', 'period_steps'), _STEPS),
+    **dict.fromkeys(('n_classes', 'n_outputs', 'n_texts', 'widths'), _TABLE),
+    **dict.fromkeys(('d_vector', 'd_teacher', 'dims'), 1 << 20),
     # the data
     **dict.fromkeys(('batch_tokens', 'device_batch_tokens'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
-    **dict.fromkeys(('stride_tokens', 'max_documents'), _TABLE),
+    **dict.fromkeys(
+        ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
+    ),
+    **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
     **dict.fromkeys(('window_shards', 'eval_shards'), 1_000_000),
@@ -55,15 +58,15 @@ MOST: dict[str, int] = {
 }
 
 ANY = 1 << 63
-"""What no whole number may reach, whatever it is of: no tensor, store or clock counts further."""
+"""Upper bound of any integer without a bound of its own: no tensor, store or clock counts further."""
 
 
-def check(settings: Mapping[str, Any], where: str = '') -> None:
-    """Refuse a whole number that is beyond its bound.
+def check(settings: Mapping[str, object], where: str = '') -> None:
+    """Refuse an integer beyond its bound.
 
     Args:
         settings: Plain values by name, nested or not.
-        where: What the names are of: `data`, `model.trunk`; empty: they stand for themselves.
+        where: Prefix of the names: `data`, `model.trunk`; empty: none.
 
     Raises:
         ValueError: Names the setting and its bound.
@@ -73,18 +76,18 @@ def check(settings: Mapping[str, Any], where: str = '') -> None:
 
 
 def check_one(value: int, name: str, path: str) -> None:
-    """The same for one number: `name` is that of the argument, `path` what the message calls it."""
+    """`check` of one number: `name` is the argument's name, `path` its name in the message."""
     most = MOST.get(name, ANY - 1)
     if not -ANY < value <= most:
         raise ValueError(f'{path} is {shown(value)}; it can be at most {most}')
 
 
 def shown(value: int) -> str:
-    """A whole number for people: with hundreds of digits, how many."""
-    return str(value) if value.bit_length() <= 256 else f'a number of some {value.bit_length() * 3 // 10} digits'
+    """An integer for people; the number of its digits if it has hundreds."""
+    return str(value) if value.bit_length() <= 256 else f'a number of about {value.bit_length() * 3 // 10} digits'
 
 
-def _whole_numbers(value: Any, path: str, name: str) -> Iterator[tuple[str, str, int]]:
+def _whole_numbers(value: object, path: str, name: str) -> Iterator[tuple[str, str, int]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key in ('init_args', 'class_path'):

@@ -1,10 +1,10 @@
-"""Figures for people."""
+"""Format figures for people."""
 
 from collections.abc import Mapping
 
 
 def describe_figures(figures: Mapping[str, float], units: Mapping[str, str]) -> str:
-    """Figures in a line, those that have a unit first: `1.4904 nats/token`, `accuracy 28.70%`, `auroc 0.9312`."""
+    """One line of figures, those with a unit first: `1.4904 nats/token`, `accuracy 28.70%`, `auroc 0.9312`."""
     parts: list[str] = []
     for name in [*(name for name in units if name in figures), *(name for name in figures if name not in units)]:
         value = figures[name]

@@ -1,7 +1,7 @@
-"""Where the modules of earlier versions are now, and which settings are gone: what names them keeps working.
+"""Modules and classes that moved, and settings that were removed, so that earlier names keep working.
 
-One table of paths, read by `settings.find_class`, by the import system (through `Aliases`) and by rooms that a class
-left (through `old_names`); one of settings, read where checkpoints are migrated and where settings are parsed.
+One table of paths, used by `settings.find_class`, by the import system (through `Aliases`) and by packages that a class
+left (through `old_names`); one of settings, used where checkpoints are migrated and where settings are parsed.
 Importing this module loads nothing.
 """
 
@@ -60,9 +60,9 @@ MOVED: dict[str, str] = {
     'xlabml.transformer.LanguageModel': 'xlabml.heads.LanguageModel',
     'xlabml.transformer.language_model': 'xlabml.heads.language_model',
 }
-"""Dotted path of an earlier version -> the one of today, of a module or of a class. No new path is in turn an old one.
+"""Dotted path of a module or class in an earlier version -> its current path, which is never itself an earlier one.
 
-A module that became a room of the same name (`xlabml.data.store`) is not listed: the room has its classes.
+A module that became a package of the same name (`xlabml.data.store`) is not listed: the package has its classes.
 """
 
 
@@ -74,22 +74,22 @@ REMOVED: dict[str, dict[str, tuple[int | None, str]]] = {
         'len_warmup_steps': (0, _NO_WARMUP),
     }
 }
-"""Settings of earlier versions by group and name: the default, which meant what this version does, and why it went."""
+"""Removed settings by group and name: the default, equal to what this version does, and the reason for removal."""
 
 
-def without_removed(group: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a group without the removed ones, and those of these that were set, by their dotted names."""
+def without_removed(group: str, values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """The settings of a group without removed ones, and the removed ones that were set, by dotted name."""
     removed = REMOVED.get(group, {})
     kept = {name: value for name, value in values.items() if name not in removed}
     was_set = {name: value for name, value in values.items() if name in removed and value != removed[name][0]}
     return kept, {f'{group}.{name}': value for name, value in was_set.items()}
 
 
-def why_removed(was_set: Mapping[str, Any]) -> str:
-    """Which of the removed settings were set, and why there are none, for people.
+def why_removed(was_set: Mapping[str, object]) -> str:
+    """Which removed settings were set, and why they were removed, for people.
 
     Args:
-        was_set: As `without_removed` returns them; some.
+        was_set: As `without_removed` returns them, not empty.
     """
     names = ', '.join(f'{name} ({value})' for name, value in was_set.items())
     reasons = {REMOVED[group][name][1] for group, _, name in (path.partition('.') for path in was_set)}
@@ -97,7 +97,7 @@ def why_removed(was_set: Mapping[str, Any]) -> str:
 
 
 def renamed(path: str) -> str:
-    """The dotted path of today for that of a module or a class; a path that never moved is returned as it is."""
+    """The current dotted path of a module or class; a path that never moved is returned unchanged."""
     parts = path.split('.')
     for n in range(len(parts), 1, -1):
         new = MOVED.get('.'.join(parts[:n]))
@@ -107,7 +107,7 @@ def renamed(path: str) -> str:
 
 
 def old_names(room: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a room that classes left: each is imported from its new place when it is first used."""
+    """A `__getattr__` for a package that classes left: each is imported from its new module on first use."""
 
     def find(name: str) -> Any:
         new = MOVED.get(f'{room}.{name}')
@@ -120,12 +120,12 @@ def old_names(room: str) -> Callable[[str], Any]:
 
 
 class Aliases(MetaPathFinder):
-    """Finder on `sys.meta_path`: an old module's name imports the module of today, one object under both names.
+    """Finder on `sys.meta_path`: an old module's name imports the current module, one object under both names.
 
-    It stands first, since a room that moved as a whole would otherwise be searched for its modules a second time.
+    It comes first, since modules of a package that moved as a whole would otherwise be imported a second time.
     """
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         new = renamed(name) if name.startswith('xlabml.') else name
         return None if new == name else ModuleSpec(name, _Alias(new))
 
@@ -142,4 +142,4 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has just put the old name's there
+        module.__spec__ = self._spec  # the import system has just replaced it by that of the old name

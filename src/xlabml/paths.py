@@ -1,16 +1,16 @@
-"""The cache folder, and what is in it."""
+"""The cache folder and its subfolders."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where everything is kept that can be made again: XLABML_CACHE, or a folder of the user's."""
+    """The folder of everything that can be rebuilt: XLABML_CACHE, or a folder in the user's home."""
     return Path(os.environ.get('XLABML_CACHE') or '~/.cache/xlabml').expanduser()
 
 
 def tokenizers() -> Path:
-    """Tokenizers that were trained without a path of their own, and those of checkpoints, by their hash."""
+    """Tokenizers trained without a path, and those of checkpoints, named by their hash."""
     return cache_folder() / 'tokenizers'
 
 
@@ -20,27 +20,27 @@ def stores() -> Path:
 
 
 def plans() -> Path:
-    """Plans that were too long to be made anew at every start."""
+    """Plans that take too long to compute at every start."""
     return cache_folder() / 'plans'
 
 
 def copies() -> Path:
-    """Which documents are copies of others."""
+    """Duplicate documents."""
     return cache_folder() / 'copies'
 
 
 def splits() -> Path:
-    """Which split each document is in, where that is more than its hash."""
+    """The split of each document, where it does not follow from its hash alone."""
     return cache_folder() / 'splits'
 
 
 def near_duplicates() -> Path:
-    """Which documents nearly are, and their overlap with held-out texts."""
+    """Near-duplicate documents, and their overlap with held-out texts."""
     return cache_folder() / 'near_duplicates'
 
 
 def streams() -> Path:
-    """Shards of streams, as long as there is room."""
+    """Cached shards of streams, within the limit of disk space."""
     return cache_folder() / 'stream'
 
 

@@ -57,7 +57,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path, mode, best):
 
 
 def test_a_metric_that_validation_does_not_give_ends_a_run_that_is_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint\.monitor is 'val_los', but validation gives val_loss"):
+    with pytest.raises(ValueError, match=r"checkpoint\.monitor is 'val_los', but validation reports val_loss"):
         _run(tmp_path, monitor='val_los')
     assert _steps(tmp_path / 'c') == [2]
 
@@ -95,7 +95,7 @@ def test_names_in_a_checkpoint_delete_nothing_but_files_that_runs_write(tmp_path
     saver = Checkpoints(str(folder), save_top_k=0)
     saver.load_state_dict(_state([*bad, *good], [*bad, 'step=0000002.ckpt']))
     assert list(saver.saved) == [f'{folder}/step=0000002.ckpt']
-    assert 'the checkpoint names 8 file(s) that no run writes' in capfd.readouterr().err
+    assert 'the checkpoint lists 8 file(s) that no run writes' in capfd.readouterr().err
 
 
 def test_a_new_run_owns_nothing_of_what_lies_in_its_folder(tmp_path):

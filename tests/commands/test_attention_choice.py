@@ -25,4 +25,4 @@ def test_a_forced_way_that_cannot_run_is_refused_before_any_work(xlab, tiny, tmp
 def test_a_way_that_other_settings_forbid_is_refused(xlab, tiny):
     status, printed = xlab('fit', *tiny, '--model.trunk.attention=flex', '--model.trunk.dropout=0.1')
     assert status == 2
-    assert 'trunk.attention flex cannot drop from probabilities' in printed
+    assert 'trunk.attention flex has no dropout on probabilities' in printed

@@ -82,15 +82,15 @@ def test_a_compiled_run_has_the_names_and_numbers_of_a_plain_one_and_compiles_no
         torch.testing.assert_close(compiled.state_dict()[name], weight, msg=lambda text, name=name: f'{name}: {text}')
     assert watch.n_compiled > 0
     assert watch.n_recompiles == 0
-    assert f'compiled {watch.n_compiled} pieces of code in' in capsys.readouterr().out
+    assert f'compiled {watch.n_compiled} code objects in' in capsys.readouterr().out
     assert compiled.network._compiled_call_impl is None
 
 
 def test_what_is_compiled_again_is_counted_and_the_first_reported_with_its_reason(tmp_path):
     watch = Compiling('eager')
-    with pytest.warns(UserWarning, match='compiled again at step 3: .*size') as caught:
+    with pytest.warns(UserWarning, match='recompiled at step 3: .*size') as caught:
         fit(tmp_path, [8, 8, 10, 12], [watch])
-    assert len([one for one in caught if 'compiled again' in str(one.message)]) == 1
+    assert len([one for one in caught if 'recompiled at' in str(one.message)]) == 1
     assert watch.n_recompiles >= 2
 
 

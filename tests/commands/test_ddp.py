@@ -76,7 +76,7 @@ def test_two_ranks_leave_one_folder_and_say_each_line_once(runs):
 def test_two_ranks_evaluate_every_row_once(runs, tiny, tmp_path, monkeypatch):
     one, _, _ = runs
     monkeypatch.setenv('XLABML_CACHE', str(one.parent / 'cache'))
-    assert len(XLabDataModule.load_from_checkpoint(find(one, 12)).rows('test')) % 2 == 1
+    assert len(XLabDataModule.load_from_checkpoint(find(one, 12)).texts.rows('test')) % 2 == 1
     given = [*tiny, f'--ckpt_path={find(one, 12)}', '--data.device_batch_tokens=64']
     found = {}
     for world, flags in ((1, []), (2, DDP)):

@@ -30,16 +30,16 @@ def told(xlab, tiny, tmp_path):
 @pytest.mark.parametrize('name', OWNERS)
 def test_a_value_of_ours_in_the_configuration_is_an_error_that_names_both(told, name):
     printed = told({**STAGE_2, name: 1})
-    assert f'ds.json sets {name} to 1, but that is for {OWNERS[name]} to say' in printed
-    assert f'take {name} out, and set {OWNERS[name]}' in printed
+    assert f'ds.json sets {name} to 1, but its setting is {OWNERS[name]}' in printed
+    assert f'remove {name}, and set {OWNERS[name]}' in printed
 
 
 def test_even_the_same_value_twice_is_an_error_and_all_are_named_at_once(told):
     config = {'gradient_clipping': 0.5, 'train_batch_size': 4, 'bf16': {'enabled': False}, **STAGE_2}
     printed = told(config, '--trainer.gradient_clip_val=0.5')
-    assert 'sets gradient_clipping to 0.5, but that is for trainer.gradient_clip_val to say, which is 0.5' in printed
-    assert 'sets train_batch_size to 4, but that is for data.batch_tokens to say, which is 128' in printed
-    assert 'sets bf16 to {"enabled": false}, but that is for trainer.precision to say, which is "32-true"' in printed
+    assert 'sets gradient_clipping to 0.5, but its setting is trainer.gradient_clip_val, which is 0.5' in printed
+    assert 'sets train_batch_size to 4, but its setting is data.batch_tokens, which is 128' in printed
+    assert 'sets bf16 to {"enabled": false}, but its setting is trainer.precision, which is "32-true"' in printed
 
 
 def test_a_dictionary_an_argument_and_the_environment_are_held_to_the_same(xlab, tiny, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_dictionary_an_argument_and_the_environment_are_held_to_the_same(xlab,
     monkeypatch.setenv('PL_DEEPSPEED_CONFIG_PATH', str(tmp_path / 'env.json'))
     status, printed = xlab('fit', *tiny, '--trainer.strategy=deepspeed_stage_2')
     assert status == 2
-    assert 'env.json sets optimizer to {"type": "Adam"}, but that is for model.optimizer to say' in printed
+    assert 'env.json sets optimizer to {"type": "Adam"}, but its setting is model.optimizer' in printed
 
 
 def _strategy(arguments):
@@ -64,7 +64,7 @@ def _strategy(arguments):
 def test_a_configuration_and_arguments_beside_it_are_refused(told):
     printed = told(STAGE_2, '--trainer.strategy.stage=3')
     assert 'trainer.strategy.stage is 3, but ' in printed
-    assert 'ds.json is read instead' in printed
+    assert 'ds.json is used instead' in printed
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,11 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
         (['fit', '--trainer.devices=0'], 2, 'devices'),
         (['fit', '--trainer.limit_train_batches=5'], 2, 'trainer.limit_train_batches is 5'),
         (['fit', '--trainer.enable_checkpointing=false'], 2, 'checkpoint.monitor'),
-        (['fit', '--checkpoint.monitor=val_los'], 2, "'val_los', but validation gives val_accuracy, val_bits_per_byte"),
+        (
+            ['fit', '--checkpoint.monitor=val_los'],
+            2,
+            "'val_los', but validation reports val_accuracy, val_bits_per_byte",
+        ),
         (['fit', '--data.splits={train: 0.9, val: 0, test: 0.1}'], 2, "the split 'val' has none"),
         (['compute_stats', '--split=nope'], 2, 'the splits are train'),
         (['test'], 2, '--ckpt_path'),

@@ -49,10 +49,10 @@ def test_a_run_from_its_file_to_text(xlab, flags, texts, tmp_path, capfd):
     # Bits per byte are over the raw bytes of the texts.
     data = XLabDataModule.load_from_checkpoint(ckpt)
     data.prepare_data()
-    documents = data.corpus.documents('val')
-    store = data.corpus.stores[0]
+    documents = data.texts.corpus.documents('val')
+    store = data.texts.corpus.stores[0]
     n_bytes = sum(len(texts[number].encode()) for number in store.rows[documents])
-    _, lengths = data.corpus.token_spans(documents)
+    _, lengths = data.texts.corpus.token_spans(documents)
     nats = row['val_loss'] * (int(lengths.sum()) + len(lengths))
     assert row['val_bits_per_byte'] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-4)
 

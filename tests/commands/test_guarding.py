@@ -114,9 +114,12 @@ def test_rows_of_steps_that_are_not_finite_are_named_whatever_checkpoint_is_befo
     asked = [*tiny, '--trainer.val_check_interval=99', '--nonfinite.max_in_row=2', '--data.skip=[[2, 2]]']
     status, printed = xlab('fit', *asked)
     assert status == 1
-    assert "out with --data.skip_rows='[[[0, 20], [0, 27]]]', and go on from the newest checkpoint" in printed
+    assert (
+        "skip the steps' rows with --data.skip_rows='[[[0, 20], [0, 27]]]', and resume from the newest checkpoint"
+        in printed
+    )
     status, printed = xlab('fit', *asked, '--checkpoint.every_n_steps=3')
-    assert "out with --data.skip_rows='[[[0, 20], [0, 27]]]', and go on" in printed
+    assert "rows with --data.skip_rows='[[[0, 20], [0, 27]]]', and resume" in printed
 
 
 def test_after_a_spike_before_the_first_checkpoint_no_other_run_goes_on(xlab, tiny, monkeypatch):

@@ -373,5 +373,5 @@ def test_optimizer_states_of_another_shape_are_refused(run, folder, tiny, capfd)
     checkpoints.write(values, folder / 'evil.ckpt')
     assert fit.main(['fit', *tiny, '--ckpt_path=evil.ckpt', '--trainer.max_steps=14']) == 1
     printed = ''.join(capfd.readouterr())
-    assert 'momentum_buffer of parameter 0 (matrices) is of shape (3,)' in printed
+    assert 'momentum_buffer of parameter 0 (matrices) has shape (3,)' in printed
     assert 'evil.ckpt' in printed

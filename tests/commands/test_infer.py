@@ -127,7 +127,7 @@ def test_a_wrong_argument_is_one_line_and_status_2(capsys, arguments, message):
         (['{ckpt}', 'the', '-d', 'toaster'], "device 'toaster' cannot be used here"),
         (['{ckpt}', 'the', '-t', 'nothing.model'], 'nothing.model'),
         (['{ckpt}', 'the', '--import', 'no_such_module'], "cannot import 'no_such_module'"),
-        (['{ckpt}', '好' * 8], 'the prompt has 25 tokens, and the context of the model is 24'),
+        (['{ckpt}', '好' * 8], 'the prompt has 25 tokens, but the model has a context of 24'),
         (['{ckpt}', '', '-c'], 'the prompt is empty'),
         (['{ckpt}', 'a\udc80'], 'lone surrogate'),
     ],

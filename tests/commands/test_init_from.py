@@ -107,7 +107,7 @@ def test_with_another_tokenizer_what_has_a_row_a_token_is_new(xlab, source, new,
 
 
 @pytest.mark.parametrize(('typed', 'message'), [
-    (['--model.trunk.d_model=32'], 'trunk.embedding.weight is (320, 16) there and (320, 32) here; leave the settings'),
+    (['--model.trunk.d_model=32'], 'trunk.embedding.weight has shape (320, 16) there and (320, 32) here; leave'),
     (['--ckpt_path=there.ckpt'], '--init_from starts a new run and --ckpt_path there.ckpt resumes one; give one of'),
     (['--init_from=nothing'], 'there is no checkpoint nothing'),
 ])  # fmt: skip

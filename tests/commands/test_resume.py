@@ -213,7 +213,7 @@ def test_an_epoch_ends_where_its_rows_do_whatever_the_batch_size_was(xlab, tiny,
     assert status == 0, printed
     status, printed = xlab('fit', *asked, *length, f'--data.batch_tokens={after}', '--ckpt_path=last')
     assert status == 0, printed
-    n_rows = len(XLabDataModule.load_from_checkpoint(checkpoints.find('last', tmp_path)).train_rows)
+    n_rows = len(XLabDataModule.load_from_checkpoint(checkpoints.find('last', tmp_path)).texts.train_examples)
     assert n_rows > 64  # the checkpoint's
     saved = checkpoints.read(checkpoints.find('last', tmp_path))
     place = saved['XLabDataModule']
@@ -232,7 +232,7 @@ def test_an_epoch_ends_where_its_rows_do_whatever_the_batch_size_was(xlab, tiny,
     status, printed = xlab('fit', *other, '--data.accept_changes=true')
     assert status == 0, printed
     path = checkpoints.find('last', tmp_path)
-    n_rows = len(XLabDataModule.load_from_checkpoint(path).train_rows)
+    n_rows = len(XLabDataModule.load_from_checkpoint(path).texts.train_examples)
     place = checkpoints.read(path)['XLabDataModule']
     assert n_rows <= place['pass'] * n_rows + place['row'] < n_rows + after // 32
 
@@ -366,4 +366,4 @@ def test_fifty_kills_leave_no_trace(tiny, tmp_path, texts, mode, monkeypatch):
     saved = checkpoints.read(checkpoints.find('last', tmp_path / 'killed'))
     monkeypatch.chdir(tmp_path / 'killed')
     data = XLabDataModule.load_from_checkpoint(checkpoints.find('last', tmp_path / 'killed'))
-    assert saved['XLabDataModule']['row'] == 600 > len(data.train_rows)  # a data epoch ended on the way
+    assert saved['XLabDataModule']['row'] == 600 > len(data.texts.train_examples)  # a data epoch ended on the way

@@ -70,7 +70,7 @@ def train(trainer, model, n):
 )
 @pytest.mark.parametrize('n_accumulated', [1, 2])
 def test_no_step_but_those_that_write_curves_waits_for_the_device(tmp_path, monkeypatch, options, n_accumulated):
-    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: True)  # as on a device
+    monkeypatch.setattr('xlabml.engine.optimization._is_asynchronous', lambda x: True)  # as on a device
     model, looked = make_model(**options), []
     callbacks = [Curves(), NonFinite(every_n_steps=LOG_STEPS), Progress()]
     trainer = make_trainer(

@@ -24,7 +24,7 @@ class OnTest(TokenEvaluator):
         return [f'on_test_{name}' for name in super().names()]
 
     def examples(self, data):
-        return data.open_examples('test', 'test')
+        return data.texts.open_examples('test', 'test')
 
     def result(self, gather):
         return {f'on_test_{name}': value for name, value in super().result(gather).items()}

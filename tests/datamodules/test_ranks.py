@@ -44,7 +44,7 @@ def train_rank(rank, world, meeting, data, steps, state, answer):
     )
     if state is not None:
         data.load_state_dict(state)
-    seen, per_step = [], data._accumulation()
+    seen, per_step = [], data._step_size.accumulation
     for batch in data.train_dataloader():
         gathered = [torch.empty_like(batch.ids) for _ in range(world)]
         dist.all_gather(gathered, batch.ids)
@@ -82,7 +82,7 @@ def train(world, corpus, tmp_path, steps=(0, 30), state=None, **settings):
 def test_1_2_and_4_ranks_are_given_the_same_steps(corpus, tmp_path, weights):
     one, state = train(1, corpus, tmp_path, weights=weights)
     assert len(one) == 30
-    n_each = 65_536 if weights else len(build(corpus).train_rows)
+    n_each = 65_536 if weights else len(build(corpus).texts.train_examples)
     assert all(len(rows) == 8 and len(counts) == 1 for rows, counts in one)
     for world, batch in ((2, None), (2, 32), (4, 16)):
         many, there = train(world, corpus, tmp_path, weights=weights, device_batch_tokens=batch)
@@ -116,7 +116,7 @@ def start_from(corpus, saved, **settings):
 
 def rows_of(data, first, last):
     """The rows that steps read, counted over all epochs."""
-    sequence = data._whole_sequence()
+    sequence = data._run.of_all_ranks()
     n_each, found = sequence.passes.n_each, []
     for index in range(sequence.row(first - 1), sequence.row(last)):
         pass_index, rows = sequence.places.take(index, 1)
@@ -147,7 +147,7 @@ def json_and_back(state):
 
 
 def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus):
-    n_each = len(build(corpus).train_rows)
+    n_each = len(build(corpus).texts.train_examples)
     counted = n_each + 40
     old = {'step': 20, 'row': counted, 'skipped': [[1, 1, 0, 8], [6, 6, n_each - 4, n_each + 4], [40, 40, 999, 1007]]}
     data = start_from(corpus, old)
@@ -155,7 +155,7 @@ def test_rows_that_an_earlier_version_counted_over_epochs_become_places(corpus):
     state = data.state_dict()
     assert (state['pass'], state['row']) == divmod(counted + 16, n_each)
     assert state['skipped'][1] == [6, 6, [0, n_each - 4], [1, 4]]
-    assert data._start.n_read(data._texts.passes) == counted
+    assert data._start.n_read(data.texts.passes) == counted
     again = start_from(corpus, json_and_back(state))
     assert rows_of(again, 21, 30) == rows_of(data, 21, 30)
 
@@ -190,7 +190,7 @@ def test_epochs_count_from_a_checkpoint_that_comes_after_setup(corpus):
     data.trainer = trainer = L.Trainer(accelerator='cpu', max_epochs=2, **quiet)
     trainer.state.fn = TrainerFn.FITTING
     data.setup('fit')
-    n_rows = 2 * len(data.train_rows)
+    n_rows = 2 * len(data.texts.train_examples)
     assert trainer.max_steps == math.ceil(n_rows / 8)
     data.load_state_dict({**data.state_dict(), 'step': 3, 'row': 100})
     assert trainer.max_steps == math.ceil(3 + (n_rows - 100) / 8)

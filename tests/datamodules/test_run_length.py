@@ -16,6 +16,14 @@ def test_a_horizon_in_tokens_is_rounded_up_to_steps():
     assert [data.steps_of_tokens(n) for n in (1, 128, 129, 46 * 16)] == [1, 1, 2, 6]
 
 
+def test_a_name_of_an_earlier_version_says_where_it_is_now():
+    data = XLabDataModule()
+    with pytest.raises(AttributeError, match=r"no attribute 'train_rows'; it is data\.texts\.train_examples now"):
+        _ = data.train_rows
+    with pytest.raises(AttributeError, match=r"XLabDataModule has no attribute 'nothing'$"):
+        _ = data.nothing
+
+
 def test_micro_batches_share_out_a_step():
     assert StepSize(16, 128, 32, 2).accumulation == 2
     with pytest.raises(ValueError, match=r'batch_tokens is 128, 8 rows of 16, .* 3 device.* make it a multiple of 96'):

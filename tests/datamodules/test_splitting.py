@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from xlabml.data import Location, RemoteFiles, Stream
+from xlabml.data.prepared import verify
 from xlabml.datamodules import XLabDataModule
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import train_tokenizer
@@ -49,7 +50,7 @@ def build(corpus, only=(None, None), **settings):
 
 def members(data):
     """The documents of each split."""
-    return {name: data.corpus.documents(name).tolist() for name in ('train', 'val', 'test')}
+    return {name: data.texts.corpus.documents(name).tolist() for name in ('train', 'val', 'test')}
 
 
 def test_a_group_is_on_one_side_of_the_splits_and_its_rows_hold_no_other_documents(corpus):
@@ -57,17 +58,17 @@ def test_a_group_is_on_one_side_of_the_splits_and_its_rows_hold_no_other_documen
     found = defaultdict(set)
     for name, documents in members(data).items():
         for document in documents:
-            found[data.corpus.columns(document)['author']].add(name)
-        assert {*data.rows(name).plan.documents.tolist()} == {*documents}
+            found[data.texts.corpus.columns(document)['author']].add(name)
+        assert {*data.texts.rows(name).plan.documents.tolist()} == {*documents}
     assert len(found) == 40
     assert all(len(splits) == 1 for splits in found.values())
-    assert data.columns == ['author']
+    assert data.texts.columns == ['author']
 
 
 def test_each_topic_has_its_share_of_each_split(corpus):
     data = build(corpus, stratify='topic')
     counts = {
-        name: [data.corpus.columns(document)['topic'] for document in documents].count('sea')
+        name: [data.texts.corpus.columns(document)['topic'] for document in documents].count('sea')
         for name, documents in members(data).items()
     }
     assert counts == {'train': 36, 'val': 12, 'test': 12}
@@ -78,17 +79,17 @@ def test_a_location_is_in_the_split_that_it_is_fixed_to(corpus):
     plain = build(corpus)
     assert all(document in members(data)['test'] for document in range(240, 300))
     assert [document for document in members(plain)['train'] if document < 240] == members(data)['train']
-    assert data.corpus.stores[1].folder == plain.corpus.stores[1].folder  # nothing is tokenized anew
+    assert data.texts.corpus.stores[1].folder == plain.texts.corpus.stores[1].folder  # nothing is tokenized anew
 
 
 def test_what_is_not_set_changes_no_fingerprint_and_leaves_nothing_in_the_cache(corpus, cache):
     data = build(corpus)
     data.prepare_data()
-    data.train_rows  # noqa: B018
+    data.texts.train_examples  # noqa: B018
     assert not (cache / 'splits').exists()
     assert not {'data.group', 'data.stratify', 'data.sources.only'} & {*data.state_dict()['data']['settings']}
-    assert data.columns == []
-    assert {store.manifest['identity']['columns'] == [] for store in data.corpus.stores} == {True}
+    assert data.texts.columns == []
+    assert {store.manifest['identity']['columns'] == [] for store in data.texts.corpus.stores} == {True}
 
 
 @pytest.mark.parametrize(
@@ -133,12 +134,12 @@ def test_a_tokenizer_in_the_cache_is_named_by_the_splits_that_it_learns_from(cor
 
 def test_splits_are_verified_with_the_stores(corpus, cache):
     data = build(corpus, group='author')
-    data.train_rows  # noqa: B018
-    assert any('rows of train' in line for line in build(corpus, group='author').verify())
+    data.texts.train_examples  # noqa: B018
+    assert any('rows of train' in line for line in verify(build(corpus, group='author').texts))
     (file,) = (cache / 'splits').rglob('splits.bin')
     file.write_bytes(bytes([3]) + file.read_bytes()[1:])
     with pytest.raises(ValueError, match=r'splits\.bin is not what manifest\.json says'):
-        list(build(corpus, group='author').verify())
+        list(verify(build(corpus, group='author').texts))
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,14 @@ def build(shards):
 
     yield build
     for data in made:
-        data._texts.passes.close()
+        data.texts.passes.close()
 
 
 def read(data, end):
     """What the loader gives up to a step: ids, targets, documents, count and seed of each batch."""
     first, found = data.trainer.global_step, []
     iterator = iter(data.train_dataloader())
-    for _ in range(first * data._accumulation(), end * data._accumulation()):
+    for _ in range(first * data._step_size.accumulation, end * data._step_size.accumulation):
         batch = next(iterator)
         found.append(
             [batch.ids.tolist(), batch.targets.ids.tolist(), batch.documents.tolist(), batch.n_counted, batch.seed]
@@ -103,19 +103,19 @@ def test_ranks_are_given_the_same_steps(build):
 def test_nothing_of_val_or_test_is_trained_on(build):
     data = build(stream=Stream(cache_gb=0.1, window_shards=3, eval_shards=2))
     evaluated = {
-        data.tokenizer.decode(data.corpus.tokens(int(document)).tolist())
+        data.tokenizer.decode(data.texts.corpus.tokens(int(document)).tolist())
         for split in ('val', 'test')
-        for document in data.rows(split).plan.documents
+        for document in data.texts.rows(split).plan.documents
     }
     assert evaluated
     trained = set()
     for window in range(4):
-        rows = data._texts.passes.open(window).examples
+        rows = data.texts.passes.open(window).examples
         trained |= {data.tokenizer.decode(rows.corpus.tokens(int(n)).tolist()) for n in rows.plan.documents}
     assert len(trained) > 150
     assert not trained & evaluated
     assert sum(1 for batch in data.val_dataloader() for n in batch.documents if n >= 0) > 0
-    name = data.document_id(int(data.rows('val').plan.documents[0]))
+    name = data.document_id(int(data.texts.rows('val').plan.documents[0]))
     assert name.endswith('.jsonl:' + name.rpartition(':')[2])
 
 
@@ -131,7 +131,7 @@ def test_disk_use_is_said_before_the_start_and_too_little_is_refused(build, caps
 
 def test_a_cache_of_one_window_says_that_training_will_wait(build, capsys):
     free = build()
-    shard = max(folders.size(store.folder) for store in free.stores())
+    shard = max(folders.size(store.folder) for store in free.texts.stores())
     build(Stream(cache_gb=(4.6 * shard + 12000) / 1e9, window_shards=3))
     assert 'holds a window but not the next one beside it' in capsys.readouterr().err
 
@@ -186,7 +186,7 @@ def test_what_changed_since_the_checkpoint_is_refused_by_name(build, shards, set
 
 def test_stores_and_streams_are_told_apart_and_nothing_else_is_named(build, shards):
     held_out = [RemoteFiles(f'{shards.url}/3.jsonl')]
-    streamed = build(held_out=held_out)._what_is_trained_on()
+    streamed = build(held_out=held_out).texts.trained_on()
     stored = XLabDataModule(
         [RemoteFiles(f'{shards.url}/[012].jsonl')],
         tokenizer_path=shards.tokenizer,
@@ -195,7 +195,7 @@ def test_stores_and_streams_are_told_apart_and_nothing_else_is_named(build, shar
         batch_tokens=128,
         n_processes=1,
         held_out=held_out,
-    )._what_is_trained_on()
+    ).texts.trained_on()
     assert find_changes(stored, streamed) == ['data.stream was not set, is set']
     assert find_changes(streamed, stored) == ['data.stream was set, is not set']
 
@@ -207,7 +207,7 @@ def test_a_file_that_changes_while_a_run_reads_it_is_named_when_the_run_goes_on(
     for source in sources:
         Path(source.path).write_text(''.join(lines[: 150 if source is sources[0] else 1]))
     data = build(sources=sources[:1], held_out=sources[1:])
-    data._texts.check_training()
+    data.texts.check_training()
     Path(sources[0].path).write_text(''.join(lines))
     Path(sources[1].path).unlink()
     state = data.state_dict()  # of what the run reads, not of what lies there now
@@ -244,5 +244,5 @@ def test_local_files_are_streamed_too(build, tmp_path, monkeypatch, shards):
     texts = [{'text': f'document {i} says one two three ' * (i % 4 + 1)} for i in range(200)]
     (tmp_path / 'x.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in texts))
     data = build(sources=[Location(str(tmp_path / 'x.jsonl'))])
-    assert len(data._texts.cache.shards) > 5
+    assert len(data.texts.cache.shards) > 5
     assert len(read(data, 20)) == 20

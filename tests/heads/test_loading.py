@@ -48,7 +48,7 @@ def test_weights_go_by_their_names_in_the_network(contents):
 
 
 @pytest.mark.parametrize(('network', 'message'), [
-    (None, r'x\.ckpt does not say how its network is built; load its task, xlabml\.models\.XLabModel'),
+    (None, r'x\.ckpt does not describe its network; load its task, xlabml\.models\.XLabModel'),
     (Part('torch.nn.Linear', {'in_features': 3}), r'x\.ckpt holds a torch\.nn\.Linear, not a LanguageModel'),
     (Part('os.system', {}), r'os\.system is not a class of xlabml'),
     (Part('xlabml.heads.LanguageModel', {'n_vocab': 20, 'max_len': 8, 'depth': 3}), r'model\.depth is not an argument'),

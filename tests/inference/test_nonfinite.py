@@ -1,4 +1,4 @@
-"""Logits that say nothing end a generation with a message, whatever makes them and whatever chooses from them."""
+"""Logits that are not finite end a generation with a message, whatever makes them and whatever chooses from them."""
 
 import math
 

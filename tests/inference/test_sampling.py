@@ -98,7 +98,7 @@ def test_values_out_of_range_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
-    ('classes', 'message'), [([4], 'has 4, but ids go from 0 to 3'), ([-1], 'has -1'), ({0, 1, 2, 3}, 'all 4')]
+    ('classes', 'message'), [([4], 'has 4, but ids are 0 to 3'), ([-1], 'has -1'), ({0, 1, 2, 3}, 'all 4')]
 )
 def test_impossible_exclusions_are_refused(classes, message):
     with pytest.raises(ValueError, match=message):

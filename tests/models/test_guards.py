@@ -94,10 +94,12 @@ class _EarlyPoison(_Poison):
 
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
 @pytest.mark.parametrize(('poison', 'is_scaled'), [(_Poison, False), (_Poison, True), (_EarlyPoison, True)])
-@pytest.mark.parametrize('has_to_wait', [False, True])
-def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimizer, poison, is_scaled, has_to_wait):
+@pytest.mark.parametrize('is_asynchronous', [False, True])
+def test_a_step_that_is_not_finite_changes_nothing(
+    tmp_path, monkeypatch, optimizer, poison, is_scaled, is_asynchronous
+):
     """Weights and the optimizer's state are those of a run that never saw it."""
-    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
+    monkeypatch.setattr('xlabml.engine.optimization._is_asynchronous', lambda x: is_asynchronous)
     batches = list(_batches(5))
     poisoned, clean = _model(optimizer=optimizer), _model(optimizer=optimizer)
     a = _fit(poisoned, tmp_path, batches, callbacks=[poison({2})], gradient_clip_val=1.0, is_scaled=is_scaled)
@@ -114,9 +116,9 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch, optimi
             torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('has_to_wait', [False, True])
-def test_a_first_step_that_is_skipped_leaves_a_clean_state(tmp_path, monkeypatch, has_to_wait):
-    monkeypatch.setattr('xlabml.engine.optimization._has_to_wait', lambda x: has_to_wait)
+@pytest.mark.parametrize('is_asynchronous', [False, True])
+def test_a_first_step_that_is_skipped_leaves_a_clean_state(tmp_path, monkeypatch, is_asynchronous):
+    monkeypatch.setattr('xlabml.engine.optimization._is_asynchronous', lambda x: is_asynchronous)
     model = _model(optimizer=Muon)
     before = [weight.detach().clone() for weight in model.parameters()]
     _fit(model, tmp_path, _batches(1), callbacks=[_Poison({0})])

@@ -24,7 +24,7 @@ class _Within(TokenMetric):
 
 
 def test_a_metric_that_goes_says_so_and_still_counts():
-    with pytest.warns(FutureWarning, match='WithinNats goes with the next version; leave it out'):
+    with pytest.warns(FutureWarning, match='WithinNats will be removed in the next version; leave it out'):
         metric = WithinNats()
     assert metric.values(torch.tensor([0.5, 0.6, 0.7]), torch.zeros(3, dtype=torch.long)).tolist() == [1, 1, 0]
 

@@ -151,7 +151,7 @@ def test_reserved_tokens_never_come(generator, tokenizer):
 def test_a_prompt_longer_than_the_context_is_refused(generator):
     generator.generate('好' * 7 + 'x', 1)  # 1 + 21 + 1 tokens
     with pytest.raises(
-        ValueError, match=f'the prompt has 25 tokens, and the context of the model is {MAX_LEN}; shorten'
+        ValueError, match=f'the prompt has 25 tokens, but the model has a context of {MAX_LEN}; shorten'
     ):
         generator.stream('好' * 8)
 
@@ -168,7 +168,7 @@ def test_values_out_of_range_are_refused_before_anything_is_made(generator, opti
 def test_a_tokenizer_of_another_size_is_refused(ckpt, tmp_path):
     other = tmp_path / 'other.model'
     train_tokenizer(TEXTS, other, N_VOCAB + 1)
-    with pytest.raises(ValueError, match=f'the tokenizer has {N_VOCAB + 1} tokens, but the model {N_VOCAB}'):
+    with pytest.raises(ValueError, match=f'the tokenizer has {N_VOCAB + 1} tokens, but the model has {N_VOCAB}'):
         TextGenerator.load(ckpt, 'cpu', tokenizer=other)
 
 

@@ -84,7 +84,7 @@ def test_a_run_is_described_in_its_own_folder(run, capsys):
     assert said(printed, 'MFU').startswith('40.0%')
     assert said(printed, 'step time') == '100 ms: data 20, forward 20, backward 20, optimizer 20, other 20'
     assert said(printed, 'val, best') == f'{2.1 + 5 * math.exp(-5):.4f} nats/token, 1.0168 bits/byte at step 400'
-    assert said(printed, 'state').endswith('no end is written: it is running, or was killed')
+    assert said(printed, 'state').endswith('it has no end: it is running, or was killed')
 
 
 def test_every_plot_is_a_picture_with_something_on_it(run):
@@ -232,7 +232,7 @@ def test_a_second_report_replaces_the_first_and_nothing_else(run, tmp_path, caps
     other = write_run(tmp_path / 'other')
     capsys.readouterr()
     assert main(['describe', str(other), '--output', str(run / 'describe')]) == 1
-    assert 'is there already, of another origin; choose another --output' in capsys.readouterr().err
+    assert 'exists, and is not of an earlier report; choose another --output' in capsys.readouterr().err
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'loss.png').write_bytes(b'mine')
     assert main(['describe', str(other), '--output', 'mine']) == 1
@@ -284,6 +284,6 @@ def test_rows_and_files_that_are_none_of_ours_are_passed_over(run, capsys):
     (run / 'describe').mkdir()
     os.mkfifo(run / 'describe' / 'describe.json')
     assert main(['describe', 'last', '--output', 'out']) == 0
-    assert '1 line(s) were cut off or damaged' in capsys.readouterr().out
+    assert '1 line(s) are cut off or damaged' in capsys.readouterr().out
     assert main(['describe', 'last']) == 1
-    assert 'is there already, of another origin' in capsys.readouterr().err
+    assert 'exists, and is not of an earlier report' in capsys.readouterr().err

@@ -230,7 +230,7 @@ def test_special_tokens_are_named_by_setting_or_by_the_files_beside_it(tmp_path)
         Tokenizer.load(path)
     with pytest.raises(ValueError, match=r"has no token '<x>' to be eos; its special tokens are '<\|a\|>'"):
         Tokenizer.load(path, {'eos': '<x>'})
-    with pytest.raises(ValueError, match=r"names a token for 'end'; what can be named is unk, sos, eos, pad"):
+    with pytest.raises(ValueError, match=r"names a token for 'end'; the roles are unk, sos, eos, pad"):
         Tokenizer.load(path, {'end': '<|a|>'})
     assert Tokenizer.load(path, {'eos': '<|b|>', 'pad': '<|c|>'}).special_ids == {'sos': 1, 'eos': 1, 'pad': 2}
     folder = foreign.folder_of(path, bos_token='<|a|>', eos_token={'content': '<|c|>'}, pad_token=None)
@@ -238,7 +238,7 @@ def test_special_tokens_are_named_by_setting_or_by_the_files_beside_it(tmp_path)
     assert Tokenizer.load(folder, {'eos': '<|b|>'}).special_ids == {'sos': 0, 'eos': 1, 'pad': 1}
     packed = Tokenizer.load(folder).data
     (tmp_path / 'packed').write_bytes(packed)
-    with pytest.raises(ValueError, match=r"special_tokens.eos is '<\|b\|>', but .* has '<\|c\|>', for good"):
+    with pytest.raises(ValueError, match=r"special_tokens.eos is '<\|b\|>', but .* has '<\|c\|>', which is fixed"):
         Tokenizer.load(tmp_path / 'packed', {'eos': '<|b|>'})
 
 

@@ -200,9 +200,9 @@ def test_an_absent_file_is_refused_by_path(tmp_path):
         ),
         ({'byte_fallback': False, 'vocab_size': 300, 'hard_vocab_limit': False}, 'has no byte fallback'),
         ({'control_symbols': [*RESERVED_PIECES[4:], '<more>']}, 'has no byte fallback: token 12'),
-        ({'normalization_rule_name': 'nmt_nfkc'}, 'it normalises texts'),
-        ({'add_dummy_prefix': True}, 'it normalises texts or puts a prefix'),
-        ({'remove_extra_whitespaces': True}, 'it normalises texts'),
+        ({'normalization_rule_name': 'nmt_nfkc'}, 'it normalizes texts'),
+        ({'add_dummy_prefix': True}, 'it normalizes texts or adds a prefix'),
+        ({'remove_extra_whitespaces': True}, 'it normalizes texts'),
     ],
 )
 def test_a_model_that_loses_text_is_refused(change, message):

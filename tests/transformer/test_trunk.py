@@ -71,6 +71,20 @@ def test_each_layer_may_have_a_window_of_its_own():
     assert (trunk(ids) - blocks[0](ids)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize('layout', [None, make_layout([8]), make_layout([3, 5])], ids=['row', 'flat', 'packed'])
+def test_a_trained_decoder_becomes_an_encoder_by_one_flag(layout):
+    """The last token of a document changes the hidden state of its first one, in a batch of one row."""
+    decoder, ids = make_trunk(), make_ids(8)
+    encoder = copy_weights(decoder, causal=False)
+    changed = ids.clone()
+    changed[0, -1] = (ids[0, -1] + 1) % N_VOCAB
+    first = 0 if layout is None else int(layout.starts[-2])
+    assert torch.equal(decoder(changed, layout)[:, :-1], decoder(ids, layout)[:, :-1])
+    moved = (encoder(changed, layout) - encoder(ids, layout)).abs().amax(-1)[0]
+    assert (moved[first:] > 1e-4).all()
+    assert (moved[:first] == 0).all()
+
+
 @pytest.mark.parametrize('attention', ['plain', 'auto'])
 def test_layers_with_a_window_may_rotate_by_a_base_of_their_own(attention):
     ids, layout = make_ids(9), make_layout([4, 5])
@@ -355,8 +369,8 @@ def test_memory_of_a_packed_step_grows_with_its_length():
 
 
 REFUSALS = {
-    'd_model 16 is no multiple of trunk.n_heads 3': {'n_heads': 3},
-    'n_heads 4 is no multiple of trunk.n_kv_heads 3': {'n_kv_heads': 3},
+    'd_model 16 is not a multiple of trunk.n_heads 3': {'n_heads': 3},
+    'n_heads 4 is not a multiple of trunk.n_kv_heads 3': {'n_kv_heads': 3},
     'heads of 3 channels; Rotary': {'d_model': 12},
     'd_model is 15; Sinusoidal': {'d_model': 15, 'n_heads': 3, 'positions': Sinusoidal},
     'positions.base is 0': {'positions': functools.partial(Rotary, base=0.0)},

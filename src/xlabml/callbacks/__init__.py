@@ -1,4 +1,4 @@
-"""What watches a run: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
+"""Callbacks: checkpoints, curves, progress, sampled text, predictions, guards, interruptions, compiling."""
 
 from .advice import skip_argument
 from .checkpointing import Checkpoints

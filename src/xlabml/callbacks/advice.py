@@ -1,4 +1,4 @@
-"""What to type for a run to go on without the rows of some steps."""
+"""The argument with which a run resumes without the rows of certain steps."""
 
 import lightning.pytorch as L
 
@@ -6,8 +6,8 @@ from xlabml.engine import Run
 
 
 def skip_argument(trainer: L.Trainer, first: int, last: int) -> str:
-    """The argument that leaves out the rows that the steps first to last have read, from whichever checkpoint the run
-    resumes; '' where the data knows no places.
+    """The argument that skips the rows of steps first to last, whichever checkpoint the run resumes from; '' where the
+    data has no places.
     """
     run = Run.of(trainer)
     places = run.places_read(first, last)

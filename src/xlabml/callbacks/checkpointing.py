@@ -1,4 +1,4 @@
-"""When a run is saved, and which checkpoints stay."""
+"""When checkpoints are saved, and which are kept."""
 
 import math
 import os
@@ -23,24 +23,24 @@ from xlabml.evaluation import Monitor
 class Checkpoints(Callback, Checkpoint):
     """Save after every validation, every n steps, when the run ends and when it is interrupted.
 
-    Always at the end of an optimizer step. The best, the newest and the pinned stay, the others are deleted. Nothing is
-    saved after a loss spike that ends the run: the newest checkpoint is from before it.
+    Always at the end of an optimizer step. The best, newest and pinned checkpoints are kept, the others deleted.
+    Nothing is saved after a loss spike that ends the run: the newest checkpoint is from before it.
 
     Args:
-        folder: Where the files go, and those of no other run; None: `checkpoints` in the run's own folder.
-        monitor: The metric that says which are best; `auto`: that of the task; None: only the newest stay.
-        mode: Whether a smaller or a larger metric is better; `auto`: as the task says, min where it does not.
-        save_top_k: How many of the best stay; -1: all.
-        save_last_k: How many of the newest stay, at least 1.
-        every_n_steps: Save at these steps too; None: after validations only.
-        pin_steps: Save at these steps too, and never delete what is saved there.
+        folder: Folder of the checkpoints, for this run only; None: `checkpoints` in the run's folder.
+        monitor: The metric that ranks checkpoints; `auto`: the task's; None: keep only the newest.
+        mode: Whether a smaller or a larger metric is better; `auto`: as the task says, min by default.
+        save_top_k: Number of the best checkpoints to keep; -1: all.
+        save_last_k: Number of the newest checkpoints to keep, at least 1.
+        every_n_steps: Save every n steps as well; None: after validations only.
+        pin_steps: Save at these steps as well, and never delete those checkpoints.
         pin_every_n_steps: The same every n steps.
-        restore_best: Whether the best weights are put back when the run ends by itself, and exported to
-            `best.safetensors` beside the checkpoints; `last` stays the newest checkpoint.
+        restore_best: Whether the best weights are restored when the run finishes, and exported to `best.safetensors`
+            beside the checkpoints; `last` stays the newest checkpoint.
 
     Attributes:
-        continues: Whether the folder is that of the run which is resumed: only then are the checkpoints that the loaded
-            one names in it this run's, and are deleted in their turn.
+        continues: Whether the folder is that of the resumed run: only then do the checkpoints that the loaded one lists
+            belong to this run, which deletes them in turn.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Checkpoints(Callback, Checkpoint):
         self.exported: str | None = None
         """The file that the best weights were exported to, when the run ended."""
         self.saved: dict[str, float | None] = {}
-        """Paths of the checkpoints that are there, oldest first, and their metric."""
+        """Paths of the existing checkpoints, oldest first, and their metric."""
         self._pinned: set[str] = set()
         self._written: set[str] = set()
         self._stopped_early = False
-        self._owes_validation = False  # whether the step of the newest checkpoint is still to be validated
+        self._owes_validation = False  # whether the step of the newest checkpoint must still be validated
         self._validated_step = 0
 
     @property
     def best(self) -> str | None:
-        """The path of the best checkpoint so far; None before the first one that has the metric."""
+        """The path of the best checkpoint so far; None before the first one with the metric."""
         first = next(iter(self._ranked()), None)
         return None if first is None or math.isnan(self.saved[first] or 0.0) else first
 
@@ -105,10 +105,10 @@ class Checkpoints(Callback, Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == 'fit':
             self.choose_monitor(getattr(pl_module, 'monitor', None))
-            # Each rank has looked for a free folder by itself; that of rank 0 is the one which is there.
+            # Each rank has chosen a free folder by itself; rank 0's is the one that exists.
             self.folder = trainer.strategy.broadcast(self.folder or f'{trainer.log_dir or "."}/checkpoints')
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         names = {path.rpartition('/')[2]: score for path, score in self.saved.items()}
         pinned = [path.rpartition('/')[2] for path in self.saved if path in self._pinned]
         return {
@@ -118,12 +118,14 @@ class Checkpoints(Callback, Checkpoint):
             'owes_validation': self._owes_validation,
         }
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
         checkpoints.put_best(checkpoint, None if self.best is None else self.best.rpartition('/')[2])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the checkpoints that are there. What a file says is no reason to delete any other: only plain files
-        in this folder, under the names that `save` gives, are ever this run's."""
+        """Adopt the listed checkpoints that exist. A checkpoint must not make us delete other files: only plain files
+        in this folder, with names as `save` makes them, are adopted."""
         foreign = []
         for name, score in state_dict['saved'].items() if self.continues else ():
             is_number = score is None or isinstance(score, int | float)
@@ -133,7 +135,7 @@ class Checkpoints(Callback, Checkpoint):
                 self.saved[path] = score
         if foreign:
             _note(
-                f'the checkpoint names {len(foreign)} file(s) that no run writes, such as {str(foreign[0])[:80]!r}: '
+                f'the checkpoint lists {len(foreign)} file(s) that no run writes, such as {str(foreign[0])[:80]!r}: '
                 'they are left alone'
             )
         self._pinned |= {path for name in state_dict.get('pinned', []) if (path := self._path(str(name))) in self.saved}
@@ -149,7 +151,7 @@ class Checkpoints(Callback, Checkpoint):
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if will_validate(trainer):
-            return  # saved after it: whoever resumes from a checkpoint before it would not make up for it
+            return  # saved after the validation, which a run resumed from an earlier checkpoint would not make up
         is_asked = bool(self.every_n_steps) and trainer.global_step % (self.every_n_steps or 1) == 0
         if is_asked or self._is_pinned(trainer.global_step):
             self.save(trainer)
@@ -160,17 +162,17 @@ class Checkpoints(Callback, Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == 'fit' and not trainer.sanity_checking:
-            # Whatever stops a run by its metrics has been asked by now: checkpoints come last.
+            # Checkpoints are the last callback: those that stop a run by its metrics have run by now.
             self._stopped_early = trainer.should_stop
             self._validated_step = trainer.global_step
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if is_done(trainer):  # at on_train_end averaged weights have taken the place of those that are trained
+        if is_done(trainer):  # not in on_train_end, where averaged weights have replaced the trained ones
             self.save(trainer)
 
     def on_validation_cut(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.newest is None:  # the run has a new folder: what it owes must be known there
+        if self.newest is None:  # the run has a new folder, which must record the interrupted validation
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -181,7 +183,7 @@ class Checkpoints(Callback, Checkpoint):
     def _restore_best(self, trainer: L.Trainer, pl_module: L.LightningModule, best: Path) -> None:
         if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
             raise ValueError(
-                f'checkpoint.restore_best cannot put weights back that are sharded over devices; {best} has them'
+                f'checkpoint.restore_best cannot restore weights that are sharded over devices; {best} has them'
             )
         pl_module.load_state_dict(checkpoints.load(best).weights)
         if trainer.is_global_zero:
@@ -190,7 +192,7 @@ class Checkpoints(Callback, Checkpoint):
             self.exported = str(output)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save where the run stands, under its step and, where it is known there, the metric."""
+        """Save a checkpoint, named by its step and, where it is known, the metric."""
         run = Run.of(trainer)
         if run.is_trial:
             return
@@ -230,7 +232,7 @@ class Checkpoints(Callback, Checkpoint):
             self.check_monitor(trainer.callback_metrics)
 
     def _drop(self, trainer: L.Trainer, path: str) -> None:
-        """Delete a checkpoint that need not stay. Where that fails the run trains on: the newest one is saved."""
+        """Delete a checkpoint that is not kept. A failure does not end the run: the newest checkpoint is saved."""
         try:
             if trainer.is_global_zero and path in self._written and os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path)  # DeepSpeed writes folders
@@ -240,20 +242,22 @@ class Checkpoints(Callback, Checkpoint):
             _note(f'{path} could not be deleted ({error.strerror or error}); delete it yourself')
 
     def choose_monitor(self, monitor: Monitor | None) -> None:
-        """Put a task's monitor in the place of `auto`; None: only the newest checkpoints stay."""
+        """Replace `auto` by a task's monitor; None: keep only the newest checkpoints."""
         if self.monitor == 'auto':
             self.monitor = None if monitor is None else monitor.name
         if self.mode == 'auto':
             self.mode = monitor.mode if monitor is not None and self.monitor == monitor.name else 'min'
 
     def check_monitor(self, names: Collection[str]) -> None:
-        """Raise ValueError where the monitored metric is none of those that validation gives."""
+        """Raise ValueError where validation has no metric of the monitored name."""
         if self.monitor is not None and self.monitor not in names:
             there = ', '.join(sorted(names)) or 'none'
-            raise ValueError(f'checkpoint.monitor is {self.monitor!r}, but validation gives {there}; name one, or null')
+            raise ValueError(
+                f'checkpoint.monitor is {self.monitor!r}, but validation reports {there}; name one, or null'
+            )
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        """Whether the step that was just made is still to be validated."""
+        """Whether the last step must still be validated."""
         is_validation_step = getattr(trainer, 'is_validation_step', None)
         if is_validation_step is None or self._validated_step == trainer.global_step or not trainer.enable_validation:
             return False
@@ -265,14 +269,14 @@ class Checkpoints(Callback, Checkpoint):
         return {*best, *list(self.saved)[-self.save_last_k :], *self._pinned.intersection(self.saved)}
 
     def _ranked(self) -> list[str]:
-        """The paths of those that have the metric, the best first; one that is no number comes last."""
+        """The paths of checkpoints with the metric, the best first, NaN last."""
         scored = {path: score for path, score in self.saved.items() if score is not None}
         sign = -1 if self.mode == 'max' else 1
         return sorted(scored, key=lambda path: (math.isnan(scored[path]), sign * scored[path]))
 
 
 def _is_plain_file(path: str) -> bool:
-    """Whether there is a file, and no folder, nor a link to what lies elsewhere."""
+    """Whether the path is a file, neither a folder nor a link."""
     if '://' in path:
         return get_filesystem(path).isfile(path)
     return os.path.isfile(path) and not os.path.islink(path)

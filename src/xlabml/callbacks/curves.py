@@ -1,41 +1,42 @@
-"""The curves of a run: one row a step, for whatever logger there is and as JSON lines in the run's folder."""
+"""The curves of a run: rows of figures, for its loggers and as JSON lines in the run's folder."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+from torch.utils.hooks import RemovableHandle
 
 from xlabml import checkpoints, paths
+from xlabml.batches import Batch
 from xlabml.engine import Callback, Run, Task, step_is_over, watch_fetches
 from xlabml.telemetry import peaks, records, spectra
 from xlabml.telemetry.meter import Meter
 
 from .run_events import describe_end, describe_start, precision_dtype
 
-_LOOKS = 10
-"""So often a run of known length looks at its spectra."""
+_SPECTRA_PER_RUN = 10
+"""How often a run of known length computes spectra."""
 
 
 class Curves(Callback):
     """Write the task's figures, learning rates, gradient norm, speed, memory, spectra and shares of sources.
 
-    A training row sums over all steps since the row before it, an evaluation's figures stand at the step that they
-    belong to. Between rows nothing is read from the device; the last step of each row is measured part by part, for
-    which the program waits for it.
+    A training row covers all steps since the last row; figures of an evaluation are written at its step. Between rows
+    nothing is read from the device. The last step of each row is timed part by part, with device synchronization.
 
     Args:
         every_n_steps: Steps between rows; None: `trainer.log_every_n_steps`.
-        spectra_every_n_steps: Steps between looks at the weights' singular values, made with the next row; None: a
-            tenth of the run, or 1000 where its length is not known; 0: never.
-        peak_tflops: TFLOP/s that one device can do, which MFU is a share of; None: known of the GPU, else measured.
+        spectra_every_n_steps: Steps between computations of the weights' singular values, written with the next row;
+            None: a tenth of the run, or 1000 where its length is unknown; 0: never.
+        peak_tflops: Peak TFLOP/s of a device, the denominator of MFU; None: looked up for the GPU, else measured.
 
     Attributes:
-        is_given_up: Whether rows could not be written.
-        folder: The run's folder, for the message that says so; None: unknown.
+        is_given_up: Whether writing a row has failed.
+        folder: The run's folder, for the error message; None: unknown.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Curves(Callback):
         self._since = self._paused = 0.0
         self._rates: dict[str, float] = {}
         self._meter: Meter | None = None
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
 
     # The run
 
@@ -89,14 +90,15 @@ class Curves(Callback):
         self._begin_step(trainer)
 
     def _find_peak(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[float, str]:
-        """TFLOP/s of a device, and how they are known; rank 0 looks for all."""
+        """Peak TFLOP/s of a device, and how they are known; rank 0 finds them for all."""
         if self.peak_tflops is not None:
             return self.peak_tflops, 'given'
         found = None
         if trainer.is_global_zero:
             dtype = precision_dtype(str(trainer.precision))
             found = peaks.find_tflops(pl_module.device, dtype, paths.cache_folder())
-        shared: Any = trainer.strategy.broadcast(found)
+        shared = trainer.strategy.broadcast(found)
+        assert shared is not None
         return shared
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,7 +119,9 @@ class Curves(Callback):
             with self._or_without():
                 records.append(folder / records.EVENTS, describe_end(trainer, error))
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
         self._collect(pl_module)
         checkpoints.put_callback(checkpoint, self.state_key, sums=dict(self._sums), tokens=self._n_tokens)
 
@@ -126,7 +130,7 @@ class Curves(Callback):
         self._sums = {renamed.get(name, name): value for name, value in state_dict['sums'].items()}
         self._n_tokens = state_dict.get('tokens', 0.0)
 
-    # A step, part by part
+    # Timing of the parts of a step
 
     def _begin_step(self, trainer: L.Trainer) -> None:
         if self._meter is not None and self._is_row(trainer, trainer.global_step + 1):
@@ -137,29 +141,29 @@ class Curves(Callback):
             self._meter.clock.enter(part)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         assert self._meter is not None
-        # The scheduler moves on before the batch ends: this is the rate that the step uses.
+        # Read here, since the scheduler steps before the batch ends.
         if self._is_row(trainer, trainer.global_step + 1):
             groups = trainer.optimizers[0].param_groups
             self._rates = {group.get('name', str(i)): group['lr'] for i, group in enumerate(groups)}
         self._meter.count_batch(batch)
         self._enter('forward')
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def on_before_zero_grad(self, *_: object) -> None:
         self._enter('other')
 
-    def on_before_backward(self, *_: Any) -> None:
+    def on_before_backward(self, *_: object) -> None:
         self._enter('backward')
 
-    def on_after_backward(self, *_: Any) -> None:
+    def on_after_backward(self, *_: object) -> None:
         self._enter('other')
 
-    def on_before_optimizer_step(self, *_: Any) -> None:
+    def on_before_optimizer_step(self, *_: object) -> None:
         self._enter('optimizer')
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         assert self._meter is not None
         if not step_is_over(trainer):
             return
@@ -185,7 +189,7 @@ class Curves(Callback):
         self._write_evaluation(trainer, pl_module, 'test')
 
     def _leave_out(self, seconds: float) -> None:
-        """So long nothing was trained."""
+        """Leave time without training out of the speed."""
         self._since += seconds
         if self._meter is not None:
             self._meter.clock.leave_out(seconds)
@@ -227,7 +231,7 @@ class Curves(Callback):
         if hasattr(run.data, 'source_shares'):
             shares = run.data.source_shares(first, step)
             row |= {f'share/{name}': share for name, share in shares.items()}
-        if self._looks_at_spectra(trainer, first, step):
+        if self._has_spectra(trainer, first, step):
             begin = time.perf_counter()
             row |= {f'spectra/{name}': value for name, value in spectra.summarize(pl_module).items()}
             now += time.perf_counter() - begin
@@ -237,11 +241,11 @@ class Curves(Callback):
         run.newest_row = row
         self._write(trainer, row, step, records.TRAINING, row)
 
-    def _looks_at_spectra(self, trainer: L.Trainer, first: int, step: int) -> bool:
-        """Whether a multiple of their interval lies in the row: the same ones after a resume too."""
+    def _has_spectra(self, trainer: L.Trainer, first: int, step: int) -> bool:
+        """Whether a multiple of the spectra's interval is in the row, so that a resume has the same spectra."""
         every = self.spectra_every_n_steps
         if every is None:
-            every = max(1, trainer.max_steps // _LOOKS) if trainer.max_steps > 0 else 1000
+            every = max(1, trainer.max_steps // _SPECTRA_PER_RUN) if trainer.max_steps > 0 else 1000
         return bool(every) and step // every > first // every
 
     def _write_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
@@ -254,7 +258,9 @@ class Curves(Callback):
         line = {'command': command, 'split': split, 'tokens': self._n_tokens if command == 'fit' else None, **figures}
         self._write(trainer, figures, step, records.EVALUATION, line)
 
-    def _write(self, trainer: L.Trainer, row: dict[str, float], step: int, name: str, line: dict[str, Any]) -> None:
+    def _write(
+        self, trainer: L.Trainer, row: dict[str, float], step: int, name: str, line: Mapping[str, object]
+    ) -> None:
         for logger in trainer.loggers:
             with self._or_without():
                 logger.log_metrics(row, step=step)
@@ -264,21 +270,21 @@ class Curves(Callback):
 
     @contextlib.contextmanager
     def _or_without(self) -> Iterator[None]:
-        """Do without curves where the disk takes none: what must not be lost is the weights."""
+        """Continue without curves where the disk refuses them: the weights matter more."""
         try:
             yield
         except OSError as error:
             self.give_up(error)
 
     def give_up(self, error: OSError) -> None:
-        """Say, once, that rows are missing. Each later one is tried again: the disk may have room by then."""
+        """Report, once, that rows are missing. Later rows are tried again, since the disk may have room by then."""
         if not self.is_given_up:
             self.is_given_up = True
             where = self.folder or 'the folder of the run'
             print(f'curves are not written to {where}: {error.strerror or error}', file=sys.stderr, flush=True)
 
     def _run_folder(self, trainer: L.Trainer) -> Path | None:
-        """Where this process writes, if it does."""
+        """The folder that this process writes to; None: it does not write."""
         run = Run.of(trainer)
         if not trainer.is_global_zero or run.is_trial:
             return None

@@ -1,7 +1,7 @@
-"""Curves for TensorBoard that never end a run.
+"""Curves for TensorBoard, whose errors never end a run.
 
-TensorBoard's own writer is a thread: what the disk refuses is printed there as a traceback, and later raised by whoever
-logs next. Ours writes where it is called, a row at once, so that a kill loses none, and gives up at the first error.
+TensorBoard's own writer is a thread: it prints a disk error as a traceback, and a later call raises it. Ours writes
+synchronously, row by row, so that a kill loses none, and stops writing at the first error.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _numbers = itertools.count()
 
 
 class Events(TensorBoardLogger):
-    """Lightning's logger for TensorBoard, over an `EventFile`.
+    """Lightning's logger for TensorBoard, with an `EventFile`.
 
     Attributes:
-        give_up: Told of the error after which nothing more is written.
+        give_up: Called with the error after which nothing more is written.
     """
 
     give_up: Callable[[OSError], None] = staticmethod(lambda error: None)
@@ -36,7 +36,7 @@ class Events(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """What a callback may hand texts and pictures to."""
+        """The writer of summaries, for callbacks that log texts or images."""
         if self._experiment is None:
             self._experiment = _Summaries(self.log_dir, lambda error: self.give_up(error), **self._kwargs)
         return self._experiment
@@ -49,7 +49,7 @@ class Events(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush; and write hyper-parameters, where there are any to show."""
+        """Flush, and write hyper-parameters if there are any."""
         try:
             super().save()
         except OSError as error:
@@ -57,14 +57,14 @@ class Events(TensorBoardLogger):
 
 
 class EventFile:
-    """Events in TensorBoard's format, appended to a file; after the first error there is nothing but silence.
+    """Events in TensorBoard's format, appended to a file; after the first error nothing more is written.
 
     Args:
-        folder: Where the file goes; made where it is not there.
-        give_up: Told of the error.
+        folder: Folder of the file; created if it does not exist.
+        give_up: Called with the error.
 
     Attributes:
-        is_held: Whether events are gathered until the next flush.
+        is_held: Whether events are buffered until the next flush.
     """
 
     def __init__(self, folder: str, give_up: Callable[[OSError], None]) -> None:
@@ -80,13 +80,13 @@ class EventFile:
     def get_logdir(self) -> str:
         return self.folder
 
-    def add_event(self, event: Any) -> None:
+    def add_event(self, event: Event) -> None:
         RecordWriter(self._pending).write(event.SerializeToString())
         if not self.is_held:
             self.flush()
 
     def flush(self) -> None:
-        """See that what was added is in the file. A record that is cut off ends it for readers: there is no retry."""
+        """Write the buffered events. No retry after an error, since readers stop at a truncated record."""
         data = self._pending.getvalue()
         self._pending = io.BytesIO()
         if not data or not self._is_open:
@@ -107,8 +107,8 @@ class _Summaries(SummaryWriter):
     """torch's writer of summaries, into our file.
 
     Args:
-        folder: Where the file goes.
-        give_up: Told of an error.
+        folder: Folder of the file.
+        give_up: Called with an error.
     """
 
     def __init__(self, folder: str, give_up: Callable[[OSError], None], **options: Any) -> None:
@@ -117,7 +117,7 @@ class _Summaries(SummaryWriter):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """While this lasts, events are gathered; they are written as it ends."""
+        """Buffer events inside the context, and write them at its end."""
         file = self._get_file_writer().event_writer
         file.is_held = True
         try:
@@ -133,7 +133,7 @@ class _Summaries(SummaryWriter):
             everywhere: Any = {self.log_dir: writer}
             self.file_writer = writer
             self.all_writers = everywhere
-            if self.purge_step is not None:  # as the method does that this one takes the place of
+            if self.purge_step is not None:  # as in the overridden method
                 writer.add_event(Event(step=self.purge_step, file_version='brain.Event:2'))
                 writer.add_event(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
                 self.purge_step = None

@@ -7,18 +7,18 @@ import lightning.pytorch as L
 from xlabml.engine import Callback
 
 _FIRST_STEPS = 3
-"""After so many steps everything that stays for the run is there."""
+"""Steps after which all objects that last for the run exist."""
 
 
 class Garbage(Callback):
-    """Collect garbage when the run validates, and not whenever Python thinks it is time.
+    """Collect garbage at validations, not whenever Python decides to.
 
-    After the first steps what is there is set aside, so that no later collection looks through it, and the collector
-    is turned off; when the run ends both are as they were. A collection of all that a run holds takes tenths of a
-    second, at any step, and on each rank at another one, which all others then wait for.
+    After the first steps all objects are frozen (gc.freeze), so that later collections skip them, and automatic
+    collection is turned off; both are undone at the end of the run. A full collection takes tenths of a second, at any
+    step, and at a different one on each rank, for which all others then wait.
 
     Args:
-        every_n_steps: Collect after so many steps too: what refers to itself in a circle stays until then.
+        every_n_steps: Collect every n steps as well: until then reference cycles stay in memory.
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:

@@ -1,8 +1,7 @@
-"""Freed memory kept for the next step."""
+"""Keep freed memory for the next step."""
 
 import ctypes
 import sys
-from typing import Any
 
 import lightning.pytorch as L
 
@@ -15,19 +14,19 @@ _BYTES = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed, up to 1 GiB at a time, instead of giving it back to the system.
+    """Make the C library keep freed memory, in blocks up to 1 GiB, instead of returning it to the system.
 
-    A step on a CPU takes and frees tens of megabytes, over and over. By default much of that is given back each time,
-    and each of its pages is fetched and cleared anew. The process stays as large as its highest moment made it.
+    A step on a CPU allocates and frees tens of megabytes repeatedly. By default much of it is returned each time, and
+    its pages must be mapped and cleared again. The process stays as large as its peak.
 
     Returns:
-        Whether the C library listened: that of GNU does, others are left alone.
+        Whether the C library supports it: GNU's does, others are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is None:
         return False
-    # Either one alone turns off what the library has learned so far, and is worse than none. Old releases refuse more
-    # than 32 MiB for this one.
+    # Setting only one of the two disables the library's dynamic thresholds, and is worse than neither. Old releases
+    # refuse more than 32 MiB for this one.
     is_set = mallopt(_MMAP_THRESHOLD, _BYTES) or mallopt(_MMAP_THRESHOLD, 32 << 20)
     return bool(is_set and mallopt(_TRIM_THRESHOLD, _BYTES))
 
@@ -35,6 +34,6 @@ def keep_freed_memory() -> bool:
 class Heap(Callback):
     """Keep freed memory, where the model runs on a CPU, until the process ends."""
 
-    def setup(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+    def setup(self, trainer: L.Trainer, *_: object, **__: object) -> None:
         if trainer.strategy.root_device.type == 'cpu':
             keep_freed_memory()

@@ -1,6 +1,4 @@
-"""What watches for losses and gradients that are no numbers."""
-
-from typing import Any
+"""The guard against losses and gradients that are not finite."""
 
 import lightning.pytorch as L
 
@@ -11,14 +9,14 @@ from .documents import ReadDocuments, look_interval
 
 
 class NonFinite(Callback):
-    """End a run whose loss or gradient was not finite for several steps in a row, and write down what it had read.
+    """End a run whose loss or gradient was not finite for several consecutive steps, and write down their documents.
 
-    The task skips each such step: no weight and no state of the optimizer changes, the schedule and the data go on.
+    The task skips each such step: weights and the optimizer's state do not change, schedule and data advance.
 
     Args:
-        max_in_row: So many skipped steps in a row end the run, at least 1.
-        every_n_steps: Look at every so many steps, which waits for the device; None: at every one on a CPU, else where
-            the curves are written (`trainer.log_every_n_steps`).
+        max_in_row: Number of consecutive skipped steps that end the run, at least 1.
+        every_n_steps: Check every n steps, with a device synchronization; None: every step on a CPU, else at rows of
+            the curves (`trainer.log_every_n_steps`).
     """
 
     def __init__(self, max_in_row: int = 10, every_n_steps: int | None = None) -> None:
@@ -30,7 +28,7 @@ class NonFinite(Callback):
         self.documents = ReadDocuments()
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         n_steps = self.max_in_row + look_interval(self.every_n_steps, trainer, pl_module)
         self.documents.note(trainer.global_step + 1, batch, n_steps)
@@ -47,7 +45,7 @@ class NonFinite(Callback):
             path = self.documents.write(trainer, 'nonfinite', {step: {} for step in range(first, last + 1)})
             raise ValueError(
                 f'the loss or the gradient was not finite for {in_row} steps in a row, up to step '
-                f'{last}; {path} names the documents that they read. Look at these, or lower the learning rate, '
-                + (f"or leave the steps' rows out with {skip}, " if skip else '')
-                + 'and go on from the newest checkpoint before them; nonfinite.max_in_row says when to give up'
+                f'{last}; {path} lists their documents. Inspect these, or lower the learning rate, '
+                + (f"or skip the steps' rows with {skip}, " if skip else '')
+                + 'and resume from the newest checkpoint before them; nonfinite.max_in_row sets this limit'
             )

@@ -1,27 +1,26 @@
-"""One line a document: what the task says of it."""
+"""The task's predictions, one line per document."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 
 from xlabml import artifacts
-from xlabml.engine import Callback, Run, Task
+from xlabml.engine import Callback, DocumentParts, Run, Task
 from xlabml.engine.gather import RankGather
 
 
 class Predictions(Callback):
-    """Write what the task says of every document of `data.predict_split`, as JSON lines.
+    """Write the task's prediction for every document of `data.predict_split`, as JSON lines.
 
-    The values of a document's parts are added up over rows, batches and devices. The file is `predictions.jsonl` in
-    the run's folder, or the next free name beside it.
+    The values of a document's parts are summed over rows, batches and devices. The file is `predictions.jsonl` in the
+    run's folder, or the next free name beside it.
 
     Attributes:
         path: The file, once it is written.
-        n_documents: How many lines it has.
+        n_documents: Number of its lines.
         n_counted: The sum of the documents' `count`, where the task has one.
     """
 
@@ -35,7 +34,9 @@ class Predictions(Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parts = []
 
-    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: DocumentParts, *_: object
+    ) -> None:
         self._names = list(outputs.values)
         columns = [outputs.documents, *outputs.values.values()]
         part = torch.stack([column.cpu().double() for column in columns], dim=1).numpy()
@@ -63,7 +64,7 @@ class Predictions(Callback):
 
 
 def _free(path: Path) -> Path:
-    """The path itself, or the first of path-2, path-3 … that is not there."""
+    """The path itself, or the first of path-2, path-3 … that does not exist."""
     free = path
     n = 1
     while free.exists():

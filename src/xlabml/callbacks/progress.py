@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from xlabml.engine import Run
+from xlabml.engine import Run, Task
 from xlabml.figures import describe_figures
 
 
 class Progress(ProgressBar):
     """Show step, loss, the newest figures, learning rate, speed and time left.
 
-    On a terminal as a bar, elsewhere (a log file) as a line after every validation.
+    A bar on a terminal; elsewhere (a log file) a line after every validation.
 
     Args:
-        refresh_seconds: How long the bar stands still at the least; 0 turns it off.
+        refresh_seconds: Minimum time between updates of the bar; 0 turns it off.
     """
 
     def __init__(self, refresh_seconds: float = 0.25) -> None:
@@ -41,7 +41,7 @@ class Progress(ProgressBar):
     def _enabled(self) -> bool:
         return self.refresh_seconds > 0 and not self._is_disabled
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
+    def print(self, *args: Any, **kwargs: Any) -> None:  # arguments of rich's Console.print
         (self._bar.console if self._bar else self._console).print(*args, highlight=False, **kwargs)
 
     def _start(self, trainer: L.Trainer) -> None:
@@ -85,7 +85,7 @@ class Progress(ProgressBar):
         self._start(trainer)
         self._begin('train', trainer.max_steps if trainer.max_steps >= 0 else None, trainer.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._advance('train', trainer.global_step, self.figures(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,15 +100,14 @@ class Progress(ProgressBar):
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._begin('validate', int(sum(batches)))
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._advance('validate')
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end('validate')
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._enabled and trainer.is_global_zero:
             figures = find_figures(trainer, 'val_')
-            task: Any = pl_module
-            said = task.describe(figures) if hasattr(task, 'describe') else describe_figures(figures, {})
+            said = pl_module.describe(figures) if isinstance(pl_module, Task) else describe_figures(figures, {})
             self.print(f'step {trainer.global_step}: {said}')
         if trainer.state.fn == 'validate':
             self._stop()
@@ -117,7 +116,7 @@ class Progress(ProgressBar):
         self._start(trainer)
         self._begin('test', int(sum(trainer.num_test_batches)))
 
-    def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_test_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._advance('test')
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -127,7 +126,7 @@ class Progress(ProgressBar):
         self._start(trainer)
         self._begin('predict', int(sum(trainer.num_predict_batches)))
 
-    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_predict_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._advance('predict')
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -135,10 +134,10 @@ class Progress(ProgressBar):
 
     @staticmethod
     def figures(trainer: L.Trainer) -> str:
-        """The newest training row, and the figure of the newest validation that checkpoints go by, in a line."""
-        task: Any = trainer.lightning_module
+        """One line: the newest training row, and the task's `shown_metric` of the newest validation."""
+        task = trainer.lightning_module
         row = Run.of(trainer).newest_row
-        parts = [task.progress(row)] if hasattr(task, 'progress') else []
+        parts = [task.progress(row)] if isinstance(task, Task) else []
         if row:
             rate = next((value for name, value in row.items() if name.startswith('learning_rate/')), None)
             parts += [] if rate is None else [f'lr {rate:.1e}']

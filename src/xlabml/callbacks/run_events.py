@@ -1,7 +1,6 @@
-"""What a run says of itself in `run.jsonl`: what it is, when it starts, and how it ends."""
+"""The events of a run in `run.jsonl`: its start, with a description, and its end."""
 
 from importlib import metadata
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -12,12 +11,12 @@ from xlabml.telemetry.flops import TrainFlops
 
 def describe_start(
     trainer: L.Trainer, module: L.LightningModule, flops: TrainFlops, tflops: float, how: str
-) -> dict[str, Any]:
-    """What is trained, on what, for how long.
+) -> dict[str, object]:
+    """The start of a run: task, sizes, hardware, length.
 
     Args:
-        tflops: TFLOP/s that a device can do.
-        how: How that is known.
+        tflops: Peak TFLOP/s of a device.
+        how: How they are known.
     """
     parameters = list(module.parameters())
     return {
@@ -41,8 +40,8 @@ def describe_start(
     }
 
 
-def describe_end(trainer: L.Trainer, error: BaseException | None = None) -> dict[str, Any]:
-    """How a run ended: finished, stopped before its last step, or by an error."""
+def describe_end(trainer: L.Trainer, error: BaseException | None = None) -> dict[str, object]:
+    """The end of a run: finished, stopped before its last step, or an error."""
     step = trainer.global_step
     if error is not None:
         what = 'interrupted' if isinstance(error, KeyboardInterrupt) else f'{type(error).__name__}: {error}'
@@ -51,6 +50,6 @@ def describe_end(trainer: L.Trainer, error: BaseException | None = None) -> dict
 
 
 def precision_dtype(precision: str) -> torch.dtype:
-    """What matrices are multiplied in at one of Lightning's precisions."""
+    """The dtype of matrix products in one of Lightning's precisions."""
     named = {'bf': torch.bfloat16, 'tr': torch.bfloat16, '16': torch.float16, '64': torch.float64}
     return named.get(precision[:2], torch.float32)

@@ -1,7 +1,6 @@
-"""Text that the model makes at each validation, so that a run can be read."""
+"""Text that the model generates at each validation."""
 
 import contextlib
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -16,15 +15,15 @@ from .compiling import eagerly
 
 
 class SampledText(Callback):
-    """Sample a continuation at every validation, where the task generates, and hand it to the loggers that take text.
+    """Sample a text at every validation of a task that generates, and log it where the logger takes text.
 
     Args:
-        prompt: What the text starts with; empty: the start of a document.
-        n_tokens: How many tokens to sample at the most; 0 turns sampling off.
-        temperature: Logits are divided by it.
-        top_k: Only so many of the likeliest tokens; None: all.
-        top_p: Only the likeliest tokens that make up this share of probability; None: all.
-        seed: The same draws at every validation.
+        prompt: The beginning of the text; empty: the start of a document.
+        n_tokens: Maximum number of tokens to sample; 0 turns sampling off.
+        temperature: Divides the logits.
+        top_k: Sample from the top_k most probable tokens only; None: all.
+        top_p: Sample from the fewest most probable tokens whose probabilities sum to top_p; None: all.
+        seed: The seed of every validation.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class SampledText(Callback):
     ) -> None:
         if n_tokens < 0:
             raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
-        inference.Sampler(temperature, top_k, top_p)  # refuses what is out of range before the run begins
+        inference.Sampler(temperature, top_k, top_p)  # checks the values before the run begins
         self.prompt = prompt
         self.n_tokens = n_tokens
         self.seed = seed
@@ -58,14 +57,14 @@ class SampledText(Callback):
         is_sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         if not trainer.is_global_zero and not is_sharded:
             return
-        network: Any = Task.of(pl_module).network
+        network = Task.of(pl_module).network
         tokenizer = Run.of(trainer).data.tokenizer
         sos = tokenizer.special_ids['sos']
         eos = tokenizer.special_ids['eos']
         prompt = [sos, *tokenizer.encode(self.prompt)]
-        # Blocks that are cut over ranks come in the precision of training; a whole model keeps float32.
+        # Sharded blocks are gathered in the precision of training; an unsharded model is run in float32.
         precision = trainer.precision_plugin.forward_context() if is_sharded else contextlib.nullcontext()
-        with eagerly(network), precision:  # text grows by a token at a time
+        with eagerly(network), precision:  # eagerly, since shapes change with every token
             try:
                 ids = inference.sample(
                     _InStep(network) if is_sharded else network,
@@ -79,7 +78,7 @@ class SampledText(Callback):
                     top_p=self.top_p,
                     generator=torch.Generator().manual_seed(self.seed),
                 )
-            except inference.NonFiniteLogitsError as error:  # on all ranks at once: they have the same logits
+            except inference.NonFiniteLogitsError as error:  # on all ranks, which have the same logits
                 self.newest = ''
                 rank_zero_warn(f'no sample at step {trainer.global_step}: {error}')
                 return
@@ -87,24 +86,24 @@ class SampledText(Callback):
             return
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
         for logger in trainer.loggers:
-            experiment: Any = getattr(logger, 'experiment', None)
-            if hasattr(experiment, 'add_text'):
-                experiment.add_text('sample', self.newest, trainer.global_step)
+            add_text = getattr(getattr(logger, 'experiment', None), 'add_text', None)
+            if add_text is not None:
+                add_text('sample', self.newest, trainer.global_step)
 
 
 class _InStep(nn.Module):
-    """A model that is cut over ranks, who all have to call it as often: they are given one answer, rank 0's.
+    """A sharded model, which all ranks must call equally often: all get rank 0's logits, so they sample the same ids.
 
     Args:
-        model: From ids to logits; it makes caches.
+        model: Ids to logits, with `new_cache`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.new_cache = model.new_cache
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         logits = self.model(*args, **kwargs)
         torch.distributed.broadcast(logits, src=0)
         return logits

@@ -1,4 +1,4 @@
-"""What watches for losses that are far above those before them."""
+"""The guard against loss spikes."""
 
 import math
 import sys
@@ -16,38 +16,37 @@ from xlabml.engine import Callback, Run, step_is_over
 from .documents import ReadDocuments, look_interval
 
 LEAST_DEVIATION = 1e-3
-"""Of the mean's size, or of 1 nat where that is smaller.
+"""Minimum standard deviation, relative to the mean, or to 1 nat where that is larger.
 
-A window of equal losses (a batch by heart, a rate of 0) has no deviation, and any increase would be a spike. 6 of this
-are 0.6 % of the loss, above what rounding it to bf16 does (0.4 %).
+A window of equal losses (a memorised batch, a learning rate of 0) has no deviation, so any increase would be a spike.
+6 of these are 0.6 % of the loss, above the error of rounding to bf16 (0.4 %).
 """
 
 SPIKED = 3
-"""The status of a run that a loss spike ended."""
+"""The exit status of a run that a loss spike ended."""
 
 
 class Spikes(Callback):
-    """Count loss spikes and write down what they had read; on request, end the run, with exit status 3.
+    """Count loss spikes and write their documents to a file; optionally end the run, with exit status 3.
 
     A spike is a step whose loss (over all ranks and micro-batches) is more than `sigma` standard deviations above the
-    mean of the window_steps before it; a deviation below a thousandth of the mean (of 1 nat, where the mean is smaller)
-    counts as that. A spike is in the window of the steps after it, so that a loss that stays on a
-    new level is none for long. The losses stay on the device between two looks; a look takes the mean over the ranks of
-    all that have come since, and reads them at once. A run that ends saves no checkpoint after the spike, so that
-    `--ckpt_path last` with `--data.skip` takes it up before it.
-    Source: the rolling window of 128 steps and 6 sigma are those of OLMo-core's SkipStepOptimizer,
+    mean of the window_steps before it. The deviation is at least a thousandth of the mean (of 1 nat, where the mean is
+    smaller). A spike enters the window of later steps, so that a loss that stays on a new level is soon no spike.
+    Losses stay on the device between checks; a check averages them over the ranks and reads them at once. A run that is
+    ended saves no checkpoint after the spike, so that `--ckpt_path last` with `--data.skip` resumes before it.
+    Source: window of 128 steps and 6 sigma: OLMo-core's SkipStepOptimizer,
     https://github.com/allenai/OLMo-core/blob/main/src/olmo_core/optim/skip_step_optimizer.py
 
     Args:
-        action: none: do not look; warn: say it, count it, write `spikes.jsonl`; stop: end the run as well.
-        sigma: How many standard deviations above the mean are a spike.
-        window_steps: How many steps mean and deviation are of; half of them have to be there before one is judged.
-        every_n_steps: Look at every so many steps, which waits for the device; None: at every one on a CPU, else where
-            the curves are written (`trainer.log_every_n_steps`).
+        action: none: no checks; warn: report and count spikes, write `spikes.jsonl`; stop: end the run as well.
+        sigma: Threshold in standard deviations above the mean.
+        window_steps: Number of steps of mean and deviation; checks begin when half of them are there.
+        every_n_steps: Check every n steps, with a device synchronization; None: every step on a CPU, else at rows of
+            the curves (`trainer.log_every_n_steps`).
 
     Attributes:
-        count: How many spikes there were, those before a resume too.
-        stopped: The step whose spike ended the run; 0: none did.
+        count: Number of spikes, those before a resume included.
+        stopped: The step whose spike ended the run; 0: none.
     """
 
     def __init__(
@@ -71,17 +70,17 @@ class Spikes(Callback):
         self.count = self.stopped = 0
         self.path: Path | None = None
         self.documents = ReadDocuments()
-        self._losses: list[Tensor] = []  # one a step since the last look, on the device
-        self._part: Tensor | None = None  # of the step under way
+        self._losses: list[Tensor] = []  # one per step since the last check, on the device
+        self._part: Tensor | None = None  # of the current step
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         if self.action != 'none':
             n_steps = look_interval(self.every_n_steps, trainer, pl_module)
             self.documents.note(trainer.global_step + 1, batch, n_steps)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: object) -> None:
         if self.action == 'none':
             return
         loss = outputs['loss'].detach()
@@ -97,7 +96,7 @@ class Spikes(Callback):
         self.look(trainer)
 
     def look(self, trainer: L.Trainer) -> None:
-        """Judge the steps since the last look; all ranks have to."""
+        """Check the steps since the last check; call it on all ranks."""
         if self._losses:
             losses = trainer.strategy.reduce(torch.stack(self._losses).float(), reduce_op='mean').tolist()
             self._losses = []
@@ -107,7 +106,7 @@ class Spikes(Callback):
                 self._tell(trainer, found)
 
     def _judge(self, loss: float) -> dict[str, float]:
-        """What to say of a spike; {} where it is none. A loss that is no number is another guard's business."""
+        """The figures of a spike; {} if the loss is none. Losses that are not finite are left to NonFinite."""
         found: dict[str, float] = {}
         if not math.isfinite(loss):
             return found
@@ -125,15 +124,15 @@ class Spikes(Callback):
         if trainer.is_global_zero:
             for step, figures in found.items():
                 print(
-                    f'loss spike at step {step}: {figures["loss"]:.4f}, where the steps before had '
-                    f'{figures["mean"]:.4f} ± {figures["deviation"]:.4f}; {self.path} names its documents',
+                    f'loss spike at step {step}: {figures["loss"]:.4f}, after {figures["mean"]:.4f} ± '
+                    f'{figures["deviation"]:.4f} in the steps before; {self.path} lists its documents',
                     file=sys.stderr,
                 )
         if self.action == 'stop':
             self.stopped = min(found)
             Run.of(trainer).end(SPIKED, 'a loss spike', is_saved=False)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {'window': list(self.window), 'count': self.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

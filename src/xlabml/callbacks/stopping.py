@@ -1,9 +1,8 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 and the clock: the run ends at the end of a step, with a checkpoint to go on from."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and the time limit end the run after a step, with a checkpoint to resume from."""
 
 import signal
 import threading
 import time
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -11,27 +10,27 @@ import torch
 from xlabml.engine import Callback, Run, ValidationCut
 
 TIMEOUT = 124
-"""The status of a run that `trainer.max_time` ended, as that of `timeout`."""
+"""The exit status of a run that `trainer.max_time` ended, equal to that of the command `timeout`."""
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
 _MAX_STEPS_BETWEEN_TALKS = 100
 
 
 class Stopping(Callback):
-    """End the run in order when a process is asked to stop or the time is over: at one optimizer step on all ranks.
+    """End the run on a signal or at its time limit, at the same optimizer step on all ranks.
 
-    Ctrl-C, SIGTERM and SIGUSR1 (which Slurm can send before a job's time is over) to any one rank, and
-    `trainer.max_time`. The handler notes the signal and no more; about every every_seconds the ranks take the largest
-    of their signals, clocks and seconds a step. As all of them get the same numbers, they count the same steps until
-    they talk again. A validation is cut short, and its figures are not kept. A second Ctrl-C ends the process at once.
+    Signals are Ctrl-C, SIGTERM and SIGUSR1 (which Slurm can send before a job's time is over), to any rank; the time
+    limit is `trainer.max_time`. The handler only records the signal. About every `every_seconds` the ranks take the
+    maximum of their signals, clocks and seconds per step. Since all ranks get the same numbers, they synchronize next
+    at the same step. A validation is interrupted, and its figures are dropped. A second Ctrl-C kills the process.
 
     Args:
-        every_seconds: How long ranks train between talks, about; at least a step, at most 100 steps. One process alone
-            looks at every step, which costs nothing.
+        every_seconds: Approximate time between synchronizations of the ranks; at least 1 step, at most 100 steps. A
+            single process checks at every step, which costs nothing.
 
     Attributes:
         signal: The signal that ended the run; 0: none.
-        is_over: Whether the clock ended it.
+        is_over: Whether the time limit ended it.
     """
 
     def __init__(self, every_seconds: float = 1.0) -> None:
@@ -46,7 +45,7 @@ class Stopping(Callback):
 
     @property
     def status(self) -> int:
-        """What the process is to exit with: 128 and the signal's number, TIMEOUT, or 0 where neither ended the run."""
+        """The exit status of the process: 128 plus the signal's number, TIMEOUT, or 0 where neither ended the run."""
         return 128 + self.signal if self.signal else TIMEOUT if self.is_over else 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,9 +54,9 @@ class Stopping(Callback):
         self._n_until_talk = 1
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                signal.signal(number, self._note)  # the trainer puts the former handlers back, however the run ends
+                signal.signal(number, self._note)  # the trainer restores the former handlers at the end of the run
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: object) -> None:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or number
@@ -65,12 +64,12 @@ class Stopping(Callback):
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._look(trainer, pl_module)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._look(trainer, pl_module):
             raise ValidationCut
 
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        """Whether the run is to end here; the same on all ranks."""
+        """Whether the run ends here; the same on all ranks."""
         self._n_done += 1
         if self._n_done < self._n_until_talk:
             return False

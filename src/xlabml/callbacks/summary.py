@@ -1,4 +1,4 @@
-"""What the model is made of, at the start of a run."""
+"""A table of the model's parts, at the start of a run."""
 
 import lightning.pytorch as L
 import torch
@@ -14,7 +14,7 @@ class Summary(Callback):
     """Print the model's parts with their parameter counts.
 
     Args:
-        max_depth: How deep to look into the model; 0: nothing is printed.
+        max_depth: Maximum depth of nested parts; 0: nothing is printed.
     """
 
     def __init__(self, max_depth: int = 3) -> None:
@@ -28,12 +28,12 @@ class Summary(Callback):
 
 
 def attention_lines(trainer: L.Trainer, module: nn.Module) -> list[str]:
-    """For each trunk in a module, a line that says how training computes attention on packed rows, and why so.
+    """For each trunk in a module, one line: the attention backend of training on packed rows, and the reason.
 
-    On a CPU one more says how documents are told apart there.
+    On a CPU a second line says how attention inside documents is computed.
 
     Raises:
-        ValueError: The way that was asked for cannot do so here.
+        ValueError: The chosen backend does not support it here.
     """
     device = trainer.strategy.root_device.type
     with trainer.precision_plugin.forward_context():
@@ -45,12 +45,12 @@ def attention_lines(trainer: L.Trainer, module: nn.Module) -> list[str]:
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """How many parameters a module has, shared ones counted once."""
+    """The number of parameters of a module, shared ones counted once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 
 def summary_table(module: nn.Module, max_depth: int) -> Table:
-    """A row for every part down to a depth, siblings of one class folded into one row."""
+    """A row per part down to a depth; equal siblings share a row."""
     table = Table(box=None, pad_edge=False, header_style='dim')
     table.add_column('part')
     table.add_column('class')

@@ -170,6 +170,6 @@ def _check_monitor(task: Task, trainer: Trainer, saver: Checkpoints) -> None:
     """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
     saver.choose_monitor(task.monitor)
     figures = task.figure_names()
-    observers = (task, *trainer.callbacks)  # type: ignore[attr-defined]
+    observers = (task, *trainer.callbacks)
     if figures is not None and all(type(part).__module__.startswith(('xlabml.', 'lightning.')) for part in observers):
         saver.check_monitor([f'val_{name}' for name in figures])

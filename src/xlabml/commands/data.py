@@ -22,6 +22,7 @@ from xlabml.data import (
     validate,
     write_invalid,
 )
+from xlabml.data.prepared import verify
 from xlabml.datamodules import XLabDataModule
 
 from .errors import UsageError, typed_paths, usage_errors
@@ -74,8 +75,8 @@ def prepare_data(
     print(f'tokenizer: {data.tokenizer_path} ({len(data.tokenizer):,} tokens)')
     _print_losses(data)
     _print_extent(data)
-    names = data.sources if data.stream is None else [store.manifest['source'] for store in data.corpus.stores]
-    for source, store in zip(names, data.corpus.stores):
+    names = data.sources if data.stream is None else [store.manifest['source'] for store in data.texts.corpus.stores]
+    for source, store in zip(names, data.texts.corpus.stores):
         left_out = sum(found['count'] for found in store.manifest['invalid'].values())
         _print_rows(source, store.manifest)
         print(
@@ -84,7 +85,7 @@ def prepare_data(
         )
         _print_changed(store)
     if data.drop_duplicates:
-        print(f'{data.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
+        print(f'{data.texts.corpus.n_copies:,} exact copies of other documents are dropped (data.drop_duplicates)')
     _print_near_duplicates(data)
 
 
@@ -108,8 +109,8 @@ def _print_passed_over(data: XLabDataModule) -> None:
 
 
 def _print_extent(data: XLabDataModule) -> None:
-    if data.extent:
-        print(f'the following is of {data.extent}')
+    if data.texts.extent:
+        print(f'the following is of {data.texts.extent}')
 
 
 def _print_losses(data: XLabDataModule) -> None:
@@ -132,8 +133,8 @@ def _print_changed(store: TokenStore) -> None:
 
 
 def _print_near_duplicates(data: XLabDataModule) -> None:
-    if data.near_pairs is not None:
-        print('\n'.join(describe_near_duplicates(data.corpus, data.near_pairs)))
+    if data.texts.near_pairs is not None:
+        print('\n'.join(describe_near_duplicates(data.texts.corpus, data.texts.near_pairs)))
 
 
 def _cluster(engine: str, given: dict[str, Any]) -> Any:
@@ -172,12 +173,12 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
     """Print what would be submitted for each source whose store is not there."""
     if not data.tokenizer_path.exists():
         raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
-    ready = {store.manifest['source'] for store in data.stores()}
+    ready = {store.manifest['source'] for store in data.texts.stores()}
     for source in data.sources:
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
-        job = plan_store(source, data.tokenizer, data.columns)
+        job = plan_store(source, data.tokenizer, data.texts.columns)
         print(f'# {source}, {len(job.parts)} parts')
         print(cluster.script(SharedJob.named(job, cluster.shared_folder), job))
 
@@ -188,7 +189,7 @@ def train_tokenizer(data: XLabDataModule) -> None:
         print(f'{data.tokenizer_path} is there already; it is left as it is')
         return
     _print_passed_over(data)
-    print(f'tokenizer: {data.train_tokenizer()}')
+    print(f'tokenizer: {data.texts.tokenizer_file.train()}')
 
 
 def validate_data(
@@ -223,7 +224,7 @@ def validate_data(
     for i, source in enumerate(data.sources):
         n_valid = 0
         found = []
-        for invalid in validate(source, data.columns):
+        for invalid in validate(source, data.texts.columns):
             if invalid is None:
                 n_valid += 1
             else:
@@ -242,7 +243,7 @@ def validate_data(
         _print_losses(data)
     if map_rows is not None:
         data.prepare_data()
-    for line in data.verify():
+    for line in verify(data.texts):
         print(line)
     if data.near_duplicates is not None:
         data.prepare_data()
@@ -253,7 +254,7 @@ def validate_data(
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:
     """Say whose each position of a row is: an offset counts a document's tokens, then comes its end of text."""
-    plan = data.rows(split).plan
+    plan = data.texts.rows(split).plan
     end = 0
     for position, document, offset, length in plan.pieces(row):
         end = position + length
@@ -291,8 +292,8 @@ def compute_stats(
         with usage_errors(), typed_paths():
             check_picture(Path(plot))
     data.prepare_data()
-    plan = data.rows(split).plan
-    figures = compute_statistics(data.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
+    plan = data.texts.rows(split).plan
+    figures = compute_statistics(data.texts.corpus, split, data.tokenizer, plan, sample_size, data.seed, n_examples)
     _print_extent(data)
     print(format_statistics(figures))
     _print_losses(data)
@@ -301,7 +302,7 @@ def compute_stats(
         if source.credit:
             print(f'{source}: {source.credit}')
     if plot is not None:
-        _, lengths = data.corpus.token_spans(data.corpus.documents(split))
+        _, lengths = data.texts.corpus.token_spans(data.texts.corpus.documents(split))
         title = f'{split}: {", ".join(map(str, data.sources))} ({len(lengths):,} texts, {lengths.sum():,} tokens)'
         plot_histogram(lengths, data.max_len, title, Path(plot))
         print(f'picture: {plot}')

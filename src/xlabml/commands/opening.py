@@ -29,7 +29,7 @@ def open_data(settings: Settings) -> XLabDataModule:
         with naming(initial.path):
             data.use_tokenizer(initial.contents.tokenizer_bytes())
     elif resumed is None and settings.command != 'train_tokenizer':
-        data.check_tokenizer()
+        data.texts.tokenizer_file.check()
     return data
 
 

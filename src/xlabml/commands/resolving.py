@@ -99,7 +99,7 @@ def _ask_data(settings: Settings, data: XLabDataModule) -> Settings:
                 f'{_typed(next(iter(wanted)))} is not set, and with data.stream no run knows all documents before it '
                 'starts; set it'
             )
-        facts = {**data.examples.facts(data.corpus), **facts}
+        facts = {**data.examples.facts(data.texts.corpus), **facts}
     for path, name in wanted.items():
         if name not in facts:
             raise UsageError(

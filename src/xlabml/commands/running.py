@@ -83,7 +83,7 @@ def _fit(built: Built) -> None:
     with usage_errors():
         attention = attention_lines(trainer, task)
     data.prepare_data()
-    for rows in (data.train_rows, data.rows('val')):
+    for rows in (data.texts.train_examples, data.texts.open_examples('val', 'val')):
         assert len(rows)  # an empty split is refused before anything is written
     length = data.run_steps(trainer.max_steps, settings.values.trainer.max_epochs)
     if resumed is not None and _is_finished(built, length):
@@ -126,7 +126,7 @@ def _is_finished(built: Built, length: int) -> bool:
     resumed = built.settings.resumed
     assert resumed is not None
     checkpoint = resumed.checkpoint
-    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)  # type: ignore[attr-defined]
+    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)
     saved = checkpoint.callback_state(Checkpoints.__name__)
     is_over = 0 <= length <= checkpoint.step and not saved.get('owes_validation', False)
     return is_over or (stops and saved.get('stopped_early', False))

@@ -165,7 +165,7 @@ def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict
     """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
     settings. Where sources are absent, this says so."""
     data = open_data(settings)
-    records = [_first_records(source, data.columns) for source in data.sources]
+    records = [_first_records(source, data.texts.columns) for source in data.sources]
     with _cache(cache):
         path = data.tokenizer_path
     sources = []

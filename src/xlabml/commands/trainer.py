@@ -40,4 +40,4 @@ class Trainer(engine.Trainer):
         if not any(isinstance(callback, Stopping) for callback in given):
             given = [*given, Stopping()]
         super().__init__(*args, logger=logger, callbacks=given, **kwargs)
-        self.callbacks[:0] = own  # type: ignore[attr-defined]  # checkpoints stay last
+        self.callbacks[:0] = own  # checkpoints stay last

@@ -1,6 +1,7 @@
 """The data module's arguments, checked before anything is opened."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xlabml.data import check_ratios, check_weights, split_names
@@ -9,12 +10,12 @@ from xlabml.tokenizer import check_coverage, check_roles
 _NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates')
 
 
-def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None:
     """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it.
 
     Args:
         arguments: By name.
-        defaults: Their defaults, which settings that the format has no use for must keep.
+        constructor: Has their defaults, which settings that the format does not use must keep.
     """
     get = arguments.__getitem__
     n_sources = len(get('sources'))
@@ -87,14 +88,15 @@ def check_arguments(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -
                 f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
                 f'the nearest is {max(1, round(value / max_len)) * max_len}'
             )
-    _check_unused(arguments, defaults)
+    _check_unused(arguments, constructor)
     get('plan')(max_len)  # its own arguments are checked as it is built
 
 
-def _check_unused(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _check_unused(arguments: Mapping[str, Any], constructor: Callable) -> None:
     examples = arguments['examples']
+    defaults = inspect.signature(constructor).parameters
     for name in examples.unused:
-        if (arguments[name] or None) != (defaults[name] or None):
+        if (arguments[name] or None) != (defaults[name].default or None):
             raise ValueError(
                 f'data.{name} is set, but the examples of {type(examples).__name__} do not use it; leave it out, or '
                 'choose other data.examples'

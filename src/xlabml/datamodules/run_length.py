@@ -1,14 +1,18 @@
 """The arithmetic of a run: what a step sees, how it is dealt to devices and micro-batches, and how long a run is."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import lightning.pytorch as L
 
 from xlabml.engine import set_length
 from xlabml.errors import SettingsError
 
 
 class StepSize(NamedTuple):
-    """What one optimizer step sees, and what of it one device holds at a time.
+    """What one optimizer step sees, and what of it one device holds at a time: rows, sized in tokens.
+
+    What reads a step's size asks for `per_step`, `per_batch`, `accumulation` and `steps` alone, which count examples.
 
     Args:
         max_len: Slots in a row.
@@ -20,15 +24,15 @@ class StepSize(NamedTuple):
     max_len: int
     batch_tokens: int
     device_batch_tokens: int | None
-    world: int
+    world: int = 1
 
     @property
-    def rows(self) -> int:
+    def per_step(self) -> int:
         """Rows of one step, over all devices."""
         return self.batch_tokens // self.max_len
 
     @property
-    def rows_per_batch(self) -> int:
+    def per_batch(self) -> int:
         """Rows of one micro-batch of one device."""
         slots = self.batch_tokens // self.world if self.device_batch_tokens is None else self.device_batch_tokens
         return max(1, slots // self.max_len)
@@ -38,20 +42,24 @@ class StepSize(NamedTuple):
         """Micro-batches of one step on one device.
 
         Raises:
-            ValueError: The rows of a step cannot be dealt out evenly.
+            SettingsError: The rows of a step cannot be dealt out evenly.
         """
-        per_round = self.rows_per_batch * self.world
-        if self.rows % per_round:
+        per_round = self.per_batch * self.world
+        if self.per_step % per_round:
             raise SettingsError(
-                f'data.batch_tokens is {self.batch_tokens}, {self.rows} rows of {self.max_len}, which cannot be dealt '
-                f'to {self.world} device(s) in batches of {self.rows_per_batch} rows; make it a multiple of '
+                f'data.batch_tokens is {self.batch_tokens}, {self.per_step} rows of {self.max_len}, which cannot be '
+                f'dealt to {self.world} device(s) in batches of {self.per_batch} rows; make it a multiple of '
                 f'{per_round * self.max_len}, or set data.device_batch_tokens to a divisor'
             )
-        return self.rows // per_round
+        return self.per_step // per_round
 
-    def steps(self, n_rows: int) -> int:
-        """The number of steps that read n_rows rows, the last one whole."""
-        return math.ceil(n_rows / self.rows)
+    def steps(self, n_examples: int) -> int:
+        """The number of steps that read n_examples, the last one whole."""
+        return math.ceil(n_examples / self.per_step)
+
+    def steps_of_tokens(self, n_tokens: int) -> int:
+        """The number of steps that see n_tokens slots, the last one whole."""
+        return math.ceil(n_tokens / self.batch_tokens)
 
 
 class Loading(NamedTuple):
@@ -66,19 +74,20 @@ class Loading(NamedTuple):
     pin_memory: bool
 
 
-def set_run_length(trainer: Any, accumulation: int, max_steps: int) -> None:
+def set_run_length(trainer: L.Trainer, accumulation: int, max_steps: int) -> None:
     """Tell Lightning's trainer its micro-batches a step and its steps; data epochs are the order's business.
 
     Raises:
-        ValueError: The trainer's own settings say something else.
+        SettingsError: The trainer's own settings say something else.
     """
     if trainer.accumulate_grad_batches != 1:
         raise SettingsError(
             f'trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but accumulation follows from '
             'data.batch_tokens and data.device_batch_tokens; leave it out and set those'
         )
+    is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Lightning's property has no annotation
     for name, neutral in (('limit_train_batches', (None, 1.0)), ('overfit_batches', (0, 0.0))):
         value = getattr(trainer, name)
-        if value not in neutral and not trainer.fast_dev_run:
+        if value not in neutral and not is_trial:
             raise SettingsError(f'trainer.{name} is {value}; the length of a run is trainer.max_steps, set that')
     set_length(trainer, accumulation, max_steps)

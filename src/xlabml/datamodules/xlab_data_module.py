@@ -1,8 +1,6 @@
 """The data module: sources in, batches out, in an order that depends on nothing but a seed and a count."""
 
-import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +9,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from xlabml.batches import Batch
 from xlabml.data import (
-    BatchSequence,
-    Corpus,
     Engine,
     EvalBatches,
-    Examples,
     Format,
     Location,
     NearDuplicates,
-    NearPairs,
     NextTokens,
     Pack,
     Plan,
-    Rows,
     Source,
     Splitting,
     Stream,
-    TokenStore,
     WikipediaLeads,
     loader,
 )
@@ -35,10 +27,12 @@ from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts
 from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
+from .addresses import announce_addresses
 from .arguments import check_arguments
+from .run_batches import RunBatches
 from .run_length import Loading, StepSize, set_run_length
 from .saved_data import SavedData
-from .starts import Start, leave_out
+from .starts import leave_out
 
 _ENDLESS = 1 << 48
 """Steps of a run that only a clock ends."""
@@ -161,14 +155,9 @@ class XLabDataModule(SavedData):
             'skip': self.skip,
             'skip_rows': self.skip_rows,
         }
-        check_arguments({**given, **settled}, _defaults())
+        check_arguments({**given, **settled}, XLabDataModule)
         self._loading = Loading(num_workers, pin_memory)
-        self._size = StepSize(
-            max_len,
-            batch_tokens,
-            device_batch_tokens,
-            1,
-        )
+        self._size = StepSize(max_len, batch_tokens, device_batch_tokens)
         texts = (
             ReadChoice(
                 self.sources,
@@ -184,75 +173,24 @@ class XLabDataModule(SavedData):
             n_processes,
             rank_zero_only,
         )
-        self._texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
+        self.texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None
-
-    # What there is
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer's file: the checkpoint's, the one that was asked for, or the one in the cache."""
-        return self._texts.tokenizer_path
+        """The tokenizer's file: the checkpoint's, the one that is named, or the one in the cache."""
+        return self.texts.tokenizer_path
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; it has to be there, and have data.n_vocab tokens."""
-        return self._texts.tokenizer
-
-    @property
-    def corpus(self) -> Corpus:
-        """The documents of all sources, from the stores that `prepare_data` made."""
-        return self._texts.corpus
-
-    @property
-    def extent(self) -> str:
-        """Which part of the sources the corpus is, for people; empty: all of them."""
-        return self._texts.extent
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the sources that are kept beside their texts."""
-        return self._texts.columns
-
-    def stores(self) -> list[TokenStore]:
-        """The token stores that are there already, of those that `prepare_data` makes."""
-        return self._texts.stores()
-
-    def verify(self) -> Iterator[str]:
-        """Compare the stores and plans that are there already with their hashes; yields a line on each.
-
-        Raises:
-            ValueError: One of them is not as it was written; it is named, and what to do.
-        """
-        return self._texts.verify()
-
-    @property
-    def near_pairs(self) -> NearPairs | None:
-        """The near-duplicates that `prepare_data` found; None where it did not look for them."""
-        return self._texts.near_pairs
+        """The tokenizer; its file must exist, and have data.n_vocab tokens."""
+        return self.texts.tokenizer
 
     def document_id(self, document: int) -> str:
         """A document's name for people: its source, where there are several, and its row there."""
-        return self._texts.document_name(document)
+        return self.texts.document_name(document)
 
-    def rows(self, split: str, counted_once: bool = True) -> Rows:
-        """The rows of a split.
-
-        Args:
-            counted_once: Where windows overlap, a target counts in the first one only: so it is when evaluating.
-        """
-        return self._texts.rows(split, counted_once)
-
-    def open_examples(self, split: str, stage: str) -> Examples:
-        """The examples of a split by `data.examples`, read as a stage reads them (train, val, test or predict)."""
-        return self._texts.open_examples(split, stage)
-
-    @property
-    def train_rows(self) -> Examples:
-        """What is trained on; of a stream, the part of it that stays."""
-        return self._texts.train_examples
-
-    # What Lightning calls
+    # Lightning's hooks
 
     def prepare_data(self, engine: Engine | None = None) -> None:
         """Train the tokenizer and build the token stores, where they are not there yet.
@@ -262,29 +200,19 @@ class XLabDataModule(SavedData):
         Args:
             engine: What tokenizes; None: data.n_processes processes of this machine.
         """
-        self.tell_addresses()
-        self._texts.prepare(engine)
-
-    def check_tokenizer(self) -> None:
-        """Raise ValueError if the tokenizer that was asked for cannot be used, or is not as the settings say."""
-        self._texts.check_tokenizer()
-
-    def train_tokenizer(self) -> Path:
-        """Train a tokenizer on the train split; it must not be there yet.
-
-        Returns:
-            Its path.
-        """
-        return self._texts.train_tokenizer()
+        if self.named_by is not None:
+            announce_addresses((*self.sources, *self.texts.read.held_out), self.named_by)
+            self.named_by = None
+        self.texts.prepare(engine)
 
     def setup(self, stage: str) -> None:
         self.prepare_data()
         if stage == 'fit':
-            self._texts.check_training()
+            self.texts.check_training()
             trainer = self.trainer
             assert trainer is not None
             self._asked_length = trainer.max_steps, trainer.max_epochs
-            set_run_length(trainer, self._accumulation(), self.run_steps(*self._asked_length))
+            set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -292,133 +220,77 @@ class XLabDataModule(SavedData):
         if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':
             set_max_steps(trainer, self.run_steps(*self._asked_length))
 
-    def train_dataloader(self) -> DataLoader:
-        step = self._step()
-        end = max(step, self._max_steps())
-        self._start = leave_out(self._start, self._sequence(), self.skip, self.skip_rows)
-        batches = self._sequence()
-        per_step = self._accumulation()
-        if self._texts.read.max_source_epochs is not None:
-            self._texts.check_epochs(None if end == _ENDLESS else batches.place(end))
-        return self._loader(batches, step * per_step, (end - step) * per_step)
+    def train_dataloader(self) -> DataLoader[Batch]:
+        run = self._run
+        self._start = leave_out(run.start, run.of_rank(), self.skip, self.skip_rows)
+        batches = self._run.of_rank()
+        if self.trainer is not None:
+            end = self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
+        else:
+            end = _ENDLESS if self.stream is not None else self.run_steps(-1, 1)
+        end = max(run.step, end)
+        if self.texts.read.max_source_epochs is not None:
+            self.texts.check_epochs(None if end == _ENDLESS else batches.place(end))
+        per_step = run.size.accumulation
+        return self._loader(batches, run.step * per_step, (end - run.step) * per_step)
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        return self._eval_loaders('val')
+    def val_dataloader(self) -> list[DataLoader[Batch]] | DataLoader[Batch]:
+        return self._eval_loaders('val', 'val')
 
-    def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        return self._eval_loaders('test')
+    def test_dataloader(self) -> list[DataLoader[Batch]] | DataLoader[Batch]:
+        return self._eval_loaders('test', 'test')
 
-    def predict_dataloader(self) -> DataLoader:
-        return self._eval_loader(self._texts.open_examples(self.predict_split, 'predict'))
+    def predict_dataloader(self) -> list[DataLoader[Batch]] | DataLoader[Batch]:
+        return self._eval_loaders(self.predict_split, 'predict')
 
-    def _eval_loaders(self, split: str) -> DataLoader | list[DataLoader]:
+    def _eval_loaders(self, split: str, stage: str) -> list[DataLoader[Batch]] | DataLoader[Batch]:
         """The loader of a split; where evaluators of the task bring examples of their own, one for each behind it."""
-        of_split = self._eval_loader(self._texts.open_examples(split, split))
-        task: Any = getattr(self.trainer, 'lightning_module', None)
-        own = [one.examples(self) for one in getattr(task, 'evaluators', []) if one.has_own_examples]
-        return [of_split, *map(self._eval_loader, own)] if own else of_split
+        examples = [self.texts.open_examples(split, stage)]
+        if stage != 'predict':
+            evaluators = getattr(getattr(self.trainer, 'lightning_module', None), 'evaluators', [])
+            examples += [evaluator.examples(self) for evaluator in evaluators if evaluator.has_own_examples]
+        loaders = []
+        for some in examples:
+            batches = EvalBatches(some, self._step_size.per_batch, self._rank, self._step_size.world, self.seed)
+            loaders.append(self._loader(batches, 0, len(batches)))
+        return loaders if len(loaders) > 1 else loaders[0]
 
-    def _eval_loader(self, examples: Examples) -> DataLoader:
-        n_rows = self._step_size().rows_per_batch
-        rank = self._rank()
-        world = self._world()
-        batches = EvalBatches(examples, n_rows, rank, world, self.seed)
-        return self._loader(batches, 0, len(batches))
-
-    def _loader(self, batches: Dataset[Batch], start: int, total: int) -> DataLoader:
+    def _loader(self, batches: Dataset[Batch], start: int, total: int) -> DataLoader[Batch]:
         strategy = getattr(self.trainer, 'strategy', None)
         pins = self._loading.pin_memory and strategy is not None and strategy.root_device.type == 'cuda'
         return loader(batches, start, total, self._loading.num_workers, pins)
 
-    def _sequence(self) -> BatchSequence:
-        """The batches of this rank, from where the run begins."""
-        size = self._step_size()
-        start = self._start
-        return BatchSequence(
-            self._texts.passes,
-            size.rows,
-            size.rows_per_batch,
-            self.seed,
-            self._rank(),
-            size.world,
-            start.step,
-            start.place,
-            start.stretches,
-        )
+    # The run
 
-    def _whole_sequence(self) -> BatchSequence:
-        """The batches of all ranks together, a step each."""
-        size = self._step_size()
-        start = self._start
-        return BatchSequence(
-            self._texts.passes,
-            size.rows,
-            size.rows,
-            self.seed,
-            first_step=start.step,
-            start=start.place,
-            skipped=start.stretches,
-        )
-
-    def _stands_at(self) -> Start:
-        return self._start._replace(step=self._step(), place=self._whole_sequence().place(self._step()))
-
-    def source_shares(self, step: int, end: int) -> dict[str, float]:
-        """What share of the targets of the steps from step to end - 1 each source has; {} where there is one source."""
-        if len(self.sources) == 1:
-            return {}
-        counts = self._whole_sequence().source_targets(max(step, self._start.step), end, len(self.sources))
-        return {f'{source}': count / sum(counts) for source, count in zip(self.sources, counts)}
-
-    def places_read(self, first: int, last: int) -> list[list[list[int]]]:
-        """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
-        start, end = self._whole_sequence().places_read(first - 1, last)
-        return [[list(start), [end.pass_index, end.row - 1]]]
-
-    # The run's arithmetic
-
+    @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _step(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
+    @property
     def _step_size(self) -> StepSize:
-        return self._size._replace(world=self._world())
+        return self._size._replace(world=self.trainer.world_size if self.trainer else 1)
 
-    def _max_steps(self) -> int:
-        if self.trainer is None:
-            return _ENDLESS if isinstance(self._texts, StreamedTexts) else self.n_steps(1)
-        return self.trainer.max_steps if self.trainer.max_steps >= 0 else _ENDLESS
-
-    def _accumulation(self) -> int:
-        return self._step_size().accumulation
-
-    def n_steps(self, n_epochs: int) -> int:
-        """How many optimizer steps a run has that goes so often through the training rows, the last one whole.
-
-        Rows count where they were read: steps before a checkpoint may have been of another size, or of other data.
-        """
-        n_rows = n_epochs * self._texts.n_epoch_rows
-        size = self._step_size()
-        start = self._find_start()
-        return start.step + size.steps(max(0, n_rows - start.n_read(self._texts.passes)))
-
-    def steps_of_tokens(self, n_tokens: int) -> int:
-        """The number of optimizer steps that see n_tokens slots, the last one whole."""
-        return math.ceil(n_tokens / self.batch_tokens)
+    @property
+    def _run(self) -> RunBatches:
+        step = self.trainer.global_step if self.trainer else 0
+        return RunBatches(self.texts.passes, self._step_size, self.seed, self._rank, step, self._start)
 
     def run_steps(self, max_steps: int, max_epochs: int | None) -> int:
         """The length of a run in optimizer steps: whichever of steps and passes comes first; -1 is no end."""
         limits = [max_steps] if max_steps >= 0 else []
         if max_epochs is not None and max_epochs >= 0:
-            limits.append(self.n_steps(max_epochs))
+            n_examples = max_epochs * self.texts.n_epoch_rows
+            limits.append(self._run._replace(start=self._find_start()).n_steps(n_examples))
         return min(limits, default=-1)
 
+    def steps_of_tokens(self, n_tokens: int) -> int:
+        """The number of optimizer steps that see n_tokens slots, the last one whole."""
+        return self._step_size.steps_of_tokens(n_tokens)
 
-def _defaults() -> dict[str, Any]:
-    parameters = inspect.signature(XLabDataModule.__init__).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
+    def source_shares(self, step: int, end: int) -> dict[str, float]:
+        """What share of the targets of the steps from step to end - 1 each source has; {} where there is one source."""
+        return {} if len(self.sources) == 1 else self._run.source_shares(step, end, self.sources)
+
+    def places_read(self, first: int, last: int) -> list[list[list[int]]]:
+        """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
+        return self._run.places_read(first, last)

@@ -1,4 +1,4 @@
-"""The only room that knows Lightning's internals: trainer, loops, checkpoint files, strategies, the base of tasks."""
+"""The only room that uses Lightning's internals: trainer, loops, checkpoint files, strategies, the base of tasks."""
 
 from .callback import Callback, own_callbacks
 from .checkpoint_io import CheckpointIO
@@ -9,7 +9,7 @@ from .precision import auto_precision
 from .run import End, Run
 from .sharded import Sharded, shard
 from .strategy_choice import check_strategy
-from .task import DocumentParts, Task
+from .task import DocumentParts, HasTargets, Task
 from .trainer import DEFAULT_STEPS, Trainer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     'DeepSpeed',
     'DocumentParts',
     'End',
+    'HasTargets',
     'Run',
     'Sharded',
     'Task',

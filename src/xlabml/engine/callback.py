@@ -1,7 +1,6 @@
-"""The base of our callbacks: Lightning's, with hooks for whole optimizer steps and for checkpoints."""
+"""The base class of our callbacks: Lightning's, with hooks for whole optimizer steps and for checkpoints."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import lightning.pytorch as L
 
@@ -12,27 +11,27 @@ from .run import Run
 class Callback(L.Callback):
     """Observes a run.
 
-    A callback learns what it needs from the trainer, its `Run` (`Run.of(trainer)`) and the task, and never looks for
-    another callback. A subclass that overrides `on_train_batch_end` calls `super()`.
+    A callback uses the trainer, its `Run` (`Run.of(trainer)`) and the task, never another callback. A subclass that
+    overrides `on_train_batch_end` calls `super()`.
     """
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Call `on_step_end` after the last micro-batch of an optimizer step."""
         if step_is_over(trainer):
             self.on_step_end(trainer, pl_module)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """An optimizer step is over; `trainer.global_step` counts it."""
+        """Called after an optimizer step, which `trainer.global_step` includes."""
 
     def before_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A checkpoint is about to be written, on all ranks; `Run.end(…, is_saved=False)` prevents it."""
+        """Called on all ranks before a checkpoint is written; `Run.end(…, is_saved=False)` prevents it."""
 
     def on_validation_cut(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A validation that the run owed was cut short, because the run ends."""
+        """Called where a validation that is made up was interrupted, because the run ends."""
 
 
 def own_callbacks(trainer: L.Trainer) -> Iterator[Callback]:
-    """The callbacks of a trainer that have our hooks, in their order."""
+    """The callbacks of a trainer with our hooks, in their order."""
     return (callback for callback in Run.of(trainer).callbacks if isinstance(callback, Callback))

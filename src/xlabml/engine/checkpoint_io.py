@@ -1,4 +1,4 @@
-"""Checkpoint files as the trainer writes and reads them: plain values, atomically, local or remote."""
+"""Checkpoint files of the trainer: plain values, written atomically, local or remote."""
 
 import contextlib
 import os
@@ -16,20 +16,25 @@ from xlabml.untrusted.building import naming
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Checkpoints as plain values, with checksums: written beside and renamed, or in a remote folder's transaction."""
+    """Checkpoints of plain values with checksums, written atomically: by a rename, or in a remote transaction."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: _PATH, storage_options: object | None = None
+    ) -> None:
         if '://' not in str(path):
             checkpoints.write(checkpoint, Path(path))
             return
         files, remote = fsspec.core.url_to_fs(str(path))
         files.makedirs(remote.rpartition('/')[0], exist_ok=True)
-        with files.transaction, files.open(remote, 'wb') as file:  # streamed: Lightning makes two copies in memory
+        with files.transaction, files.open(remote, 'wb') as file:  # streamed; Lightning would copy it twice in memory
             checkpoints.dump(checkpoint, file)
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+        self,
+        path: _PATH,
+        map_location: Any = None,  # as in Lightning, which passes more kinds than we use
+        weights_only: bool | None = None,
+    ) -> dict[str, object]:
         if '://' in str(path):
             with artifacts.scratch() as folder:
                 files, remote = fsspec.core.url_to_fs(str(path))
@@ -38,10 +43,10 @@ class CheckpointIO(TorchCheckpointIO):
         return checkpoints.read(Path(path), map_location)
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        """Remove a file that a run has written: nothing of another name, no folder, no link."""
+        """Remove a checkpoint file of a run; anything with another name, folders and links are refused or left."""
         folder, _, name = str(path).rpartition('/')
         if checkpoints.written_step(name) is None:
-            raise ValueError(f'{path} is no checkpoint that fit has written, and is not removed')
+            raise ValueError(f'{path} is not a checkpoint that fit has written, and is not removed')
         if '://' in folder:
             files = get_filesystem(path)
             if files.isfile(str(path)):
@@ -51,9 +56,11 @@ class CheckpointIO(TorchCheckpointIO):
 
 
 class Restoring(_CheckpointConnector):
-    """Says which file it is where something in a checkpoint cannot be restored."""
+    """Names the file in errors where something in a checkpoint cannot be restored."""
 
-    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+    def _restore_modules_and_callbacks(
+        self, checkpoint_path: _PATH | None = None, weights_only: bool | None = None
+    ) -> None:
         with naming(checkpoint_path, 'cannot be restored') if checkpoint_path else contextlib.nullcontext():
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 

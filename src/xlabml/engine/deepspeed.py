@@ -1,7 +1,7 @@
-"""DeepSpeed by configuration, which may say nothing that our settings say already.
+"""DeepSpeed by configuration, which must not set what our settings set.
 
-Two places for one value drift apart in silence: a batch or an accumulation that the engine and the training loop count
-differently trains another model than the settings describe. So a value has one owner, and a second one is an error.
+A value with two places can differ between them: if DeepSpeed and the training loop disagree on batch size or
+accumulation, another model is trained than the settings describe. So each value has one owner; a second is an error.
 """
 
 import importlib.util
@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
 
@@ -31,19 +30,19 @@ OWNERS = {
     'data_efficiency': 'data.plan',
     'curriculum_learning': 'data.plan',
 }
-"""What a DeepSpeed configuration could set although it is a setting of ours, and which."""
+"""Keys of a DeepSpeed configuration that are settings of ours, and which."""
 
 _MEANING = {
-    'data.batch_tokens': 'what a step sees over all devices, in tokens',
-    'data.device_batch_tokens': 'what a device holds at a time, in tokens; accumulation follows',
+    'data.batch_tokens': 'tokens of a step over all devices',
+    'data.device_batch_tokens': 'tokens of a micro-batch on a device, from which accumulation follows',
 }
 
 
 class DeepSpeed(DeepSpeedStrategy):
-    """Lightning's DeepSpeed strategy on our batches, under any of its names (deepspeed_stage_2 and so on)."""
+    """Lightning's DeepSpeed strategy with our batches, under any of its names (deepspeed_stage_2 and so on)."""
 
     def _auto_select_batch_size(self) -> int:
-        """Rows that a device holds at a time: our loader gives whole batches, of which Lightning reads no size."""
+        """Rows of a micro-batch on a device, which Lightning cannot read from our loader of whole batches."""
         assert self.lightning_module is not None
         trainer = self.lightning_module.trainer
         data = Run.of(trainer).data
@@ -55,15 +54,23 @@ for _name in [name for name in StrategyRegistry.available_strategies() if name.s
     StrategyRegistry.register(_name, DeepSpeed, _entry['description'], override=True, **_entry['init_params'])
 
 
-def check_deepspeed(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse a DeepSpeed configuration that sets what our settings set, equal or not, and what goes with neither.
+def value_at(values: object, *path: str) -> object:
+    """The value at a path of nested mappings; None where there is none."""
+    for name in path:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def check_deepspeed(settings: Mapping[str, object], arguments: Mapping[str, object]) -> None:
+    """Refuse a DeepSpeed configuration that sets what our settings set, equal or not, or that contradicts them.
 
     Args:
         settings: All settings, in plain values.
-        arguments: Those of the strategy.
+        arguments: The arguments of the strategy.
 
     Raises:
-        ValueError: Both places are named, with their values; or DeepSpeed is not installed.
+        ValueError: A value is set twice (the message names both places and values) or contradicts another; or DeepSpeed
+            is not installed.
     """
     given, where = _read(arguments.get('config'))
     problems = [*_twice(settings, given, where), *_unread(arguments, where), *_unfit(settings)]
@@ -76,9 +83,8 @@ def check_deepspeed(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -
         raise ValueError("trainer.strategy is DeepSpeed, which is not installed; pip install 'xlabml[deepspeed]'")
 
 
-def _read(config: Any) -> tuple[dict[str, Any], str]:
-    """A configuration, and where it is from: the file or dictionary of the settings, or the file that Lightning takes
-    from the environment."""
+def _read(config: object) -> tuple[dict[str, object], str]:
+    """A configuration, and its origin: the file or dictionary of the settings, or the file named in the environment."""
     variable = DeepSpeedStrategy.DEEPSPEED_ENV_VAR
     if config is None and os.environ.get(variable):
         return _read(os.environ[variable])
@@ -86,7 +92,7 @@ def _read(config: Any) -> tuple[dict[str, Any], str]:
         return {}, ''
     if isinstance(config, Mapping):
         return dict(config), 'trainer.strategy.config'
-    path = Path(config)
+    path = Path(str(config))
     if not path.is_file():
         raise ValueError(f'trainer.strategy.config names {path}, but there is no such file')
     try:
@@ -98,44 +104,44 @@ def _read(config: Any) -> tuple[dict[str, Any], str]:
     return content, str(path)
 
 
-def _twice(settings: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Iterator[str]:
+def _twice(settings: Mapping[str, object], given: Mapping[str, object], where: str) -> Iterator[str]:
     for name, owner in OWNERS.items():
         if name in given:
             group, _, key = owner.partition('.')
-            own = settings[group].get('init_args', settings[group]).get(key)
+            own = value_at(value_at(settings, group, 'init_args') or value_at(settings, group), key)
             meaning = f', {_MEANING[owner]}' if owner in _MEANING else ''
             yield (
-                f'{where} sets {name} to {json.dumps(given[name])}, but that is for {owner} to say, which is '
-                f'{json.dumps(own)}{meaning}; take {name} out, and set {owner}'
+                f'{where} sets {name} to {json.dumps(given[name])}, but its setting is {owner}, which is '
+                f'{json.dumps(own)}{meaning}; remove {name}, and set {owner}'
             )
 
 
-def _unread(arguments: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Lightning reads a configuration or the strategy's own arguments, not both."""
+def _unread(arguments: Mapping[str, object], where: str) -> Iterator[str]:
+    """Arguments of the strategy that Lightning ignores, since there is a configuration."""
     if not where:
         return
     defaults = inspect.signature(DeepSpeedStrategy).parameters
     apart = {'config', 'logging_level', 'load_full_weights', 'process_group_backend', 'timeout', 'remote_device'}
     for name, value in arguments.items():
         if name in defaults and name not in apart and value != defaults[name].default:
-            yield f'trainer.strategy.{name} is {value}, but {where} is read instead; leave one of them out'
+            yield f'trainer.strategy.{name} is {value}, but {where} is used instead; leave one of them out'
 
 
-def _unfit(settings: Mapping[str, Any]) -> Iterator[str]:
-    model = settings['model'].get('init_args') or {}
-    optimizer = (model.get('optimizer') or {}).get('class_path', '')
-    if optimizer.rpartition('.')[2] == 'Muon':
+def _unfit(settings: Mapping[str, object]) -> Iterator[str]:
+    model = value_at(settings, 'model', 'init_args')
+    optimizer = value_at(model, 'optimizer', 'class_path')
+    if str(optimizer).rpartition('.')[2] == 'Muon':
         yield (
-            'model.optimizer is Muon, which needs whole matrices, but DeepSpeed cuts weights into flat pieces; take '
+            'model.optimizer is Muon, which needs whole matrices, but DeepSpeed flattens and partitions weights; take '
             'xlabml.training.AdamW, or trainer.strategy sharded'
         )
-    if model.get('clip') is not None:
+    if value_at(model, 'clip') is not None:
         yield (
             'model.clip is set, but DeepSpeed clips by itself; set trainer.gradient_clip_val, or take trainer.strategy '
             'sharded'
         )
     if settings.get('ckpt_path') is not None:
         yield (
-            f'ckpt_path is {settings["ckpt_path"]}, but under DeepSpeed checkpoints are folders of its own, which '
-            'xlab does not go on from; take trainer.strategy sharded for runs that are to be resumed'
+            f'ckpt_path is {settings["ckpt_path"]}, but DeepSpeed saves checkpoints as folders of its own, from which '
+            'xlab cannot resume; take trainer.strategy sharded for runs that are to be resumed'
         )

@@ -1,17 +1,19 @@
-"""What the ranks of a run have, brought together."""
+"""Gather values over the ranks of a run."""
 
-from typing import Any
+from typing import TypeVar
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+_T = TypeVar('_T')
+
 
 class RankGather:
-    """Gathers over the ranks of a trainer; each rank calls each function as often, in the same order.
+    """Gathers over the ranks of a trainer; all ranks make the same calls in the same order.
 
     Args:
-        trainer: Its strategy brings the values together.
+        trainer: The trainer whose strategy communicates.
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
@@ -22,10 +24,10 @@ class RankGather:
         strategy = self.trainer.strategy
         return strategy.reduce(values.to(strategy.root_device), reduce_op='sum')
 
-    def everything(self, values: Any) -> list[Any]:
-        """What every rank has, in the order of the ranks."""
+    def everything(self, values: _T) -> list[_T]:
+        """The values of every rank, in the order of the ranks."""
         if self.trainer.world_size == 1:
             return [values]
-        gathered: list[Any] = [None] * self.trainer.world_size
+        gathered = [values] * self.trainer.world_size  # each is overwritten
         torch.distributed.all_gather_object(gathered, values)
         return gathered

@@ -1,16 +1,15 @@
-"""The processes of a run on several devices: those that torchrun has started, and those that Lightning starts."""
+"""The processes of a run on several devices, started by torchrun or by Lightning."""
 
 import contextlib
 import os
 import subprocess
 import threading
-from typing import Any
 
 import lightning.pytorch as L
 
 
-def started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:
-    """How many devices and machines torchrun has started processes for, where the settings leave that open."""
+def started_by_torchrun(devices: object, num_nodes: int) -> dict[str, int]:
+    """The numbers of devices and machines for which torchrun started processes, where the settings leave them open."""
     if 'TORCHELASTIC_RUN_ID' not in os.environ:
         return {}
     here = int(os.environ['LOCAL_WORLD_SIZE'])
@@ -20,9 +19,9 @@ def started_by_torchrun(devices: Any, num_nodes: int) -> dict[str, int]:
 
 
 def wait_for_children(trainer: L.Trainer) -> None:
-    """Let the processes that this one has started for other devices end first.
+    """Wait until the processes that this one has started for other devices have ended.
 
-    Lightning's observer kills a parent whose child ends with a status other than 0; it is told of no children here, so
+    Lightning's observer kills a parent whose child ends with a status other than 0; its list of children is emptied, so
     that the parent can end with the same status.
     """
     children = getattr(trainer.strategy.launcher, 'procs', None) or []

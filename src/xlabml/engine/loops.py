@@ -1,23 +1,27 @@
-"""Lightning's loops, with a rhythm counted in optimizer steps; and the few things of them that others may ask for."""
+"""Lightning's loops, with validation counted in optimizer steps; and functions for what others need of them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
-class ValidationCut(Exception):  # noqa: N818 - nothing went wrong
-    """Validation is left half done, because the run ends; the trainer's loop catches it."""
+
+class ValidationCut(Exception):  # noqa: N818 - not an error
+    """Raised to interrupt a validation because the run ends; the trainer's loop catches it."""
 
 
 class RunLoop(_FitLoop):
-    """Begins with the validation that an interrupted run owes; after the last step that is all there is to do."""
+    """Begins with the validation that an interrupted run owes; after the last step nothing else is left to do."""
 
-    trainer: Any
+    trainer: 'Trainer'
     epoch_loop: 'StepLoop'
 
     def run(self) -> None:
@@ -34,28 +38,28 @@ class RunLoop(_FitLoop):
 
 
 class StepLoop(_TrainingEpochLoop):
-    """Validates by optimizer steps: the same ones for any accumulation, and after a resume too.
+    """Validates after the same optimizer steps for any accumulation, and after a resume.
 
-    Nothing in a step waits for the device.
+    No device synchronization in a step.
     """
 
-    trainer: Any
+    trainer: 'Trainer'
 
     def _broadcast_sigterm_tensor(self) -> None:
-        """Lightning's ranks tell each other of signals at every step, and wait for it; `Stopping` does that for us."""
+        """Nothing: Lightning synchronizes its ranks at every step to share signals; the callback `Stopping` does it."""
 
-    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         trainer = self.trainer
         if not trainer.enable_validation or self._should_accumulate() or trainer.should_stop:
             return False
         return trainer.is_validation_step(self.global_step)
 
-    def on_advance_end(self, data_fetcher: Any) -> None:
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         with self._until_cut():
             super().on_advance_end(data_fetcher)
 
     def make_up(self) -> None:
-        """Validate, before any step."""
+        """Make up the interrupted validation, before any step."""
         is_cut = True
         with self._until_cut():
             self.trainer.validating = True
@@ -75,36 +79,36 @@ class StepLoop(_TrainingEpochLoop):
         except ValidationCut:
             self.trainer.training = True
             for callback in self.trainer.callbacks:
-                if isinstance(callback, WeightAveraging):  # it gives the trained weights back when a validation ends
+                if isinstance(callback, WeightAveraging):  # restores the trained weights at the end of a validation
                     callback.on_validation_epoch_end(self.trainer, self.trainer.lightning_module)
 
 
 def step_is_over(trainer: L.Trainer) -> bool:
-    """Whether the micro-batch that was just trained on was the last one of its optimizer step."""
+    """Whether the last micro-batch was the last one of its optimizer step."""
     return not trainer.fit_loop._should_accumulate()
 
 
 def will_validate(trainer: L.Trainer) -> bool:
-    """Whether a validation follows on the step that is just over."""
+    """Whether a validation follows after the last step."""
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and loop._should_check_val_fx(fetcher)
 
 
 def is_done(trainer: L.Trainer) -> bool:
-    """Whether training makes no further step."""
+    """Whether training has no further step."""
     return trainer.fit_loop.done
 
 
 def end_now(trainer: L.Trainer) -> None:
-    """Have training end at this step; no minimum of steps or epochs holds it up."""
+    """End training at this step, regardless of minimum steps or epochs."""
     trainer.should_stop = True
     trainer.fit_loop.min_epochs = None
     trainer.fit_loop.epoch_loop.min_steps = None
 
 
 def set_length(trainer: L.Trainer, accumulation: int, max_steps: int) -> None:
-    """Set the micro-batches of an optimizer step and the steps of the run; one fit is one epoch of Lightning's."""
+    """Set the micro-batches of an optimizer step and the steps of the run; a fit is one epoch for Lightning."""
     trainer.accumulate_grad_batches = accumulation
     set_max_steps(trainer, max_steps)
     trainer.fit_loop.max_epochs = -1
@@ -116,7 +120,7 @@ def set_max_steps(trainer: L.Trainer, max_steps: int) -> None:
 
 
 def set_steps_done(trainer: L.Trainer, n_steps: int) -> None:
-    """Count optimizer steps from here on: those of the run that is resumed."""
+    """Set the count of optimizer steps to that of the resumed run."""
     loop = trainer.fit_loop.epoch_loop
     step = loop.automatic_optimization.optim_progress.optimizer.step
     step.total.ready = n_steps
@@ -125,14 +129,12 @@ def set_steps_done(trainer: L.Trainer, n_steps: int) -> None:
 
 
 def watch_fetches(trainer: L.Trainer, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call functions before and after every batch is fetched for training: Lightning's places for a profiler."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    loop._on_before_fetch = before
-    loop._on_after_fetch = after
+    """Call functions before and after each fetch of a training batch, in place of Lightning's hooks for profilers."""
+    vars(trainer.fit_loop.epoch_loop).update(_on_before_fetch=before, _on_after_fetch=after)
 
 
 def evaluate_without_inference_mode(trainer: L.Trainer) -> None:
-    """Evaluate under no_grad: tensors of inference mode are of no use to the next training step."""
+    """Evaluate under no_grad: the next training step cannot use tensors of inference mode."""
     for loop in (
         trainer.fit_loop.epoch_loop.val_loop,
         trainer.validate_loop,

@@ -1,14 +1,15 @@
-"""How a task is optimized: optimizer, schedule, clipping, and steps that change nothing because they cannot."""
+"""The optimization of a task: optimizer, schedule, clipping, and steps that are skipped."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import lightning.pytorch as L
 import torch
 from jaxtyping import Bool
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -18,7 +19,7 @@ from xlabml.training.optimizers import keep_own_options
 from .run import Run
 
 _TRIED_STEPS = 1_000_000
-"""The length of the schedule under trainer.fast_dev_run, whose few steps try the code: any warmup fits into it."""
+"""Length of the schedule under trainer.fast_dev_run, so long that any warmup fits."""
 
 
 class Optimized(L.LightningModule):
@@ -26,15 +27,15 @@ class Optimized(L.LightningModule):
 
     Attributes:
         optimizer: Makes the optimizer from parameter groups; a subclass sets it.
-        schedule: Makes the factor of the learning rate from the length of the run; a subclass sets it.
-        horizon_tokens: The length of the schedule in tokens; None: that of the run.
-        grad_norm: The norm of the last step's gradient before clipping; None before the first step.
-        clip: What limits the gradient's norm; None: `trainer.gradient_clip_val` does.
-        clip_limit: The last step's limit, where clip made it.
-        step_is_empty: Whether the step under way counts nothing at all. An empty step changes nothing: no weight
-            decays, no state of the optimizer moves.
-        skipped: How many steps were skipped because the loss or the gradient was not finite: the last ones in a row,
-            and all of them.
+        schedule: Makes the schedule from the length of the run; a subclass sets it.
+        horizon_tokens: Length of the schedule in tokens; None: the run's length.
+        grad_norm: Norm of the last step's gradient before clipping; None before the first step.
+        clip: Adaptive limit on the gradient's norm; None: `trainer.gradient_clip_val`.
+        clip_limit: The last step's limit, if `clip` set it.
+        step_is_empty: Whether the current step has no targets. An empty step changes neither weights (no weight decay
+            either) nor the optimizer's state.
+        skipped: Number of steps skipped because the loss or the gradient was not finite: consecutive ones up to now,
+            and all.
     """
 
     optimizer: Callable[[Iterable], Optimizer]
@@ -50,10 +51,10 @@ class Optimized(L.LightningModule):
         self.step_is_empty = False
 
     def check_training(self, max_steps: int) -> None:
-        """Raise ValueError where optimizer or schedule are set to what they refuse, before a run begins.
+        """Raise ValueError where the optimizer or the schedule refuses its settings, before a run begins.
 
         Args:
-            max_steps: The run's length; -1: not known yet.
+            max_steps: The run's length; -1: unknown.
         """
         with _named('model.optimizer'):
             self.optimizer(parameter_groups(self))
@@ -63,12 +64,12 @@ class Optimized(L.LightningModule):
             self.check_schedule(max_steps)
 
     def check_schedule(self, horizon: int | None) -> None:
-        """Raise ValueError where the schedule refuses a length in steps; None: it is not known."""
+        """Raise ValueError where the schedule refuses a length in steps; None: unknown."""
         with _named('model.schedule'):
             self.schedule(horizon)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer over our parameter groups, its rate scheduled by the step."""
+        """The optimizer of our parameter groups, with a learning rate schedule by steps."""
         with _named('model.optimizer'):
             built = self.optimizer(parameter_groups(self))
         keep_own_options(built)
@@ -80,15 +81,15 @@ class Optimized(L.LightningModule):
             rate = ScheduledRate(built, self.schedule(horizon))
         return {'optimizer': built, 'lr_scheduler': {'scheduler': rate, 'interval': 'step'}}
 
-    def find_horizon(self, max_steps: int, data: Any) -> int | None:
-        """The schedule's length in steps; None where the run's is not known and no other is set.
+    def find_horizon(self, max_steps: int, data: object) -> int | None:
+        """The schedule's length in steps; None where the run's length is unknown and no other is set.
 
         Args:
-            max_steps: The run's length; -1: not known.
-            data: What it trains on: an XLabDataModule knows how many steps some tokens take.
+            max_steps: The run's length; -1: unknown.
+            data: The training data; an XLabDataModule converts tokens to steps.
 
         Raises:
-            ValueError: The length is set in tokens, and the data does not know.
+            ValueError: The length is set in tokens, which the data cannot convert.
         """
         if self.horizon_tokens is None:
             return max_steps if max_steps >= 0 else None
@@ -96,25 +97,29 @@ class Optimized(L.LightningModule):
         if find_steps is None:
             raise ValueError(
                 f'model.horizon_tokens is {self.horizon_tokens}, but the data does not say how many tokens a step has; '
-                'train on an XLabDataModule, which knows data.batch_tokens, or leave it out'
+                'train on an XLabDataModule, which has data.batch_tokens, or leave it out'
             )
         return find_steps(self.horizon_tokens)
 
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
     ) -> None:
-        """Let the optimizer step, on gradients that are true from the end of the backward pass on.
+        """Step the optimizer, on gradients that are unscaled right after the backward pass.
 
-        Under 16-mixed the loss is scaled. Lightning leaves it to optimizers that can do so, torch's fused ones, to take
-        the scale out of the gradients while they step, when these have been measured and clipped.
+        Under 16-mixed the loss is scaled. Lightning lets torch's fused optimizers unscale the gradients in their step,
+        but by then the norm has been measured and clipped.
         """
         scaler = self._find_scaler()
-        own = getattr(optimizer, 'optimizer', optimizer)
+        own = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         if scaler is None or optimizer_closure is None or not getattr(own, '_step_supports_amp_scaling', False):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
             return
 
-        def unscaled() -> Any:
+        def unscaled() -> object:
             loss = optimizer_closure()
             if loss is not None:
                 scaler.unscale_(own)
@@ -122,8 +127,8 @@ class Optimized(L.LightningModule):
 
         super().optimizer_step(epoch, batch_idx, optimizer, unscaled)
 
-    def _find_scaler(self) -> Any:
-        """What scales the loss under 16-mixed; None where nothing does."""
+    def _find_scaler(self) -> GradScaler | None:
+        """The loss scaler of 16-mixed; None in other precisions."""
         return getattr(self.trainer.precision_plugin, 'scaler', None)
 
     def configure_gradient_clipping(
@@ -132,7 +137,7 @@ class Optimized(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, keep the norm that the gradient had before, and let a step be skipped whose gradient is not finite."""
+        """Record the gradient's norm, skip the step if it is not finite, and clip."""
         if self.step_is_empty:
             optimizer.zero_grad(set_to_none=True)
             self.count_step(torch.tensor(False))
@@ -141,47 +146,48 @@ class Optimized(L.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.count_step(self._skip_unless_finite(optimizer))
-        limit: Any = gradient_clip_val or None
+        limit: float | Tensor | None = gradient_clip_val or None
         if self.clip is not None:
             if gradient_clip_algorithm == 'value':
                 raise ValueError('model.clip limits a norm: leave out trainer.gradient_clip_algorithm, or model.clip')
-            limit = self.clip_limit = self.clip.limit(limit)
+            self.clip_limit = self.clip.limit(gradient_clip_val or None)
+            limit = self.clip_limit
             self.clip.add(self.grad_norm)
         if limit is None:
             return
-        if gradient_clip_algorithm == 'value':
-            torch.nn.utils.clip_grad_value_(self.parameters(), limit)
-        elif isinstance(limit, Tensor):
-            # torch makes a number of the limit, which would wait for the device: the ratio to it is held against 1.
+        if isinstance(limit, Tensor):
+            # torch converts the limit to a number, which would wait for the device: compare norm / limit with 1.
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), 1.0, self.grad_norm / limit)
+        elif gradient_clip_algorithm == 'value':
+            torch.nn.utils.clip_grad_value_(self.parameters(), limit)
         else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), limit, self.grad_norm)
 
     def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
-        """Take the step's sums into the curves, all of its micro-batches or none; called once a step, on all ranks.
+        """Add the sums of a whole step to the curves; called once per step, on all ranks.
 
         Args:
-            is_skipped: Whether the step changes nothing because its loss or gradient is not finite, on any rank.
+            is_skipped: Whether the step is skipped because its loss or gradient is not finite, on any rank.
         """
 
     def _skip_unless_finite(self, optimizer: Optimizer) -> Bool[Tensor, '']:
-        """Make the step that follows change nothing if the gradient is not finite: the same on all ranks, who share it.
+        """Skip the next optimizer step if the gradient, which all ranks share, is not finite.
 
-        Muon, and torch's fused optimizers, take the news as a tensor, so that nothing waits for the device. Where a
-        scaler gives fused ones its own in place of ours, or there is nothing to wait for, the gradients go.
+        Muon and torch's fused optimizers take this as a tensor, `found_inf`, without a device synchronization.
+        Otherwise (a scaler sets its own `found_inf`; a CPU needs no synchronization) the gradients are removed.
 
         Returns:
-            Whether it is not.
+            Whether the step is skipped.
         """
         assert self.grad_norm is not None
         bad = ~self.grad_norm.isfinite()
         skipped = self.skipped.to(bad.device)
         self.skipped = torch.stack([(skipped[0] + 1) * bad, skipped[1] + bad])
         is_fused = getattr(optimizer, '_step_supports_amp_scaling', False)
-        takes_news = isinstance(optimizer, Muon) or (is_fused and self._find_scaler() is None)
+        takes_found_inf = isinstance(optimizer, Muon) or (is_fused and self._find_scaler() is None)
         if (
-            _has_to_wait(bad)
-            and takes_news
+            _is_asynchronous(bad)
+            and takes_found_inf
             and not any(isinstance(parameter, DTensor) for parameter in self.parameters())
         ):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
@@ -190,8 +196,8 @@ class Optimized(L.LightningModule):
         return bad
 
 
-def _has_to_wait(x: Tensor) -> bool:
-    """Whether reading a number takes until its device has done all that it was given."""
+def _is_asynchronous(x: Tensor) -> bool:
+    """Whether reading a number synchronizes with its device."""
     return x.device.type != 'cpu'
 
 

@@ -1,13 +1,13 @@
-"""Which precision fits the hardware."""
+"""The default precision on this hardware."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from xlabml.hardware import cpu_kind
 
 
-def auto_precision(accelerator: Any = 'auto') -> Literal['bf16-mixed', '32-true']:
+def auto_precision(accelerator: object = 'auto') -> Literal['bf16-mixed', '32-true']:
     """bf16 where the hardware multiplies it natively, else fp32."""
     if accelerator in ('auto', 'gpu', 'cuda') and torch.cuda.is_available():
         return 'bf16-mixed' if torch.cuda.get_device_capability()[0] >= 8 else '32-true'

@@ -1,4 +1,4 @@
-"""What a run is beside its weights: its folder, how it ends, what it shows and what it still owes."""
+"""The state of a run beside its weights: its folder, why it ended, its newest row and checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class End(NamedTuple):
 
     Args:
         status: The exit status of the process.
-        why: A phrase for people.
-        is_saved: Whether the run is still saved where it stands.
+        why: The reason, a phrase for people.
+        is_saved: Whether a last checkpoint is still saved.
     """
 
     status: int
@@ -34,13 +34,12 @@ class Run:
         folder: The run's folder; None: the trainer's logger decides.
         ended: Why the run was ended early; None: it was not.
         newest_row: The newest training row of the curves.
-        newest_checkpoint: The newest checkpoint that this run has written or taken over; None before the first.
-        owes_validation: Whether the step of the newest checkpoint is still to be validated, because the run was stopped
-            before or in it.
+        newest_checkpoint: The newest checkpoint that this run has written, or resumed from; None before the first.
+        owes_validation: Whether the validation of the newest checkpoint's step was interrupted, and must be made up.
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
-        self._trainer: Any = trainer
+        self._trainer: Any = trainer  # Lightning does not declare all attributes of its Trainer
         self.folder: Path | None = None
         self.ended: End | None = None
         self.newest_row: dict[str, float] = {}
@@ -49,7 +48,7 @@ class Run:
 
     @staticmethod
     def of(trainer: L.Trainer) -> Run:
-        """The run of a trainer; a plain L.Trainer gets one the first time that it is asked for."""
+        """The run of a trainer; created at the first call for a plain L.Trainer."""
         run = getattr(trainer, 'run', None)
         if not isinstance(run, Run):
             run = Run(trainer)
@@ -57,9 +56,9 @@ class Run:
         return run
 
     def end(self, status: int, why: str, is_saved: bool = True) -> None:
-        """End the run at this optimizer step. Of several reasons the first counts, or one after which nothing is saved.
+        """End the run at this optimizer step. The first reason counts, unless a later one forbids saving.
 
-        To be called on all ranks at the same step.
+        Call it on all ranks at the same step.
         """
         if self.ended is None or (self.ended.is_saved and not is_saved):
             self.ended = End(status, why, is_saved)
@@ -82,7 +81,7 @@ class Run:
 
     @property
     def is_trial(self) -> bool:
-        """Whether `trainer.fast_dev_run` tries a few steps, of which nothing is kept."""
+        """Whether `trainer.fast_dev_run` runs a few steps, of which nothing is saved."""
         return bool(self._trainer.fast_dev_run)
 
     @property
@@ -92,15 +91,15 @@ class Run:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 where nothing has ended the run early."""
+        """The exit status; 0 unless the run was ended early."""
         return 0 if self.ended is None else self.ended.status
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
-        """The rows that the steps first to last (counted from 1) have read, as data.skip_rows names them: pairs of the
-        first and the last place, each [pass, row]; [] where the data knows no places."""
+        """The rows of steps first to last (counted from 1), as in data.skip_rows: pairs of a first and a last place,
+        each [pass, row]; [] where the data has no places."""
         find = getattr(self.data, 'places_read', None)
         return [] if find is None else find(first, last)
 
     def output_folder(self) -> Path:
-        """Where files about the run go, on this rank."""
+        """The folder for files about the run, on this rank."""
         return self.folder or Path(self._trainer.log_dir or self._trainer.default_root_dir)

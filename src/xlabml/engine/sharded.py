@@ -1,4 +1,4 @@
-"""FSDP2: every rank holds a slice of each weight, gradient and optimizer state, and checkpoints stay ordinary files.
+"""FSDP2: every rank holds a shard of each weight, gradient and optimizer state; checkpoints stay ordinary files.
 
 Source: PyTorch FSDP, Zhao et al. 2023, https://arxiv.org/abs/2304.11277, in its second form, torch's `fully_shard`.
 """
@@ -24,13 +24,13 @@ from .loops import evaluate_without_inference_mode
 
 
 class Sharded(ModelParallelStrategy):
-    """Train a model that is cut over all ranks; what it saves, one process reads, and the other way round.
+    """Train a model sharded over all ranks (FSDP2), with the checkpoint files of every other strategy.
 
-    A checkpoint is the one file that every strategy writes: rank 0 gathers it tensor by tensor. So a run goes on with
-    another number of ranks, without sharding, or is exported, as any other is.
+    Rank 0 gathers a checkpoint tensor by tensor into one file. So a run can resume with another number of ranks or
+    without sharding, and can be exported.
 
     Args:
-        process_group_backend: What ranks talk through; None: nccl on GPUs, gloo on CPUs.
+        process_group_backend: Communication backend; None: nccl on GPUs, gloo on CPUs.
         timeout: How long a rank waits for the others.
     """
 
@@ -45,54 +45,56 @@ class Sharded(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """All ranks are data-parallel: Lightning's default would give those of one machine the same rows."""
+        """All ranks are data-parallel: by Lightning's default, those of one machine would have the same rows."""
         self._data_parallel_size = self.world_size
         super().setup_environment()
 
     def set_world_ranks(self) -> None:
-        """Refuse numbers of devices and machines other than those that processes were started for."""
+        """Check the numbers of devices and machines against the processes that were started."""
         if self.cluster_environment is not None:
             self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         super().set_world_ranks()
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Evaluate without inference mode, in which gathered weights would be of no use to the next training step."""
+        """Evaluate without inference mode: the next training step could not use weights gathered in it."""
         evaluate_without_inference_mode(trainer)
         super().setup(trainer)
 
-    # Checkpoints: as of a strategy that does not shard, each tensor gathered or cut on the way.
+    # Checkpoints as without sharding: each tensor is gathered when saved, and sharded when loaded.
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole weights on rank 0; nothing on the others, who help to gather them."""
+    def lightning_module_state_dict(self) -> dict[str, object]:
+        """The full weights on rank 0; {} on the others, which take part in gathering."""
         assert self.model is not None
-        return self._gather(self.model.state_dict()) or {}
+        return self._gather_state(self.model.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What an optimizer that is not sharded would save, on rank 0; nothing on the others."""
-        return self._gather(getattr(optimizer, '_optimizer', optimizer).state_dict()) or {}
+        """The state of an unsharded optimizer on rank 0; {} on the others."""
+        return self._gather_state(getattr(optimizer, '_optimizer', optimizer).state_dict())
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], filepath: _PATH, storage_options: object | None = None
+    ) -> None:
         """Write one file, on rank 0."""
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, object]:
         """Read a checkpoint, on every rank."""
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give every rank its slices of the weights."""
+    def load_model_state_dict(self, checkpoint: Mapping[str, object], strict: bool = True) -> None:
+        """Load each rank's shards of the weights."""
         assert self.model is not None
         own = self.model.state_dict()
         saved = Contents.of(checkpoint).weights
-        cut = {name: cut_like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
-        self.model.load_state_dict(cut, strict=strict)
+        sharded = {name: shard_like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
+        self.model.load_state_dict(sharded, strict=strict)
 
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
 
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give every rank its slices of the optimizers' states."""
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, object]) -> None:
+        """Load each rank's shards of the optimizers' states."""
         for optimizer, saved in zip(self.optimizers, Contents.of(checkpoint).optimizers, strict=True):
             groups = zip(saved['param_groups'], optimizer.param_groups)
             owners = {
@@ -101,13 +103,17 @@ class Sharded(ModelParallelStrategy):
                 for number, parameter in zip(theirs['params'], ours['params'])
             }
             state = {
-                number: {name: cut_like(value, owners[number]) for name, value in values.items()}
+                number: {name: shard_like(value, owners[number]) for name, value in values.items()}
                 for number, values in saved['state'].items()
             }
             optimizer.load_state_dict({**saved, 'state': state})
 
-    def _gather(self, value: Any) -> Any:
-        """Tensors made whole on rank 0's CPU, in one order on all ranks; on the others None in place of each."""
+    def _gather_state(self, state: dict[str, object]) -> dict[str, object]:
+        gathered = self._gather(state)
+        return gathered if isinstance(gathered, dict) else {}
+
+    def _gather(self, value: object) -> object:
+        """Full tensors on rank 0's CPU, gathered in the same order on all ranks; None on the others."""
         if isinstance(value, dict):
             gathered = {name: self._gather(item) for name, item in value.items()}
             return gathered if self.is_global_zero else None
@@ -122,15 +128,15 @@ class Sharded(ModelParallelStrategy):
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
-    """Cut a module over the ranks of a mesh, in place; called again, it changes nothing.
+    """Shard a module over the ranks of a mesh, in place; a second call changes nothing.
 
-    Each of its blocks (`list_blocks`, where it has that method) is gathered by itself when its turn comes, and released
-    after it; the rest (embeddings, head, last norm) with the module. So the module has to be called by its `forward`.
+    Each of its blocks (`list_blocks`, where it has that method) is gathered separately before it is computed, and
+    released after it; the rest (embeddings, head, last norm) with the module. So only the module's `forward` works.
 
     Args:
-        module: It holds the blocks.
-        mesh: The ranks, in one dimension.
-        dtype: What the blocks' weights are sent and multiplied in; None: as they are kept. Gradients are added up in
+        module: The module with the blocks.
+        mesh: The ranks, a mesh of one dimension.
+        dtype: Dtype in which the blocks' weights are gathered and multiplied; None: their own. Gradients are reduced in
             float32 in any case.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -142,10 +148,10 @@ def shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None)
     fully_shard(module, mesh=mesh)
 
 
-def cut_like(whole: Any, like: Any) -> Any:
-    """A whole tensor, cut as another of its shape is; anything else as it is."""
+def shard_like(whole: object, like: object) -> object:
+    """A full tensor, sharded as another of its shape; anything else unchanged."""
     if isinstance(like, DTensor) and isinstance(whole, Tensor) and whole.shape == like.shape:
-        # Every rank has the whole: nothing is sent.
+        # Every rank has the full tensor, so nothing is sent.
         return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return whole
 

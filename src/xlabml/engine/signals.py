@@ -1,12 +1,12 @@
-"""Signals: Lightning's handlers are left out; the callback `Stopping` has its own."""
+"""Signals: Lightning's handlers are not registered; the callback `Stopping` has its own."""
 
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 
 class Signals(_SignalConnector):
-    """Registers no handler: Lightning's starts a collective from within, so that a signal to one rank hangs them all.
+    """Registers no handler: Lightning's handler starts a collective, so that a signal to one rank hangs all.
 
-    Stopping has handlers of its own; what was there before is put back when the run ends.
+    `Stopping` has its own handlers; the earlier ones are restored when the run ends.
     """
 
     def register_signal_handlers(self) -> None:

@@ -1,10 +1,10 @@
-"""The base of all tasks: a network with a loss, trained, evaluated, saved and loaded in one way."""
+"""The base class of tasks: a network with a loss; training, evaluation, saving and loading are the same for all."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import lightning.pytorch as L
 import torch
@@ -31,12 +31,19 @@ from .sharded import shard
 _Task = TypeVar('_Task', bound='Task')
 
 
+@runtime_checkable
+class HasTargets(Protocol):
+    """A format of examples, as a task checks it: data.Format."""
+
+    targets: ClassVar[type]
+
+
 class DocumentParts(NamedTuple):
-    """What `predict` computes of the documents of a batch, one entry a segment.
+    """Predictions for the documents of a batch, one entry per segment.
 
     Args:
-        documents: The document's number in the data; -1: padding, which is left out.
-        values: Numbers that are summed over the parts of a document, by name.
+        documents: Number of the document in the data; -1: padding, which is left out.
+        values: Numbers by name, which are summed over the parts of a document.
     """
 
     documents: Int[Tensor, ' s']
@@ -44,25 +51,25 @@ class DocumentParts(NamedTuple):
 
 
 class Task(Optimized, ABC):
-    """A network together with how it is trained and evaluated.
+    """A network with its training and evaluation.
 
-    A subclass calls `super().__init__()` first thing in its constructor, sets `network`, `optimizer` and `schedule`,
-    and says by `loss` what a batch costs. Seeding, scaling, guards, sums and the evaluation loops are the base's.
+    A subclass calls `super().__init__()` first in its constructor, sets `network`, `optimizer` and `schedule`, and
+    implements `loss`. Seeding, loss scaling, guards, sums and the evaluation loops are the base class's.
 
     Attributes:
-        network: What is trained: it is called once for every micro-batch, so that whatever wraps it (compiled code,
-            DDP, FSDP2) sees that one call.
+        network: The module to train. It is called once per micro-batch, so that wrappers (compiled code, DDP, FSDP2)
+            see one call.
         formats: The kinds of targets that it trains on; (): any.
         monitor: The figure that `checkpoint.monitor: auto` stands for.
-        counted: What its sums are counted in, for people: tokens, pairs, examples.
-        units: The unit of a figure, for people; `%` shows a share as a percentage.
-        generates: Whether its network continues a prompt, token by token.
-        from_data: Names of arguments that are facts of the data where they are null: the format of the data says what
-            they are, before the task is built.
-        facts: Plain values beside the arguments that checkpoints hold, by name: a task may add to them.
+        counted: The unit of its counts, for people: tokens, pairs, examples.
+        units: The unit of each figure, for people; `%` shows a ratio as a percentage.
+        generates: Whether its network generates text from a prompt, token by token.
+        from_data: Names of arguments that are facts of the data where they are null: the format of the data fills them
+            in before the task is built.
+        facts: Further plain values that checkpoints hold, by name; a task can add to them.
         shown_metric: The figure of the newest validation that the progress bar shows.
-        checkpoint_step: How many optimizer steps the loaded checkpoint had seen; 0 where none was loaded.
-        n_evaluated: How much the last evaluation counted.
+        checkpoint_step: Optimizer steps of the loaded checkpoint; 0 where none was loaded.
+        n_evaluated: The count of the last evaluation.
     """
 
     network: nn.Module
@@ -82,19 +89,19 @@ class Task(Optimized, ABC):
         self.evaluators: list[Evaluator] = []
         self._train_names: list[str] = []
         self._train_sums: Tensor | None = None  # since the last row of the curves
-        self._step_sums: Tensor | None = None  # of the step under way, its objective last
+        self._step_sums: Tensor | None = None  # of the current step, its objective last
         self._of_loader: list[list[Evaluator]] = []
         self._why_unsaveable = settings.keep_arguments(self)
 
     @staticmethod
     def of(module: L.LightningModule) -> 'Task':
-        """A module that is a task.
+        """The module, checked to be a task.
 
         Raises:
-            TypeError: It is none.
+            TypeError: It is not a task.
         """
         if not isinstance(module, Task):
-            raise TypeError(f'{type(module).__name__} is no xlabml.engine.Task, which this callback observes')
+            raise TypeError(f'{type(module).__name__} is no xlabml.engine.Task, which this callback requires')
         return module
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -102,38 +109,38 @@ class Task(Optimized, ABC):
 
     @property
     def model(self) -> nn.Module:
-        """An alias of `network`, for tasks that were written when it was the attribute's name."""
+        """An earlier name of `network`, for users' tasks."""
         return self.network
 
-    # What a task says
+    # To override
 
     @abstractmethod
     def loss(self, batch: Batch) -> Sums:
-        """The sums of a batch: its objective, how much it counts, and what the curves show."""
+        """The sums of a batch: objective, count, and named sums for the curves."""
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Figures of training, from sums over all steps of a row: `objective`, `count` and the named ones."""
+        """Training figures of a row of the curves, from sums over its steps: `objective`, `count` and named ones."""
         return {'loss': sums['objective'] / (sums['count'] or math.nan)}
 
-    def outputs(self, batch: Batch) -> Any:
-        """What the evaluators read of a batch; without more to say, the sums of its loss."""
+    def outputs(self, batch: Batch) -> object:
+        """The input of the evaluators for a batch; by default the sums of its loss."""
         return self.loss(batch)
 
     def predictions(self, batch: Batch) -> DocumentParts:
-        """What `predict` says of the documents of a batch.
+        """The predictions of `predict` for the documents of a batch.
 
         Raises:
-            SettingsError: This task has nothing to say of a document.
+            SettingsError: This task has no predictions for documents.
         """
         raise SettingsError(f'{type(self).__name__} scores no documents; xlab predict is for tasks that do')
 
-    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
-        """A line of predictions, from the values of a document summed over its parts."""
+    def merge(self, totals: Mapping[str, float]) -> dict[str, object]:
+        """The prediction of a document, from its values summed over its parts."""
         return dict(totals)
 
     @classmethod
-    def check_format(cls, examples: Any) -> None:
-        """Raise SettingsError where this task cannot train on the examples of a format; asked before work starts.
+    def check_format(cls, examples: HasTargets) -> None:
+        """Raise SettingsError where this task cannot train on the examples of a format; called before work starts.
 
         Args:
             examples: The format of the data, the setting `data.examples`; its `targets` is a kind of targets.
@@ -146,21 +153,21 @@ class Task(Optimized, ABC):
             )
 
     def check_batch(self, batch: Batch) -> None:
-        """Raise ValueError where a batch, still in the host's memory, cannot be read by this task."""
+        """Raise ValueError where this task cannot use a batch, which is still in the host's memory."""
 
     def try_network(self) -> None:
-        """Run the network once on the smallest input, to see whether its parts go together; a task need not."""
+        """Run the network once on the smallest input, to check that its parts fit; optional."""
 
     def describe(self, figures: Mapping[str, float]) -> str:
-        """Figures in a line, those that have a unit first."""
+        """One line of figures, those with a unit first."""
         return describe_figures(figures, self.units)
 
     def progress(self, row: Mapping[str, float]) -> str:
-        """The newest training row in a few words, for the progress bar."""
+        """A short text for the progress bar, from the newest training row."""
         return f'loss {row["train_loss"]:.3f}' if 'train_loss' in row else ''
 
     def figure_names(self) -> list[str] | None:
-        """The names of the figures of an evaluation, without `val_` and `test_`; None: the first one will show them."""
+        """Names of the figures of an evaluation, without `val_` and `test_`; None: unknown before the first one."""
         names = [evaluator.names() for evaluator in self.evaluators]
         return None if not names or None in names else [name for some in names for name in some or ()]
 
@@ -172,10 +179,10 @@ class Task(Optimized, ABC):
 
     # A step
 
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Check a batch while it is still in the host's memory.
+    def _on_before_batch_transfer(self, batch: object, dataloader_idx: int = 0) -> object:
+        """Check a batch while it is in the host's memory.
 
-        Lightning's hook of this name without the underscore would warn of data modules, which have it too.
+        Not the hook without the underscore: Lightning warns where a data module has it as well.
         """
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         if isinstance(batch, Batch):
@@ -183,24 +190,24 @@ class Task(Optimized, ABC):
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The share of the step's loss that this micro-batch has, scaled so that the sum over all is the mean."""
+        """This micro-batch's share of the step's loss, scaled so that the shares sum to the mean."""
         torch.manual_seed(batch.seed)
         self.step_is_empty = not batch.n_counted
         sums = self.loss(batch)
         row = torch.cat([sums.stack(), sums.objective.detach().to(precise(sums.objective.device)).view(1)])
         self._train_names = sums.names
         self._step_sums = row if self._step_sums is None else self._step_sums + row
-        # Lightning divides by the accumulation, DDP by the number of ranks; the batch knows the right divisor.
+        # Lightning divides by the accumulation, DDP by the number of ranks; both are undone, to divide by n_counted.
         n_shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return self.spoil_unless_finite(sums.objective * (n_shares / (batch.n_counted or 1)))
 
     @staticmethod
     def spoil_unless_finite(loss: Float[Tensor, '']) -> Float[Tensor, '']:
-        """A loss that is not finite gets gradients that are NaN everywhere, so that all ranks see it in theirs."""
+        """Make all gradients NaN where the loss is not finite, so that every rank finds it in its gradient."""
         return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
 
     def count_step(self, is_skipped: Bool[Tensor, '']) -> None:
-        """Add the step's sums to those of the next training row; a skipped step is in no curve."""
+        """Add the step's sums to the next training row; skipped steps are left out of the curves."""
         row = self._step_sums
         self._step_sums = None
         if row is not None:
@@ -210,7 +217,7 @@ class Task(Optimized, ABC):
 
     @property
     def train_sums(self) -> dict[str, float]:
-        """The sums of training since the last call of `take_train_sums`, on this rank; {} before the first step."""
+        """Training sums since the last call of `take_train_sums`, on this rank; {} before the first step."""
         return {} if self._train_sums is None else dict(zip(self._sum_names, self._train_sums.tolist()))
 
     @property
@@ -218,7 +225,7 @@ class Task(Optimized, ABC):
         return [*(self._train_names or ['count']), 'objective']
 
     def take_train_sums(self) -> dict[str, float]:
-        """The sums of training since the last call, over all ranks: the named ones, `count` and `objective`."""
+        """Training sums since the last call, over all ranks: the named ones, `count` and `objective`."""
         empty = torch.zeros(len(self._sum_names), dtype=precise(self.device), device=self.device)
         sums = self._train_sums
         self._train_sums = None
@@ -248,8 +255,8 @@ class Task(Optimized, ABC):
         return self.predictions(batch)
 
     def _start(self) -> None:
-        """Part the evaluators by what they read: the first loader has the examples of the split, each other one those
-        of an evaluator that brings its own, in their order."""
+        """Assign evaluators to loaders: the first loader has the examples of the split, each other one those of an
+        evaluator with its own examples, in their order."""
         on_split = [evaluator for evaluator in self.evaluators if not evaluator.has_own_examples]
         self._of_loader = [on_split, *([evaluator] for evaluator in self.evaluators if evaluator.has_own_examples)]
         for evaluator in self.evaluators:
@@ -266,13 +273,13 @@ class Task(Optimized, ABC):
         for evaluator in self.evaluators:
             figures |= evaluator.result(gather)
         self.n_evaluated = next((evaluator.n_counted for evaluator in self.evaluators if evaluator.n_counted), 0)
-        # The curves' callback writes them, at the step that they belong to.
+        # Not logged here: the callback of the curves writes them, at their step.
         self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)
 
     # Several devices
 
     def configure_model(self) -> None:
-        """Cut the network over the ranks, where the strategy is `xlabml.engine.Sharded`."""
+        """Shard the network over the ranks, where the strategy is `xlabml.engine.Sharded`."""
         if self.device_mesh is None:
             return
         dtype = torch.bfloat16 if self.trainer.precision == 'bf16-mixed' else None
@@ -282,31 +289,31 @@ class Task(Optimized, ABC):
 
     # Checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the progress of Lightning's loops: the step alone says where a run stands.
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Save the task's parts of a checkpoint; the step stands for the progress of Lightning's loops.
 
         Raises:
             ValueError: This task was built from parts that no checkpoint can hold.
         """
         if self._why_unsaveable:
             raise ValueError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
-        guards: dict[str, Any] = {'skipped': self.skipped.tolist()}
+        guards: dict[str, object] = {'skipped': self.skipped.tolist()}
         if self.clip is not None:
             guards['clip'] = self.clip.state_dict()
         put_task(checkpoint, self.describe_network(), guards, self.facts)
 
     def describe_network(self) -> Part | None:
-        """How the network is built without the task, kept in checkpoints; None: only the task can build it."""
+        """How to build the network without the task, kept in checkpoints; None: only the task can build it."""
         return None
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set Lightning's counters to the checkpoint's step, as a fresh epoch over the rows that are left.
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Set Lightning's counters to the checkpoint's step, as a new epoch over the remaining rows.
 
-        Nothing of the loops is saved, so that a run can be resumed with another accumulation or number of devices.
+        The state of the loops is not saved, so that a run can resume with another accumulation or number of devices.
 
         Raises:
-            ValueError: The weights do not fit this model (the settings that differ are named), or it is to be trained
-                by another optimizer.
+            ValueError: The weights do not fit this model (the message names the settings that differ), or it has
+                another optimizer.
         """
         contents = Contents.of(checkpoint)
         self.check_weights(contents)
@@ -325,12 +332,12 @@ class Task(Optimized, ABC):
         )
         if saved != now:
             raise SettingsError(
-                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state is of no use to it; '
-                f'go on with {saved}, or start a new run'
+                f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state it cannot use; '
+                f'resume with {saved}, or start a new run'
             )
 
     def check_weights(self, checkpoint: Contents) -> None:
-        """Raise ValueError if a checkpoint's weights do not fit, and name the settings that differ."""
+        """Raise ValueError, naming the settings that differ, if a checkpoint's weights do not fit."""
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
         names = {**own, **saved}
@@ -338,20 +345,23 @@ class Task(Optimized, ABC):
         if unfit:
             changed = differences(checkpoint.task.settings(), Part.of(self.hparams).settings(), 'model')
             raise SettingsError(
-                f'the checkpoint does not fit the model: {unfit[0]} is {saved.get(unfit[0], "not")} there and '
-                f'{own.get(unfit[0], "not")} here ({len(unfit)} of {len(names)} weights differ). Settings that differ: '
-                f'{"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
+                f'the checkpoint does not fit the model: {unfit[0]} has shape {saved.get(unfit[0], "none")} there and '
+                f'{own.get(unfit[0], "none")} here ({len(unfit)} of {len(names)} weights differ). Settings that '
+                f'differ: {"; ".join(changed) or "none that was saved"}. Leave them as they were, or start a new run'
             )
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls: type[_Task], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+        cls: type[_Task],
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = 'cpu',
+        **overrides: object,
     ) -> _Task:
-        """Build the task that a training checkpoint or an exported file holds, weights included.
+        """Build the task of a training checkpoint or an exported file, and load its weights.
 
         Args:
-            checkpoint_path: Either kind of file.
-            map_location: The device that it comes to.
+            checkpoint_path: A file of either kind.
+            map_location: The device to load it to.
             overrides: Constructor arguments to use instead of the saved ones.
 
         Raises:
@@ -374,8 +384,8 @@ class Task(Optimized, ABC):
         return model.to(map_location)
 
 
-def differences(saved: Any, now: Any, name: str) -> list[str]:
-    """Where two sets of settings differ, for people: `model.trunk.d_model was 16, is 32`."""
+def differences(saved: object, now: object, name: str) -> list[str]:
+    """The differences of two sets of settings, for people: `model.trunk.d_model was 16, is 32`."""
     if isinstance(saved, dict) and isinstance(now, dict):
         found = []
         for key in {**saved, **now}:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with a length and a rhythm counted in optimizer steps."""
+"""Lightning's Trainer, with length and validation interval in optimizer steps."""
 
 from datetime import timedelta
 from typing import Any, Literal
@@ -22,12 +22,12 @@ class Trainer(L.Trainer):
     """Lightning's Trainer, with validation by steps, atomic checkpoints, and a precision that fits the hardware.
 
     Args:
-        precision: What matrices are multiplied in. `auto` is bf16-mixed where the hardware multiplies bf16 natively
+        precision: Precision of matrix products. `auto` is bf16-mixed where the hardware multiplies bf16 natively
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
         max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950.
-        max_epochs: Passes over the training data, turned into steps once their number is known.
-        max_time: Wall-clock budget of this start's training, DD:HH:MM:SS; a resumed run gets it anew. When it is over
-            the run is saved and ends, as after a signal.
+        max_epochs: Passes over the training data, converted to steps once their number is known.
+        max_time: Wall-clock limit of this start's training, DD:HH:MM:SS; a resumed run starts a new one. When it is
+            over the run is saved and ends, as after a signal.
         val_check_interval: Validate every n optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         plugins: As Lightning's; one that writes checkpoints atomically is added.
@@ -35,6 +35,8 @@ class Trainer(L.Trainer):
     Attributes:
         run: The state that the task and the callbacks share.
     """
+
+    callbacks: list[Callback]  # set by Lightning, which does not declare it
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class Trainer(L.Trainer):
         callbacks = kwargs.pop('callbacks', None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         for callback in callbacks:
-            if not isinstance(callback, Callback):  # what is written as a bare name stays one
+            if not isinstance(callback, Callback):  # a bare name in YAML stays a string
                 raise ValueError(
                     f'trainer.callbacks holds {callback!r}, which is no callback; '
                     'write [{class_path: PATH.OF.THE.CLASS, init_args: {…}}]'
@@ -81,7 +83,7 @@ class Trainer(L.Trainer):
             max_epochs=max_epochs if max_epochs is not None else -1,
             callbacks=callbacks,
             plugins=plugins,
-            # Validation goes by our steps, and epochs are the data's business: Lightning is told so.
+            # Lightning's own intervals are switched off: validation goes by steps, and the data has no epochs.
             val_check_interval=1,
             check_val_every_n_epoch=None,
             **kwargs,

@@ -1,7 +1,7 @@
-"""What evaluates: figures of a split, from the outputs of its batches, gathered over all ranks."""
+"""The base class of evaluators: figures of a split, from the outputs of its batches, gathered over all ranks."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from xlabml.batches import Batch
 
 
 class Monitor(NamedTuple):
-    """The figure that says which checkpoint is the best.
+    """The figure that ranks checkpoints.
 
     Args:
         name: Its name, `val_` included.
@@ -20,34 +20,37 @@ class Monitor(NamedTuple):
     mode: Literal['min', 'max']
 
 
+_T = TypeVar('_T')
+
+
 @runtime_checkable
 class Gather(Protocol):
-    """Brings together what the ranks have; every rank calls each function as often, in the same order."""
+    """Gathers values over the ranks; all ranks make the same calls in the same order."""
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
 
-    def everything(self, values: Any) -> list[Any]:
-        """What every rank has, in the order of the ranks."""
+    def everything(self, values: _T) -> list[_T]:
+        """The values of every rank, in the order of the ranks."""
 
 
 class Evaluator(ABC):
-    """Figures of an evaluation: `start`, `update` with every batch's outputs, `result` on all ranks at its end.
+    """Figures of an evaluation: `start`, `update` with the outputs of each batch, `result` on all ranks at the end.
 
     Attributes:
-        has_own_examples: Whether it evaluates on `examples` of its own, not on those of the split.
+        has_own_examples: Whether it evaluates on its own `examples`, not on those of the split.
     """
 
     has_own_examples: bool = False
 
     @property
     def primary(self) -> Monitor | None:
-        """The figure that this evaluator would choose checkpoints by; None: none."""
+        """The figure by which this evaluator ranks checkpoints; None: none."""
         return None
 
     @abstractmethod
     def names(self) -> list[str] | None:
-        """The names of the figures, without `val_` or `test_`; None: they are known after an evaluation only."""
+        """The names of the figures, without `val_` or `test_`; None: unknown before an evaluation."""
 
     def examples(self, data: Any) -> Any:
         """The examples to evaluate on, where `has_own_examples`.
@@ -59,14 +62,14 @@ class Evaluator(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Forget all batches."""
+        """Begin an evaluation, without earlier batches."""
 
     @abstractmethod
     def update(self, outputs: Any, batch: Batch) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
-            outputs: What `Task.outputs` returns for it.
+            outputs: The result of `Task.outputs` for it.
         """
 
     @abstractmethod
@@ -75,5 +78,5 @@ class Evaluator(ABC):
 
     @property
     def n_counted(self) -> int:
-        """How much the last evaluation counted, over all ranks; 0 where this evaluator does not count."""
+        """The count of the last evaluation (targets, examples …), over all ranks; 0 where there is none."""
         return 0

@@ -1,4 +1,4 @@
-"""Figures of token predictions: loss, accuracy, bits per byte, and metrics of one value a target."""
+"""Figures of token prediction: loss, accuracy, bits per byte, and metrics with one value per target."""
 
 import abc
 import math
@@ -22,8 +22,8 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
     """Loss, accuracy and bits per byte from the sums over all targets.
 
     Args:
-        sums: `nats`, the negative log-likelihood of all targets, the end of text included; `correct`, how many of them
-            were predicted; `count`, their number; `n_bytes`, the raw UTF-8 bytes of the text that they stand for.
+        sums: `nats`, the negative log-likelihood of all targets, the end of text included; `correct`, the number of
+            correct predictions; `count`, the number of targets; `n_bytes`, the UTF-8 bytes of their text.
 
     Returns:
         `loss` (nats per target), `accuracy` (0..1), `bits_per_byte`; nan where there is nothing to divide by.
@@ -38,10 +38,10 @@ def summarize(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 class TokenMetric(abc.ABC):
-    """A number for every target, averaged over all targets of an evaluation: the base for metrics of your own.
+    """A metric with one value per target, averaged over all targets of an evaluation; the base class of users' metrics.
 
     Args:
-        name: What the curve is called, behind `val_` and `test_`.
+        name: Name of the curve, after `val_` and `test_`.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class TokenMetric(abc.ABC):
 
     @abc.abstractmethod
     def values(self, nats: Float[Tensor, ' t'], targets: Int[Tensor, ' t']) -> Float[Tensor, ' t']:
-        """One value a target.
+        """One value per target.
 
         Args:
             nats: The negative log-likelihood of each target.
@@ -58,9 +58,9 @@ class TokenMetric(abc.ABC):
 
 
 class WithinNats(TokenMetric):
-    """The share of targets whose negative log-likelihood is at most a limit; goes with the next version.
+    """The share of targets whose negative log-likelihood is at most a limit; deprecated.
 
-    Kept, with a warning, for settings and checkpoints that name it.
+    Kept, with a warning, for settings and checkpoints that name it; removed in the next version.
 
     Args:
         limit: In nats: 0.693 is a probability of a half.
@@ -68,7 +68,7 @@ class WithinNats(TokenMetric):
 
     def __init__(self, limit: float = math.log(2), name: str = 'within_nats') -> None:
         warnings.warn(
-            'model.metrics: WithinNats goes with the next version; leave it out, or name a TokenMetric of your own '
+            'model.metrics: WithinNats will be removed in the next version; leave it out, or name your own TokenMetric '
             '(docs/extending.md)',
             FutureWarning,
             stacklevel=2,
@@ -81,11 +81,11 @@ class WithinNats(TokenMetric):
 
 
 class TokenOutputs(NamedTuple):
-    """What a model of tokens makes of a batch that is evaluated.
+    """The outputs of a token prediction task for a batch of an evaluation.
 
     Args:
         sums: As in training.
-        nats: The negative log-likelihood of each target; None: no metric asked for it.
+        nats: The negative log-likelihood of each target; None: no metric needs it.
     """
 
     sums: Sums
@@ -96,8 +96,8 @@ class TokenEvaluator(Evaluator):
     """Figures and metrics over all targets of a split.
 
     Args:
-        figures: Makes the figures of the sums `nats`, `correct`, `n_bytes` and `count`.
-        metrics: Numbers to report beside them.
+        figures: Computes the figures from the sums `nats`, `correct`, `n_bytes` and `count`.
+        metrics: Metrics to report beside them.
     """
 
     def __init__(

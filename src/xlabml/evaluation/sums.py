@@ -1,4 +1,4 @@
-"""Sums that training and evaluation add up: over examples, micro-batches and ranks, never a mean of means."""
+"""Sums over examples, micro-batches and ranks, from which training and evaluation take means: never means of means."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class Sums(NamedTuple):
-    """What a task computes of a batch.
+    """The sums of a batch.
 
     Args:
-        objective: The sum that the optimizer lowers, with its gradient: of the loss over what is counted.
-        count: Over how much it sums (targets, pairs, examples): the objective of a step is divided by the count of the
-            whole step, which the batch knows.
-        named: Further sums for the curves, by name; they carry no gradient.
+        objective: The sum of the loss, with its gradient.
+        count: The number of its terms (targets, pairs, examples). The objective of a step is divided by the count of
+            the whole step, `Batch.n_counted`.
+        named: Further sums for the curves, by name, without gradient.
     """
 
     objective: Float[Tensor, '']
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs of sums
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
     named: Mapping[str, Tensor]
 
     def stack(self) -> Float[Tensor, ' sums']:
@@ -34,5 +34,5 @@ class Sums(NamedTuple):
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """The dtype in which sums are kept: Apple's GPUs have no float64."""
+    """The dtype of sums: float64, which Apple's GPUs do not have."""
     return torch.float32 if device.type == 'mps' else torch.float64

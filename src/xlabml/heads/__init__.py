@@ -1,10 +1,11 @@
-"""Networks that are trained: a trunk with what makes logits or vectors of its hidden states. nn.Modules, no Lightning.
+"""Heads: a trunk with layers that turn its hidden states into logits or vectors. nn.Modules, no Lightning.
 
-A head that settings can build has a `build`, whose arguments are plain values and factories; `loading` builds it from a
-checkpoint.
+A head that settings can build has a method `build`, whose arguments are plain values and factories; `loading` builds it
+from a checkpoint.
 """
 
 from .calibration import Calibration
+from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -15,19 +16,31 @@ from .pooling import (
     Pooling,
     WeightedMeanPooling,
 )
+from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
 from .text_encoder import Dense, TextEncoder
 
 __all__ = [
     'AttentionPooling',
     'Calibration',
+    'CrossPreferenceModel',
+    'CumulativeLink',
+    'Davidson',
     'Dense',
     'FirstPooling',
+    'Head',
     'LanguageModel',
     'LastPooling',
+    'LinearHead',
+    'MLPHead',
     'MaxPooling',
     'MeanPooling',
+    'PairHead',
     'Pooling',
+    'PreferenceModel',
+    'RaoKupper',
+    'SequenceClassifier',
     'TextEncoder',
+    'Ties',
     'WeightedMeanPooling',
     'language_model',
 ]

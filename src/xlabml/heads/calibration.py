@@ -6,7 +6,6 @@ is better than one.
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xlabml.errors import SettingsError
+
+KINDS = ('temperature', 'vector', 'none')
 
 _MAX_ITERATIONS = 200
 _LARGEST_SCALE = 100.0
@@ -31,13 +32,13 @@ class Calibration(nn.Module):
 
     Args:
         n_classes: How many.
-        kind: What is fitted; none: logits stay as they are, only the thresholds are fitted.
+        kind: What is fitted: temperature, vector, or none: logits stay as they are, and only the thresholds are fitted.
         is_multi_label: Whether an example may have several classes.
         set_coverage: How often the set of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
 
     Raises:
-        SettingsError: A ratio does not lie in 0..1.
+        SettingsError: There is no such kind, or a ratio does not lie in 0..1.
     """
 
     scale: Tensor
@@ -49,12 +50,14 @@ class Calibration(nn.Module):
     def __init__(
         self,
         n_classes: int,
-        kind: Literal['temperature', 'vector', 'none'] = 'temperature',
+        kind: str = 'temperature',
         is_multi_label: bool = False,
         set_coverage: float = 0.9,
         answered: float = 0.8,
     ) -> None:
         super().__init__()
+        if kind not in KINDS:
+            raise SettingsError(f'model.calibration is {kind!r}; choose one of {", ".join(KINDS)}')
         for name, ratio in (('set_coverage', set_coverage), ('answered', answered)):
             if not 0 < ratio <= 1:
                 raise SettingsError(f'model.{name} is {ratio}; give a ratio above 0, at most 1')

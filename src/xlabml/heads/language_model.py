@@ -1,4 +1,4 @@
-"""The trunk with a vocabulary head: ids -> logits, or sums of the loss."""
+"""The trunk with a vocabulary head: ids -> logits or sums of the loss."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,11 +18,11 @@ class LanguageModel(nn.Module):
 
     Args:
         trunk: Computes the hidden states.
-        tied: The head is the embedding matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859); the state dict
+        tied: The head shares the embedding matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859); the state dict
             holds it once.
         head_bias: Whether the head has a bias.
-        logit_cap: Logits are squashed into -logit_cap..logit_cap by a tanh; None: left as they are.
-        loss: Of the targets; None: cross-entropy.
+        logit_cap: Soft cap: a tanh bounds logits to -logit_cap..logit_cap; None: no cap.
+        loss: The loss; None: cross-entropy.
 
     Raises:
         ValueError: logit_cap is not positive.
@@ -59,27 +59,27 @@ class LanguageModel(nn.Module):
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,
     ) -> 'LanguageModel':
-        """Build a language model from settings; the one place where that is done.
+        """Build a language model from settings; the only place that does.
 
         Args:
-            n_vocab: Tokens of the vocabulary.
+            n_vocab: Size of the vocabulary.
             max_len: The longest document that it is built for, in tokens.
             trunk: Makes the trunk from n_vocab, max_len.
-            tied: As in the class, like all that follow.
+            tied: As in the class, like the rest.
             head_bias: Whether the head has a bias.
-            logit_cap: A soft limit on the logits.
-            loss: Makes the loss of the targets.
+            logit_cap: Soft cap of the logits.
+            loss: Makes the loss.
         """
         return cls(trunk(n_vocab, max_len), tied, head_bias, logit_cap, loss())
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
-        """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
+        """Names of the weights with a row per token, which are useless with another tokenizer."""
         return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
 
     @property
     def matrices(self) -> dict[str, Matrix]:
-        """What the head's weight is: the embedding's, where they are tied."""
+        """The description of the head's weight; of the embedding, where they are tied."""
         return {'trunk.embedding.weight' if self.head_weight is None else 'head_weight': HEAD}
 
     @property
@@ -103,22 +103,22 @@ class LanguageModel(nn.Module):
         | LossSums
         | tuple[LossSums, Float[Tensor, 'b n']]
     ):
-        """Logits of each token; with targets, sums of the loss, for which the whole logits are never made.
+        """Logits of each token; with targets, sums of the loss, for which all logits never exist at once.
 
         Args:
             layout: Where documents begin; None: every row is one document.
             cache: As in Transformer.forward.
-            targets: The token to predict at each position; batches.IGNORED where none counts.
+            targets: The token to predict at each position; batches.IGNORED where there is none.
             ends: Return only the logits of the last token of each segment (of each row, without a layout). Those of an
-                empty segment mean nothing.
-            each: With targets, return what `nats` does as well, from the same pass through the trunk; 'only': nothing
-                else.
+                empty segment are meaningless.
+            each: With targets, also return the result of `nats`, from the same pass through the trunk; 'only': return
+                nothing else.
 
         Raises:
-            ValueError: As in Transformer.forward; or targets come with a cache, through which no gradient flows.
+            ValueError: As in Transformer.forward; or there are targets and a cache, through which no gradient flows.
         """
         if targets is not None and cache is not None:
-            raise ValueError('a loss cannot be taken through a cache; call the model with targets, or with a cache')
+            raise ValueError('there is no loss with a cache; call the model with targets, or with a cache')
         hidden = self.hidden(ids, layout, cache)
         weight = self._weight
         if targets is not None:
@@ -130,13 +130,13 @@ class LanguageModel(nn.Module):
     def hidden(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
     ) -> Float[Tensor, 'b n d']:
-        """The hidden states that the head reads."""
+        """The final hidden states, the input of the head."""
         return self.trunk(ids, layout, cache)
 
     def nats(
         self, ids: Int[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout | None = None
     ) -> Float[Tensor, 'b n']:
-        """Cross-entropy of each target in nats; 0 where it is ignored."""
+        """Negative log-likelihood of each target in nats; 0 where it is ignored."""
         return self._nats(self.hidden(ids, layout).flatten(0, 1), targets.flatten()).view(targets.shape)
 
     def _losses(
@@ -162,7 +162,7 @@ class LanguageModel(nn.Module):
         return self.loss.nats(hidden, self._weight, targets, self.head_bias, self.logit_cap)
 
     def list_blocks(self) -> list[nn.Module]:
-        """The blocks of the trunk, which a strategy that shards gathers one at a time."""
+        """The blocks of the trunk: the units that a sharding strategy gathers one at a time."""
         return list(self.trunk.blocks)
 
     def new_cache(self, batch: int, length: int) -> Cache:

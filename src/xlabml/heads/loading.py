@@ -1,13 +1,13 @@
-"""A checkpoint -> the network in it, without its task; and the weights of one into a new network of any task.
+"""Load the network of a checkpoint without its task, or its weights into a new network of any task.
 
-The only place that knows how a task's weights are named: `network.…` those of its network, of which `network.loss.…`
-belong to the loss and not to the trained network; all others are the task's own.
+The only place that knows how the weights of a task are named: those of its network are `network.…`, of which
+`network.loss.…` belong to the loss and not to the trained network; all others are the task's own.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,12 +26,12 @@ _MAX_NAMED = 4
 _Head = TypeVar('_Head', bound=nn.Module)
 
 
-def describe_head(head: type[nn.Module], arguments: Mapping[str, Any]) -> Part:
-    """How a head is built, from the arguments of a task that has those of the head among its own.
+def describe_head(head: type[nn.Module], arguments: Mapping[str, object]) -> Part:
+    """How to build a head, from the arguments of a task that has the head's arguments among its own.
 
     Args:
-        head: A class of heads/, or a user's; where it has a `build`, that makes it from settings.
-        arguments: The task's, in plain values. The loss is left out: it is no part of a trained network.
+        head: A class of heads/, or a user's; its `build`, if it has one, makes it from settings.
+        arguments: The task's arguments, in plain values. The loss is left out: it is not part of the trained network.
     """
     taken = inspect.signature(_builder(head)).parameters
     known = {name: value for name, value in arguments.items() if name in taken and name != _OF_THE_LOSS}
@@ -45,31 +45,29 @@ def network_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _Head:
-    """Build the network that a checkpoint holds, and give it its weights.
+    """Build the network of a checkpoint, and load its weights.
 
     Args:
-        contents: Of the checkpoint.
+        contents: The contents of the checkpoint.
         path: Its file, for messages.
         kind: The class of heads that the caller can use.
 
     Returns:
-        The network, in evaluation mode, without gradients, where the checkpoint's tensors are.
+        The network, in evaluation mode, without gradients, on the device of the checkpoint's tensors.
 
     Raises:
-        ValueError: The checkpoint does not say how its network is built, or names what cannot be built; or the weights
+        ValueError: The checkpoint does not describe its network, or names a class that cannot be built; or the weights
             do not fit it, or are NaN or infinite.
     """
     if contents.network is None:
-        raise CheckpointError(
-            f'{path} does not say how its network is built; load its task, {contents.task.class_path}'
-        )
+        raise CheckpointError(f'{path} does not describe its network; load its task, {contents.task.class_path}')
     with building(path, contents.weights):
         head = settings.find_class(contents.network.class_path)
         if not issubclass(head, kind):
             raise CheckpointError(f'{path} holds a {contents.network.class_path}, not a {kind.__name__}')
         build = _builder(head)
         known = match_arguments(build, contents.network.arguments, 'model')
-        network: _Head = build(**settings.build_arguments(build, known))
+        network = build(**settings.build_arguments(build, known))
     weights = network_weights(contents.weights)
     _check_shapes(network, weights, path)
     network.load_state_dict(weights)
@@ -78,13 +76,13 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
 
 
 class Initialized(NamedTuple):
-    """What became of the weights of a new network.
+    """Which weights of a new network were loaded from a file.
 
     Args:
-        loaded: Names of those that a file gave.
-        new: Names of those that it did not have.
-        unused: Names of the file's that the network does not have.
-        has_its_tokens: Whether the tokenizer is the file's; else the weights with a row a token are new.
+        loaded: Names of the weights loaded.
+        new: Names of the weights that the file does not have.
+        unused: Names of the file's weights that the network does not have.
+        has_its_tokens: Whether the tokenizer is the file's; else the weights with a row per token are new.
     """
 
     loaded: list[str]
@@ -93,24 +91,24 @@ class Initialized(NamedTuple):
     has_its_tokens: bool
 
     def describe(self) -> str:
-        """All of it in a line, for people."""
+        """One line, for people."""
         parts = [f'{len(self.loaded)} of {len(self.loaded) + len(self.new)} tensors loaded']
         parts += [f'{what}: {_names(names)}' for what, names in (('new', self.new), ('unused', self.unused)) if names]
-        other = '' if self.has_its_tokens else '; the tokenizer is another one, so what has a row a token is new'
+        other = '' if self.has_its_tokens else '; the tokenizer is another one, so weights with a row per token are new'
         return '; '.join(parts) + other
 
 
 def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its_tokens: bool) -> Initialized:
-    """Give a new network the weights of a checkpoint that have the names of its own; all others stay as they are.
+    """Load the weights of a checkpoint into a new network, by name; weights without a match stay as they are.
 
     Args:
-        network: As it is before training. The loss in it keeps its weights.
-        contents: Of a checkpoint of any task.
+        network: A network before training. The weights of its loss stay as they are.
+        contents: The contents of a checkpoint of any task.
         path: Its file, for messages.
-        has_its_tokens: Whether both have one tokenizer.
+        has_its_tokens: Whether both have the same tokenizer.
 
     Raises:
-        SettingsError: A weight has another shape there, or there is none of these names.
+        SettingsError: A weight has another shape in the file, or no name matches.
         CheckpointError: A weight is NaN or infinite.
     """
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_LOSS)}
@@ -118,13 +116,13 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     of_tokens: frozenset[str] = frozenset() if has_its_tokens else getattr(network, 'of_vocabulary', frozenset())
     found = {name: saved[name] for name in own if name in saved and name not in of_tokens}
     if not found:
-        raise SettingsError(f'{path} has no weights for this network: its first is {next(iter(own), "none")}')
+        raise SettingsError(f'{path} has no weights of this network, whose first is {next(iter(own), "none")}')
     for name, tensor in found.items():
         if tensor.shape != own[name].shape:
             raise SettingsError(
-                f'the weights in {path} do not fit the network: {name} is {tuple(tensor.shape)} there and '
-                f'{tuple(own[name].shape)} here; leave the settings of model.trunk, data.max_len and data.n_vocab as '
-                'they are there (what is not typed is taken over)'
+                f'the weights in {path} do not fit the network: {name} has shape {tuple(tensor.shape)} there and '
+                f'{tuple(own[name].shape)} here; leave model.trunk, data.max_len and data.n_vocab unset, which takes '
+                'them from the file'
             )
     require_finite(found, path)
     network.load_state_dict({**network.state_dict(), **found})
@@ -134,12 +132,12 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
 
 
 def _names(names: list[str]) -> str:
-    """The first of some names."""
+    """The first few of a list of names."""
     return ', '.join(names[:_MAX_NAMED]) + (f' and {len(names) - _MAX_NAMED} more' if len(names) > _MAX_NAMED else '')
 
 
-def _builder(head: type[nn.Module]) -> Any:
-    """What makes a head from settings: its class, or the `build` of it."""
+def _builder(head: type[_Head]) -> Callable[..., _Head]:
+    """The factory of a head from settings: its method `build`, or the class."""
     return getattr(head, 'build', head)
 
 
@@ -151,7 +149,7 @@ def _check_shapes(network: nn.Module, weights: Mapping[str, Tensor], path: str |
     if unfit:
         name = unfit[0]
         raise CheckpointError(
-            f'the weights in {path} do not fit its settings: {name} is {saved.get(name, "not")} there, where '
-            f'{own.get(name, "nothing")} belongs ({len(unfit)} of {len(names)} weights differ); copy the file again, '
-            'or choose another'
+            f'the weights in {path} do not fit its settings: {name} has shape {saved.get(name, "none")} in the file, '
+            f'and {own.get(name, "none")} by its settings ({len(unfit)} of {len(names)} weights differ); copy the file '
+            'again, or choose another'
         )

@@ -1,7 +1,7 @@
-"""Logits -> next id, and the loops around it: sampling, greedy and beam search. Ids only, never text.
+"""Decoding, logits -> next id: sampling, greedy and beam search. Ids only, never text.
 
-A model is any module from ids (b, n) to logits (b, n, v); one that has `new_cache(batch, length)` is run with it.
-Axes are those of `xlabml.transformer`; `r` counts the rows that go on.
+A model is any module from ids (b, n) to logits (b, n, v); one that has `new_cache(batch, length)` is run with a cache.
+Axes are those of `xlabml.transformer`; `r` is the number of unfinished rows.
 """
 
 from .beam import beam_search

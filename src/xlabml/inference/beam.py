@@ -1,4 +1,4 @@
-"""Beam search: the likeliest continuations kept side by side."""
+"""Beam search."""
 
 import math
 from collections.abc import Collection
@@ -14,13 +14,13 @@ from .search import Prompts
 
 
 class Best:
-    """The best finished hypothesis of a prompt, and when no open one can beat it.
+    """The best finished hypothesis of a prompt, and the test whether an open one can still beat it.
 
-    The score of a hypothesis of n ids (the end of text counts) is log_prob / n ** length_penalty.
+    The score of a hypothesis of n ids (end of text included) is log_prob / n ** length_penalty.
 
     Args:
         length_penalty: Above 0 favours long texts, below 0 short ones.
-        max_length: No hypothesis has more ids.
+        max_length: Maximum length of a hypothesis, in ids.
     """
 
     def __init__(self, length_penalty: float | int, max_length: int) -> None:
@@ -30,17 +30,17 @@ class Best:
         self._max_length = max_length
 
     def offer(self, log_prob: float, length: int, ids: list[int]) -> None:
-        """Take a finished hypothesis if it is better; on equality the first stays."""
+        """Keep a finished hypothesis if its score is higher; the first of equal ones stays."""
         score = log_prob / length**self._penalty
         if score > self.score:
             self.score = score
             self.ids = ids
 
     def is_beyond(self, log_prob: float, length: int) -> bool:
-        """Whether an open hypothesis of so many ids cannot become better than the best, whatever follows.
+        """Whether an open hypothesis of `length` ids cannot become better than the best.
 
-        At the very best all that follows has probability 1. Then the score, which is negative, is nearest to 0 at the
-        greatest length if the penalty is above 0, and at the next one otherwise.
+        Its upper bound: all later ids have probability 1. The score, which is negative, is then nearest to 0 at the
+        maximum length if the penalty is above 0, and at the next length otherwise.
         """
         final = self._max_length if self._penalty > 0 else length + 1
         return log_prob / final**self._penalty <= self.score
@@ -58,23 +58,23 @@ def beam_search(
     length_penalty: float | int = 0,
     overflow: Overflow = 'refill',
 ) -> Prompts:
-    """The best of the continuations that a beam finds.
+    """The most probable continuation that beam search finds.
 
-    At every step the `beam_width` likeliest continuations of a prompt's open hypotheses are kept. Those that end there
-    are finished; the others stay open. A prompt is done when no open one can beat its best finished one; at the
-    length limit the open ones compete as they are. All hypotheses of all prompts are read in one batch. With a width
-    of 1 this is greedy search.
+    Each step keeps the `beam_width` most probable continuations of a prompt's open hypotheses. Those with the end of
+    text are finished; the others stay open. A prompt is done when no open hypothesis can beat its best finished one; at
+    the length limit open hypotheses compete as well. All hypotheses of all prompts form one batch. A width of 1 is
+    greedy search.
 
     Args:
         model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`.
         x: The prompt's ids, or a list of prompts of any lengths.
-        beam_width: How many hypotheses are kept.
-        output_length: How many ids to make at the most, the end of text included.
-        block_size: The longest context, prompt included; None: no limit. Of a longer prompt the last ids are read.
-        eos_class: The id that ends a text.
-        exclude_classes: Ids that never come; the others' probabilities are renormalised.
-        length_penalty: Log-probabilities are divided by length ** length_penalty to be compared: 0 compares them as
-            they are, 1 by the mean of an id.
+        beam_width: Number of hypotheses per prompt.
+        output_length: Maximum number of new ids, the end of text included.
+        block_size: The longest context, prompt included; None: no limit. A longer prompt is cut to its last ids.
+        eos_class: The id of the end of text.
+        exclude_classes: Ids that are never generated; the probabilities of the others are renormalised.
+        length_penalty: Hypotheses are ranked by log_prob / length ** length_penalty: 0 ranks by log-probability, 1 by
+            its mean per id.
         overflow: What happens past `block_size`, as in `sample`.
 
     Returns:
@@ -106,8 +106,8 @@ def _search(
     eos_class: int | None,
     exclude_classes: Collection[int] | None,
 ) -> None:
-    """Fill in the best hypothesis of each prompt."""
-    open_prompts = list(range(len(best)))  # the context's rows are theirs, n_beams each
+    """Find the best hypothesis of each prompt."""
+    open_prompts = list(range(len(best)))  # each has n_beams neighbouring rows of the context
     log_probs: list[list[float]] = [[0.0] for _ in best]
     for length in range(1, output_length + 1):
         logits = exclude(context.logits(), exclude_classes)
@@ -115,12 +115,13 @@ def _search(
         n_vocab = logits.size(1)
         beams = torch.tensor(log_probs, dtype=precise(logits).dtype, device=logits.device)  # p beams
         scores = precise(logits).log_softmax(dim=1).unflatten(0, beams.shape) + beams[..., None]  # p beams v
-        values, places = scores.flatten(1).topk(min(beam_width, n_beams * n_vocab), dim=1)
+        values, places = scores.flatten(1).topk(min(beam_width, n_beams * n_vocab), dim=1)  # place = beam * v + id
         step = list(zip(values.tolist(), places.tolist()))
-        # NaN is the largest of all; a row with plus infinity, or nothing but minus infinity, has it too by now.
+        # topk ranks NaN first; log_softmax has made NaN of +inf, and of rows of -inf only.
         if unusable := [prompt for prompt, (row, _) in zip(open_prompts, step) if math.isnan(row[0])]:
             refuse_unusable(unusable, length - 1)
 
+        # Finished hypotheses are offered, and stay in the beam at -inf, so that all prompts have n_beams rows.
         rows = []
         ids = []
         still_open = []

@@ -1,6 +1,7 @@
-"""What the model reads to say the next token of each row: the window, and the cache over it."""
+"""The context from which the model predicts the next token of each row: a window of tokens, and its cache."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,32 +13,43 @@ from xlabml.errors import RequestError
 Overflow = Literal['refill', 'slide']
 """What happens when a row's window would grow beyond `block_size`.
 
-refill: it is cut to its last block_size // 2 tokens (at least 1) and grows again. A refill reads half a window of this
-row anew, every other step reads a single token.
-slide: it is cut to its last block_size tokens, at every step from then on, and read anew.
+refill: it is cut to its last block_size // 2 tokens (at least 1), which are recomputed, and grows again; all other
+steps compute one token.
+slide: it is cut to its last block_size tokens, and recomputed, at every step from then on.
 """
 
 
-class Context:
-    """Rows of tokens, of any lengths, that grow by a token a step.
+@runtime_checkable
+class _Cache(Protocol):
+    """What is used of a model's cache, as of transformer.Cache."""
 
-    The logits of a row are those of a plain forward pass over its window: its last tokens, as many as `Overflow` says,
-    the first of them at position 0. They depend on no other row.
+    def select(self, rows: Tensor) -> None: ...
+
+    def replace(self, rows: Tensor, other: '_Cache') -> None: ...
+
+    def set_lengths(self, lengths: list[int]) -> None: ...
+
+
+class Context:
+    """Rows of tokens, of any lengths, that grow by one token per step.
+
+    The logits of a row equal those of a plain forward pass over its window, the last tokens that `Overflow` keeps, the
+    first of them at position 0. They do not depend on other rows.
 
     A model with a `new_cache(batch, length)` is called as `heads.LanguageModel` is: `(ids, layout=, cache=,
-    ends=True)`, where `ends` asks for the logits of each row's (with a layout: segment's) last token only, and the
-    cache is used as `transformer.Cache` is: `select`, `replace`, `set_lengths`. A row that overflows is read anew, and
-    no other is. Any other model gets whole windows, those of one length in one call.
+    ends=True)`, where `ends` requests the logits of the last token of each row (with a layout: of each segment), and
+    the cache is used as `transformer.Cache` is: `select`, `replace`, `set_lengths`. Only rows that overflow are
+    recomputed. Any other model is called with whole windows, those of one length in one call.
 
     Args:
         model: Ids (b, n) to logits (b, n, v).
-        prompts: What the rows begin with, at least one token each; of longer ones the last `block_size` are read.
-        n_steps: How many tokens will be added, at the most.
+        prompts: The first tokens of the rows, at least one each; longer ones are cut to their last `block_size`.
+        n_steps: Maximum number of tokens that will be added to a row.
         block_size: The longest window; None: no limit.
         overflow: What happens beyond.
 
     Attributes:
-        tokens: All tokens of each row, the prompt's included.
+        tokens: All tokens of each row, prompt included.
     """
 
     def __init__(
@@ -54,23 +66,24 @@ class Context:
             raise ValueError(f"overflow is {overflow!r}; it must be 'refill' or 'slide'")
         for i, prompt in enumerate(prompts):
             if not len(prompt):
-                raise RequestError(f'prompt {i} has no tokens; begin with the start of text (sos) at least')
-        self._model: Any = model
+                raise RequestError(f'prompt {i} has no tokens; it needs at least the start of text (sos)')
+        self._model = model
+        self._new_cache: Callable[[int, int], _Cache] | None = getattr(model, 'new_cache', None)
         self._device = prompts[0].device
         self._overflow = overflow
         self.tokens: list[list[int]] = [prompt.tolist() for prompt in prompts]
         longest = max(map(len, self.tokens)) + n_steps
         self._room = longest if block_size is None else min(block_size, longest)
         self._begin = [max(0, len(row) - self._room) for row in self.tokens]
-        self._cache: Any = None
+        self._cache: _Cache | None = None
         self._stale = [False] * len(prompts)
-        """Rows of the cache that no longer hold their windows: these overflowed."""
-        self._newest: Tensor | None = None  # r 1: what the cache has not read yet; None: it must read all
+        """Rows that overflowed, so that the cache no longer holds their windows."""
+        self._newest: Tensor | None = None  # r 1: tokens that are not in the cache yet; None: none are in it
 
     def logits(self) -> Float[Tensor, 'r v']:
-        """Of each row's next token."""
+        """The logits of each row's next token."""
         windows = [row[begin:] for row, begin in zip(self.tokens, self._begin)]
-        if not hasattr(self._model, 'new_cache'):
+        if self._new_cache is None:
             return self._read_plain(windows)
         if self._cache is None or self._newest is None or all(self._stale):
             return self._read_all(windows)
@@ -95,7 +108,7 @@ class Context:
                 self._stale[i] = True
 
     def select(self, rows: list[int]) -> None:
-        """Keep these rows, in this order; a row may come several times, or not at all."""
+        """Keep these rows, in this order; a row can be repeated or dropped."""
         if rows == list(range(len(self.tokens))):
             return
         self.tokens = [self.tokens[i].copy() for i in rows]
@@ -118,21 +131,24 @@ class Context:
         return torch.stack(last)
 
     def _read_all(self, windows: list[list[int]]) -> Float[Tensor, 'r v']:
-        """Read every window, into a new cache unless each of them will be read anew at the next step as well."""
+        """Compute every window, into a new cache unless all of them will slide at the next step."""
         must_slide = self._overflow == 'slide' and all(len(window) == self._room for window in windows)
-        self._cache = None if must_slide else self._model.new_cache(len(windows), self._room)
+        assert self._new_cache is not None
+        self._cache = None if must_slide else self._new_cache(len(windows), self._room)
         self._stale = [False] * len(windows)
         self._newest = None
         return self._read(windows, self._cache)
 
     def _refill(self, windows: list[list[int]]) -> None:
-        """Read the windows that overflowed, without their newest tokens, which are read together with the others'."""
+        """Recompute the windows that overflowed, but for their newest tokens, which follow with those of all rows."""
         rows = [i for i, is_stale in enumerate(self._stale) if is_stale]
         if not rows:
             return
         read = [windows[i][:-1] for i in rows]
         longest = max(map(len, read))
-        fresh = self._model.new_cache(len(rows), max(1, longest))
+        assert self._new_cache is not None
+        assert self._cache is not None
+        fresh = self._new_cache(len(rows), max(1, longest))
         if longest:
             self._read(read, fresh)
         self._cache.replace(torch.tensor(rows, device=self._device), fresh)
@@ -140,12 +156,14 @@ class Context:
         self._count_cached()
 
     def _count_cached(self) -> None:
-        """Tell the cache how long its rows are: it need not keep room for what was dropped."""
+        """Tell the cache the lengths of its rows, so that it keeps no room for dropped ones."""
         n_unread = 0 if self._newest is None else 1
         lengths = [len(row) - begin - n_unread for row, begin in zip(self.tokens, self._begin)]
+        assert self._cache is not None
         self._cache.set_lengths(lengths)
 
-    def _read(self, windows: list[list[int]], cache: Any) -> Float[Tensor, 'r v']:
+    def _read(self, windows: list[list[int]], cache: _Cache | None) -> Float[Tensor, 'r v']:
+        """The logits of the last token of each window; windows of different lengths are packed into one row."""
         lengths = [len(window) for window in windows]
         layout = None
         if len(set(lengths)) == 1:

@@ -1,4 +1,4 @@
-"""One token after another: the loop, and what is built on it, sampling and greedy search."""
+"""The decoding loop, and sampling and greedy search, which are built on it."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
@@ -13,10 +13,10 @@ from .context import Context, Overflow
 from .sampling import Greedy, Sampler, exclude, mark_unusable, refuse_unusable
 
 Prompts = TypeVar('Prompts', Int[Tensor, ' _'], list[Int[Tensor, ' _']])
-"""A prompt's ids, or a list of prompts of any lengths; what comes back is of the same kind."""
+"""The ids of a prompt, or a list of prompts of any lengths; the result has the same form."""
 
 Choose = Callable[[Float[Tensor, 'r v'], list[int], int], Int[Tensor, ' r']]
-"""Logits of the rows that go on, their numbers, and how many rows there were -> their next ids."""
+"""Logits of the unfinished rows, their numbers, and the number of rows of the initial batch -> their next ids."""
 
 
 @torch.inference_mode()
@@ -30,20 +30,20 @@ def stream(
     exclude_classes: Collection[int] | None = None,
     overflow: Overflow = 'refill',
 ) -> Iterator[list[int | None]]:
-    """The next id of every row, step by step, as they are made.
+    """Generate the next id of every row, step by step.
 
     Args:
-        model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`. Its training mode is left alone.
-        prompts: What the rows begin with.
-        output_length: How many steps there are at the most.
+        model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`. Its training mode is not changed.
+        prompts: The first ids of the rows.
+        output_length: Maximum number of steps.
         block_size: The longest context, prompt included; None: no limit.
         choose: `Greedy`, a `Sampler`, or any function like them.
         eos_class: The id that ends a row.
-        exclude_classes: Ids that never come; left out before anything else.
+        exclude_classes: Ids that are never generated; excluded before anything else.
         overflow: What happens past `block_size`.
 
     Yields:
-        An id for each row, None for those that have ended; the end of text itself is not among them.
+        For each row its next id, or None if it has ended; the end of text is not returned.
 
     Raises:
         ValueError: A value is out of range, a prompt has no tokens, or a row's logits are not finite.
@@ -58,7 +58,7 @@ def stream(
     for n_made in range(output_length):
         logits = exclude(context.logits(), exclude_classes)
         ids = mark_unusable(choose(logits, rows, n_rows), logits)
-        values = ids.tolist()  # the step's only wait for the device
+        values = ids.tolist()  # the only device synchronization of a step
         if min(values) < 0:
             refuse_unusable([row for row, value in zip(rows, values) if value < 0], n_made)
         kept = [i for i, value in enumerate(values) if value != eos_class]
@@ -89,24 +89,24 @@ def sample(
     generator: torch.Generator | None = None,
     overflow: Overflow = 'refill',
 ) -> Prompts:
-    """Ids drawn one after another, each by its probability after those before it.
+    """Sample ids autoregressively.
 
-    Excluded ids go first; then logits are divided by the temperature, the `top_k` likeliest kept, and of these the
-    fewest that make up `top_p`; then one is drawn. `Sampler` says what a draw depends on.
+    At each step ids are excluded, logits divided by the temperature, the `top_k` most probable ids kept, and of these
+    the fewest that make up `top_p`; then one is drawn. `Sampler` says what a draw depends on.
 
     Args:
         model: Ids (b, n) to logits (b, n, v); run with a cache if it has `new_cache`.
         x: The prompt's ids, or a list of prompts of any lengths.
-        output_length: How many ids to make at the most.
-        block_size: The longest context, prompt included; None: no limit. Of a longer prompt the last ids are read.
-        eos_class: The id that ends a text.
-        exclude_classes: Ids that never come.
-        temperature: Logits are divided by it: below 1 the likely gets likelier, above 1 all gets more alike.
-        top_k: Only so many of the likeliest ids; None: all.
-        top_p: Only the likeliest ids that make up this share of probability; None: all.
-        generator: Where the random numbers come from; None: torch's global generator.
-        overflow: What happens past `block_size`: 'refill' reads the last half of the context again and goes on from
-            there, 'slide' reads the last `block_size` ids again at every step.
+        output_length: Maximum number of new ids.
+        block_size: The longest context, prompt included; None: no limit. A longer prompt is cut to its last ids.
+        eos_class: The id of the end of text.
+        exclude_classes: Ids that are never generated.
+        temperature: Divides the logits: below 1 sharpens the distribution, above 1 flattens it.
+        top_k: Sample from the top_k most probable ids only; None: all.
+        top_p: Sample from the fewest most probable ids whose probabilities sum to top_p; None: all.
+        generator: Random number generator; None: torch's global one.
+        overflow: What happens past `block_size`: 'refill' recomputes the last half of the context and continues from
+            there, 'slide' recomputes the last `block_size` ids at every step.
 
     Returns:
         The new ids without the end of text; a list of them for a list.
@@ -127,7 +127,7 @@ def greedy_search(
     exclude_classes: Collection[int] | None = None,
     overflow: Overflow = 'refill',
 ) -> Prompts:
-    """The likeliest id after those before it, one after another.
+    """Generate the most probable id at each step.
 
     Arguments, result and errors are those of `sample`.
     """

@@ -5,6 +5,7 @@ objective of embedders returns a loss for each example, for the same reason.
 """
 
 from .caching import embed_in_chunks
+from .classification import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, Distillation, Huber, SquaredError
 from .cross_entropy import CrossEntropy, make_logits
 from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
 from .gathering import gather_views
@@ -22,11 +23,16 @@ __all__ = [
     'AnglE',
     'BatchAllTriplet',
     'BatchHardTriplet',
+    'BinaryCrossEntropy',
+    'ClassCrossEntropy',
+    'ClassLoss',
     'CoSENT',
     'Contrastive',
     'ContrastiveTension',
     'CosineScore',
     'CrossEntropy',
+    'Distillation',
+    'Huber',
     'InfoNCE',
     'KLDistillation',
     'ListMLE',
@@ -39,6 +45,7 @@ __all__ = [
     'OnlineContrastive',
     'SemiHardTriplet',
     'SoftmaxNLI',
+    'SquaredError',
     'SupCon',
     'Triplet',
     'VectorDistillation',

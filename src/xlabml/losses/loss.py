@@ -1,4 +1,4 @@
-"""What every loss of a language model gives back, and the base of users' own."""
+"""The base class of losses over a vocabulary, and the sums that they return."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 
 class LossSums(NamedTuple):
-    """Sums over the targets that count.
+    """Sums over the targets that are not ignored.
 
     Args:
-        objective: What the optimizer lowers, in float32.
-        nats: Plain cross-entropy, whatever the objective adds to it; carries no gradient.
-        correct: How many targets were the prediction: the token with the largest logit, of several the first
-            (`logits.argmax(-1)`), and none where a logit is NaN.
-        count: How many targets were counted.
+        objective: The objective that the optimizer minimizes, in float32.
+        nats: Negative log-likelihood in nats, without what the objective adds to it; carries no gradient.
+        correct: Number of targets that equal the prediction, the token with the largest logit (the first of several,
+            as `logits.argmax(-1)`); none where a logit is NaN.
+        count: Number of targets.
     """
 
     objective: Float[Tensor, '']
     nats: Float[Tensor, '']
     correct: Int[Tensor, '']
-    count: Int[Tensor, '']  # type: ignore[assignment]  # hides tuple.count, which nobody needs of sums
+    count: Int[Tensor, '']  # type: ignore[assignment]  # hides tuple.count
 
     @property
     def hits(self) -> Int[Tensor, '']:
-        """An earlier name of `correct`, for losses of users."""
+        """An earlier name of `correct`, for users' losses."""
         return self.correct
 
 
 class Loss(nn.Module, ABC):
-    """A loss over hidden states and the vocabulary head, so that it may never hold the whole logits."""
+    """A loss over hidden states and the vocabulary head, so that it need not hold all logits at once."""
 
     @abstractmethod
     def forward(
@@ -45,8 +45,8 @@ class Loss(nn.Module, ABC):
 
         Args:
             weight: The head: logits are hidden @ weight.T + bias.
-            targets: batches.IGNORED where nothing is counted.
-            logit_cap: Logits are bent into -logit_cap..logit_cap by a tanh; None: left as they are.
+            targets: Token ids; batches.IGNORED where a target is ignored.
+            logit_cap: Soft cap: a tanh bounds logits to -logit_cap..logit_cap; None: no cap.
         """
 
     @abstractmethod
@@ -58,4 +58,4 @@ class Loss(nn.Module, ABC):
         bias: Float[Tensor, ' v'] | None = None,
         logit_cap: float | None = None,
     ) -> Float[Tensor, ' t']:
-        """The plain cross-entropy of each target, in nats; 0 where it is ignored. Arguments as in forward."""
+        """Negative log-likelihood of each target in nats; 0 where it is ignored. Arguments as in forward."""

@@ -1,4 +1,4 @@
-"""One task a file: what is trained, and how its loss and figures come about."""
+"""The tasks, one per file: the network, its loss and its figures."""
 
 from xlabml.engine import Task
 
@@ -8,4 +8,4 @@ from .xlab_model import XLabModel
 __all__ = ['DEFAULT', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
-"""The task of a run that names none."""
+"""The default task."""

@@ -1,8 +1,8 @@
-"""The masked language model as a task: an encoder that predicts masked tokens from both sides."""
+"""The task of masked language modeling: an encoder predicts masked tokens from the tokens on both sides."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,8 +16,8 @@ class MaskedLanguageModel(TokenTask):
     """An encoder, trained to predict the masked tokens of packed rows (`data.examples: MaskedTokens`, or
     `MaskedNextTokens` for a decoder that becomes an encoder).
 
-    Only masked positions are counted, and only their hidden states meet the vocabulary. The trunk has to be
-    bidirectional: `model.trunk.causal: false`.
+    Only masked positions have targets, and only their logits are computed. The trunk must be bidirectional:
+    `model.trunk.causal: false`.
     Source: BERT, Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1, task 1.
     """
 
@@ -44,8 +44,8 @@ class MaskedLanguageModel(TokenTask):
         counts, sums = sum_segments(nats, targets, batch.layout)
         return DocumentParts(batch.documents, {'count': counts, 'nats': sums})
 
-    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
-        """Masked tokens of a document, and what they cost."""
+    def merge(self, totals: Mapping[str, float]) -> dict[str, object]:
+        """Masked tokens, nats and loss of a document."""
         loss = totals['nats'] / totals['count'] if totals['count'] else None
         return {
             'masked_tokens': int(totals['count']),

@@ -1,4 +1,4 @@
-"""What language models and masked language models share: targets that are tokens, and a head over the vocabulary."""
+"""The base class of language models and masked language models: token targets, and a head over the vocabulary."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
-from xlabml.engine import Task
+from xlabml.engine import HasTargets, Task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
 from xlabml.heads import LanguageModel, language_model
@@ -21,28 +21,28 @@ from xlabml.transformer import Transformer
 
 
 class TokenTask(Task):
-    """A task that predicts tokens. Calling it gives logits: ids (b, n) to (b, n, v).
+    """A task that predicts tokens. Calling it returns logits: ids (b, n) to (b, n, v).
 
     Args:
-        n_vocab: The number of tokens of the tokenizer.
-        max_len: The longest row that it reads, in tokens.
-        trunk: Makes the trunk, which turns ids into hidden states.
-        tied: Whether the head is the embedding's matrix.
-        head_bias: Whether the head adds a bias to every logit.
-        logit_cap: Logits are squashed into -cap..cap by cap · tanh(logit / cap); None leaves them.
-        loss: Makes the loss that is minimised.
+        n_vocab: Size of the vocabulary.
+        max_len: The longest row, in tokens.
+        trunk: Makes the trunk, which maps ids to hidden states.
+        tied: Whether the head shares the embedding matrix.
+        head_bias: Whether the head has a bias.
+        logit_cap: Soft cap: logits become cap · tanh(logit / cap); None: no cap.
+        loss: Makes the loss to minimise.
         optimizer: Makes the optimizer, from parameter groups.
-        schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
-        horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: that of the run.
-        clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
-        metrics: Numbers to report beside the figures of the task when evaluating.
+        schedule: Makes the learning rate schedule, from the length of the run in steps.
+        horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: the run's length.
+        clip: Makes the adaptive gradient clipping; None: `trainer.gradient_clip_val`.
+        metrics: Metrics to report in evaluations, beside the task's figures.
     """
 
     network: LanguageModel
     formats: ClassVar[tuple[type, ...]] = (TokenTargets,)
     is_causal: ClassVar[bool] = True
     has_sparse_targets: ClassVar[bool] = False
-    """Whether few positions have a target: the others' hidden states never meet the vocabulary."""
+    """Whether few positions have a target, so that logits are computed for these only."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class TokenTask(Task):
     def forward(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, *args: Any, **options: Any
     ) -> Float[Tensor, 'b m v']:
-        """Logits of every position, or of those that `options` select, as in `LanguageModel.forward`."""
+        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`."""
         return self.network(ids, layout, *args, **options)
 
     def describe_network(self) -> Part:
@@ -86,8 +86,8 @@ class TokenTask(Task):
         return describe_head(LanguageModel, Part.of(self.hparams).arguments)
 
     @classmethod
-    def check_format(cls, examples: Any) -> None:
-        """Refuse other targets than tokens, and targets that the network would see among its inputs."""
+    def check_format(cls, examples: HasTargets) -> None:
+        """Refuse targets that are not tokens, and targets that the network could attend to."""
         super().check_format(examples)
         is_causal = getattr(examples, 'is_causal', cls.is_causal)
         if is_causal != cls.is_causal:
@@ -99,16 +99,16 @@ class TokenTask(Task):
             )
 
     def check_batch(self, batch: Batch) -> None:
-        """Refuse token ids that the vocabulary lacks."""
+        """Refuse token ids outside of the vocabulary."""
         check_ids(batch, self.n_vocab)
 
     def loss(self, batch: Batch) -> Sums:
-        """The loss over the counted targets, and the sums that the figures follow from."""
+        """The loss over the targets, and the sums of the figures."""
         targets = token_targets(batch).ids
         return _named(self.network(batch.ids, batch.layout, targets=targets, sparse=self.has_sparse_targets), batch)
 
     def outputs(self, batch: Batch) -> TokenOutputs:
-        """The sums of the loss; with metrics, each target's negative log-likelihood from the same pass."""
+        """The sums of the loss; with metrics, also the negative log-likelihood of each target, from the same pass."""
         if not self.metrics:
             return TokenOutputs(self.loss(batch))
         targets = token_targets(batch).ids
@@ -119,7 +119,7 @@ class TokenTask(Task):
 def sum_segments(
     nats: Float[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout
 ) -> tuple[Int[Tensor, ' s'], Float[Tensor, ' s']]:
-    """The number of counted targets of each segment, and the sum of their negative log-likelihoods."""
+    """The number of targets of each segment, and the sum of their negative log-likelihoods."""
     values = nats.flatten().to(precise(nats.device))
     slots = torch.arange(values.numel(), device=values.device)
     segment = torch.searchsorted(layout.starts, slots, right=True) - 1

@@ -1,7 +1,7 @@
-"""The language model as a task: next-token prediction on packed rows."""
+"""The task of language modeling: next-token prediction on packed rows."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class XLabModel(TokenTask):
     shown_metric: ClassVar[str] = 'val_bits_per_byte'
 
     def new_cache(self, batch: int, length: int) -> Cache:
-        """Room for the keys and values of `batch` rows of up to `length` tokens."""
+        """An empty cache for `batch` rows of up to `length` tokens."""
         return self.network.new_cache(batch, length)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -42,7 +42,7 @@ class XLabModel(TokenTask):
         counts, sums = sum_segments(nats, targets, batch.layout)
         return DocumentParts(batch.documents, {'count': counts, 'nats': sums, 'n_bytes': token_targets(batch).n_bytes})
 
-    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
+    def merge(self, totals: Mapping[str, float]) -> dict[str, object]:
         """Tokens, nats and bits per byte of a document."""
         figures = self.figures({**totals, 'correct': 0.0})
         return {

@@ -9,7 +9,7 @@ def find_device(name: str) -> torch.device:
     """The device of a name; for `auto` a GPU if there is one.
 
     Raises:
-        ValueError: There is no such device here.
+        ValueError: The machine has no such device.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'

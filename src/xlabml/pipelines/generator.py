@@ -1,4 +1,4 @@
-"""A checkpoint and a text -> text as it is made. No Lightning."""
+"""Generate text from a checkpoint and a prompt, streamed or whole. No Lightning."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,32 +17,31 @@ from xlabml.untrusted.building import naming, try_out
 from .devices import find_device
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
-"""The task whose checkpoints generate text; so do those of its subclasses."""
+"""The task whose checkpoints generate text, like those of its subclasses."""
 
 Text = TypeVar('Text', str, list[str])
-"""A text, or several; what comes back is of the same kind."""
+"""A text, or several; the result has the same form."""
 
 
 class TextGenerator:
-    """Continues texts.
+    """Generates continuations of texts.
 
-    Reserved tokens other than the end of text never come. A prompt and its continuation are one text: they are decoded
-    together.
+    Reserved tokens other than the end of text are never generated. A prompt and its continuation are decoded together.
 
     Args:
-        model: In evaluation mode, where it is to run.
-        tokenizer: The one that the model was trained with.
+        model: The model, in evaluation mode, on its device.
+        tokenizer: The tokenizer that the model was trained with.
 
     Raises:
-        ValueError: They have not the same number of tokens.
+        ValueError: Model and tokenizer have different numbers of tokens.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
         n_vocab = model.trunk.embedding.num_embeddings
         if len(tokenizer) != n_vocab:
             raise SettingsError(
-                f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
-                'use the tokenizer that it was trained with (its checkpoint has it inside)'
+                f'the tokenizer has {len(tokenizer)} tokens, but the model has {n_vocab}; '
+                'use the tokenizer that it was trained with (its checkpoint contains it)'
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -51,15 +50,15 @@ class TextGenerator:
 
     @classmethod
     def load(cls, ckpt: str | Path, device: str = 'auto', tokenizer: str | Path | None = None) -> 'TextGenerator':
-        """Build the model that a training checkpoint or an exported file holds.
+        """Build the model of a training checkpoint or an exported file.
 
         Args:
-            ckpt: The file; `last`, `best`: of the newest of the runs below the current folder.
+            ckpt: The file; `last`, `best`: of the newest run below the current folder.
             device: `cpu`, `cuda`, `cuda:1`, …; `auto`: a GPU if there is one.
             tokenizer: A tokenizer's file, to use instead of the one in the checkpoint.
 
         Raises:
-            FileNotFoundError: A file is not there.
+            FileNotFoundError: A file does not exist.
             ValueError: It is no checkpoint of a language model of ours, its weights are NaN or infinite, or the device
                 cannot be used.
         """
@@ -92,20 +91,20 @@ class TextGenerator:
         greedy: bool = False,
         continued: bool = False,
     ) -> Iterator[str]:
-        """Continue a text, piece by piece.
+        """Generate the continuation of a text, streamed.
 
         Args:
-            prompt: What it begins with.
-            n_tokens: How many tokens to make at the most.
-            temperature: Logits are divided by it: below 1 the likely gets likelier, above 1 all gets more alike.
-            top_k: Only the k likeliest tokens; None: all.
-            top_p: Only the likeliest tokens that make up this share of probability; None: all.
-            seed: The same gives the same text; a generator continues from its state; None: another text every time.
-            greedy: Always the likeliest token; the four above have no effect then.
+            prompt: The beginning of the text.
+            n_tokens: Maximum number of new tokens.
+            temperature: Divides the logits: below 1 sharpens the distribution, above 1 flattens it.
+            top_k: Sample from the top_k most probable tokens only; None: all.
+            top_p: Sample from the fewest most probable tokens whose probabilities sum to top_p; None: all.
+            seed: An equal seed generates an equal text; a generator continues from its state; None: a random seed.
+            greedy: Always take the most probable token; the four arguments above have no effect then.
             continued: The prompt is the middle of a text: no start token before it.
 
         Returns:
-            The pieces of the continuation as they are made, each of whole characters.
+            Parts of the continuation as they are generated, each of whole characters.
 
         Raises:
             ValueError: A value is out of range, the prompt has no tokens or does not fit the model's context, or the
@@ -126,7 +125,7 @@ class TextGenerator:
         greedy: bool = False,
         continued: bool = False,
     ) -> Text:
-        """The whole continuation of a text, or of several in one batch; arguments and errors are those of `stream`."""
+        """Generate the continuation of a text, or of several in one batch; arguments and errors as in `stream`."""
         prompts = [self._encode(text, continued) for text in ([prompt] if isinstance(prompt, str) else prompt)]
         choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))
         made: list[list[int]] = [[] for _ in prompts]
@@ -145,12 +144,12 @@ class TextGenerator:
         length_penalty: float | int = 0,
         continued: bool = False,
     ) -> Text:
-        """The best continuation that beam search finds, of a text or of several.
+        """The most probable continuation that beam search finds, of a text or of several.
 
         Args:
-            prompt: What it begins with.
-            n_tokens: How many tokens to make at the most.
-            width: How many hypotheses are kept.
+            prompt: The beginning of the text.
+            n_tokens: Maximum number of new tokens.
+            width: Number of hypotheses.
             length_penalty: Above 0 favours long texts, below 0 short ones.
             continued: The prompt is the middle of a text: no start token before it.
 
@@ -168,7 +167,7 @@ class TextGenerator:
         try:
             ids = self.tokenizer.encode(prompt)
         except ValueError as error:
-            raise RequestError(f'the prompt cannot be read: {error}') from error
+            raise RequestError(f'the prompt cannot be tokenized: {error}') from error
         if not continued:
             ids = [self.tokenizer.special_ids['sos'], *ids]
         if not ids:
@@ -177,7 +176,7 @@ class TextGenerator:
             )
         if len(ids) > self.model.max_len:
             raise RequestError(
-                f'the prompt has {len(ids)} tokens, and the context of the model is {self.model.max_len}; shorten it'
+                f'the prompt has {len(ids)} tokens, but the model has a context of {self.model.max_len}; shorten it'
             )
         return torch.tensor(ids, device=next(self.model.parameters()).device)
 
@@ -190,7 +189,7 @@ class TextGenerator:
     def _pieces(self, prompt: Tensor, steps: Iterator[list[int | None]]) -> Iterator[str]:
         decoder = self.tokenizer.stream()
         pushed = ''.join(map(decoder.push, prompt.tolist()))
-        held = self.tokenizer.decode(prompt.tolist())[len(pushed) :]  # of the prompt, until a later token is known
+        held = self.tokenizer.decode(prompt.tolist())[len(pushed) :]  # the prompt's text that a later token can change
         for step in steps:
             assert step[0] is not None
             if text := decoder.push(step[0]):
@@ -208,7 +207,7 @@ def is_language_model(class_path: str) -> bool:
     """Whether checkpoints of a task generate text.
 
     Raises:
-        ValueError: It is no class of ours, nor of a module that the user named.
+        ValueError: It is neither a class of ours nor of a module that the user named.
     """
     is_ours = class_path.startswith('xlabml.')
     names = (

@@ -1,4 +1,4 @@
-"""What runs have written, as text, plots and a page: read from their folders, without torch and Lightning.
+"""Reports of runs as text, plots and a page, read from their folders without torch and Lightning.
 
-Take what you need from its file: only `plots` needs matplotlib (the extra `plots`).
+Import from the module that you need: only `plots` needs matplotlib (the extra `plots`).
 """

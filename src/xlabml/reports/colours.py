@@ -1,4 +1,4 @@
-"""Which colour each run has, in every plot and on the page (Okabe and Ito's, told apart by the colour-blind too)."""
+"""The colour of each run, in all plots and on the page (the colour-blind safe palette of Okabe and Ito)."""
 
 RUNS = (
     '#0072B2',
@@ -16,5 +16,5 @@ PARTS = {'data': '#E15759', 'forward': '#BFB0DE', 'backward': '#7B68B5', 'optimi
 
 
 def of_run(number: int) -> str:
-    """The colour of a run, by its place."""
+    """The colour of a run, by its index."""
     return RUNS[number % len(RUNS)]

@@ -1,4 +1,4 @@
-"""What there is to say of a run in words and numbers."""
+"""A description of a run in words and numbers."""
 
 import itertools
 import statistics
@@ -8,14 +8,14 @@ from typing import Any
 
 from xlabml.figures import describe_figures
 
-from .runs import Run, column, columns
+from .runs import Row, Run, column, columns
 
 _LAST_ROWS = 10
-"""Speeds are medians of so many rows."""
+"""Number of rows of which speeds are medians."""
 
 
 def facts(run: Run) -> dict[str, str]:
-    """Everything that is known of a run, in the order in which it is said."""
+    """All facts of a run, in the order of the report."""
     start = run.start
     found = {'folder': str(run.folder), 'state': state(run)}
     found |= _what(run, start)
@@ -27,7 +27,7 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def text(runs: Sequence[Run]) -> str:
-    """The facts of runs, one after another, as lines."""
+    """The facts of runs, as lines."""
     blocks = []
     for run in runs:
         said = facts(run)
@@ -37,7 +37,7 @@ def text(runs: Sequence[Run]) -> str:
 
 
 def state(run: Run) -> str:
-    """How far it is, and whether it goes on."""
+    """The progress of a run, and whether it has ended."""
     step = max((row['step'] for row in run.training), default=0)
     event = run.events[-1] if run.events else {}
     limit = next((e.get('max_steps') for e in reversed(run.events) if e.get('event') == 'start'), None)
@@ -48,13 +48,13 @@ def state(run: Run) -> str:
         'finished': f'finished, {so_far}',
         'stopped': f'stopped before its end, {so_far}',
         'error': f'ended by an error at step {event.get("step", 0):,} ({event.get("error")}), {so_far}',
-        'start': f'{so_far}; no end is written: it is running, or was killed',
+        'start': f'{so_far}; it has no end: it is running, or was killed',
     }
     return ends.get(str(event.get('event')), so_far)
 
 
-def _what(run: Run, start: dict[str, Any]) -> dict[str, str]:
-    # The settings may be those of another program.
+def _what(run: Run, start: Row) -> dict[str, str]:
+    # The settings may be of another program.
     groups = (run.settings.get(name) for name in ('model', 'data', 'trainer'))
     model, data, trainer = (group if isinstance(group, dict) else {} for group in groups)
     found = {}
@@ -109,7 +109,7 @@ def _results(run: Run) -> dict[str, str]:
     return found
 
 
-def _speed(run: Run, start: dict[str, Any]) -> dict[str, str]:
+def _speed(run: Run, start: Row) -> dict[str, str]:
     found: dict[str, str] = {}
     rows = run.training
     if not rows:
@@ -121,7 +121,7 @@ def _speed(run: Run, start: dict[str, Any]) -> dict[str, str]:
     if ratios := _last(rows, 'mfu_ratio'):
         how = f', peak {start["peak_tflops"]:.4g} TFLOP/s, {start["peak_is"]}' if 'peak_tflops' in start else ''
         speed = statistics.median(_last(rows, 'tflops_per_second'))
-        found['MFU'] = f'{statistics.median(ratios):.1%} ({speed:.4g} TFLOP/s a device{how})'
+        found['MFU'] = f'{statistics.median(ratios):.1%} ({speed:.4g} TFLOP/s per device{how})'
     parts = [name for name in columns([run], 'time/') if name.endswith('_seconds') and 'step' not in name]
     medians = {name[5:-8]: 1000 * statistics.median(_last(rows, name)) for name in parts if _last(rows, name)}
     if medians:
@@ -140,26 +140,26 @@ def _speed(run: Run, start: dict[str, Any]) -> dict[str, str]:
         found['clipped'] = f'{statistics.fmean(clipped):.1%} of the steps'
     starts = [event['step'] for event in run.events if event.get('event') == 'start']
     if len(starts) > 1:
-        found['gone on from'] = 'step ' + ', '.join(f'{step:,}' for step in starts[1:])
+        found['resumed from'] = 'step ' + ', '.join(f'{step:,}' for step in starts[1:])
     errors = [event for event in run.events[:-1] if event.get('event') == 'error']
     for event in errors:
         found[f'error at step {event.get("step", 0):,}'] = str(event.get('error'))
     return found
 
 
-def _figures(run: Run, row: dict[str, Any], prefix: str) -> str:
-    """The figures of a row that have a unit; those of an evaluation all."""
+def _figures(run: Run, row: Row, prefix: str) -> str:
+    """The figures of a row with this prefix, and its step."""
     values = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
     shown = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
     return (describe_figures(shown, run.units) or 'nothing finite') + f' at step {row["step"]:,}'
 
 
-def _last(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+def _last(rows: Sequence[Row], name: str) -> list[float]:
     return column(rows, name)[1][-_LAST_ROWS:]
 
 
 def _elapsed(run: Run) -> float | None:
-    """From each start to the last line before the next, summed: the time between a kill and a resume is none."""
+    """The time from each start to the last line before the next, summed; without pauses before a resume."""
     lines = [*run.events, *run.training, *run.evaluations]
     timed = [line for line in lines if 'time' in line]
     moments = sorted((datetime.fromisoformat(line['time']), line.get('event') == 'start') for line in timed)
@@ -172,18 +172,18 @@ def _duration(seconds: float) -> str:
     return f'{hours:,} h {rest // 60:02} min' if hours else f'{rest // 60} min {rest % 60:02} s'
 
 
-def _arguments(part: Any) -> dict[str, Any]:
+def _arguments(part: object) -> dict[str, Any]:
     found = (part.get('init_args') or part) if isinstance(part, dict) else {}
     return found if isinstance(found, dict) else {}
 
 
-def _rates(part: dict[str, Any]) -> str:
+def _rates(part: object) -> str:
     values = _arguments(part)
     shown = [f'{name} {values[name]}' for name in ('lr', 'matrix_lr', 'warmup_steps') if values.get(name) is not None]
     return f' ({", ".join(shown)})' if shown else ''
 
 
-def _source(source: Any) -> str:
+def _source(source: object) -> str:
     values = _arguments(source)
     named = [str(values[name]) for name in ('path', 'name') if values.get(name)]
     if named:

@@ -1,4 +1,4 @@
-"""A report as files: text, plots, and one page that holds all of it and needs nothing else."""
+"""Write a report: text, plots, and a self-contained HTML page of both."""
 
 import base64
 import io
@@ -6,21 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from xlabml import artifacts
 
 from . import colours, facts
 from .runs import Run
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _MARKER = 'describe.json'
 _CAPTIONS = {
     'loss': 'Loss and bits per byte. The line is the median of the training rows in a window of 3 % of them, the band '
     'their 10–90 % quantiles.',
-    'learning_rate': 'Learning rate of each group of parameters; norm of the gradient before clipping.',
-    'speed': 'Useful tokens per second; FLOPs of the model as a share of what the device can do; memory.',
-    'step_time': 'Where the time of the measured steps goes (the last step of each row).',
-    'shares': 'The share of the training tokens that each source gave.',
+    'learning_rate': 'Learning rate of each parameter group; norm of the gradient before clipping.',
+    'speed': "Useful tokens per second; model FLOPs as a share of the device's peak (MFU); memory.",
+    'step_time': 'Time of the parts of the timed steps (the last step of each row).',
+    'shares': 'Share of each source in the training tokens.',
     'spectra': 'Singular values of the weights, averaged over the layers.',
 }
 _STYLE = """
@@ -37,13 +40,13 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Write `report.txt`, a PNG for each plot and `index.html`; an earlier report of the same runs is replaced.
 
     Args:
-        folder: Made where it is not there.
+        folder: Created if it does not exist.
 
     Returns:
-        What was written, the page last.
+        The files, the page last.
 
     Raises:
-        ValueError: The folder holds a file of such a name that is not of an earlier report of these runs; or matplotlib
+        ValueError: The folder has a file of the same name that is not of an earlier report of these runs; or matplotlib
             is not installed.
     """
     try:
@@ -57,11 +60,11 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
     contents |= {'report.txt': facts.text(runs).encode(), 'index.html': page(runs, pngs).encode()}
     foreign = [name for name in (*contents, _MARKER) if (folder / name).exists() and name not in earlier]
     if foreign:
-        raise ValueError(f'{folder / foreign[0]} is there already, of another origin; choose another --output')
+        raise ValueError(f'{folder / foreign[0]} exists, and is not of an earlier report; choose another --output')
     folder.mkdir(parents=True, exist_ok=True)
     marker = json.dumps({'runs': names, 'files': list(contents)}, indent=1).encode()
     for name, data in {_MARKER: marker, **contents}.items():
-        artifacts.sweep(folder, name)  # of one that was killed
+        artifacts.sweep(folder, name)  # partial files of a killed process
         artifacts.write_bytes(folder / name, data)
     for name in earlier - {*contents, _MARKER}:
         (folder / name).unlink(missing_ok=True)
@@ -69,7 +72,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def page(runs: Sequence[Run], pngs: Mapping[str, bytes]) -> str:
-    """Facts and plots as one HTML page; text is escaped, pictures lie inside."""
+    """Facts and plots as one HTML page; text is escaped, images are embedded."""
     said = [facts.facts(run) for run in runs]
     labels = list(dict.fromkeys(label for one in said for label in one))
     heads = ''.join(
@@ -97,14 +100,14 @@ def _picture(name: str, data: bytes) -> str:
     return f'<figure>{image}<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>\n'
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: 'Figure') -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     return buffer.getvalue()
 
 
 def _earlier(folder: Path, names: list[str]) -> set[str]:
-    """The files of an earlier report of the same runs: of what its marker names, plain files that a report may have."""
+    """The files of an earlier report of the same runs: plain files that its marker lists and that a report can have."""
     if not (folder / _MARKER).is_file():
         return set()
     try:

@@ -1,4 +1,4 @@
-"""What the plots have in common: panels that share their steps, curves with a band, legends."""
+"""Shared parts of the plots: panels with a common step axis, curves with a band, legends."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from . import colours
 from .runs import Run
 
 _POINTS = 400
-"""A curve is drawn through so many points at the most."""
+"""Maximum number of points of a curve."""
 _WINDOW_RATIO = 0.03
-"""The window of a band, as a share of the rows."""
+"""Window of a band, as a share of the rows."""
 
 
 def make_panels(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that share their steps; the height is that of one row, in inches."""
+    """A figure of panels with a common step axis; `height` is that of one row, in inches."""
     figure = Figure(figsize=(width, height * n_rows + 0.6), dpi=110, layout='constrained')
     grid = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
     panels = list(grid.flat)
@@ -31,7 +31,7 @@ def make_panels(n_rows: int, n_columns: int, width: float, height: float) -> tup
 
 
 def band(panel: Axes, steps: list[int], values: list[float], colour: str) -> float:
-    """Draw the median and the 10-90 % quantiles; the largest quantile after the first tenth is returned."""
+    """Draw the median and the 10-90 % quantiles; returns the largest quantile after the first tenth."""
     places, medians = smooth(values)
     low, high = (smooth(values, lambda part, q=q: np.quantile(part, q))[1] for q in (0.1, 0.9))
     at = [steps[i] for i in places]
@@ -41,7 +41,7 @@ def band(panel: Axes, steps: list[int], values: list[float], colour: str) -> flo
 
 
 def smooth(values: Sequence[float], reduce: Callable = np.median) -> tuple[list[int], list[float]]:
-    """Some places of a curve, and what is said of the window around each; the window shrinks at both ends."""
+    """Places of a curve, and the reduction of the window around each; the window shrinks at both ends."""
     array = np.asarray(values, np.float64)
     n = len(array)
     half = int(n * _WINDOW_RATIO) // 2
@@ -68,7 +68,7 @@ def legend(panel: Axes, runs: Sequence[Run], styles: Sequence[Line2D]) -> None:
 
 
 def grey(label: str, **options: Any) -> Line2D:
-    """A line of no run, to explain a style in a legend."""
+    """A line that explains a style in a legend."""
     return Line2D([], [], color='#555555', label=label, **options)
 
 

@@ -1,4 +1,4 @@
-"""Plots of one run or several, laid over one another: each run has the same colour everywhere."""
+"""Plots of one run or of several, overlaid: each run has the same colour everywhere."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from .runs import Run, column, columns
 
 
 def draw_all(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Every plot that the runs have something for, by its name."""
+    """All plots for which the runs have data, by name."""
     plots: dict[str, Callable[[Sequence[Run]], Figure | None]] = {
         'loss': draw_loss,
         'learning_rate': draw_learning_rate,
@@ -110,7 +110,7 @@ def draw_learning_rate(runs: Sequence[Run]) -> Figure | None:
 
 
 def draw_speed(runs: Sequence[Run]) -> Figure | None:
-    """Useful tokens a second, the share of the device's peak, and memory."""
+    """Useful tokens per second, MFU, and memory."""
     named = {
         'tokens_per_second': ('tokens per second', FuncFormatter(lambda value, _: f'{value:,.0f}')),
         'mfu_ratio': ('MFU', PercentFormatter(1)),
@@ -137,7 +137,7 @@ def draw_speed(runs: Sequence[Run]) -> Figure | None:
 
 
 def draw_step_time(runs: Sequence[Run]) -> Figure | None:
-    """Where the time of the measured steps goes, one panel a run."""
+    """Time of the parts of the timed steps, one panel per run."""
     timed = [(i, run) for i, run in enumerate(runs) if column(run.training, 'time/step_seconds')[0]]
     if not timed:
         return None
@@ -149,7 +149,7 @@ def draw_step_time(runs: Sequence[Run]) -> Figure | None:
         places = [steps[j] for j in smooth(total)[0]]
         panel.stackplot(places, layers, colors=list(colours.PARTS.values()), labels=list(colours.PARTS), linewidth=0)
         panel.set_ylim(0, 1.15 * float(np.sum(layers, axis=0).max()))
-        panel.set_ylabel('ms a step')
+        panel.set_ylabel('ms per step')
         if len(runs) > 1:
             panel.set_title(run.name, color=colours.of_run(i), fontsize=10, loc='left')
     panels[-1].set_xlabel('step')
@@ -159,7 +159,7 @@ def draw_step_time(runs: Sequence[Run]) -> Figure | None:
 
 
 def draw_shares(runs: Sequence[Run]) -> Figure | None:
-    """The share of the training tokens that each source gave, one panel a run."""
+    """Share of each source in the training tokens, one panel per run."""
     sources = columns(runs, 'share/')
     mixed = [(i, run) for i, run in enumerate(runs) if any(column(run.training, name)[0] for name in sources)]
     if not mixed:
@@ -186,7 +186,7 @@ def draw_shares(runs: Sequence[Run]) -> Figure | None:
 
 
 def draw_spectra(runs: Sequence[Run]) -> Figure | None:
-    """How the singular values of each kind of matrix are spread: a panel for each kind and figure."""
+    """Spectra of each kind of matrix: one panel per kind and figure."""
     looks = {
         'stable_rank': 'stable rank',
         'mean_ratio': 'largest / mean\nsingular value',
@@ -222,6 +222,6 @@ def _has(runs: Sequence[Run], name: str) -> bool:
 
 
 def _ends(paths: list[str]) -> list[str]:
-    """The ends of names that tell them apart."""
+    """The shortest ends of names that are distinct."""
     short = [path.rstrip('/').rpartition('/')[2] for path in paths]
     return short if len(set(short)) == len(short) else paths

@@ -1,4 +1,4 @@
-"""Runs, as they lie in their folders: settings, rows of training and evaluations, starts and ends."""
+"""Read runs from their folders: settings, rows of training and evaluations, starts and ends."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,46 +7,47 @@ from typing import Any, NamedTuple
 import yaml
 
 from xlabml.telemetry import records
+from xlabml.telemetry.records import Row
 from xlabml.untrusted import yaml_text
 
 _MOST_RUNS = 10
 _MOST_UNIT = 40
-"""Characters of a unit: what stands in a file is shown to people."""
+"""Maximum length of a unit in characters, since files are shown to people."""
 _EARLIER_UNITS = {'loss': 'nats/token', 'accuracy': '%', 'bits_per_byte': 'bits/byte'}
-"""Units of runs whose start does not say any: they were language models."""
+"""Units of runs whose start has none: they were language models."""
 
 
 class Run(NamedTuple):
-    """A run, as far as it has come.
+    """A run, up to its newest row.
 
     Args:
-        name: What it is called beside others.
-        folder: Where it lies.
-        settings: Those that it was started with last; {} where none were saved.
-        training: A row each so many steps, in their order, one a step.
-        evaluations: What `fit` validated, in the order of the steps, one a step.
+        name: Its name in a comparison.
+        folder: Its folder.
+        settings: The settings of its last start; {} where none were saved.
+        training: Training rows in the order of steps, one per step.
+        evaluations: Validations of `fit` in the order of steps, one per step.
         others: Evaluations by the commands validate and test, oldest first.
         events: Starts and ends.
-        notes: What was wrong with the files.
+        notes: Problems with the files.
     """
 
     name: str
     folder: Path
     settings: dict[str, Any]
-    training: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    others: list[dict[str, Any]]
-    events: list[dict[str, Any]]
+    training: list[Row]
+    evaluations: list[Row]
+    others: list[Row]
+    events: list[Row]
     notes: list[str]
 
     @property
-    def start(self) -> dict[str, Any]:
-        """What the newest start says of itself; {} before the first."""
+    def start(self) -> Row:
+        """The event of the newest start; {} before the first."""
         return next((event for event in reversed(self.events) if event.get('event') == 'start'), {})
 
     @property
     def units(self) -> dict[str, str]:
-        """The units of the figures, by name; runs that do not say are language models."""
+        """The units of the figures, by name; those of language models where the run has none."""
         found = self.start.get('units')
         if not isinstance(found, dict):
             return dict(_EARLIER_UNITS)
@@ -54,7 +55,7 @@ class Run(NamedTuple):
 
     @property
     def monitor(self) -> tuple[str, bool]:
-        """The figure that the best validation is known by, and whether smaller is better."""
+        """The figure that ranks validations, and whether smaller is better."""
         found = self.start.get('monitor')
         if isinstance(found, list) and len(found) == 2 and isinstance(found[0], str):
             return found[0], found[1] != 'max'
@@ -62,7 +63,7 @@ class Run(NamedTuple):
 
 
 def find_folders(asked: Sequence[str], root: Path) -> list[Path]:
-    """The folders of the runs that were asked for.
+    """Find the folders of runs.
 
     Args:
         asked: Each is a run's folder, a folder of several (its newest ten), or `last`: the newest below root.
@@ -89,23 +90,23 @@ def find_folders(asked: Sequence[str], root: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `fit` has written rows, or another evaluation, into a folder."""
+    """Whether a folder has rows of `fit`, or of another evaluation."""
     names = (records.TRAINING, records.EVALUATION, records.EVENTS)
     return any((folder / name).exists() for name in names) or any(folder.glob('events.out.tfevents.*'))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in some folders, each named by as much of its path as tells it from the others."""
+    """The runs in a list of folders, each named by the shortest distinct end of its path."""
     return [read_run(folder, name) for folder, name in zip(folders, short_names(folders))]
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """A run, from its JSON lines; one that is older than these from its events for TensorBoard."""
+    """A run, from its JSON lines, or from its events for TensorBoard where it has none (earlier versions)."""
     files = [records.read(folder / file) for file in (records.TRAINING, records.EVALUATION, records.EVENTS)]
     training, evaluations, events = (file.rows for file in files)
     notes = []
     if n_broken := sum(file.n_broken for file in files):
-        notes.append(f'{n_broken} line(s) were cut off or damaged, and are left out')
+        notes.append(f'{n_broken} line(s) are cut off or damaged, and are left out')
     if not (folder / records.TRAINING).exists() and any(folder.glob('events.out.tfevents.*')):
         from .tensorboard import read_events
 
@@ -117,33 +118,33 @@ def read_run(folder: Path, name: str) -> Run:
         name,
         folder,
         _read_settings(folder),
-        one_a_step(training),
-        one_a_step(fit),
+        one_per_step(training),
+        one_per_step(fit),
         [row for row in evaluations if row.get('command', 'fit') != 'fit' and isinstance(row.get('step'), int)],
         events,
         notes,
     )
 
 
-def one_a_step(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows by step; of several at one step the last."""
+def one_per_step(rows: Sequence[Row]) -> list[Row]:
+    """Rows in the order of steps; the last of several at one step."""
     by_step = {row['step']: row for row in rows if isinstance(row.get('step'), int)}
     return [by_step[step] for step in sorted(by_step)]
 
 
-def column(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps and values of the rows that have a number of this name."""
+def column(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
+    """The steps and values of the rows with a number of this name."""
     pairs = [(row['step'], row[name]) for row in rows if isinstance(row.get(name), int | float)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def columns(runs: Sequence[Run], prefix: str) -> list[str]:
-    """What rows of training have whose names begin with this, in the order of their first appearance."""
+    """Names in training rows that begin with a prefix, in the order of their first appearance."""
     return list(dict.fromkeys(name for run in runs for row in run.training for name in row if name.startswith(prefix)))
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The ends of some paths, as long as it takes to tell them apart."""
+    """The shortest ends of paths that are distinct."""
     parts = [folder.absolute().parts for folder in folders]
     n = 1
     while len({path[-n:] for path in parts}) < len(parts) and n < max(map(len, parts)):

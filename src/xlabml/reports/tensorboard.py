@@ -1,12 +1,13 @@
-"""Rows of a run that wrote events for TensorBoard only."""
+"""Read the rows of a run that wrote events for TensorBoard only."""
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from xlabml.telemetry.records import Row
 
 
-def read_events(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of training, and of evaluations, as the JSON lines have them.
+def read_events(folder: Path) -> tuple[list[Row], list[Row]]:
+    """Rows of training and of evaluations, as in the JSON lines.
 
     Raises:
         ValueError: tensorboard is not installed, or the events hold no numbers.
@@ -18,7 +19,7 @@ def read_events(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0}, purge_orphaned_data=True)
     events.Reload()
-    rows: dict[bool, dict[int, dict[str, Any]]] = {True: {}, False: {}}
+    rows: dict[bool, dict[int, Row]] = {True: {}, False: {}}
     for name in events.Tags()['scalars']:
         if name in ('hp_metric', 'epoch'):
             continue

@@ -1,5 +1,5 @@
-"""What a run says of itself: rows on disk, FLOPs and peaks, the parts of a step, memory, spectra of weights.
+"""Telemetry of a run: rows on disk, FLOPs and device peaks, timing of a step, memory, spectra of weights.
 
-Nothing here knows Lightning; the callback `callbacks/curves.py` measures with it. Take what you need from its file:
-`records` loads no torch, so that reports start at once.
+Nothing here uses Lightning; the callback `callbacks/curves.py` measures with it. Import from the module that you need:
+`records` loads no torch, so that reports start fast.
 """

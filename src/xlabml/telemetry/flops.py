@@ -1,10 +1,11 @@
-"""How many floating-point operations training needs: what the model asks for, not what the hardware happens to do.
+"""The floating-point operations of training: those of the model, not those that the hardware executes.
 
-A matrix costs 2 operations a parameter and token forwards and twice that backwards (for what it reads and for itself):
-Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section 2.1. Looking up embeddings costs nothing, the head is
-counted, padding is not. Attention costs, for each pair of a query and a key that it sees, and each channel of all
-heads, 2 for the score and 2 for the mixture forwards, and twice that backwards. What is computed again to save memory
-is not counted. Source of the measure (model FLOPs utilisation): PaLM, https://arxiv.org/abs/2204.02311, appendix B.
+A matrix costs 2 operations per parameter and token in the forward pass, and twice that in the backward pass (gradients
+of its input and of itself): Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section 2.1. Embedding lookups cost
+nothing; the head is counted, padding is not. Attention costs, for each (query, key) pair that is not masked and each
+channel of all heads, 2 for the score and 2 for the weighted sum of values in the forward pass, and twice that in the
+backward pass. Recomputation is not counted. Source of the measure (model FLOPs utilization): PaLM,
+https://arxiv.org/abs/2204.02311, appendix B.
 """
 
 from collections import Counter
@@ -17,19 +18,19 @@ from xlabml.anatomy import find_attention, find_matrices
 from xlabml.batches import Layout
 
 _PER_PAIR = 12
-"""2 for the score, 2 for the mixture; three times that with the way back."""
+"""2 for the score, 2 for the weighted sum; three times that with the backward pass."""
 
 
 class TrainFlops:
-    """Counts what training on batches costs, on the device that they are on, without waiting for it.
+    """Counts the operations of training on batches, on their device, without synchronization.
 
     Args:
-        model: The whole of what is trained.
+        model: The whole model.
 
     Attributes:
-        per_token: The matrices of the layers, for each token that is no padding.
-        per_target: The head, for each target that counts.
-        widths: For each kind of attention, (causal, window): the channels of all heads, summed over the layers.
+        per_token: Operations of the layers' matrices per token that is not padding.
+        per_target: Operations of the head per target.
+        widths: For each kind of attention, (causal, window): channels of all heads, summed over the layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,26 +44,26 @@ class TrainFlops:
         self._sums: Tensor | None = None
 
     def add(self, ids: Int[Tensor, 'b n'], layout: Layout | None) -> None:
-        """Count the tokens of a batch, and what they see."""
+        """Count the tokens of a batch, and their (query, key) pairs."""
         lengths = layout_lengths(ids, layout)
         pairs = [count_pairs(lengths, causal, window) for causal, window in self.widths]
         sums = torch.stack([lengths.sum(), *pairs])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self, device: torch.device) -> Int[Tensor, ' k']:
-        """Tokens, and the pairs of each kind of attention, since the last call."""
+        """The tokens, and the pairs of each kind of attention, since the last call."""
         sums = self._sums
         self._sums = None
         return torch.zeros(1 + len(self.widths), dtype=torch.long, device=device) if sums is None else sums
 
     def total(self, sums: list[float], n_targets: float) -> float:
-        """The FLOPs of what `take` gave, perhaps summed over ranks, and of so many targets."""
+        """The FLOPs of the counts of `take` (which may be summed over ranks) and of a number of targets."""
         attention = sum(width * pairs for width, pairs in zip(self.widths.values(), sums[1:]))
         return self.per_token * sums[0] + self.per_target * n_targets + _PER_PAIR * attention
 
 
 def layout_lengths(ids: Int[Tensor, 'b n'], layout: Layout | None) -> Int[Tensor, ' s']:
-    """How many tokens each document of a batch has; 0 where it is padding."""
+    """The number of tokens of each document of a batch; 0 for padding."""
     if layout is None:
         return torch.full((ids.size(0),), ids.size(1), dtype=torch.long, device=ids.device)
     lengths = layout.starts.diff().long()
@@ -70,11 +71,11 @@ def layout_lengths(ids: Int[Tensor, 'b n'], layout: Layout | None) -> Int[Tensor
 
 
 def count_pairs(lengths: Int[Tensor, ' s'], causal: bool, window: int | None) -> Int[Tensor, '']:
-    """How many pairs of a query and a key there are that see each other, over all documents.
+    """The number of (query, key) pairs that are not masked, over all documents.
 
-    Token i (from 0) of a document sees i + 1 tokens if it is causal, `window` at the most: m (m + 1) / 2 pairs among
-    the first m = min(length, window), and m for each later token. In both directions it is twice that, but for the
-    token itself.
+    Token i (from 0) of a document attends to min(i + 1, window) tokens if it is causal: m (m + 1) / 2 pairs among the
+    first m = min(length, window) tokens, and m for each later token. In both directions it is twice that, minus one per
+    token, which attends to itself once.
     """
     seen = lengths if window is None else lengths.clamp(max=window)
     twice = ((2 * lengths - seen + 1) * seen).sum()
@@ -82,5 +83,5 @@ def count_pairs(lengths: Int[Tensor, ' s'], causal: bool, window: int | None) ->
 
 
 def _cost(weight: Tensor) -> int:
-    """Operations a token: a matrix that is not trained needs no gradient of itself."""
+    """Operations per token; a matrix that is not trained needs no gradient of itself."""
     return (6 if weight.requires_grad else 4) * weight.numel()

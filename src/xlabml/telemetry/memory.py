@@ -1,4 +1,4 @@
-"""How much memory a process takes."""
+"""The memory in use by the process."""
 
 import resource
 import sys
@@ -10,10 +10,10 @@ MIB = 1 << 20
 
 
 def memory_bytes(device: torch.device) -> tuple[int, int]:
-    """What is taken now, and the most that was so far: by tensors on a GPU; on a CPU by the whole process."""
+    """Current and peak memory in bytes: of tensors on a GPU; of the whole process on a CPU."""
     if device.type == 'cuda':
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-    # Linux counts the most in KiB, macOS in bytes.
+    # Linux reports the peak in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     pages = Path('/proc/self/statm')
     now = int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else peak

@@ -1,7 +1,6 @@
-"""What training costs: tokens and FLOPs a second, where a step's time goes, memory, clipped steps."""
+"""Measure training: tokens and FLOPs per second, the parts of a step's time, memory, clipped steps."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +14,18 @@ from .step_clock import PARTS, StepClock
 
 
 class Meter:
-    """Counts on the device what the steps of a row do, and makes a row of it; only that waits for the device.
+    """Counts on the device over the steps of a row, and computes the row, with one synchronization.
 
     Args:
-        model: The whole of what is trained.
-        device: Where it is.
-        tflops: TFLOP/s that one device can do.
-        world: How many devices there are.
+        model: The whole model.
+        device: Its device.
+        tflops: Peak TFLOP/s of one device.
+        world: Number of devices.
         add_up: Sums a tensor over all ranks.
-        largest: The largest of each entry over all ranks.
+        largest: Takes the maximum of each entry over all ranks.
 
     Attributes:
-        n_steps: How many steps the row has so far.
+        n_steps: Number of steps of the row so far.
     """
 
     def __init__(
@@ -48,33 +47,33 @@ class Meter:
         self.n_steps = 0
         self._n_clipped: Tensor | None = None
 
-    def count_batch(self, batch: Any) -> None:
-        """Count what a micro-batch costs, where it is one of ours."""
+    def count_batch(self, batch: object) -> None:
+        """Count the operations of a micro-batch, if it is a Batch."""
         if isinstance(batch, Batch):
             self.flops.add(batch.ids, batch.layout)
 
     def count_step(self, norm: Tensor | None, limit: Tensor | float | None) -> None:
-        """Count a step, and whether its gradient was longer than it may be.
+        """Count a step, and whether its gradient was clipped.
 
         Args:
-            norm: Of the gradient, before it was clipped; None: it is not known.
-            limit: The longest that it may be; None: any.
+            norm: Norm of the gradient before clipping; None: unknown.
+            limit: Limit on the norm; None: no limit.
         """
         self.n_steps += 1
         if norm is not None and limit is not None:
-            is_clipped = (norm > limit) & norm.isfinite()  # else the step is skipped
+            is_clipped = (norm > limit) & norm.isfinite()  # a step that is not finite is skipped
             self._n_clipped = is_clipped.long() if self._n_clipped is None else self._n_clipped + is_clipped
 
     def row(self, n_targets: float, seconds: float) -> dict[str, float]:
         """The figures of the steps since the last call, the same on all ranks.
 
         Args:
-            n_targets: How many targets they counted, over all ranks.
-            seconds: How long they took.
+            n_targets: Number of targets of these steps, over all ranks.
+            seconds: Their duration.
 
         Returns:
-            Times are means over the ranks (they sum to the step as each rank's do), memory is the largest of any. What
-            there was nothing to measure of is missing.
+            Times are means over the ranks (and still sum to the step), memory is the maximum of all ranks. Figures that
+            were not measured are missing.
         """
         parts = self.clock.stop()
         waited = self.clock.waited_seconds

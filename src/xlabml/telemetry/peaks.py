@@ -1,4 +1,4 @@
-"""How many floating-point operations a device can do in a second, which model FLOPs are held against (MFU)."""
+"""The peak FLOP/s of a device, the denominator of model FLOPs utilization (MFU)."""
 
 import contextlib
 import json
@@ -12,8 +12,8 @@ import torch
 from xlabml import artifacts
 
 _DENSE_BF16 = (
-    # Names as torch.cuda.get_device_name gives them; the first that is found counts. TFLOP/s of dense bf16 and fp16
-    # matrices, half of what data sheets give for sparse ones.
+    # Names as in torch.cuda.get_device_name; the first match counts. TFLOP/s of dense bf16 and fp16 matrices, half of
+    # the data sheets' figures for sparse ones.
     ('GB200', 2500.0),  # NVIDIA Blackwell architecture brief: 5,000 sparse, at 1,200 W
     ('B200', 2250.0),  # the same: 4,500 sparse, HGX and DGX at 1,000 W
     ('H200 NVL', 835.5),  # H200 data sheet: 1,671 sparse
@@ -27,15 +27,15 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 
 def known_tflops(name: str, dtype: torch.dtype) -> float | None:
-    """The peak of a GPU by its name, for dense matrices in half precision; None: not known here."""
+    """The peak of a GPU by its name, for dense matrices in half precision; None: unknown."""
     return next((peak for part, peak in _DENSE_BF16 if part in name.upper()), None) if dtype in _NARROW else None
 
 
 def find_tflops(device: torch.device, dtype: torch.dtype, cache: Path) -> tuple[float, str]:
-    """A device's peak in TFLOP/s, and how it is known: 'known' from its maker, or 'measured'.
+    """A device's peak in TFLOP/s, and its origin: 'known' (from the data sheet) or 'measured'.
 
-    What is measured is kept in `peaks.json` in the cache, by processor, threads, precision and version of torch: delete
-    that file if the machine was busy at the time.
+    Measurements are kept in `peaks.json` in the cache, by CPU, threads, precision and version of torch: delete that
+    file if the machine was busy at the time.
     """
     name = device_name(device)
     known = known_tflops(name, dtype) if device.type == 'cuda' else None
@@ -47,14 +47,14 @@ def find_tflops(device: torch.device, dtype: torch.dtype, cache: Path) -> tuple[
     key = f'{name}{threads}, {str(dtype).removeprefix("torch.")}, torch {torch.__version__}'
     if key not in peaks:
         peaks[key] = measure_tflops(device, dtype)
-        with contextlib.suppress(OSError):  # a full or read-only cache: it is measured again next time
+        with contextlib.suppress(OSError):  # a full or read-only cache: measured again next time
             path.parent.mkdir(parents=True, exist_ok=True)
             artifacts.write_text(path, json.dumps(peaks, indent=1))
     return peaks[key], 'measured'
 
 
 def _read_peaks(path: Path) -> dict[str, float]:
-    """What was measured before; nothing of a file that is not as it was written."""
+    """The stored measurements; {} if the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):
@@ -65,10 +65,10 @@ def _read_peaks(path: Path) -> dict[str, float]:
 
 
 def measure_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """The best of some matrix products, in TFLOP/s.
+    """The fastest of several matrix products, in TFLOP/s.
 
     Args:
-        seconds: How long to go on, a few products at least.
+        seconds: Time to measure, for a few products at least.
     """
     best = 0.0
     for size in (512, 1024) if device.type == 'cpu' else (4096, 8192):
@@ -86,7 +86,7 @@ def measure_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
@@ -94,7 +94,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
+    """The product name of the device."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     info = Path('/proc/cpuinfo')

@@ -1,7 +1,7 @@
-"""A run's rows as JSON lines: written one by one, read while the run goes on and after it was cut off.
+"""A run's rows as JSON lines, appended one by one; they can be read during the run, and after a kill.
 
-Three files lie in the folder of a run, one JSON object a line: `log.jsonl` (training), `eval.jsonl` (evaluations) and
-`run.jsonl` (every start and end).
+Three files in the folder of a run have one JSON object per line: `log.jsonl` (training), `eval.jsonl` (evaluations) and
+`run.jsonl` (starts and ends).
 """
 
 import json
@@ -21,28 +21,31 @@ EVENTS = 'run.jsonl'
 _COUNTS = ('max_steps', 'parameters', 'trained_parameters', 'devices', 'threads')
 _TEXTS = ('event', 'command', 'split', 'error', 'task', 'device', 'precision', 'peak_is')
 _MAX_BYTES = 4 << 30
-"""Of a file: rows of a kilobyte at each of four million steps."""
+"""Maximum size of a file: rows of a kilobyte at each of four million steps."""
+
+Row = dict[str, Any]
+"""JSON values by name; those with a name that readers rely on have the type that `_is_ours` checks."""
 
 
 class Rows(NamedTuple):
-    """What could be read of a file.
+    """The rows of a file.
 
     Args:
         rows: The rows, in their order.
-        n_broken: How many lines are none: cut off while they were written, or damaged.
+        n_broken: Number of lines that are not rows: cut off while they were written, or damaged.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     n_broken: int
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Write a row behind the others, and the time of day with it; it is in the file when this returns.
+def append(path: Path, row: Mapping[str, object]) -> None:
+    """Append a row with the current time; it is in the file when this returns.
 
-    What is not finite becomes null, which JSON can say. A line that was cut off stays a line of its own.
+    Numbers that are not finite become null, as JSON requires. A line that was cut off stays a separate line.
     """
     values = {'time': datetime.now(UTC).isoformat(timespec='milliseconds'), **row}
-    line = json.dumps({name: _sayable(value) for name, value in values.items()}, ensure_ascii=False)
+    line = json.dumps({name: _to_json(value) for name, value in values.items()}, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('a+b') as file:
         size = file.seek(0, os.SEEK_END)
@@ -53,12 +56,12 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def drop_after(path: Path, step: int) -> int:
-    """Take out the rows of later steps, which a run that goes on from this one supersedes, and lines that are cut off.
+    """Remove the rows of later steps, which a run resumed from this step supersedes, and lines that are cut off.
 
-    The file is replaced at once: whoever reads it meanwhile sees the old one or the new one.
+    The file is replaced atomically.
 
     Returns:
-        How many rows went.
+        Number of lines removed.
     """
     if not path.is_file():
         return 0
@@ -70,7 +73,7 @@ def drop_after(path: Path, step: int) -> int:
 
 
 def read(path: Path) -> Rows:
-    """The rows of a file; none where there is no file.
+    """The rows of a file; none if it does not exist.
 
     Raises:
         ValueError: It is too large.
@@ -80,7 +83,7 @@ def read(path: Path) -> Rows:
     return Rows([row for row in rows if row is not None], sum(row is None for row in rows))
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # cut off, or not even UTF-8
@@ -90,12 +93,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _content(path: Path) -> bytes:
     if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f'{path} has {path.stat().st_size:,} bytes, where {_MAX_BYTES:,} are the most; look at it')
+        raise ValueError(f'{path} has {path.stat().st_size:,} bytes, more than the limit of {_MAX_BYTES:,}; check it')
     return path.read_bytes()
 
 
-def _is_ours(name: str, value: Any) -> bool:
-    """Whether a row may have such a value: whoever reads rows computes with numbers and times, and shows texts."""
+def _is_ours(name: str, value: object) -> bool:
+    """Whether a value has the type that readers rely on: they compute with numbers and times, and show texts."""
     if name == 'time':
         return isinstance(value, str) and _is_time(value)
     if name in _TEXTS:
@@ -116,5 +119,5 @@ def _is_time(value: str) -> bool:
         return False
 
 
-def _sayable(value: Any) -> Any:
+def _to_json(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, and how long the run waits for data."""
+"""Time the parts of a step, and the waiting for data."""
 
 import time
 from collections.abc import Callable
@@ -7,18 +7,18 @@ PARTS = ('data', 'forward', 'backward', 'optimizer', 'other')
 
 
 class StepClock:
-    """Charges the time of a step to its parts, one after another, so that they sum to the step.
+    """Assigns the time of a step to its parts, so that they sum to the step.
 
-    A device works behind the back of the program: only where both are brought together (synchronised) at every change
-    of parts does the clock say what each takes. That costs speed, so it runs for single steps; in between, all calls
-    do nothing but sum up the waiting for data, which the device has no part in.
+    A device runs asynchronously: only with a synchronization at every change of parts are their times right. That costs
+    speed, so single steps are timed; in the others all calls only sum the waiting for data, which needs no
+    synchronization.
 
     Args:
-        synchronize: Waits until the device has done all that it was given.
+        synchronize: Waits until the device has finished its work.
 
     Attributes:
-        is_on: Whether a step is measured.
-        waited_seconds: The time spent between `fetch` and `fetched`, in all steps; whoever reads it sets it back.
+        is_on: Whether a step is being timed.
+        waited_seconds: Time between `fetch` and `fetched`, over all steps; its reader resets it.
     """
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class StepClock:
         self._fetch = 0.0
 
     def start(self) -> None:
-        """Begin to measure a step."""
+        """Begin to time a step."""
         self.synchronize()
         self.is_on = True
         self._part = 'other'
@@ -39,7 +39,7 @@ class StepClock:
         self._since = time.perf_counter()
 
     def enter(self, part: str) -> None:
-        """What comes now belongs to this part."""
+        """Assign the time from now on to a part."""
         if self.is_on:
             self.synchronize()
             now = time.perf_counter()
@@ -48,7 +48,7 @@ class StepClock:
             self._since = now
 
     def stop(self) -> dict[str, float] | None:
-        """End the step: the seconds of each part; None if none was measured."""
+        """End the step; the seconds of each part, or None if the step was not timed."""
         if not self.is_on:
             return None
         self.enter('other')
@@ -56,14 +56,14 @@ class StepClock:
         return self._seconds
 
     def leave_out(self, seconds: float) -> None:
-        """So much of the present part was no part of the step."""
+        """Take seconds out of the current part that do not belong to the step."""
         self._since += seconds
 
     def fetch(self) -> None:
-        """A batch is asked for."""
+        """Called before a batch is fetched."""
         self.enter('data')
         self._fetch = time.perf_counter()
 
     def fetched(self) -> None:
-        """The batch is there."""
+        """Called after a batch was fetched."""
         self.waited_seconds += time.perf_counter() - self._fetch

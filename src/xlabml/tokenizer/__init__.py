@@ -1,4 +1,4 @@
-"""Strings <-> token ids of any tokenizer, special tokens by name, the bytes of each token. Loads no torch."""
+"""Tokenizers: strings <-> token ids, special tokens by name, the bytes of each token. Loads no torch."""
 
 from .base import Tokenizer
 from .special import check_roles

@@ -1,4 +1,4 @@
-"""What every tokenizer offers: strings <-> token ids, special tokens by name, the bytes of each token."""
+"""The base class of tokenizers: strings <-> token ids, special tokens by name, the bytes of each token."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -6,33 +6,40 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, ClassVar, cast, overload
 
 from .probes import find_losses
 from .stream import Stream
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .round_trips import RoundTrips
 
+    Ints = NDArray[np.int64]
+else:
+    Ints = object  # numpy is imported on first use
+
 MAX_BYTES = 1 << 26
-"""No tokenizer's file is larger; the largest public ones have some 40 MB."""
+"""Limit on a tokenizer's file; the largest public ones have about 40 MB."""
 
 MAX_VOCAB = 1 << 22
-"""No tokenizer has more ids; the largest public ones have a quarter of a million."""
+"""Limit on the number of ids; the largest public tokenizers have about 250,000."""
 
 
 class Tokenizer(ABC):
-    """Turns strings into token ids and back. Made by `load`, `from_bytes` or `train_tokenizer`.
+    """Converts strings to token ids and back. Made by `load`, `from_bytes` or `train_tokenizer`.
 
     Attributes:
-        data: All that it is made of, as one string of bytes: `from_bytes` makes it again. A checkpoint holds them.
-        hash: SHA-256 of these, in hex.
-        kind: What made it: `own` (`train_tokenizer`), `sentencepiece` or `huggingface`.
+        data: The whole tokenizer, serialized: `from_bytes` restores it, and a checkpoint holds it.
+        hash: SHA-256 of `data`, in hex.
+        kind: Its origin: `own` (`train_tokenizer`), `sentencepiece` or `huggingface`.
         is_lossless: Whether `decode(encode(text)) == text` for every string, and the bytes of a text are those of its
-            tokens. Of others the share of documents that do not come back is counted as a store is built.
-        special_ids: From the name of a special token to its id: sos (put before a text), eos (behind it) and pad,
-            which may be one and the same; unk, mask, cls and sep where there are such.
-        appended: Special tokens that were put behind the vocabulary of the file.
+            tokens. For other tokenizers, building a store counts the documents that change in a round trip.
+        special_ids: Ids of the special tokens by role: sos (before a text), eos (after it) and pad, which may be the
+            same token; unk, mask, cls and sep where they exist.
+        appended: Special tokens that were appended to the vocabulary of the file.
     """
 
     kind: ClassVar[str]
@@ -42,7 +49,7 @@ class Tokenizer(ABC):
     special_ids: Mapping[str, int]
     appended: Sequence[str] = ()
     _name: str
-    _written: frozenset[int] = frozenset()  # special tokens that the file would make of a text that spells their names
+    _written: frozenset[int] = frozenset()  # special tokens that the library encodes where a text spells their names
 
     def _set_data(self, data: bytes, name: str) -> None:
         self.data = data
@@ -53,19 +60,17 @@ class Tokenizer(ABC):
     def load(
         path: str | Path, special_tokens: Mapping[str, str] | None = None, append_special_tokens: bool = False
     ) -> 'Tokenizer':
-        """Read a tokenizer's file; its content, not its name, tells of which kind it is.
+        """Read a tokenizer's file; its kind is detected from its content, not its name.
 
         Args:
-            path: A SentencePiece model, the `tokenizer.json` of Hugging Face's library, or a folder that holds one of
-                them, with a `special_tokens_map.json` or `tokenizer_config.json` beside it perhaps; or what a
-                checkpoint held.
-            special_tokens: Which of its tokens is sos, eos, pad, unk, mask, cls or sep, where that is not as found.
-            append_special_tokens: Whether those that it lacks are put behind its vocabulary, and five spare ones.
+            path: A SentencePiece model, the `tokenizer.json` of Hugging Face's library, or a folder with one of them
+                and perhaps a `special_tokens_map.json` or `tokenizer_config.json`; or the `data` of a tokenizer.
+            special_tokens: The token of a role (sos, eos, pad, unk, mask, cls, sep), where detection is wrong.
+            append_special_tokens: Whether missing special tokens, and five spare ones, are appended to its vocabulary.
 
         Raises:
-            FileNotFoundError: There is none.
-            ValueError: It is no tokenizer that xlabml can use, or which token ends a text cannot be known; the message
-                says why.
+            FileNotFoundError: There is no such file.
+            ValueError: xlabml cannot use the tokenizer, or its end-of-text token is unknown; the message says why.
         """
         from .reading import read_tokenizer
 
@@ -73,10 +78,10 @@ class Tokenizer(ABC):
 
     @staticmethod
     def from_bytes(data: bytes, name: str = 'tokenizer') -> 'Tokenizer':
-        """A tokenizer from its bytes, as `data` gives them or a file holds them.
+        """A tokenizer from its `data`, or from the bytes of a file.
 
         Args:
-            name: What error messages call it.
+            name: Its name in error messages.
 
         Raises:
             ValueError: As in `load`.
@@ -85,14 +90,14 @@ class Tokenizer(ABC):
 
         return make_tokenizer(data, name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Tokenizer.from_bytes, (self.data, self._name)
 
     # Ids and pieces
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many ids there are, the appended ones included."""
+        """The number of ids, appended ones included."""
 
     def __getitem__(self, piece: str) -> int:
         """The id of a piece.
@@ -111,7 +116,7 @@ class Tokenizer(ABC):
         """The id of a piece, if there is one."""
 
     def piece(self, id: int) -> str:
-        """A token as its file writes it: U+2581 is a space there, `<0x0A>` a byte, `##` goes on with a word …
+        """A token as its file writes it: U+2581 is a space there, `<0x0A>` a byte, `##` continues a word …
 
         Raises:
             ValueError: The id is not in the vocabulary.
@@ -124,44 +129,44 @@ class Tokenizer(ABC):
 
     @property
     def sos_token(self) -> str:
-        """The piece that is put before a text."""
+        """The piece before a text."""
         return self._piece(self.special_ids['sos'])
 
     @property
     def eos_token(self) -> str:
-        """The piece that ends a text; it may be the one before it, too."""
+        """The piece after a text; it may equal `sos_token`."""
         return self._piece(self.special_ids['eos'])
 
     @property
     def pad_token(self) -> str:
-        """The piece that fills rows up, where nothing reads it: the end of text, if it has none for that."""
+        """The piece that pads rows, which is never attended to; the end of text if there is no other."""
         return self._piece(self.special_ids['pad'])
 
     @property
     def unk_token(self) -> str | None:
-        """The piece that stands for what the tokenizer does not know; None where there is none."""
+        """The piece for unknown characters; None where there is none."""
         return self._piece(self.special_ids['unk']) if 'unk' in self.special_ids else None
 
     @property
     @abstractmethod
     def reserved_ids(self) -> list[int]:
-        """The ids that stand for no text: special tokens, the unknown one, numbers without a token. Rising."""
+        """The ids that stand for no text, ascending: special tokens, the unknown one, ids without a token."""
 
     @property
     @abstractmethod
     def piece_bytes(self) -> list[bytes]:
-        """For each id the raw UTF-8 bytes that it stands for within a text; b'' for the reserved ones."""
+        """For each id the UTF-8 bytes that it stands for inside a text; b'' for reserved ids."""
 
     @cached_property
-    def piece_sizes(self) -> Any:
-        """For each id how many bytes it stands for: the lengths of `piece_bytes`, as an array."""
+    def piece_sizes(self) -> Ints:
+        """For each id the number of bytes that it stands for: the lengths of `piece_bytes`."""
         import numpy as np
 
         return np.array([len(piece) for piece in self.piece_bytes], np.int64)
 
     @abstractmethod
     def is_byte(self, id: int) -> bool:
-        """Whether the token is one byte of a character that the tokenizer does not know."""
+        """Whether the token is a byte of an unknown character."""
 
     def is_learned(self, id: int) -> bool:
         """Whether the token stands for text: neither reserved nor a byte."""
@@ -188,22 +193,22 @@ class Tokenizer(ABC):
     def encode(self, text: str | list[str], n_threads: int | None = None) -> list[int] | list[list[int]]:
         """The ids of a text, or of several; no special token is added.
 
-        Nor is one made of what a text says: where it spells the name of one, and the tokenizer has no other way to
-        write that, the text is as unknown.
+        A text that spells the name of a special token never encodes to it: if the tokenizer cannot encode the name as
+        ordinary text, it becomes the unknown token.
 
         Args:
-            n_threads: Threads that share out several texts; None: one a core.
+            n_threads: Threads for several texts; None: one per core.
 
         Raises:
-            ValueError: A text holds a lone surrogate, which is no character and has no UTF-8.
+            ValueError: A text holds a lone surrogate, which has no UTF-8.
         """
         encoded = self._encode_any([text] if isinstance(text, str) else text, n_threads)
         if self._written:
             encoded = [ids if self._written.isdisjoint(ids) else self._unwritten(ids) for ids in encoded]
         return encoded[0] if isinstance(text, str) else encoded
 
-    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Any, Any]:
-        """The ids of several texts, back to back, and how many each has: what `encode` returns, as two arrays.
+    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Ints, Ints]:
+        """`encode` as two arrays: the concatenated ids of several texts, and the number of ids of each.
 
         Raises:
             ValueError: As in `encode`.
@@ -217,7 +222,7 @@ class Tokenizer(ABC):
         return flat, lengths
 
     def _encode_any(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
-        """The ids of texts, special tokens that a text spells included.
+        """The ids of texts, including special tokens that a text spells.
 
         Raises:
             ValueError: As in `encode`.
@@ -246,58 +251,58 @@ class Tokenizer(ABC):
     @overload
     def decode(self, ids: Iterable[Iterable[int]]) -> list[str]: ...
     def decode(self, ids: Iterable[int] | Iterable[Iterable[int]]) -> str | list[str]:
-        """The text of ids, or the texts of several lists of them; special tokens say nothing.
+        """The text of ids, or the texts of several lists of ids; special tokens decode to nothing.
 
-        Ids that no text encodes to may give bytes that are no UTF-8: those become U+FFFD.
+        Ids that no text encodes to may be invalid UTF-8, which decodes to U+FFFD.
 
         Raises:
             ValueError: An id is not in the vocabulary.
         """
-        items: list[Any] = list(ids)
+        items = list(ids)
         if items and isinstance(items[0], Iterable):
-            return [self._decode(item) for item in items]
-        return self._decode(items)
+            return [self._decode(item) for item in cast('list[Iterable[int]]', items)]
+        return self._decode(cast('list[int]', items))
 
     @abstractmethod
     def _decode(self, ids: Iterable[int]) -> str: ...
 
     def _text(self, ids: list[int]) -> str:
-        """The text of ids that are of a text, and so are all there."""
+        """The text of the ids of a whole text."""
         return self._decode(ids)
 
     @abstractmethod
     def stream(self) -> Stream:
-        """A decoder for ids that come one by one."""
+        """An incremental decoder."""
 
-    # What is lost
+    # Losses of a round trip
 
     @cached_property
     def round_trips(self) -> 'RoundTrips':
-        """Finds which texts decode, from their ids, to what they were."""
+        """Tests which texts `decode(encode(text))` returns unchanged."""
         from .round_trips import RoundTrips
 
         return RoundTrips(self.piece_bytes, self.piece_sizes, self._lead, self._alphabet, self._text)
 
     @cached_property
     def _lead(self) -> bytes | None:
-        """What the bytes of the tokens of a text begin with and decoding takes away; None where that is not so."""
+        """The prefix of the bytes of a text's tokens that decoding removes; None where decoding does more than that."""
         ids = self.encode('a')
         lead, a, rest = b''.join(map(self.piece_bytes.__getitem__, ids)).partition(b'a')
         return lead if a and not rest and self.decode(ids) == 'a' else None
 
     @property
     def _alphabet(self) -> frozenset[str] | None:
-        """All characters that a text can decode to; None where they are not known, or are all there are."""
+        """All characters that decoding can return; None where they are unknown, or all of Unicode."""
         return None
 
     @cached_property
     def losses(self) -> list[str]:
-        """What does not come back as it was, found by trying: a line each, for people. Empty: nothing was found."""
+        """Kinds of text that change in a round trip, found by trying: one line each, for people."""
         return [] if self.is_lossless else find_losses(self)
 
 
-def _flatten(encoded: list[list[int]]) -> tuple[Any, Any]:
-    """Lists of ids as one array, and how many each has."""
+def _flatten(encoded: list[list[int]]) -> tuple[Ints, Ints]:
+    """Concatenate lists of ids; the ids, and the number of ids of each list."""
     import numpy as np
 
     flat = array('q')
@@ -313,5 +318,5 @@ def refuse_surrogates(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         raise ValueError(
             f'{name} holds a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}; '
-            'it is half of a character and has no UTF-8: remove it, or mend what decoded the text'
+            'it is half of a character and has no UTF-8: remove it, or fix what decoded the text'
         ) from None

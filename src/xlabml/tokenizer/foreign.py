@@ -1,4 +1,4 @@
-"""What tokenizers from elsewhere share: a file's vocabulary, and special tokens appended behind it."""
+"""The base class of tokenizers of other libraries: the file's vocabulary, and special tokens appended to it."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,12 +9,12 @@ from .special import SpecialTokens
 
 
 class ForeignTokenizer(Tokenizer):
-    """A tokenizer whose file somebody else made."""
+    """A tokenizer that another library trained."""
 
-    _n_file: int  # ids that the file has; the appended ones come after them
+    _n_file: int  # ids of the file; the appended ones follow
 
     def _set_file(self, file: bytes, name: str, special: SpecialTokens, n_file: int) -> None:
-        """Settle what it is, once the library has opened its file."""
+        """Set the attributes, once the library has opened the file."""
         self._set_data(Packed(self.kind, special, file).pack(), name)
         self._n_file = n_file
         self.appended = special.appended
@@ -25,14 +25,14 @@ class ForeignTokenizer(Tokenizer):
     def read(
         cls, file: bytes, name: str, named: Mapping[str, str], append: bool, configured: Mapping[str, str]
     ) -> 'ForeignTokenizer':
-        """The tokenizer of a file that is read for the first time.
+        """Read the file of another library, and find its special tokens.
 
         Args:
             file: Its bytes.
-            name: What error messages call it.
+            name: Its name in error messages.
             named: Special tokens that the user names, by role.
-            append: Whether those that it lacks are put behind its vocabulary.
-            configured: Special tokens that the files beside it name.
+            append: Whether missing special tokens are appended to its vocabulary.
+            configured: Special tokens that the files beside it name, by role.
         """
 
     def __len__(self) -> int:

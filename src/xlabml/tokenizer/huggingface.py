@@ -1,7 +1,7 @@
-"""A `tokenizer.json` of Hugging Face's library `tokenizers` (extra `hf`), read as it is: data for that library.
+"""A `tokenizer.json` of Hugging Face's library `tokenizers` (extra `hf`).
 
-No class is looked up, no template is filled in and no code of the file is executed. Of what it says, truncation,
-padding and the tokens that it puts around a text are left out, and so is BPE's dropout: the same text has the same ids.
+The file is data for that library: no class is looked up, no template is filled in and no code is executed. Truncation,
+padding, the special tokens around a text and BPE's dropout are disabled: the same text always has the same ids.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .base import MAX_VOCAB
 from .foreign import ForeignTokenizer
@@ -17,11 +17,14 @@ from .packed import unpack
 from .special import SpecialTokens, find_special_tokens
 from .stream import Stream, StreamDecoder, WindowDecoder
 
+if TYPE_CHECKING:
+    import tokenizers
+
 _MAX_DEPTH = 32
 _GROUP_TEXTS = 256
-"""Texts in a call of the library. It keeps every token of them as a string: a thousand take 3 % longer."""
+"""Texts per call of the library, which keeps every token as a string: with 1,000 texts a call takes 3 % longer."""
 _PLAIN_DECODERS = {'WordPiece', 'BPEDecoder', 'Metaspace'}
-"""Decoders that return characters of the pieces, spaces and apostrophes (`do not` becomes `don't`), and no others."""
+"""Decoders that return only characters of the pieces, spaces and apostrophes (`do not` becomes `don't`)."""
 _BYTE_PIECES = {f'<0x{byte:02X}>': byte for byte in range(256)}
 
 
@@ -30,12 +33,12 @@ class HuggingFaceTokenizer(ForeignTokenizer):
 
     Args:
         file: Its bytes.
-        name: What error messages call it.
+        name: Its name in error messages.
         special: Its special tokens.
-        opened: What `open_file` returns for the file, where that was called already.
+        opened: The result of `open_file`, where it was called already.
 
     Raises:
-        ValueError: It is no such file, it is damaged or larger than any, or lacks one of these; or the library is not
+        ValueError: It is not a tokenizer.json, is damaged or too large, or lacks a special token; or the library is not
             installed.
     """
 
@@ -88,7 +91,7 @@ class HuggingFaceTokenizer(ForeignTokenizer):
         return [b'' if id in self._reserved else known[id] for id in range(len(self))]
 
     def _bytes_of_level(self) -> dict[int, bytes]:
-        """What a byte-level decoder makes of each token."""
+        """The bytes of each token of a byte-level decoder."""
         table = _byte_level()
 
         def spell(piece: str) -> bytes:
@@ -98,7 +101,7 @@ class HuggingFaceTokenizer(ForeignTokenizer):
         return {id: spell(piece) for id, piece in self._pieces.items()}
 
     def _bytes_within(self) -> dict[int, bytes]:
-        """What each token adds to a text that it stands in, by the library's own decoding."""
+        """The bytes that each token adds inside a text, by the library's decoding."""
         before = next(
             (id for id, piece in self._pieces.items() if piece.isalpha() and self._decode([id]).isalpha()), None
         )
@@ -171,7 +174,7 @@ class HuggingFaceTokenizer(ForeignTokenizer):
         return id in self._written or id not in self._pieces or (id in self._added and self._added[id].special)
 
     def _is_open(self, id: int) -> bool:
-        # The library gives up all of a run of bytes where one is wrong.
+        # Where one byte is wrong, the library replaces the whole run of bytes.
         return self._falls_back and self._pieces[id] in _BYTE_PIECES
 
 
@@ -179,34 +182,34 @@ class Opened(NamedTuple):
     """A file that was opened.
 
     Args:
-        content: What it says.
-        library: The library's object for it.
-        added: The tokens that were added to its model's, by id.
+        content: Its JSON.
+        library: The library's tokenizer.
+        added: The tokens that were added to the model's vocabulary, by id.
     """
 
     content: dict[str, Any]
-    library: Any
-    added: dict[int, Any]
+    library: 'tokenizers.Tokenizer'
+    added: 'dict[int, tokenizers.AddedToken]'
 
 
 def open_file(file: bytes, name: str) -> Opened:
-    """Open the bytes of a `tokenizer.json`, which are looked at first and not believed.
+    """Open the bytes of a `tokenizer.json`, after checking that they are safe to parse.
 
     Raises:
-        ValueError: They are none, or nested deeper than any; or the library is not installed.
+        ValueError: They are not a tokenizer.json, or nested too deeply; or the library is not installed.
     """
     try:
         content = json.loads(file.decode('utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{name} is no JSON, or cut short ({str(error)[:200]}); copy it again') from error
     if _depth(content) > _MAX_DEPTH:
-        raise ValueError(f'{name} is nested more than {_MAX_DEPTH} deep, which no tokenizer.json is')
+        raise ValueError(f'{name} is nested more than {_MAX_DEPTH} deep, as no tokenizer.json is')
     if not isinstance(content, dict) or not isinstance(content.get('model'), dict):
         raise ValueError(
             f'{name} is no tokenizer.json: it has no model; give the file of that name, which '
             'PreTrainedTokenizerFast.save_pretrained writes'
         )
-    # The library threads by itself, and that does not survive a fork: we thread outside it.
+    # The library's own threads do not survive a fork, so we use threads outside of it.
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     try:
         import tokenizers
@@ -215,8 +218,9 @@ def open_file(file: bytes, name: str) -> Opened:
             f'{name} is one of Hugging Face\'s, which need the library tokenizers: pip install "xlabml[hf]"'
         ) from error
     try:
-        library = _open(tokenizers, file)
-    except BaseException as error:  # a panic of the library is no Exception
+        library = tokenizers.Tokenizer.from_str(file.decode('utf-8-sig'))
+        _configure(library)
+    except BaseException as error:  # a panic of the library is not an Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise ValueError(
@@ -225,22 +229,20 @@ def open_file(file: bytes, name: str) -> Opened:
     return Opened(content, library, library.get_added_tokens_decoder())
 
 
-def _open(tokenizers: Any, file: bytes) -> Any:
-    library = tokenizers.Tokenizer.from_str(file.decode('utf-8-sig'))
+def _configure(library: 'tokenizers.Tokenizer') -> None:
     library.no_truncation()
     library.no_padding()
-    library.encode_special_tokens = True  # what a text says is text
+    library.encode_special_tokens = True  # the name of a special token in a text is ordinary text
     if getattr(library.model, 'dropout', None) is not None:
         library.model.dropout = None
     ids = library.get_vocab(with_added_tokens=True).values()
     if not ids or max(ids) >= MAX_VOCAB:
         raise ValueError(f'it has {max(ids, default=-1) + 1:,} ids')
     library.decode(library.encode('a b', add_special_tokens=False).ids)
-    return library
 
 
-def find_types(decoder: Any) -> list[str]:
-    """The types of the decoders in a `tokenizer.json`, those inside a sequence one by one."""
+def find_types(decoder: object) -> list[str]:
+    """The types of the decoders in a `tokenizer.json`, sequences flattened."""
     if not isinstance(decoder, dict):
         return []
     if decoder.get('type') == 'Sequence' and isinstance(decoder.get('decoders'), list):
@@ -248,7 +250,7 @@ def find_types(decoder: Any) -> list[str]:
     return [str(decoder.get('type'))]
 
 
-def _depth(value: Any) -> int:
+def _depth(value: object) -> int:
     deepest = 0
     level = [value]
     while level and deepest <= _MAX_DEPTH:
@@ -264,7 +266,7 @@ def _depth(value: Any) -> int:
 
 
 def _byte_level() -> dict[str, int]:
-    """The characters that stand for bytes in byte-level tokenizers: GPT-2's `bytes_to_unicode`, turned round."""
+    """The byte that each character stands for in byte-level tokenizers: the inverse of GPT-2's `bytes_to_unicode`."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The bytes of a SentencePiece model: a protocol buffer, from which a field can be taken out without a schema."""
+"""The bytes of a SentencePiece model: a protocol buffer, from which a field can be removed without a schema."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,12 @@ _FIXED32 = 5
 
 
 def without_field(message: bytes, *path: int) -> bytes:
-    """A message without a field, everything else byte for byte.
+    """A message without a field; all other bytes are unchanged.
 
     Source: https://protobuf.dev/programming-guides/encoding.
 
     Args:
-        path: Numbers of fields: those of the messages that it lies in, from the outermost, and its own.
+        path: Field numbers: of the enclosing messages, from the outermost, and of the field.
     """
     number, *inner = path
     kept = []
@@ -45,7 +45,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _read_varint(message: bytes, start: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, lowest first, and where it ends."""
+    """A varint (7 bits per byte, lowest first), and its end."""
     number = shift = 0
     while True:
         byte = message[start]

@@ -1,12 +1,13 @@
-"""Somebody else's tokenizer as bytes that say what they are: its file, and what was settled when it was first read.
+"""The serialized form of another library's tokenizer: its file, and the special tokens found when it was first read.
 
-A line that names the format, a line of JSON, and then the file as it was. So a checkpoint's tokenizer never depends on
-how a later version would guess, and what is damaged is refused.
+A line with the name of the format, a line of JSON, and the original file. So the tokenizer of a checkpoint does not
+depend on how a later version detects special tokens, and a damaged one is refused.
 """
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from .special import ROLES, SpecialTokens
 
@@ -15,7 +16,7 @@ _MAX_HEADER = 1 << 16
 
 
 class Packed(NamedTuple):
-    """A tokenizer's file and what is known of it.
+    """A tokenizer's file and its special tokens.
 
     Args:
         kind: `sentencepiece` or `huggingface`.
@@ -28,13 +29,13 @@ class Packed(NamedTuple):
     file: bytes
 
     def pack(self) -> bytes:
-        """One string of bytes of it all."""
+        """Serialize it."""
         header = {'kind': self.kind, 'special_tokens': self.special.pieces, 'appended': self.special.appended}
         return MAGIC + _line({**header, 'sha256': _hash(header, self.file)}) + b'\n' + self.file
 
 
 def unpack(data: bytes, name: str) -> Packed:
-    """What `Packed.pack` made.
+    """Restore what `Packed.pack` made.
 
     Raises:
         ValueError: It is damaged, or of a later version.
@@ -46,21 +47,21 @@ def unpack(data: bytes, name: str) -> Packed:
         header = None
     digest = header.pop('sha256', None) if isinstance(header, dict) else None
     if header is None or not _is_header(header) or digest != _hash(header, file):
-        raise ValueError(f'{name} is damaged: it is not as xlabml wrote it; take it from the checkpoint again')
+        raise ValueError(f'{name} is damaged: its hash does not match; take it from the checkpoint again')
     return Packed(header['kind'], SpecialTokens(header['special_tokens'], header['appended']), file)
 
 
-def _line(header: dict[str, Any]) -> bytes:
+def _line(header: Mapping[str, object]) -> bytes:
     return json.dumps(header, sort_keys=True).encode()
 
 
-def _hash(header: dict[str, Any], file: bytes) -> str:
+def _hash(header: Mapping[str, object], file: bytes) -> str:
     digest = hashlib.sha256(_line(header))
     digest.update(file)
     return digest.hexdigest()
 
 
-def _is_header(header: Any) -> bool:
+def _is_header(header: object) -> bool:
     if not isinstance(header, dict) or header.keys() != {'kind', 'special_tokens', 'appended'}:
         return False
     pieces = header['special_tokens']

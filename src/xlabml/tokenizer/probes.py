@@ -1,6 +1,11 @@
-"""What a tokenizer loses, found by encoding and decoding small texts."""
+"""Find what a tokenizer loses in a round trip, by encoding and decoding short texts."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Tokenizer
+else:
+    Tokenizer = object  # importing it would be a circle
 
 _PROBES = (
     ('upper case', 'AbC'),
@@ -25,12 +30,8 @@ _PROBES = (
 _SHOWN = 4
 
 
-def find_losses(tokenizer: Any) -> list[str]:
-    """The kinds of text that do not come back as they were, each with an example.
-
-    Args:
-        tokenizer: A `Tokenizer`.
-    """
+def find_losses(tokenizer: Tokenizer) -> list[str]:
+    """Kinds of text that change in a round trip, each with an example."""
     unk = tokenizer.special_ids.get('unk')
     lead, _, rest = tokenizer.decode(tokenizer.encode('a')).rpartition('a')
     found = [] if rest or not lead else [f"'a' comes back as {lead + 'a'!r}: something is put before every text"]

@@ -1,9 +1,8 @@
-"""A file or its bytes -> the tokenizer that it is, told by what is in it, never by its name; nothing is executed."""
+"""Read a tokenizer from a file or its bytes; its kind is detected from the content, and no code is executed."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from xlabml.errors import SettingsError
 
@@ -12,7 +11,7 @@ from .packed import MAGIC, unpack
 from .special import ROLES, check_roles
 
 FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'sentencepiece.bpe.model', 'spm.model')
-"""What the file is called in the folder of a public model, the one that is preferred first."""
+"""Names of the file in the folder of a public model, in order of preference."""
 
 _CONFIGS = ('special_tokens_map.json', 'tokenizer_config.json')
 _MAX_CONFIG = 1 << 23
@@ -20,7 +19,7 @@ _ROLES = {'bos_token': 'sos', **{f'{role}_token': role for role in ROLES if role
 
 
 def read_tokenizer(path: Path, special_tokens: Mapping[str, str], append: bool) -> Tokenizer:
-    """What `Tokenizer.load` does."""
+    """`Tokenizer.load`."""
     file = path
     if path.is_dir():
         there = [path / name for name in FILES if (path / name).is_file()]
@@ -43,18 +42,18 @@ def make_tokenizer(
     append: bool = False,
     folder: Path | None = None,
 ) -> Tokenizer:
-    """What `Tokenizer.from_bytes` does, and more for a file that is read for the first time.
+    """`Tokenizer.from_bytes`, with options for a file that is read for the first time.
 
     Args:
-        folder: Where configurations may lie that name its special tokens.
+        folder: A folder with configurations that may name its special tokens.
     """
     try:
         return _make(data, name, special_tokens or {}, append, folder)
     except (RuntimeError, UnicodeError, LookupError, TypeError, OverflowError) as error:
         why = next(iter(str(error).splitlines()), '') or type(error).__name__
         raise ValueError(
-            f'{name} is no SentencePiece model and no tokenizer.json, or one cut short or damaged ({why[:300]}); copy '
-            'it again, or train it anew'
+            f'{name} is no SentencePiece model and no tokenizer.json, or it is cut short or damaged ({why[:300]}); '
+            'copy it again, or train it again'
         ) from error
 
 
@@ -73,7 +72,7 @@ def _make(data: bytes, name: str, named: Mapping[str, str], append: bool, folder
 
             made = HuggingFaceTokenizer(packed.file, name, packed.special)
         else:
-            raise ValueError(f'{name} is of a kind {packed.kind!r} that this version does not know; update xlabml')
+            raise ValueError(f'{name} is of kind {packed.kind!r}, which this version does not know; update xlabml')
         _refuse_other(made, named, append)
         return made
     if data[:64].lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'{'):
@@ -92,22 +91,22 @@ def _make(data: bytes, name: str, named: Mapping[str, str], append: bool, folder
 
 
 def _refuse_other(made: Tokenizer, named: Mapping[str, str], append: bool) -> None:
-    """Raise ValueError if a tokenizer whose special tokens are settled is given others."""
+    """Raise ValueError if other special tokens are set for a tokenizer whose special tokens are fixed."""
     for role, piece in named.items():
         there = made.piece(made.special_ids[role]) if role in made.special_ids else 'none'
         if piece != there:
             raise SettingsError(
-                f'special_tokens.{role} is {piece!r}, but {made._name} has {there!r}, for good; leave it out'
+                f'special_tokens.{role} is {piece!r}, but {made._name} has {there!r}, which is fixed; leave it out'
             )
     if append and not made.appended and made.kind != 'own':
         raise SettingsError(
-            f'append_special_tokens is set, but {made._name} was first read without; leave it out, or start a new run '
-            'from its original file'
+            f'append_special_tokens is set, but {made._name} was first read without it; leave it out, or start a new '
+            'run from its original file'
         )
 
 
 def _configured(folder: Path | None) -> dict[str, str]:
-    """The special tokens that the files beside a tokenizer name; only these strings are looked at."""
+    """The special tokens that the files beside a tokenizer name; only these strings are read."""
     found: dict[str, str] = {}
     for name in _CONFIGS:
         path = None if folder is None else folder / name
@@ -116,12 +115,12 @@ def _configured(folder: Path | None) -> dict[str, str]:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f'{path} is no JSON ({error}); mend it, or move it away from the tokenizer') from error
+            raise ValueError(f'{path} is no JSON ({error}); fix it, or move it away from the tokenizer') from error
         if isinstance(content, dict):
             found = {role: piece for key, role in _ROLES.items() if (piece := _piece(content.get(key)))} | found
     return found
 
 
-def _piece(value: Any) -> str | None:
+def _piece(value: object) -> str | None:
     value = value.get('content') if isinstance(value, dict) else value
     return value if isinstance(value, str) and value else None

@@ -1,12 +1,11 @@
-"""Any SentencePiece model, byte-pair or unigram, read as it is: its ids and its texts are the library's."""
+"""Any SentencePiece model, byte-pair or unigram: ids and decoded texts equal the library's."""
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import sentencepiece
 
-from .base import MAX_VOCAB
+from .base import MAX_VOCAB, Ints
 from .foreign import ForeignTokenizer
 from .model_file import fields
 from .special import SpecialTokens, find_special_tokens
@@ -21,10 +20,10 @@ _CHARSMAP = 2
 
 
 def open_model(data: bytes) -> sentencepiece.SentencePieceProcessor:
-    """The library's object for the bytes of a model.
+    """The library's processor for the bytes of a model.
 
     Raises:
-        RuntimeError: They are none, or it is cut short.
+        RuntimeError: They are not a model, or are truncated.
     """
     if not data:
         raise RuntimeError('it is empty')
@@ -36,11 +35,11 @@ def open_model(data: bytes) -> sentencepiece.SentencePieceProcessor:
 
 def encode_flat(
     processor: sentencepiece.SentencePieceProcessor, texts: list[str], n_threads: int | None
-) -> tuple[Any, Any] | None:
-    """What `Tokenizer.encode_flat` returns, by the library's arrays, which take a fifth less time than its lists.
+) -> tuple[Ints, Ints] | None:
+    """`Tokenizer.encode_flat` by the library's arrays, which take a fifth less time than its lists.
 
     Returns:
-        None where this version of the library has none, or a text is not one that it takes.
+        None where this version of the library has no arrays, or refuses a text.
     """
     import numpy as np
 
@@ -55,15 +54,15 @@ def encode_flat(
 
 
 class SentencePieceTokenizer(ForeignTokenizer):
-    """A SentencePiece model that was made elsewhere.
+    """A SentencePiece model that `train_tokenizer` did not make.
 
     Args:
         file: The bytes of the model.
-        name: What error messages call it.
+        name: Its name in error messages.
         special: Its special tokens.
 
     Raises:
-        ValueError: It is no such model, or lacks one of these.
+        ValueError: It is not a SentencePiece model, or lacks a special token.
     """
 
     kind = 'sentencepiece'
@@ -72,7 +71,7 @@ class SentencePieceTokenizer(ForeignTokenizer):
         self._processor = open_model(file)
         self._is_denormalized = _is_denormalized(file)
         if not {_TRAINER, _NORMALIZER} <= {number for number, *_ in fields(file)}:
-            raise RuntimeError('it does not say how it treats texts')
+            raise RuntimeError('it has no normalizer specification')
         self._set_file(file, name, special, len(self._processor))
         self._roles = frozenset(self.special_ids.values())
         self._written = frozenset(id for id in self._roles if not self._is_never_written(id))
@@ -129,7 +128,7 @@ class SentencePieceTokenizer(ForeignTokenizer):
     def _encode(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
         return self._processor.encode(texts, num_threads=1 if len(texts) == 1 else n_threads or -1)
 
-    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Any, Any]:
+    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Ints, Ints]:
         found = None if self._written else encode_flat(self._processor, texts, n_threads)
         return super().encode_flat(texts, n_threads) if found is None else found
 
@@ -141,7 +140,7 @@ class SentencePieceTokenizer(ForeignTokenizer):
         ids = range(self._n_file)
         if self._is_denormalized or any(map(self.is_byte, ids)):
             return None
-        unknown = self._text([self._processor.unk_id()] * 2)  # no byte pieces, so that there are unknown ones
+        unknown = self._text([self._processor.unk_id()] * 2)  # there are no byte pieces, so some text is unknown
         return frozenset(' ' + unknown + ''.join(map(self._piece_of_file, ids)))
 
     def _is_silent(self, id: int) -> bool:
@@ -152,7 +151,7 @@ class SentencePieceTokenizer(ForeignTokenizer):
 
 
 def _is_denormalized(file: bytes) -> bool:
-    """Whether a model rewrites what it decodes by a table of its own."""
+    """Whether a model has a denormalizer, which rewrites decoded texts by its own table."""
     return any(
         inner == _CHARSMAP and end > start
         for number, _, begin, stop in fields(file)

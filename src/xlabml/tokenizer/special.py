@@ -1,4 +1,4 @@
-"""Which token of somebody else's tokenizer starts a text, ends it, fills rows up …"""
+"""Find the special tokens of another library's tokenizer: start and end of text, padding …"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
@@ -6,10 +6,10 @@ from typing import NamedTuple
 from xlabml.errors import SettingsError
 
 ROLES = ('unk', 'sos', 'eos', 'pad', 'mask', 'cls', 'sep')
-"""What a special token can be for."""
+"""The roles of special tokens."""
 
 N_SPARE = 5
-"""Spare tokens that are appended with the others, for later."""
+"""Number of spare tokens that are appended with the others, for later use."""
 
 KNOWN = {
     'unk': ('<unk>', '[UNK]', '<|unk|>'),
@@ -26,15 +26,15 @@ KNOWN = {
     'cls': ('<cls>', '[CLS]'),
     'sep': ('<sep>', '[SEP]'),
 }
-"""How the tokens of each role are called in public tokenizers."""
+"""Names of the tokens of each role in public tokenizers."""
 
 
 class SpecialTokens(NamedTuple):
     """The special tokens of a tokenizer.
 
     Args:
-        pieces: From a role to its piece.
-        appended: Pieces that are put behind the vocabulary.
+        pieces: The piece of each role.
+        appended: Pieces that are appended to the vocabulary.
     """
 
     pieces: dict[str, str]
@@ -42,14 +42,14 @@ class SpecialTokens(NamedTuple):
 
 
 def check_roles(named: Mapping[str, str], name: str = 'special_tokens') -> None:
-    """Raise ValueError where special tokens are named for something that there is not.
+    """Raise ValueError where a special token is named for an unknown role.
 
     Args:
-        name: What error messages call the argument.
+        name: Name of the argument in error messages.
     """
     for role, piece in named.items():
         if role not in ROLES:
-            raise SettingsError(f'{name} names a token for {role!r}; what can be named is {", ".join(ROLES)}')
+            raise SettingsError(f'{name} names a token for {role!r}; the roles are {", ".join(ROLES)}')
         if not isinstance(piece, str) or not piece:
             raise SettingsError(f'{name}.{role} is {piece!r}; it must be the text of a token')
 
@@ -62,18 +62,18 @@ def find_special_tokens(
     has_piece: Callable[[str], bool],
     name: str,
 ) -> SpecialTokens:
-    """Give each role its token.
+    """Find the token of each role.
 
     Args:
-        named: What the user says; beats all else.
-        found: What the tokenizer's own files say.
-        candidates: Its special tokens; their names say what they are for, where nothing else does.
-        append: Whether tokens that are lacking are put behind the vocabulary.
+        named: Tokens named by the user, which take precedence.
+        found: Tokens named by the tokenizer's own files.
+        candidates: Its special tokens; a role that is named nowhere is found by their names.
+        append: Whether missing tokens are appended to the vocabulary.
         has_piece: Whether the vocabulary has a piece.
-        name: The tokenizer's, for errors.
+        name: Name of the tokenizer in error messages.
 
     Raises:
-        ValueError: A named token is not there, several could be meant, or none ends a text.
+        ValueError: A named token does not exist, a role is ambiguous, or no token ends a text.
     """
     check_roles(named)
     for role, piece in named.items():
@@ -110,8 +110,8 @@ def find_special_tokens(
     if 'eos' not in pieces:
         raise SettingsError(
             f'{name} has no token that is known to end a text: its special tokens are {_list(candidates)}; name one '
-            'with special_tokens {eos: TOKEN} (data.special_tokens), or have those that it lacks put behind its '
-            'vocabulary (data.append_special_tokens: true)'
+            'with special_tokens {eos: TOKEN} (data.special_tokens), or append the missing ones to its vocabulary '
+            '(data.append_special_tokens: true)'
         )
     for role in ('sos', 'pad'):
         pieces.setdefault(role, pieces['eos'])

@@ -1,4 +1,4 @@
-"""Text as it is made: one token id in, the characters that are whole by now out."""
+"""Incremental decoding: one token id in, the characters that are complete out."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 class Stream(ABC):
-    """Decodes ids one by one and never splits a character; what it returns, joined, is what `decode` returns."""
+    """Decodes ids one by one and never splits a character; the concatenated results equal `decode`."""
 
     @abstractmethod
     def push(self, id: int) -> str:
-        """The characters that this id completes; '' while one is still open.
+        """The characters that this id completes; '' while a character is incomplete.
 
         Raises:
             ValueError: The id is not in the vocabulary.
@@ -18,14 +18,14 @@ class Stream(ABC):
 
     @abstractmethod
     def close(self) -> str:
-        """What is left: the replacement character where the last character stayed unfinished."""
+        """The rest: the replacement character if the last character is incomplete."""
 
 
 class StreamDecoder(Stream):
-    """Of a tokenizer whose text is the bytes of its tokens, joined.
+    """For tokenizers whose text is the concatenation of the bytes of its tokens.
 
     Args:
-        piece_bytes: From an id to the bytes it stands for.
+        piece_bytes: The bytes that an id stands for.
     """
 
     def __init__(self, piece_bytes: Callable[[int], bytes]) -> None:
@@ -40,17 +40,17 @@ class StreamDecoder(Stream):
 
 
 class WindowDecoder(Stream):
-    """Of a tokenizer whose text depends on where a token stands: the newest tokens are decoded behind an earlier one.
+    """For tokenizers whose tokens decode depending on their context: a window of the newest tokens is decoded.
 
-    A token's text may differ at the beginning of a text (no space before it there), and several tokens may spell one
-    character. So the window begins with a token whose text is out already, and its text is held back while it ends with
-    the replacement character, or with a token that is open.
+    A token's text can differ at the beginning of a text (without a space before it), and several tokens can spell one
+    character. So the window begins with a token whose text was already returned, and new text is held back while it
+    ends with the replacement character, or with a token that is open.
 
     Args:
         decode: From ids to their text.
         check: Raises ValueError where an id is not in the vocabulary.
-        is_silent: Whether `decode` passes the id over, as if it were not there.
-        is_open: Whether a later token may change what this id adds to the text, although it looks whole.
+        is_silent: Whether `decode` skips the id.
+        is_open: Whether a later token can still change the text of this id, although it seems complete.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class WindowDecoder(Stream):
         self._is_silent = is_silent
         self._is_open = is_open
         self._window: list[int] = []
-        self._shown = ''  # of the window's text, what is out already
-        self._context: list[int] = []  # the newest token that has a text of its own
+        self._shown = ''  # the part of the window's text that was returned
+        self._context: list[int] = []  # the newest token with text
 
     def push(self, id: int) -> str:
         self._check(id)

@@ -1,17 +1,16 @@
-"""A SentencePiece byte-pair model that gives back every string, byte for byte.
+"""A lossless SentencePiece byte-pair model: it restores every string, byte for byte.
 
-SentencePiece writes a space as U+2581, so a text that contains U+2581 would come back with spaces. Instead of escaping
-it, such a text is cut there, and the character itself goes as its three byte pieces: what a piece stands for then never
-depends on where it stands, and the bytes of a text are the bytes of its pieces.
+SentencePiece writes a space as U+2581, so a text that contains U+2581 would decode to spaces. Such a text is cut there,
+and the character is encoded as its three byte pieces. So the bytes of a piece do not depend on its context, and the
+bytes of a text are the bytes of its pieces.
 """
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import sentencepiece
 
-from .base import Tokenizer, refuse_surrogates
+from .base import Ints, Tokenizer, refuse_surrogates
 from .sentencepieces import SPACE_MARK, encode_flat, open_model
 from .stream import StreamDecoder
 
@@ -27,21 +26,21 @@ RESERVED_PIECES = (
     '<sep>',
     *(f'<reserved_{i}>' for i in range(5)),
 )
-"""The pieces 0, 1, 2 … that no text encodes to; the 256 bytes come after them."""
+"""The pieces of ids 0, 1, 2 …, which no text encodes to; the 256 bytes follow."""
 
 _PROBES = ('a', ' a', '  a  b ', '\ufb01', '\uff21', 'e\u0301', '\u00e9', '\u00a0', 'A\tb\r\n', '\ufeff', '')
 
 
 class OwnTokenizer(Tokenizer):
-    """The kind that `train_tokenizer` makes; `decode(encode(text)) == text` for every string.
+    """A tokenizer of `train_tokenizer`; `decode(encode(text)) == text` for every string.
 
     Args:
         data: The bytes of a SentencePiece model.
-        name: What error messages call it.
+        name: Its name in error messages.
 
     Raises:
-        ValueError: The bytes are no such model, or one with other special tokens, another normaliser, a dummy prefix
-            or no byte fallback.
+        ValueError: The bytes are not a SentencePiece model, or it has other special tokens, another normalizer, a dummy
+            prefix or no byte fallback.
     """
 
     kind = 'own'
@@ -109,7 +108,7 @@ class OwnTokenizer(Tokenizer):
     def _encode_plain(self, texts: list[str], n_threads: int | None) -> list[list[int]]:
         return self._processor.encode(texts, num_threads=1 if len(texts) == 1 else n_threads or -1)
 
-    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Any, Any]:
+    def encode_flat(self, texts: list[str], n_threads: int | None = None) -> tuple[Ints, Ints]:
         is_plain = not any(SPACE_MARK in text for text in texts)
         found = encode_flat(self._processor, texts, n_threads) if is_plain else None
         return super().encode_flat(texts, n_threads) if found is None else found
@@ -132,7 +131,7 @@ class OwnTokenizer(Tokenizer):
             return bytes([id - len(RESERVED_PIECES)])
         return self._processor.id_to_piece(id).replace(SPACE_MARK, ' ').encode()
 
-    # What makes a model ours, asked of the model itself
+    # Checks that a model is one of ours
 
     def _check_pieces(self, n_pieces: int) -> None:
         remedy = 'train one with train_tokenizer'
@@ -158,15 +157,15 @@ class OwnTokenizer(Tokenizer):
             ids = self.encode(text)
             if b''.join(map(self._piece_bytes, ids)) != text.encode() or any(id in self.reserved_ids for id in ids):
                 raise ValueError(
-                    f'{self._name} turns {text!r} into {self.decode(ids)!r}: it normalises texts or puts a prefix '
-                    'before them, so that they do not come back as they were; train one with train_tokenizer'
+                    f'{self._name} turns {text!r} into {self.decode(ids)!r}: it normalizes texts or adds a prefix, so '
+                    'that decoding does not restore them; train one with train_tokenizer'
                 )
 
 
 def is_own(processor: sentencepiece.SentencePieceProcessor) -> bool:
-    """Whether most of a model's first pieces are those of the models that `train_tokenizer` makes.
+    """Whether most of a model's first pieces are those of `train_tokenizer`'s models.
 
-    It has to be like them then: one of ours that was damaged is not taken for somebody else's.
+    Such a model is then checked: a damaged model of ours is not taken for one of another library.
     """
     there = [processor.id_to_piece(id) for id in range(min(len(processor), len(RESERVED_PIECES)))]
     return sum(map(str.__eq__, there, RESERVED_PIECES)) > len(RESERVED_PIECES) // 2

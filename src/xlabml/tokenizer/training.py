@@ -1,4 +1,4 @@
-"""Learn a vocabulary from texts: SentencePiece's byte-pair trainer, set up so that nothing of a text is ever lost."""
+"""Train a tokenizer: SentencePiece's byte-pair trainer, configured so that no text loses anything."""
 
 import contextlib
 import io
@@ -16,14 +16,14 @@ from .model_file import without_field
 from .sentencepieces import SPACE_MARK
 from .tokenizer import RESERVED_PIECES
 
-# Line ends are always bytes, so that a long line is not one word; the trainer keeps NUL, U+2581 and U+2585 to itself.
+# Line ends are always bytes, so that a long line is not one word; the trainer reserves NUL, U+2581 and U+2585.
 _NEVER_LEARNED = re.compile('[\n\0\u2581\u2585]')
 _MAX_LINE_CHARS = 65_536
-_MAX_PIECE_CHARS = 512  # SentencePiece takes no more
+_MAX_PIECE_CHARS = 512  # SentencePiece's limit
 _REQUIRED_CHARS = 2, 36  # ModelProto.trainer_spec.required_chars in sentencepiece_model.proto
 
 MIN_COVERAGE = 0.98
-"""The smallest share of characters that SentencePiece can be asked to know."""
+"""SentencePiece's minimal character coverage."""
 
 
 def train_tokenizer(
@@ -38,15 +38,15 @@ def train_tokenizer(
     split_digits: bool = True,
     whitespace_pieces: bool = True,
 ) -> Tokenizer:
-    """Learn a tokenizer from texts and write its model file; the same texts give the same file on any machine.
+    """Train a tokenizer on texts and write its model file; the same texts make the same file on any machine.
 
     Args:
         texts: Read once; held in memory by the trainer.
-        path: Where the file goes; nothing may be there.
-        n_vocab: How many tokens, the special ones and the 256 bytes included.
-        coverage: Share of the texts' characters that get a token of their own, from 0.98 to 1; the rarest are spelt in
-            bytes. The space always has a token.
-        max_piece_chars: No token is longer; 1 to 512.
+        path: The file to write; it must not exist.
+        n_vocab: Size of the vocabulary, special tokens and the 256 bytes included.
+        coverage: Share of the texts' characters that have a token of their own, from 0.98 to 1; the rarest are encoded
+            as bytes. The space always has a token.
+        max_piece_chars: Maximum length of a token in characters, 1 to 512.
         split_by_script: Whether a token stays within one script.
         split_by_number: Whether a token never joins digits to letters.
         split_by_whitespace: Whether a space can only begin a token.
@@ -55,7 +55,7 @@ def train_tokenizer(
 
     Raises:
         FileExistsError: There is a file at path.
-        ValueError: There is no text, or n_vocab does not fit it; the message says what would.
+        ValueError: There is no text, or n_vocab does not fit it; the message says which size does.
     """
     path = Path(path)
     if path.exists():
@@ -64,7 +64,7 @@ def train_tokenizer(
         )
     n_fixed = len(RESERVED_PIECES) + 256
     if n_vocab <= n_fixed:
-        raise SettingsError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give it more than that')
+        raise SettingsError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give more than that')
     check_coverage(coverage, 'coverage')
     if not 1 <= max_piece_chars <= _MAX_PIECE_CHARS:
         raise SettingsError(f'max_piece_chars is {max_piece_chars}; it must be 1 to {_MAX_PIECE_CHARS}')
@@ -74,7 +74,7 @@ def train_tokenizer(
     beside = contextlib.ExitStack()
     artifacts.sweep(path.parent, path.name)
     try:
-        partial = beside.enter_context(artifacts.part(path))  # where it cannot be written, that is said at once
+        partial = beside.enter_context(artifacts.part(path))  # fails before training where it cannot be written
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
@@ -95,7 +95,7 @@ def train_tokenizer(
             pad_piece=RESERVED_PIECES[3],
             control_symbols=list(RESERVED_PIECES[4:]),
             character_coverage=coverage,
-            required_chars=SPACE_MARK,  # else unknown where spaces are rarer than 1 - coverage, and not given back
+            required_chars=SPACE_MARK,  # else unknown, so lost, where spaces are rarer than 1 - coverage
             input_sentence_size=0,
             max_sentence_length=4 * _MAX_LINE_CHARS + 4,
             max_sentencepiece_length=max_piece_chars,
@@ -104,10 +104,10 @@ def train_tokenizer(
             split_by_whitespace=split_by_whitespace,
             split_digits=split_digits,
             allow_whitespace_only_pieces=whitespace_pieces,
-            num_threads=1,  # the file records it, and would be another on another machine; the gain is nil
+            num_threads=1,  # the file records it, so it would differ between machines; more threads gain nothing
             minloglevel=2,
         )
-        # What was required is kept out of the file: most texts have spaces, and their models stay what they were.
+        # required_chars is removed from the file: most texts have spaces, and their models stay unchanged.
         tokenizer = Tokenizer.from_bytes(without_field(model.getvalue(), *_REQUIRED_CHARS), f'tokenizer {path}')
         partial.write_bytes(tokenizer.data)
         artifacts.put(partial, path)
@@ -124,17 +124,13 @@ def train_tokenizer(
 
 
 def check_coverage(coverage: float, name: str) -> None:
-    """Raise ValueError unless SentencePiece takes this coverage; name is what the message calls it."""
+    """Raise ValueError unless SentencePiece accepts this coverage; name is its name in the message."""
     if not MIN_COVERAGE <= coverage <= 1:
         raise SettingsError(f'{name} is {coverage}; it is a share of the characters, from {MIN_COVERAGE} to 1')
 
 
 class _Lines:
-    """The lines that the trainer sees; keeps what went wrong in the texts, which the trainer would hide.
-
-    Args:
-        texts: Any texts.
-    """
+    """The trainer's input lines; keeps an exception of the texts, which the trainer would hide."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = texts
@@ -156,7 +152,7 @@ class _Lines:
 
 
 def _bisect(line: str) -> Iterator[str]:
-    """A long line in halves, cut at the space nearest before the middle, or in the middle where there is none."""
+    """Halve a long line at the last space before its middle, or in the middle where there is none."""
     if len(line) <= _MAX_LINE_CHARS:
         if line:
             yield line
@@ -168,7 +164,7 @@ def _bisect(line: str) -> Iterator[str]:
 
 
 def _explain(message: str, n_vocab: int, coverage: float, lines: _Lines) -> str:
-    """Say in the caller's words what SentencePiece says in its own."""
+    """Translate an error message of SentencePiece into the names of our arguments."""
     if found := re.search(r'too high \(\d+\).*<= (\d+)', message):
         return (
             f'n_vocab is {n_vocab}, but the {lines.n_texts} texts have no more than {found[1]} pieces to learn; '

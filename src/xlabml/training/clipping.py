@@ -1,4 +1,4 @@
-"""Clipping that adapts to the gradients: one that is much longer than those before it is shortened."""
+"""Adaptive gradient clipping, by a percentile of earlier gradient norms."""
 
 import math
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class AdaptiveClip:
-    """A limit on the gradient's norm: a percentile of the norms of the last steps, before they were clipped.
+    """A limit on the gradient norm: a percentile of the norms of the last steps, before clipping.
 
-    Nothing here waits for the device. A norm that is not finite is never counted.
+    No device synchronization. A norm that is not finite is not counted.
     Source: Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469, with a bounded window.
 
     Args:
         percentile: The percentage of steps that are not clipped, 0..100.
-        window_steps: The percentile is that of this many last steps, at least 1.
-        min_steps: Until this many steps were made, the limit is `trainer.gradient_clip_val`.
+        window_steps: Number of last steps of which the percentile is taken, at least 1.
+        min_steps: Until this many steps, the limit is `trainer.gradient_clip_val`.
 
     Attributes:
-        norms: Those of the last steps, oldest first; inf where there was no step yet.
+        norms: Norms of the last steps, oldest first; inf where there was no step yet.
     """
 
     def __init__(self, percentile: float = 90.0, window_steps: int = 1000, min_steps: int = 100) -> None:
@@ -35,26 +35,26 @@ class AdaptiveClip:
         self.norms = torch.full((window_steps,), math.inf)
 
     def limit(self, default: float | None) -> Float[Tensor, '']:
-        """The longest that the next gradient may be: the smallest norm that percentile % of those seen do not exceed.
+        """The limit of the next gradient's norm: the smallest norm that percentile % of the norms do not exceed.
 
         Args:
-            default: The limit while too few steps were seen; None: there is none.
+            default: The limit during the first min_steps; None: no limit.
         """
         n_seen = self.norms.isfinite().sum()
         rank = (n_seen * self.percentile / 100).ceil().long().clamp(min=1)
-        chosen = self.norms.sort().values.take(rank - 1)  # indexed by a tensor, it would wait for the device
+        chosen = self.norms.sort().values.take(rank - 1)  # indexing by a tensor would wait for the device
         return torch.where(n_seen < self.min_steps, math.inf if default is None else default, chosen)
 
     def add(self, norm: Float[Tensor, '']) -> None:
-        """Remember the norm of a step."""
+        """Record the norm of a step."""
         norms = self.norms.to(norm.device)
         self.norms = torch.where(norm.isfinite(), torch.cat([norms[1:], norm.detach().to(norms.dtype)[None]]), norms)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The norms seen."""
+        """The recorded norms."""
         return {'norms': self.norms[self.norms.isfinite()].cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Restore the norms of a checkpoint; of a longer window, the newest."""
+        """Restore the norms of a checkpoint; the newest of a longer window."""
         seen = state_dict['norms'][-self.window_steps :]
         self.norms = torch.cat([seen.new_full((self.window_steps - seen.numel(),), math.inf), seen])

@@ -1,8 +1,8 @@
-"""Muon for matrices with AdamW for all else: one optimizer, so that Lightning's own training loop can drive it."""
+"""Muon for matrices with AdamW for all else: one optimizer, so that Lightning's training loop can drive it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict, cast, overload
 
 import torch
 from jaxtyping import Float
@@ -12,27 +12,48 @@ from torch.optim.adamw import adamw
 
 from xlabml.hardware import cpu_kind
 
+from .optimizers import Group
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic whose slope at 0 is as steep as may be: five rounds bring singular values near 1 (0.7 to 1.2)."""
+"""a, b, c of the quintic of Jordan et al., with maximal slope at 0: five rounds bring singular values to 0.7..1.2."""
 
 _EPS = 1e-7
 
 
-def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float[Tensor, '... r c']:
-    """Bring all singular values of each matrix near to 1, and leave its singular vectors as they are.
+class _Options(TypedDict):
+    """A parameter group of Muon, after `add_param_group`."""
 
-    Newton-Schulz: with X = U S V', each round gives U p(S) V', where p(s) = a s + b s^3 + c s^5. In the dtype that
-    comes in. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    params: list[Tensor]
+    name: NotRequired[str]
+    parts: NotRequired[list[list[int] | None]]
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    ns_steps: int
+    scale: str
+    split: bool
+    ns_dtype: str
+
+
+def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float[Tensor, '... r c']:
+    """Bring all singular values of each matrix near 1, with the same singular vectors.
+
+    Newton-Schulz: with X = U S Vᵀ, each round maps it to U p(S) Vᵀ, where p(s) = a s + b s³ + c s⁵, in the dtype of the
+    matrices. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 
     Args:
         n_steps: Rounds of the iteration.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
+    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices  # wide: the smaller Gram matrix
     shape = x.shape
     x = x.reshape(-1, *x.shape[-2:])
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)  # Frobenius norm 1, so singular values are at most 1
     for _ in range(n_steps):
+        # a X + (b A + c A²) X with A = X Xᵀ.
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.view(shape)
@@ -40,39 +61,39 @@ def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float
 
 
 class Muon(Optimizer):
-    """Momentum made orthogonal for the matrices of the layers, AdamW for embeddings, heads, norms and biases.
+    """Orthogonalized momentum for the matrices of the layers; AdamW for embeddings, heads, norms and biases.
 
-    A group of parameters that is named `matrices`, or has no name, is orthogonalised; every other group gets AdamW.
-    Matrices of one shape (or its transpose) go through the iteration as one batch; of tensors with more than two
-    dimensions the last two are the matrix. A sharded matrix is gathered for it.
+    A parameter group that is named `matrices`, or has no name, is orthogonalized; every other group takes AdamW.
+    Matrices of one shape (or its transpose) are orthogonalized as one batch; the last two dimensions of a tensor are
+    the matrix. A sharded matrix is gathered first.
 
-    As in torch's fused optimizers, an attribute `found_inf` that is a tensor of 1 makes a step change nothing.
+    As in torch's fused optimizers, a step changes nothing if the attribute `found_inf` is a tensor of 1.
 
-    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; of `scale: adamw` Liu et al. 2025,
-    https://arxiv.org/abs/2502.16982, section 2.2. Step for step what torch.optim.Muon and torch.optim.AdamW do.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; `scale: adamw`: Liu et al. 2025,
+    https://arxiv.org/abs/2502.16982, section 2.2. Equal, step for step, to torch.optim.Muon and torch.optim.AdamW.
 
     Args:
         params: Parameter groups, or matrices.
         betas: Decay rates of AdamW's two moments.
         eps: Added to the root of AdamW's second moment.
-        weight_decay: Share of a weight that a step takes off, times its group's learning rate.
-        adamw_lr: Learning rate of all else at the schedule's peak.
+        weight_decay: Decoupled weight decay: a step subtracts lr * weight_decay * weight, with its group's lr.
+        adamw_lr: Learning rate of AdamW at the schedule's peak.
         matrix_lr: Learning rate of the matrices at the schedule's peak.
-        momentum: Share of the old that a step keeps in the running mean of the gradients.
-        nesterov: Look ahead: mix the gradient into the running mean once more before it is used.
-        ns_steps: Rounds of the iteration that makes orthogonal.
-        scale: What a step of r x c is multiplied by: `spectral` sqrt(max(1, r / c)); `adamw` 0.2 sqrt(max(r, c)),
-            which makes it as large as AdamW's, so that AdamW's learning rates fit.
-        split: Orthogonalise each part of a matrix that is several stacked ones by itself (queries, keys and values).
-        ns_dtype: What the iteration computes in; auto: bfloat16 where the hardware multiplies it natively.
+        momentum: Decay rate of the running mean of the gradients.
+        nesterov: Nesterov momentum: average the gradient into the running mean once more before it is used.
+        ns_steps: Rounds of the Newton-Schulz iteration.
+        scale: Factor on the step of an r x c matrix: `spectral` sqrt(max(1, r / c)); `adamw` 0.2 sqrt(max(r, c)),
+            which has the size of AdamW's steps, so that its learning rates fit.
+        split: Orthogonalize the parts of a stacked matrix (queries, keys and values) separately.
+        ns_dtype: Dtype of the iteration; auto: bfloat16 where the hardware multiplies it natively.
 
     Raises:
-        ValueError: An argument is out of range, or a tensor of a group to orthogonalise has fewer than two dimensions.
+        ValueError: An argument is out of range, or a tensor to orthogonalize has fewer than two dimensions.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[Group],
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
@@ -122,70 +143,79 @@ class Muon(Optimizer):
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; what it does not say of its own comes from the constructor's arguments."""
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; options that it does not set are the constructor's arguments."""
         param_group.setdefault('lr', self._rates[is_orthogonal(param_group)])
         super().add_param_group(param_group)
         if is_orthogonal(param_group):
             for parameter in param_group['params']:
                 if parameter.ndim < 2:
                     raise ValueError(
-                        f'Muon makes matrices orthogonal, but got a tensor of shape {tuple(parameter.shape)}; put it '
-                        'into a group with another name than matrices, which gets AdamW'
+                        f'Muon orthogonalizes matrices, but got a tensor of shape {tuple(parameter.shape)}; put it '
+                        'into a group with another name than matrices, which takes AdamW'
                     )
 
     @staticmethod
-    def state_names(group: dict[str, Any]) -> frozenset[str]:
-        """What the state of each parameter of a group is called."""
+    def state_names(group: Mapping[str, object]) -> frozenset[str]:
+        """Names of the state of each parameter of a group."""
         return frozenset({'momentum_buffer'} if is_orthogonal(group) else {'step', 'exp_avg', 'exp_avg_sq'})
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every parameter that has a gradient.
+    def step(self, closure: Callable[[], object] | None = None) -> object:
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: Computes the loss and the gradients.
+            closure: Computes the gradients, and returns the loss.
 
         Returns:
-            What the closure gave.
+            The loss that the closure returns.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            moved = [i for i, parameter in enumerate(group['params']) if parameter.grad is not None]
-            if moved and is_orthogonal(group):
-                self._step_matrices(group, moved)
-            elif moved:
-                self._step_others(group, [group['params'][i] for i in moved])
+        for group in cast('list[_Options]', self.param_groups):
+            updated = [i for i, parameter in enumerate(group['params']) if parameter.grad is not None]
+            if updated and is_orthogonal(group):
+                self._step_matrices(group, updated)
+            elif updated:
+                self._step_others(group, [group['params'][i] for i in updated])
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], moved: list[int]) -> None:
-        parameters = [group['params'][i] for i in moved]
-        gradients = [parameter.grad for parameter in parameters]
-        found_inf = getattr(self, 'found_inf', None)
-        share = 1.0  # 0 where the step is skipped
+    def _step_matrices(self, group: _Options, updated: list[int]) -> None:
+        parameters = [group['params'][i] for i in updated]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        found_inf: Tensor | None = getattr(self, 'found_inf', None)
+        keep: Tensor | float = 1.0  # 0 where the step is skipped; a tensor, since reading it would wait for the device
         if found_inf is not None:
-            share = 1 - found_inf
-            gradients = [torch.where(share > 0, gradient, 0.0) for gradient in gradients]
+            keep = 1 - found_inf
+            gradients = [torch.where(keep > 0, gradient, 0.0) for gradient in gradients]  # 0 * inf would be NaN
+        # Momentum: m <- momentum m + (1 - momentum) g. Nesterov averages g into m once more.
         for parameter, gradient in zip(parameters, gradients):
             if not self.state[parameter]:
                 self.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
-            self.state[parameter]['momentum_buffer'].lerp_(gradient, (1 - group['momentum']) * share)
+            self.state[parameter]['momentum_buffer'].lerp_(gradient, (1 - group['momentum']) * keep)
         means = [self.state[parameter]['momentum_buffer'] for parameter in parameters]
         updates = torch._foreach_lerp(gradients, means, group['momentum']) if group['nesterov'] else means
+        # Orthogonalize, each part of a stacked matrix by itself.
         parts = group.get('parts') if group['split'] else None
-        rows = [parts[i] if parts and parts[i] else [parameter.size(-2)] for i, parameter in zip(moved, parameters)]
-        pieces = [piece for update, n in zip(updates, rows) for piece in _gather(update).split(n, dim=-2)]
-        done = iter(_orthogonalize_all(pieces, group['ns_steps'], _dtype(group['ns_dtype'], pieces[0].device)))
-        torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'] * share)
+        rows = [(parts[i] if parts else None) or [parameter.size(-2)] for i, parameter in zip(updated, parameters)]
+        split = [part for update, n in zip(updates, rows) for part in _gather(update).split(n, dim=-2)]
+        done = iter(_orthogonalize_all(split, group['ns_steps'], _dtype(group['ns_dtype'], split[0].device)))
+        # Weight decay, then the step, each part with the factor of its own shape.
+        torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'] * keep)
         for parameter, counts in zip(parameters, rows):
-            rates = [group['lr'] * _factor(group['scale'], n, parameter.size(-1)) * share for n in counts]
+            rates = [group['lr'] * _factor(group['scale'], n, parameter.size(-1)) * keep for n in counts]
             update = torch.cat([next(done).to(parameter.dtype) * rate for rate in rates], dim=-2)
             parameter.sub_(_shard_as(parameter, update))
 
-    def _step_others(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _step_others(self, group: _Options, parameters: list[Tensor]) -> None:
         states = [self.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states):
             if not state:
@@ -211,15 +241,15 @@ class Muon(Optimizer):
         )
 
 
-def is_orthogonal(group: dict[str, Any]) -> bool:
-    """Whether a group's steps are made orthogonal; else it gets AdamW."""
+def is_orthogonal(group: Mapping[str, object]) -> bool:
+    """Whether a group's steps are orthogonalized; else it takes AdamW."""
     return group.get('name', 'matrices') == 'matrices'
 
 
 def _orthogonalize_all(matrices: Sequence[Tensor], n_steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Each matrix made orthogonal, those of one shape at a time."""
+    """Orthogonalize each matrix, in one batch per shape (up to transposition) and device."""
     wide = [matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix for matrix in matrices]
-    alike: dict[Any, list[int]] = {}
+    alike: dict[tuple[torch.Size, torch.device], list[int]] = {}
     for i, matrix in enumerate(wide):
         alike.setdefault((matrix.shape, matrix.device), []).append(i)
     done: list[Tensor] = list(matrices)
@@ -245,16 +275,17 @@ def _dtype(chosen: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_amx else torch.float32
 
 
-def _gather(tensor: Any) -> Tensor:
-    """A sharded tensor (a DTensor) as a whole one; any other as it is."""
+def _gather(tensor: Tensor) -> Tensor:
+    """The full tensor of a sharded one (a DTensor); any other unchanged."""
     return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor
 
 
-def _shard_as(parameter: Any, whole: Tensor) -> Tensor:
-    """Cut a whole tensor as the parameter is cut."""
+def _shard_as(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Shard a full tensor as the parameter is sharded."""
     if not hasattr(parameter, 'full_tensor'):
         return whole
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    # Every rank computed the same: nothing is sent.
+    assert isinstance(parameter, DTensor)
+    # Every rank has computed the same tensor, so nothing is sent.
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,23 +1,27 @@
-"""Which weights decay, and AdamW."""
+"""Parameter groups, AdamW, and the restoring of an optimizer's state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 
 from xlabml.anatomy import find_matrices
 
+Group = dict[str, Any]
+"""A parameter group, as torch's optimizers take it: `params`, and options of the optimizer."""
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters by how they are optimized; what each is, `anatomy.find_matrices` says.
 
-    `matrices` of the layers, which decay; `heads`, whose products are scores, which decay too; `others`: norms, biases
-    and embeddings, which do not. A matrix that an embedding and a head share counts as the embedding. Of a matrix in
-    which several are stacked, `parts` has the rows of each.
+def parameter_groups(module: nn.Module) -> list[Group]:
+    """Split the trainable parameters into groups, by the roles that `anatomy.find_matrices` finds.
+
+    `matrices` of the layers and `heads`, which map to scores, have weight decay; `others` (norms, biases and
+    embeddings) have none. A matrix shared by an embedding and a head counts as the embedding. `parts` lists, for each
+    matrix, the rows of the matrices stacked in it, or None for a single one.
     """
     described = find_matrices(module)
-    groups: dict[str, dict[str, Any]] = {
+    groups: dict[str, Group] = {
         'matrices': {'params': [], 'name': 'matrices', 'parts': []},
         'heads': {'params': [], 'name': 'heads'},
         'others': {'params': [], 'name': 'others', 'weight_decay': 0.0},
@@ -47,12 +51,12 @@ class AdamW(torch.optim.AdamW):
         lr: Learning rate at the schedule's peak.
         betas: Decay rates of the two moments.
         eps: Added to the root of the second moment.
-        weight_decay: Share of a weight that a step takes off, times the learning rate.
+        weight_decay: Decoupled weight decay: a step subtracts lr * weight_decay * weight.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[Group],
         lr: float = 6e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
@@ -61,26 +65,24 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
     @staticmethod
-    def state_names(group: dict[str, Any]) -> frozenset[str]:
-        """What the state of each parameter of a group is called."""
+    def state_names(group: Mapping[str, object]) -> frozenset[str]:
+        """Names of the state of each parameter of a group."""
         return frozenset({'step', 'exp_avg', 'exp_avg_sq'})
 
 
-_ONE_A_WEIGHT = frozenset(
-    {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'exp_inf', 'square_avg', 'sum'}
-)
-"""State of torch's optimizers and ours that has a number for each weight."""
+_ELEMENTWISE = frozenset({'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'exp_inf', 'square_avg', 'sum'})
+"""State of torch's optimizers and ours that has the shape of its parameter."""
 
 
 def keep_own_options(optimizer: torch.optim.Optimizer) -> None:
-    """Let a checkpoint restore an optimizer's state, but not its options: these are what the user set for this run."""
+    """Let a checkpoint restore an optimizer's state but not its options, which the user sets for each run."""
 
-    def replace_options(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    def replace_options(optimizer: torch.optim.Optimizer, state: StateDict) -> StateDict:
         groups = [
             {**saved, **{name: value for name, value in own.items() if name != 'params'}}
             for saved, own in zip(state['param_groups'], optimizer.param_groups)
         ]
-        # A count that differs is left as it is: torch refuses it by name.
+        # Another number of groups is refused by torch itself.
         if len(state['param_groups']) != len(optimizer.param_groups):
             return state
         _check_state(optimizer, state)
@@ -89,11 +91,11 @@ def keep_own_options(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_load_state_dict_pre_hook(replace_options)
 
 
-def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Refuse a state that the optimizer's next step could not use.
+def _check_state(optimizer: torch.optim.Optimizer, state: StateDict) -> None:
+    """Refuse a state that the optimizer cannot use.
 
     Raises:
-        ValueError: Names the value that does not fit.
+        ValueError: A value does not fit; the message names it.
     """
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
         group = own.get('name', 'parameters')
@@ -102,17 +104,17 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
             values = state['state'].get(number, {})
             alike |= {frozenset(values)} if values else set()
             for name, value in values.items():
-                if name in _ONE_A_WEIGHT and isinstance(value, Tensor) and value.shape != parameter.shape:
+                if name in _ELEMENTWISE and isinstance(value, Tensor) and value.shape != parameter.shape:
                     raise ValueError(
-                        f'optimizer_states: {name} of parameter {number} ({group}) is of shape {tuple(value.shape)}, '
-                        f'the parameter of shape {tuple(parameter.shape)}'
+                        f'optimizer_states: {name} of parameter {number} ({group}) has shape {tuple(value.shape)}, '
+                        f'but the parameter has shape {tuple(parameter.shape)}'
                     )
                 if name == 'step' and (value.numel() if isinstance(value, Tensor) else 1) != 1:
-                    raise ValueError(f'optimizer_states: step of parameter {number} ({group}) is no number')
-        # Those of other libraries may keep one thing of matrices and another of vectors (Adafactor), or of large ones.
+                    raise ValueError(f'optimizer_states: step of parameter {number} ({group}) is not a number')
+        # Optimizers of other libraries are not checked: their state can differ by shape (Adafactor) or size.
         wanted = getattr(optimizer, 'state_names', lambda _: None)(own)
         if wanted is not None and not alike <= {wanted}:
             found = ', '.join(sorted(set().union(*alike)))
             raise ValueError(
-                f'optimizer_states: the state of {group} is not that of a {type(optimizer).__name__}: {found}'
+                f'optimizer_states: the state of {group} ({found}) is not the state of {type(optimizer).__name__}'
             )

@@ -1,41 +1,40 @@
 """Learning rate schedules: pure functions of the optimizer step, so that a run resumes at any step.
 
-Step s is the update that is about to be made, counted from 0; a run of `total_steps` makes steps 0 to total_steps - 1.
-A decay is at its end when the run is over, at step total_steps, which is not made: the last step, total_steps - 1,
-still trains. (So it is in torch's CosineAnnealingLR and in Hugging Face's schedules.) Where the warmup ends, at step
-warmup_steps, the factor is 1.
+Step s is the next update, counted from 0; a run of `total_steps` has steps 0 to total_steps - 1. A decay ends at step
+total_steps, after the run, so the last step, total_steps - 1, still trains (as in torch's CosineAnnealingLR and in
+Hugging Face's schedules). The factor is 1 at step warmup_steps, the end of the warmup.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _DEFAULT_RATIOS = {'warmup': 0.05, 'cooldown': 0.4, 'peak': 0.05, 'period': 0.1}
-"""Of the run, where neither steps nor a ratio are set."""
+"""Ratios of the run's length, where neither steps nor a ratio is set."""
 
 
 def _length(total_steps: int | None, name: str, steps: int | None, ratio: float | None) -> float:
-    """A number of steps that is set as such, or as a share of the run, not rounded yet."""
+    """A number of steps, set directly or as a ratio of the run; not rounded yet."""
     if steps is not None and ratio is not None:
-        raise ValueError(f'{name}_steps is {steps} and {name}_ratio {ratio}; give one of them')
+        raise ValueError(f'{name}_steps is {steps} and {name}_ratio is {ratio}; give one of them')
     if steps is not None:
         if steps < 0:
-            raise ValueError(f'{name}_steps is {steps}, it must be 0 or more')
+            raise ValueError(f'{name}_steps is {steps}; give 0 or more')
         return float(steps)
     share = _DEFAULT_RATIOS[name] if ratio is None else _checked(f'{name}_ratio', ratio)
     if total_steps is None:
-        raise ValueError(f'the length of the run is not known: set trainer.max_steps, or {name}_steps')
+        raise ValueError(f'the length of the run is unknown; set trainer.max_steps, or {name}_steps')
     return share * total_steps
 
 
 def _checked(name: str, ratio: float) -> float:
-    """A ratio that lies in 0..1."""
+    """A ratio, checked to lie in 0..1."""
     if not 0 <= ratio <= 1:
-        raise ValueError(f'{name} is {ratio}, it must lie in 0..1')
+        raise ValueError(f'{name} is {ratio}; give a ratio from 0 to 1')
     return ratio
 
 
@@ -43,9 +42,9 @@ class Schedule:
     """A factor of the learning rate for every step: a linear warmup, then the subclass's curve.
 
     Args:
-        total_steps: How many steps the run makes; None where its end is not known (`trainer.max_time` alone).
+        total_steps: Number of steps of the run; None where it is unknown (`trainer.max_time` alone).
         warmup_steps: The factor grows linearly from 1 / (warmup_steps + 1) at step 0 to 1 at step warmup_steps.
-        warmup_ratio: The same as a share of total_steps. Without either it is 0.05 of them.
+        warmup_ratio: The same as a ratio of total_steps; 0.05 if neither is set.
     """
 
     def __init__(
@@ -62,18 +61,18 @@ class Schedule:
         return self.after_warmup(step)
 
     def after_warmup(self, step: int) -> float:
-        """The factor at a step that is not before warmup_steps; 1 there."""
+        """The factor at a step from warmup_steps on; 1 at warmup_steps."""
         return 1.0
 
     def progress(self, step: int) -> float:
-        """How much of the way from the end of the warmup to that of the run is done before a step, in 0..1."""
+        """Progress from the end of the warmup (0) to the end of the run (1), before a step."""
         if self.total_steps is None:
-            raise ValueError(f'{type(self).__name__} needs the length of the run: set trainer.max_steps')
+            raise ValueError(f'{type(self).__name__} needs the length of the run; set trainer.max_steps')
         return _share(step - self.warmup_steps, self.total_steps - self.warmup_steps)
 
 
 def _share(done: int, whole: int) -> float:
-    """Of a stretch of `whole` steps, in 0..1; one of none is over as soon as it begins."""
+    """Progress through `whole` steps, in 0..1; 1 if there are none."""
     return min(1.0, max(0.0, done / whole)) if whole > 0 else float(done >= 0)
 
 
@@ -82,7 +81,7 @@ class WarmupConstant(Schedule):
 
 
 class _Decay(Schedule):
-    """A schedule that ends at end_ratio, for which its parts have to fit into the run."""
+    """A schedule that decays to end_ratio; its phases must fit into the run."""
 
     def __init__(
         self,
@@ -97,13 +96,13 @@ class _Decay(Schedule):
         self._fit()
 
     def _fit(self, name: str = '', length: float = 0.0) -> int:
-        """The steps of a part that follows upon the warmup, or ends the run.
+        """The steps of a phase after the warmup.
 
         Raises:
-            ValueError: Warmup and part are longer than the run.
+            ValueError: Warmup and phase are longer than the run.
         """
         assert self.total_steps is not None
-        # Shares that make up the run fit into it, however they are rounded: two halves of 3 steps are 2 and 1.
+        # Ratios that sum to 1 fit, however they are rounded: two halves of 3 steps are 2 and 1.
         if min(self._warmup_length + length, self.warmup_steps + round(length)) > self.total_steps + 1e-6:
             parts = f'a warmup of {self.warmup_steps} steps' + (f' and a {name} of {round(length)}' if name else '')
             verb, which = ('do', 'one of them') if name else ('does', 'it')
@@ -115,7 +114,7 @@ class _Decay(Schedule):
 
 
 class WarmupCosine(_Decay):
-    """Linear warmup, then half a cosine down to end_ratio, which the run reaches when its last step is made.
+    """Linear warmup, then half a cosine down to end_ratio, which is reached after the last step.
 
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, without restarts.
 
@@ -128,7 +127,7 @@ class WarmupCosine(_Decay):
 
 
 class WarmupLinear(_Decay):
-    """Linear warmup, then a line down to end_ratio, which the run reaches when its last step is made.
+    """Linear warmup, then a line down to end_ratio, which is reached after the last step.
 
     Args:
         end_ratio: The factor after the last step, in 0..1.
@@ -139,17 +138,17 @@ class WarmupLinear(_Decay):
 
 
 class WarmupStableDecay(_Decay):
-    """Linear warmup, constant, and a cool-down at the end, so that a run can be prolonged from before the cool-down.
+    """Linear warmup, constant, and a cool-down at the end (WSD); a run can be extended from before the cool-down.
 
-    Source: Hu et al. 2024, https://arxiv.org/abs/2404.06395, section 4; the cool-down by one minus the square root is
-    Haegele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
+    Source: Hu et al. 2024, https://arxiv.org/abs/2404.06395, section 4; the shape 1 - sqrt(x): Haegele et al. 2024,
+    https://arxiv.org/abs/2405.18392, section 3.
 
     Args:
         end_ratio: The factor after the last step, in 0..1.
-        cooldown_steps: How many steps the cool-down takes: before the first of them the factor is 1, after the last
-            end_ratio. With 0, all steps after the warmup have 1.
-        cooldown_ratio: The same as a share of total_steps. Without either it is 0.4 of them.
-        cooldown: Its shape, with x going from 0 to 1: `sqrt` is 1 - sqrt(x), `linear` 1 - x, `cosine` half a cosine.
+        cooldown_steps: Number of steps of the cool-down: the factor is 1 before the first of them, and end_ratio after
+            the last. With 0, all steps after the warmup have 1.
+        cooldown_ratio: The same as a ratio of total_steps; 0.4 if neither is set.
+        cooldown: Its shape, with x from 0 to 1: `sqrt` is 1 - sqrt(x), `linear` 1 - x, `cosine` half a cosine.
     """
 
     def __init__(
@@ -182,13 +181,13 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 class Trapezoid(_Decay):
-    """A line up from start_ratio, a stretch at the peak, and a line down to end_ratio, where the run is over.
+    """A line up from start_ratio, a plateau at 1, and a line down to end_ratio at the end of the run.
 
     Args:
         end_ratio: The factor after the last step, in 0..1.
-        start_ratio: The factor of step 0, in 0..1 (at 0 it trains nothing); None: as in a linear warmup.
-        peak_steps: How many steps from the end of the warmup the factor stays 1.
-        peak_ratio: The same as a share of total_steps. Without either it is 0.05 of them.
+        start_ratio: The factor of step 0, in 0..1 (with 0 that step has no effect); None: as in a linear warmup.
+        peak_steps: Number of steps after the warmup during which the factor stays 1.
+        peak_ratio: The same as a ratio of total_steps; 0.05 if neither is set.
     """
 
     def __init__(
@@ -217,13 +216,13 @@ class Trapezoid(_Decay):
 
 
 class Stepped(Schedule):
-    """Linear warmup, then a smaller and smaller constant: every period multiplies it.
+    """Linear warmup, then step decay: each period multiplies the factor by `decay`.
 
     Args:
-        end_ratio: The factor never falls below this, in 0..1.
-        decay: What the factor is multiplied by after each period, in 0..1.
-        period_steps: How many steps a period takes, counted from the end of the warmup.
-        period_ratio: The same as a share of total_steps. Without either it is 0.1 of them.
+        end_ratio: Lower bound of the factor, in 0..1.
+        decay: Multiplier of the factor after each period, in 0..1.
+        period_steps: Length of a period, counted from the end of the warmup.
+        period_ratio: The same as a ratio of total_steps; 0.1 if neither is set.
     """
 
     def __init__(
@@ -256,9 +255,9 @@ class InverseSquareRoot(Schedule):
 
 
 class ScheduledRate(LRScheduler):
-    """A schedule at work on an optimizer, one call a step.
+    """Applies a schedule to an optimizer, one call per step.
 
-    After a resume the rates come from the optimizer's own settings, not from the checkpoint.
+    After a resume the learning rates come from the optimizer's settings, not from the checkpoint.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
@@ -266,16 +265,16 @@ class ScheduledRate(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rate of every parameter group at the step that comes next."""
+        """The learning rate of each parameter group at the next step."""
         factor = self.schedule(self.last_epoch)
         return [base * factor for base in self.base_lrs]
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many steps were made; the rest are settings."""
+    def state_dict(self) -> dict[str, int]:
+        """The number of steps; all else is settings."""
         return {'last_epoch': self.last_epoch}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the step of a checkpoint, on this run's schedule and rates."""
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Restore the step of a checkpoint, with this run's schedule and learning rates."""
         self.last_epoch = state_dict['last_epoch']
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group['lr'] = rate

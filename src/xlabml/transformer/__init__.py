@@ -1,9 +1,9 @@
-"""Tensors -> tensors: positions, attention, blocks and the trunk of them. No Lightning, no files.
+"""The Transformer trunk (ids -> hidden states): positions, attention, blocks. No Lightning, no files.
 
 The package's legend for shapes:
 
-- `b` batch (rows), `n` tokens, `m` key positions, `t` tokens of all rows in one line, `s` segments
-- `d` model width, `h` heads, `g` heads of keys and values (grouped queries), `c` channels a head, `p` pairs of them
+- `b` batch (rows), `n` tokens, `m` key positions, `t` tokens of all rows concatenated, `s` segments
+- `d` model width, `h` heads, `g` heads of keys and values (grouped queries), `c` channels per head, `p` channel pairs
 - `f` feed-forward width, `v` vocabulary, `k` classes
 """
 

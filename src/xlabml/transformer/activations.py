@@ -1,6 +1,6 @@
-"""Activations of the feed-forward layer; any module of torch's that keeps the width works as well.
+"""Activations of the feed-forward network; any elementwise module of torch's works as well.
 
-A gated one has `n_parts = 2`: its input is twice as wide, and one half is the gate of the other.
+A gated activation has `n_parts = 2`: its input is twice as wide, and the first half gates the second.
 """
 
 import torch
@@ -13,7 +13,7 @@ class ReLU2(nn.Module):
     """The square of ReLU. Source: Primer, So et al. 2021, https://arxiv.org/abs/2109.08668, section 4."""
 
     def forward(self, x: Float[Tensor, '... f']) -> Float[Tensor, '... f']:
-        """Apply it to each channel."""
+        """max(x, 0)² of each channel."""
         if torch.is_grad_enabled():
             return _ReLU2.apply(x)
         positive = F.relu(x)
@@ -26,7 +26,7 @@ class SwiGLU(nn.Module):
     n_parts = 2
 
     def forward(self, x: Float[Tensor, '... two_f']) -> Float[Tensor, '... f']:
-        """Let the second half through the gate that the first half is."""
+        """Multiply the second half by the activated first half."""
         gate, value = x.chunk(2, dim=-1)
         return F.silu(gate) * value
 
@@ -37,17 +37,17 @@ class GeGLU(nn.Module):
     n_parts = 2
 
     def forward(self, x: Float[Tensor, '... two_f']) -> Float[Tensor, '... f']:
-        """Let the second half through the gate that the first half is."""
+        """Multiply the second half by the activated first half."""
         gate, value = x.chunk(2, dim=-1)
         return F.gelu(gate) * value
 
 
 class _ReLU2(torch.autograd.Function):
-    """Two passes each way; through autograd it would be five backward."""
+    """Two passes over memory each way; autograd's backward pass would take five."""
 
     @staticmethod
     def forward(ctx, x):
-        """Keeps the input."""
+        """Saves the input only."""
         ctx.save_for_backward(x)
         positive = F.relu(x)
         return positive * positive

@@ -1,4 +1,4 @@
-"""The layer: attention and a feed-forward net, each added to its input."""
+"""A Transformer block: attention and a feed-forward network, each with a residual connection."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from .positions import Angles, rotate
 
 
 class Attention(nn.Module):
-    """Every token attends to the tokens that the rule lets it, in several heads at once.
+    """Multi-head attention, with grouped queries (GQA) where n_kv_heads is below n_heads.
 
     Args:
         d_model: Width.
@@ -22,9 +22,9 @@ class Attention(nn.Module):
         n_kv_heads: Heads of keys and values; each serves n_heads / n_kv_heads heads of queries (Ainslie et al. 2023,
             https://arxiv.org/abs/2305.13245).
         rule: Which tokens a query attends to.
-        qk_norm: Bring each head's queries and keys to one length, before they are rotated (Henry et al. 2020,
+        qk_norm: Normalise each head's queries and keys (RMS), before they are rotated (Henry et al. 2020,
             https://arxiv.org/abs/2010.04245).
-        bias: Whether the projections have one.
+        bias: Whether the projections have a bias.
     """
 
     def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, rule: Rule, qk_norm: bool, bias: bool) -> None:
@@ -44,21 +44,21 @@ class Attention(nn.Module):
 
     @property
     def attention_pairs(self) -> AttentionPairs:
-        """Which pairs of a query and a key are computed."""
+        """Which (query, key) pairs are computed."""
         return AttentionPairs(self.rule.causal, self.rule.window, self.n_heads * self.d_head)
 
     @property
     def active_rule(self) -> Rule:
-        """The rule as it is now: in evaluation nothing is dropped."""
+        """The rule, without dropout in evaluation."""
         return self.rule if self.training else self.rule._replace(dropout=0.0)
 
     def forward(
         self, hidden: Float[Tensor, 'b n d'], angles: Angles | None, layer_pass: Pass
     ) -> Float[Tensor, 'b n d']:
-        """Mix the tokens of each document.
+        """Attend inside each document.
 
         Args:
-            angles: By which queries and keys are rotated; None: they are not.
+            angles: Rotations of queries and keys; None: no rotation.
             layer_pass: How this layer attends in this call.
         """
         h = self.n_heads
@@ -74,15 +74,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them.
+    """Two matrices with an activation between them, applied to each token.
 
     Args:
         d_model: Width.
-        d_ff: Width between the matrices, after the activation.
-        activation: Makes the activation; the input of one that has `n_parts` is that many times as
-            wide as d_ff.
-        bias: Whether the matrices have one.
-        dropout: The ratio of the activation's output that is dropped.
+        d_ff: Hidden width, after the activation.
+        activation: Makes the activation; its input has d_ff channels, times `n_parts` where it has that attribute.
+        bias: Whether the matrices have a bias.
+        dropout: Dropout ratio of the activation's output.
     """
 
     def __init__(
@@ -101,22 +100,22 @@ class FeedForward(nn.Module):
         }
 
     def forward(self, hidden: Float[Tensor, 'b n d']) -> Float[Tensor, 'b n d']:
-        """Compute each token by itself."""
+        """Transform each token independently."""
         inner = self.activation(self.input(hidden))
         return self.output(F.dropout(inner, self.dropout, self.training) if self.dropout else inner)
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward net, each with a norm and a residual connection.
+    """Attention, then a feed-forward network, each with a norm and a residual connection.
 
     Source: post-norm as in Vaswani et al. 2017; pre-norm as in Xiong et al. 2020, https://arxiv.org/abs/2002.04745.
 
     Args:
-        attention: The part that mixes the tokens of a document.
-        feed_forward: The part that computes each token by itself.
+        attention: The attention sublayer.
+        feed_forward: The feed-forward sublayer.
         norm: Makes one of the two norms.
-        prenorm: Normalise a part's input; else the sum after it.
-        dropout: The ratio of each part's output that is dropped.
+        prenorm: Normalise the input of a sublayer (pre-norm); else the sum after it (post-norm).
+        dropout: Dropout ratio of each sublayer's output.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Block(nn.Module):
     def forward(
         self, hidden: Float[Tensor, 'b n d'], angles: Angles | None, layer_pass: Pass
     ) -> Float[Tensor, 'b n d']:
-        """Add the output of both parts; arguments as in Attention."""
+        """Add the output of both sublayers; arguments as in Attention."""
         if self.prenorm:
             hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), angles, layer_pass))
             return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))

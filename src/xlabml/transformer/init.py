@@ -1,4 +1,4 @@
-"""The weights that training starts from."""
+"""Initialization of the weights."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,10 +9,10 @@ from xlabml.anatomy import find_matrices
 
 
 class Initializer(ABC):
-    """Sets the weights of a new model; what a method leaves alone keeps torch's default.
+    """Initializes the weights of a new model; weights that it does not set keep torch's default.
 
     Args:
-        embedding_std: Standard deviation of the embeddings, and of a vocabulary head of its own; None: torch's defaults
+        embedding_std: Standard deviation of the embeddings, and of an untied vocabulary head; None: torch's defaults
             (1 for embeddings, uniform in ±1/sqrt(d_model) for the head).
     """
 
@@ -22,12 +22,12 @@ class Initializer(ABC):
         self.embedding_std = embedding_std
 
     def embedding(self, weight: Tensor) -> None:
-        """Set a table of embeddings."""
+        """Initialize an embedding table."""
         if self.embedding_std is not None:
             nn.init.normal_(weight, std=self.embedding_std)
 
     def head(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Set a vocabulary head of its own (one that is tied is the embedding)."""
+        """Initialize an untied vocabulary head (a tied one is the embedding)."""
         bound = 1 / math.sqrt(weight.size(1))
         if self.embedding_std is None:
             nn.init.uniform_(weight, -bound, bound)
@@ -40,17 +40,17 @@ class Initializer(ABC):
 
     @abstractmethod
     def blocks(self, blocks: nn.ModuleList) -> None:
-        """Set the stack of layers."""
+        """Initialize the stack of layers."""
 
 
 class Normal(Initializer):
-    """Gaussian weights, and layers that begin by adding little to the residual stream.
+    """Gaussian weights; projections into the residual stream are scaled down by depth.
 
     Source: GPT-2, Radford et al. 2019, section 2.3.
 
     Args:
-        std: Standard deviation of the matrices; None: 1 / sqrt(inputs).
-        scale_residual: Divide matrices whose products are added to the residual stream by sqrt(2 n_layers).
+        std: Standard deviation of the matrices; None: 1 / sqrt(fan_in).
+        scale_residual: Divide matrices whose output is added to the residual stream by sqrt(2 n_layers).
         embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
     """
 
@@ -64,7 +64,7 @@ class Normal(Initializer):
         self.scale_residual = scale_residual
 
     def blocks(self, blocks: nn.ModuleList) -> None:
-        """Set every matrix; biases begin at zero."""
+        """Initialize every matrix, biases to zero."""
         matrices = find_matrices(blocks)
         for name, parameter in blocks.named_parameters():
             if parameter.dim() >= 2:
@@ -77,12 +77,12 @@ class Normal(Initializer):
 
 
 class Xavier(Initializer):
-    """Uniform weights by fan-in and fan-out, of every matrix of the layers; biases keep torch's default.
+    """Xavier uniform (fan-in and fan-out) for every matrix of the layers; biases keep torch's default.
 
     The projection to queries, keys and values counts as one matrix. Source: Glorot & Bengio 2010, eq. 16.
 
     Args:
-        gain: Factor on the bound.
+        gain: Factor on the bound of the uniform distribution.
         embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
     """
 
@@ -93,7 +93,7 @@ class Xavier(Initializer):
         self.gain = gain
 
     def blocks(self, blocks: nn.ModuleList) -> None:
-        """Set every matrix."""
+        """Initialize every matrix."""
         for parameter in blocks.parameters():
             if parameter.dim() >= 2:
                 nn.init.xavier_uniform_(parameter, gain=self.gain)

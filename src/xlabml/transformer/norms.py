@@ -1,4 +1,4 @@
-"""Normalisation by the root mean square, in few passes; torch.nn.LayerNorm works in its place."""
+"""RMSNorm, in few passes over memory; torch.nn.LayerNorm can take its place."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ class RMSNorm(nn.Module):
     Args:
         d_model: Width of the vectors.
         eps: Added to the mean square; the same as LayerNorm's, so that one can be swapped for the other.
-        weighted: Learn a factor for each channel.
+        weighted: Learn a scale for each channel.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, weighted: bool = True) -> None:
@@ -38,11 +38,11 @@ def rms_norm(
 
 
 class _RMSNorm(torch.autograd.Function):
-    """On a CPU torch's own is made of many small passes; this one takes less than half of its time."""
+    """On a CPU torch's RMSNorm runs as many small passes; this one takes less than half its time."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        """Keeps x itself and one factor a vector."""
+        """Saves x and one factor per vector."""
         y, factor = _normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, factor)
         return y
@@ -51,10 +51,10 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, grad):
         """With g = grad · weight and y = x · factor: factor · (g - y · mean(g · y)).
 
-        That of a LayerNorm whose mean is 0 is factor · (g - mean(g) - y · mean(g · y)), and has a fused kernel.
+        The gradient of LayerNorm with mean 0 is factor · (g - mean(g) - y · mean(g · y)), which has a fused kernel.
         """
         if torch.is_grad_enabled():  # only with create_graph
-            raise RuntimeError('RMSNorm has no second derivative; go back without create_graph')
+            raise RuntimeError('RMSNorm has no second derivative; call backward without create_graph')
         x, weight, factor = ctx.saved_tensors
         wants = [ctx.needs_input_grad[0], weight is not None, False]
         wide = _widen(x)

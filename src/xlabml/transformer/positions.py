@@ -1,4 +1,4 @@
-"""How a token's position reaches the model: added to embeddings, as angles of rotation, or as a slope on the scores.
+"""Position encodings: added to the embeddings, as rotations of queries and keys, or as a bias on the scores.
 
 Positions are computed once a call and shared by the layers. They restart at every document.
 """
@@ -14,7 +14,7 @@ Angles = tuple[Float[Tensor, '#b n p'], Float[Tensor, '#b n p']]
 
 
 class Positions(nn.Module):
-    """The base class, which by itself encodes no order.
+    """The base class, which encodes no position by itself.
 
     Subclasses override `embed` or `angles`, or set `slopes`, `limit`.
 
@@ -25,9 +25,9 @@ class Positions(nn.Module):
     """
 
     slopes: Float[Tensor, ' h'] | None
-    """For each head, what a score loses by each token of distance; None: nothing."""
+    """For each head, what a score loses per token of distance; None: nothing."""
     limit: int | None = None
-    """The trunk refuses positions from here on; None: any length works."""
+    """The trunk refuses documents of more tokens; None: any length works."""
     has_local_angles: bool = False
     """Whether layers with a window have angles of their own."""
 
@@ -40,20 +40,23 @@ class Positions(nn.Module):
         return hidden
 
     def angles(self, position: Int[Tensor, '#b n'], is_local: bool = False) -> Angles | None:
-        """The angles of each position; None: nothing is rotated.
+        """The rotation angles of each position; None: no rotation.
 
         Args:
-            is_local: Those of layers with a window, where `has_local_angles`.
+            is_local: The angles of layers with a window, where `has_local_angles`.
         """
         return None
 
 
 class NoPositions(Positions):
-    """Order is known from the causal mask alone. Source: Haviv et al. 2022, https://arxiv.org/abs/2203.16634."""
+    """No position encoding: order comes from the causal mask alone (NoPE).
+
+    Source: Haviv et al. 2022, https://arxiv.org/abs/2203.16634.
+    """
 
 
 class Rotary(Positions):
-    """Queries and keys are rotated by their position, so that scores depend on distance alone.
+    """Rotary position embedding (RoPE): scores depend on the distance of query and key alone.
 
     Channels 2i and 2i + 1 are a pair. Source: Su et al. 2021, https://arxiv.org/abs/2104.09864, eq. 34.
 
@@ -79,7 +82,7 @@ class Rotary(Positions):
         self.has_local_angles = self.local_base != self.base
         if self.d_head % 2:
             raise ValueError(
-                f'd_model {d_model} over n_heads {n_heads} gives heads of {self.d_head} channels; Rotary turns pairs '
+                f'd_model {d_model} over n_heads {n_heads} makes heads of {self.d_head} channels; Rotary rotates pairs '
                 'of channels, so make it even'
             )
 
@@ -91,7 +94,7 @@ class Rotary(Positions):
 
 
 class Sinusoidal(Positions):
-    """Sines (even channels) and cosines (odd) of the position are added, for any length.
+    """Adds sines (even channels) and cosines (odd channels) of the position, for any length.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
 
@@ -99,7 +102,7 @@ class Sinusoidal(Positions):
         d_model: Width of the embeddings.
         n_heads: Not needed.
         max_len: Not needed: any length works.
-        base: The slowest wave is 2 pi base tokens long.
+        base: The longest wavelength is about 2 pi base tokens.
 
     Raises:
         ValueError: d_model is odd.
@@ -113,13 +116,13 @@ class Sinusoidal(Positions):
             raise ValueError(f'd_model is {d_model}; Sinusoidal needs pairs of channels, so make it even')
 
     def embed(self, hidden: Float[Tensor, 'b n d'], position: Int[Tensor, '#b n']) -> Float[Tensor, 'b n d']:
-        """Add the waves."""
+        """Add the sinusoids of each position."""
         angle = position[..., None] * _frequencies(self.d_model, self.base, position.device)
         return hidden + torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).to(hidden.dtype)
 
 
 class Learned(Positions):
-    """A vector is learned for each position up to max_len, and added.
+    """Adds a learned vector for each position up to max_len.
 
     Args:
         d_model: Width of the embeddings.
@@ -138,10 +141,10 @@ class Learned(Positions):
 
 
 class ALiBi(Positions):
-    """Scores sink with distance, more steeply in the first heads.
+    """A linear bias on the scores by distance (ALiBi), steepest in the first heads.
 
-    Source: Press et al. 2022, https://arxiv.org/abs/2108.12409, section 3; between powers of two the heads take every
-    other slope of the next power, as in its appendix.
+    Source: Press et al. 2022, https://arxiv.org/abs/2108.12409, section 3; where the number of heads is no power of
+    two, the rest take every other slope of the next power, as in its appendix.
 
     Args:
         d_model: Not needed.
@@ -165,7 +168,7 @@ def rotate(
     cos = cos.to(x.dtype)
     sin = sin.to(x.dtype)
     pairs = x.unflatten(-1, (-1, 2))  # b n h p 2
-    # Complex numbers take one pass instead of six; compilers know none.
+    # (first + i second) · (cos + i sin): one pass instead of six; compilers do not support complex numbers.
     if x.device.type == 'cpu' and not torch.compiler.is_compiling():
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)[:, :, None]).flatten(-2)
     first, second = pairs.unbind(dim=-1)
@@ -175,7 +178,7 @@ def rotate(
 
 
 def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Tensor, ' p']:
-    """Radians a token of each pair. Made anew each time, since a buffer would lose its precision in a bf16 model."""
+    """Radians per token of each pair. Not a buffer, which would lose its precision in a bf16 model."""
     return torch.exp(torch.arange(0, n_channels, 2, device=device) * (-math.log(base) / n_channels))
 
 

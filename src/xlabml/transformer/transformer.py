@@ -25,46 +25,46 @@ class Transformer(nn.Module):
     """Embeddings, positions and a stack of layers.
 
     Args:
-        n_vocab: Tokens of the vocabulary.
+        n_vocab: Size of the vocabulary.
         max_len: The longest document that it is built for, in tokens.
         d_model: Width of the hidden states.
-        n_layers: How many layers.
+        n_layers: Number of layers.
         n_heads: Heads of queries; each has d_model / n_heads channels.
         n_kv_heads: Heads of keys and values, a divisor of n_heads; None: as many as heads of queries.
-        d_ff: Width inside the feed-forward nets; None: 4 d_model, or 8/3 d_model (rounded up to a multiple of 32) where
-            the activation is gated, which makes as many parameters.
+        d_ff: Hidden width of the feed-forward networks; None: 4 d_model, or 8/3 d_model (rounded up to a multiple of
+            32) where the activation is gated, for the same number of parameters.
         causal: A token attends to no later one (decoder); else to all of its document (encoder).
-        window: A token attends to those less than this many tokens away, itself included; a list has one for each
-            layer; None: any distance.
-        global_every: With one window for all layers: every so many layers, from the first on, one attends at any
-            distance. Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (3; its
-            window of 64 tokens to each side is 65 here). None: no layer does.
+        window: A token attends to tokens less than this many positions away, itself included (sliding window); a list
+            has one window per layer; None: any distance.
+        global_every: With one window for all layers: layers 0, n, 2 n … attend at any distance, n being this number.
+            Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (n = 3; its window
+            of 64 tokens to each side is 65 here). None: no layer does.
         positions: Makes the positions from d_model, n_heads, max_len.
         embedding_norm: Normalise embeddings with positions, before the first layer (BERT's).
         norm: Makes a norm from d_model.
-        prenorm: Normalise the input of attention and feed-forward nets; else the sums after them.
+        prenorm: Normalise the input of attention and feed-forward networks (pre-norm); else the sums after them.
         final_norm: Normalise the output of the last layer.
-        activation: Makes the activation of the feed-forward nets.
+        activation: Makes the activation of the feed-forward networks.
         qk_norm: Normalise queries and keys.
-        bias: Whether the layers' matrices have one.
-        score_cap: Attention scores are bent into -score_cap..score_cap by a tanh; None: left as they are.
-        checkpointing: What is not kept for the gradient but computed once more: none; full, all inside the layers;
-            selective, all but the products of matrices and attention. Always to the same result.
-        attention: How attention is computed, always to the same result: plain, as it is defined; sdpa, by torch's fused
-            kernels; varlen, flash_attn, by FlashAttention-2 of torch or of the package flash-attn; flash3, flash4, by
-            FlashAttention-3 or -4 that torch activates in its place, flash by the first of them that can; flex, by
-            torch's FlexAttention; auto, by the fastest that can, flash aside. One that cannot is refused. Passes with a
-            cache take sdpa, or plain.
+        bias: Whether the layers' matrices have a bias.
+        score_cap: Soft cap of attention scores: a tanh bounds them to -score_cap..score_cap; None: no cap.
+        checkpointing: Which activations are recomputed in the backward pass: none; full, all inside the layers;
+            selective, all but the outputs of matrix products and attention. The result is the same.
+        attention: The backend of attention; the result is the same: plain, the definition; sdpa, torch's fused
+            kernels; varlen, flash_attn, FlashAttention-2 of torch or of the package flash-attn; flash3, flash4,
+            FlashAttention-3 or -4 that torch activates in its place, flash the first of them that is supported; flex,
+            torch's FlexAttention; auto, the fastest that is supported, flash aside. One that is not supported is
+            refused. Passes with a cache take sdpa, or plain.
         scale_embedding: Multiply embeddings by sqrt(d_model).
         init: Makes the initializer of the weights.
-        dropout: The ratio that is dropped in training, at the places that the switches name.
-        pos_drop: Drop from embeddings with positions.
-        attn_drop: Drop from attention's probabilities.
-        ff_drop: Drop inside the feed-forward nets.
-        block_drop: Drop from the output of attention and feed-forward nets.
+        dropout: Dropout ratio in training, at the places that the switches name.
+        pos_drop: Dropout on the embeddings with positions.
+        attn_drop: Dropout on attention probabilities.
+        ff_drop: Dropout inside the feed-forward networks.
+        block_drop: Dropout on the output of attention and feed-forward networks.
 
     Raises:
-        ValueError: An argument is out of range, or some do not go together.
+        ValueError: An argument is out of range, or two contradict each other.
     """
 
     def __init__(
@@ -104,10 +104,12 @@ class Transformer(nn.Module):
             n_vocab=n_vocab, max_len=max_len, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads
         )
         if d_model % n_heads:
-            raise ValueError(f'trunk.d_model {d_model} is no multiple of trunk.n_heads {n_heads}; change one of them')
+            raise ValueError(
+                f'trunk.d_model {d_model} is not a multiple of trunk.n_heads {n_heads}; change one of them'
+            )
         if n_heads % n_kv_heads:
             raise ValueError(
-                f'trunk.n_heads {n_heads} is no multiple of trunk.n_kv_heads {n_kv_heads}; change one of them'
+                f'trunk.n_heads {n_heads} is not a multiple of trunk.n_kv_heads {n_kv_heads}; change one of them'
             )
         if d_ff is None:
             is_gated = getattr(activation(), 'n_parts', 1) > 1
@@ -182,14 +184,15 @@ class Transformer(nn.Module):
 
         Args:
             layout: Where documents begin; None: every row is one document.
-            cache: Without a layout, the tokens follow those that each row of it holds. With one, it is empty, ids are
-                one packed row, and segment i becomes its row i. No gradient flows through a pass with a cache.
+            cache: Without a layout, the tokens continue the rows of the cache. With a layout, the cache is empty, ids
+                are one packed row, and segment i becomes row i of the cache. No gradient flows through a pass with a
+                cache.
 
-        A layout that lives on a device is not read by the host, and so not checked.
+        A layout on a device is not read by the host, so it is not checked.
 
         Raises:
             ValueError: The layout or the cache does not fit the ids, there is a cache but the trunk is not causal, or
-                the backend that is set for attention cannot do so here.
+                the chosen attention backend does not support the call.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
             return self._read(ids, layout, cache)
@@ -218,7 +221,7 @@ class Transformer(nn.Module):
         return self.norm(hidden)
 
     def _open(self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> tuple[Place, list[Pass]]:
-        """Where the tokens stand, and how each layer attends."""
+        """Document and position of each token, and how each layer attends."""
         if cache is not None:
             self._check_causal()
         place = place_tokens(ids, layout, cache)
@@ -234,14 +237,14 @@ class Transformer(nn.Module):
         return place, self.chooser.open_passes(rules, slopes, place, cache, shape, self.embedding.weight.dtype)
 
     def new_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache, where the weights are.
+        """An empty cache, on the device of the weights.
 
         Args:
             batch: Rows.
-            length: The most tokens that a row will hold.
+            length: Capacity of a row, in tokens.
 
         Raises:
-            ValueError: The trunk is not causal: an earlier token would have to attend to the later ones.
+            ValueError: The trunk is not causal: cached tokens would have to attend to later ones.
         """
         self._check_causal()
         weight = self.embedding.weight
@@ -250,16 +253,16 @@ class Transformer(nn.Module):
     def describe_attention(
         self, device: str, dtype: torch.dtype, documents: bool = True, is_training: bool = True
     ) -> str:
-        """A line that says how attention is computed in passes without a cache, and why so.
+        """One line: the attention backend of passes without a cache, and the reason.
 
         Args:
             device: The type of the device.
-            dtype: What queries, keys and values are held in.
+            dtype: The dtype of queries, keys and values.
             documents: Whether rows are packed.
-            is_training: Whether parts are dropped and a gradient is needed.
+            is_training: Whether there is dropout and a gradient.
 
         Raises:
-            ValueError: The backend that is set for attention cannot do so there.
+            ValueError: The chosen attention backend is not supported there.
         """
         rules = [block.attention.rule for block in self._layers]
         if not is_training:
@@ -267,14 +270,14 @@ class Transformer(nn.Module):
         return self.chooser.describe(rules, device, dtype, documents, is_training)
 
     def describe_documents(self, device: str, dtype: torch.dtype) -> str | None:
-        """A line that says how training computes attention inside documents, where the processor decides.
+        """One line: how training computes attention inside documents on this CPU.
 
         Args:
             device: The type of the device.
-            dtype: What queries, keys and values are held in.
+            dtype: The dtype of queries, keys and values.
 
         Returns:
-            None on other devices, and where attention is computed as it is defined, or drops from probabilities.
+            None on other devices, with the backend plain, and with dropout on attention probabilities.
         """
         return self.chooser.describe_documents([block.attention.rule for block in self._layers], device, dtype)
 

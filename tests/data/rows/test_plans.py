@@ -265,7 +265,7 @@ def test_an_edited_plan_is_refused_by_name(corpus, tmp_path):
 def test_the_embedded_corpus_is_packed_to_99_percent():
     data = XLabDataModule()
     data.prepare_data()
-    rows = data.train_rows
+    rows = data.texts.train_examples
     assert len(rows) >= 1_000
     assert rows.plan.fill_ratio >= 0.99
 

@@ -14,7 +14,7 @@ from xlabml.transformer.attention import Documents, Rule, backends, choice, kern
 from xlabml.transformer.attention.backends import BACKENDS, VERSIONS, Ask, objection
 from xlabml.transformer.attention.choice import choose, make_pass, take
 from xlabml.transformer.attention.compiled_documents import _attend_documents
-from xlabml.transformer.attention.masked import mix
+from xlabml.transformer.attention.masked import attend_fused
 
 FEATURES = ('causal', 'window', 'slopes', 'score_cap', 'grouped', 'documents')
 CASES = [dict(zip(FEATURES, flags)) for flags in itertools.product([True, False], repeat=len(FEATURES))]
@@ -132,7 +132,7 @@ def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, mon
         assert 'cannot cap scores' in objection('sdpa', make_ask(**case))
         return
     heads = (part.transpose(1, 2) for part in parts)
-    got = mix(*heads, rule, documents=documents._replace(max_length=40), is_plain=is_plain).transpose(1, 2)
+    got = attend_fused(*heads, rule, documents=documents._replace(max_length=40), is_plain=is_plain).transpose(1, 2)
     assert_same(got, parts, rule, documents)
 
 
@@ -254,8 +254,8 @@ AUTO = {
     'packed, no flash': ({'documents': True, **BF16}, ('varlen', 'flash_attn'), 'flex', 'FlexAttention'),
     'packed, bare': ({'documents': True, **BF16}, ('varlen', 'flash_attn', 'flex'), 'sdpa', 'flex it is not installed'),
     'capped, bare': ({'score_cap': True, **BF16}, ('flash_attn', 'flex'), 'plain', 'sdpa cannot cap scores'),
-    'alibi': ({'slopes': True, **BF16}, (), 'flash_attn', 'varlen knows no slopes'),
-    'dropout': ({'documents': True, 'dropout': True, **BF16}, ('flash_attn',), 'sdpa', 'flex cannot drop'),
+    'alibi': ({'slopes': True, **BF16}, (), 'flash_attn', 'varlen does not support slopes'),
+    'dropout': ({'documents': True, 'dropout': True, **BF16}, ('flash_attn',), 'sdpa', 'flex has no dropout'),
     'capped and dropped': ({'score_cap': True, 'dropout': True, **BF16}, (), 'plain', 'at once'),
     'cached': ({'documents': True, 'cache': True, **BF16, 'gradient': False}, (), 'sdpa', 'bf16'),
     'cached, capped': ({'cache': True, 'score_cap': True, **BF16, 'gradient': False}, (), 'plain', 'cannot cap'),
@@ -340,19 +340,21 @@ def test_flash_takes_the_first_version_that_can_and_says_which(with_gpu):
     with pytest.raises(ValueError, match=r'trunk.attention flash it is not installed; set'):
         choose('flash', ask)
     with_gpu(capability=(8, 0))
-    said = r'flash has no version that can: flash3 needs a GPU of .* 9.x, not 8.0, flash4 needs .* 9.x to 10.x, not 8.0'
+    said = (
+        r'flash has no version that supports this: flash3 needs .* 9.x, not 8.0, flash4 needs .* 9.x to 10.x, not 8.0'
+    )
     with pytest.raises(ValueError, match=said):
         choose('flash', ask)
-    with pytest.raises(ValueError, match=r'trunk.attention flash knows no slopes'):
+    with pytest.raises(ValueError, match=r'trunk.attention flash does not support slopes'):
         make_trunk(attention='flash', positions=ALiBi)
 
 
 def test_a_trunk_refuses_what_its_settings_forbid_when_it_is_built():
     with pytest.raises(ValueError, match=r'trunk.attention varlen cannot cap scores \(trunk.score_cap\)'):
         make_trunk(attention='varlen', score_cap=5.0)
-    with pytest.raises(ValueError, match=r'trunk.attention flash3 knows no slopes'):
+    with pytest.raises(ValueError, match=r'trunk.attention flash3 does not support slopes'):
         make_trunk(attention='flash3', positions=ALiBi)
-    with pytest.raises(ValueError, match=r'trunk.attention flex cannot drop'):
+    with pytest.raises(ValueError, match=r'trunk.attention flex has no dropout'):
         make_trunk(attention='flex', dropout=0.1)
     make_trunk(attention='flex', dropout=0.1, attn_drop=False)
     with pytest.raises(ValueError, match=r"trunk.attention is 'fast'; choose one of auto, plain, sdpa, varlen"):
@@ -376,7 +378,7 @@ def test_a_line_says_how_and_why():
     said = make_trunk().describe_attention('cpu', torch.bfloat16)
     assert said == "attention: sdpa (packed rows, bf16, torch's scaled_dot_product_attention)"
     said = make_trunk(score_cap=5.0).describe_attention('cpu', torch.float32, documents=False)
-    assert said == 'attention: plain (rows, fp32, as it is defined; sdpa cannot cap scores (trunk.score_cap))'
+    assert said == 'attention: plain (rows, fp32, the definition; sdpa cannot cap scores (trunk.score_cap))'
 
 
 def test_a_line_tells_layers_apart(with_gpu):

@@ -116,8 +116,8 @@ def test_long_documents_in_bf16_are_the_same_packed_or_alone(positions, monkeypa
     monkeypatch.setattr(long_documents, '_ROWS', 8)
     monkeypatch.setattr(long_documents, '_STEP', 4)
     runs = []
-    mix_long = long_documents.mix_long
-    monkeypatch.setattr(documents, 'mix_long', lambda *parts: runs.append(parts) or mix_long(*parts))
+    attend_long = long_documents.attend_long
+    monkeypatch.setattr(documents, 'attend_long', lambda *parts: runs.append(parts) or attend_long(*parts))
     trunk = make_trunk(causal=False, positions=positions)
     definition = copy_weights(trunk, causal=False, positions=positions, attention='plain')
     ids, is_text = make_ids(40), find_text()

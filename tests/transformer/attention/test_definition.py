@@ -9,7 +9,7 @@ from trunks import mix_documents
 
 from xlabml.transformer import ALiBi, Rotary, attend
 from xlabml.transformer.attention import Documents, Rule, make_masks
-from xlabml.transformer.attention.masked import mix
+from xlabml.transformer.attention.masked import attend_fused
 from xlabml.transformer.positions import rotate
 
 RULES = {
@@ -80,7 +80,9 @@ def test_masks_by_hand():
 def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention.masked._BLOCK', 4)
     parts = make_heads(n, n_kv_heads=n_kv_heads)
-    assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(n)[None]), parts)
+    assert_same(
+        attend_fused(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(n)[None]), parts
+    )
 
 
 @pytest.mark.parametrize('rule', [rule for rule in RULES.values() if rule.causal], ids=str)
@@ -88,9 +90,11 @@ def test_rows_equal_the_definition(rule, n_kv_heads, n, monkeypatch):
 def test_queries_behind_a_cache_equal_the_definition(rule, n, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention.masked._BLOCK', 4)
     parts = make_heads(n, 9, n_kv_heads=2)
-    assert_same(mix(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts)
+    assert_same(
+        attend_fused(*parts, rule, is_plain=is_plain(rule)), defined(*parts, rule, torch.arange(9 - n, 9)[None]), parts
+    )
     position = torch.tensor([[3], [8 - n + 1]]) + torch.arange(n)
-    assert_same(mix(*parts, rule, position, is_plain=is_plain(rule)), defined(*parts, rule, position), parts)
+    assert_same(attend_fused(*parts, rule, position, is_plain=is_plain(rule)), defined(*parts, rule, position), parts)
 
 
 @pytest.mark.parametrize('rule', RULES.values(), ids=RULES)

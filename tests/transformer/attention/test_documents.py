@@ -151,8 +151,8 @@ def test_on_another_device_all_stays_there(is_read):
 
 
 def test_without_a_gradient_no_probabilities_are_kept(monkeypatch):
-    kept, mix = [], documents.mix_plan
-    monkeypatch.setattr(documents, 'mix_plan', lambda *parts: kept.append(parts[4]) or mix(*parts))
+    kept, mix = [], documents.attend_plan
+    monkeypatch.setattr(documents, 'attend_plan', lambda *parts: kept.append(parts[4]) or mix(*parts))
     parts = make_parts(torch.float32)
     mix_documents(*(part.detach() for part in parts), Rule(), make_documents())
     mix_documents(*parts, Rule(), make_documents())
@@ -250,7 +250,7 @@ def test_the_operator_is_what_torch_asks_of_one(rule):
     is_narrow=st.booleans(),
     has_slopes=st.booleans(),
 )
-def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, window, is_narrow, has_slopes):
+def test_each_query_is_computed_once_with_all_keys_that_it_attends_to(segments, causal, window, is_narrow, has_slopes):
     starts = [0, *itertools.accumulate(length for length, _ in segments)]
     ends = {start: start + length for start, (length, is_text) in zip(starts, segments) if is_text and length}
     rows: list[int] = []
@@ -265,11 +265,11 @@ def test_each_query_is_looked_at_once_with_all_that_it_sees(segments, causal, wi
             start = first if others is None else others[first]
             assert ends[start] == start + length
             assert others is None or others[first : first + length] == list(range(start, start + length))
-            rows += range(start + block.rows.start, start + block.rows.stop)
+            rows += range(start + block.queries.start, start + block.queries.stop)
         reach = length if window is None else window - 1
-        last = block.rows.stop if causal else min(length, block.rows.stop + reach)
-        assert 0 <= block.seen.start <= max(0, block.rows.start - reach)
-        assert last <= block.seen.stop <= length
+        last = block.queries.stop if causal else min(length, block.queries.stop + reach)
+        assert 0 <= block.keys.start <= max(0, block.queries.start - reach)
+        assert last <= block.keys.stop <= length
     assert is_narrow or not plan.runs
     for run in plan.runs:
         assert run.padded % 64 == 0  # else oneDNN would compile ever new kernels

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from xlabml.artifacts.hashes import short_hash
+from xlabml.data.order import Place
 from xlabml.data.rows import Examples, Passes
 
 from .batching import Batching
@@ -59,6 +60,9 @@ class Arranged(Passes):
 
     def name(self, document: int) -> str:
         return self.passes.name(document)
+
+    def epochs(self, end: Place) -> list[float]:
+        return self.passes.epochs(end)
 
     def _arrange(self, pass_index: int, block: int) -> Int64[np.ndarray, ' places']:
         """The groups at the places of a block."""

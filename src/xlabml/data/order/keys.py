@@ -12,7 +12,7 @@ from .permutation import mix, scramble
 EVALUATION = -1
 """The pass whose keys belong to evaluation: those of a row are the same in every evaluation."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio, made odd
 
 
 def example_keys(seed: int, pass_index: int, places: Int64[np.ndarray, ' e']) -> UInt64[np.ndarray, ' e']:
@@ -33,7 +33,7 @@ def slot_keys(keys: UInt64[np.ndarray, ' pieces'], lengths: Int64[np.ndarray, ' 
         keys: Of each piece: its slot j draws from keys + j, so that a slot's key follows from its place in the row.
         lengths: Slots of each piece.
     """
-    before = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    before = np.repeat(np.cumsum(lengths) - lengths, lengths)  # n: slots before the piece of each slot
     offsets = np.arange(len(before)) - before
     return scramble((np.repeat(keys, lengths) + offsets.astype(np.uint64)) * _GOLDEN)
 

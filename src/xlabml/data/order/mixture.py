@@ -42,7 +42,8 @@ class Mixture:
                     f'data.weights gives {weight:g} to source {i}, which has no document in the train split; '
                     'set it to 0, or give the source more documents'
                 )
-        rows = np.array(weights, np.float64) * self.n_rows / np.maximum(n_targets, 1)  # a target each, so many rows
+        # Rows of source s: its share of the targets over its targets per row.
+        rows = np.array(weights, np.float64) * self.n_rows / np.maximum(n_targets, 1)
         self.weights = np.array(weights, np.float64) / sum(weights)
         self.per_period = _round(rows / rows.sum() * _PERIOD)
         for i, weight in enumerate(weights):
@@ -50,6 +51,7 @@ class Mixture:
                 raise SettingsError(
                     f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
                 )
+        # Row i of source s comes at (i + 1/2) / n_s of the period; at equal places the first source comes first.
         source = np.repeat(np.arange(len(rows)), self.per_period)
         rank = np.concatenate([np.arange(n) for n in self.per_period])
         order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))
@@ -68,7 +70,7 @@ class Mixture:
         """
         period, place = np.divmod(places, _PERIOD)
         sources = self._source[place]
-        index = period * self.per_period[sources] + self._rank[place]
+        index = period * self.per_period[sources] + self._rank[place]  # rows of the same source before this one
         rows = np.empty_like(places)
         for i in np.unique(sources).tolist():
             here = sources == i

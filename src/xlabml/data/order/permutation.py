@@ -29,7 +29,7 @@ def permute(index: Int64[np.ndarray, ' rows'], n: int, seed: int, epoch: int) ->
     """
     if len(index) and not 0 <= index.min() <= index.max() < n:
         raise ValueError(f'indices from {index.min()} to {index.max()} are not all in range({n})')
-    bits = max(2, (n - 1).bit_length())
+    bits = max(2, (n - 1).bit_length())  # numbers of the next power of two, in two halves of bits
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
@@ -38,12 +38,14 @@ def permute(index: Int64[np.ndarray, ' rows'], n: int, seed: int, epoch: int) ->
     def shuffle(value: np.ndarray) -> np.ndarray:
         low = value & low_mask
         high = value >> low_bits
+        # Each round XORs one half with a function of the other, which can be undone: a bijection for any function.
         for i in range(0, _N_ROUNDS, 2):
             low ^= scramble(high + keys[i]) & low_mask
             high ^= scramble(low + keys[i + 1]) & high_mask
         return high << low_bits | low
 
     value = shuffle(index.astype(np.uint64))
+    # Cycle walking: a number outside of range(n) is permuted again, which stays a bijection of range(n).
     while (outside := np.flatnonzero(value >= np.uint64(n))).size:
         value[outside] = shuffle(value[outside])
     return value.astype(np.int64)
@@ -61,6 +63,7 @@ def shuffled(places: Int64[np.ndarray, ' rows'], n: int, seed: int) -> Int64[np.
 
 def scramble(value: np.ndarray) -> np.ndarray:
     """Every bit of the result depends on every bit of the value (64-bit integers, wrapping)."""
+    # Constants of MurmurHash3's fmix64.
     value = (value ^ value >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
     value = (value ^ value >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
     return value ^ value >> np.uint64(33)

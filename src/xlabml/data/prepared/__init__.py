@@ -3,6 +3,7 @@
 from .choices import ExampleChoice, ReadChoice, TokenizerChoice
 from .streamed import StreamedTexts
 from .texts import Texts
+from .verification import verify
 
 __all__ = [
     'ExampleChoice',
@@ -10,4 +11,5 @@ __all__ = [
     'StreamedTexts',
     'Texts',
     'TokenizerChoice',
+    'verify',
 ]

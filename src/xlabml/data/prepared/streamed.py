@@ -1,7 +1,7 @@
 """A data module's texts and training rows where the corpus is streamed: a bounded cache in place of stores."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from xlabml.data.rows import Examples
 from xlabml.data.store import Engine, TerminalProgress, TokenStore
 from xlabml.data.stream import Shard, ShardCache, Stream, StreamedRows
 from xlabml.errors import SettingsError
-from xlabml.tokenizer import train_tokenizer
 
 from .texts import Texts
 
@@ -53,22 +52,18 @@ class StreamedTexts(Texts):
         parts = [(source, part) for source in self.sources for part in source.parts()]
         return [Shard(source, part) for source, part in parts[: self.stream.eval_shards]]
 
-    def _tokenizer_source(self) -> list[Any]:
-        return [*super()._tokenizer_source(), self.stream.eval_shards]
+    def _tokenizer_identity(self) -> list[object]:
+        return [*super()._tokenizer_identity(), self.stream.eval_shards]
 
-    def train_tokenizer(self) -> Path:
-        self._tokenizer = None
-        self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        texts = train_texts(self._fixed(), self.splitting.ratios)
-        train_tokenizer(texts, self.tokenizer_path, self.n_vocab, self.coverage)
-        return self.tokenizer_path
+    def _tokenizer_texts(self) -> Iterable[str]:
+        return train_texts(self._fixed(), self.splitting.ratios)
 
     def prepare(self, engine: Engine | None = None) -> None:
         if engine is not None:
             raise SettingsError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
         if self._corpus is not None:
             return
-        self.ensure_tokenizer()
+        self.tokenizer_file.ensure()
         fixed = range(min(self.stream.eval_shards, len(self.cache.shards)))
         with TerminalProgress() as report:
             say = self._once(report.say)
@@ -84,7 +79,7 @@ class StreamedTexts(Texts):
                     'data.stream.eval_shards to more'
                 )
             self._check_window(stores, say)
-        copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
+        copies = open_copies(stores, self.copies_folder) if self.drop_duplicates else None
         self._corpus = Corpus(stores, self.splitting.ratios, copies)
 
     def _announce(self) -> str:
@@ -143,10 +138,10 @@ class StreamedTexts(Texts):
         return [TokenStore.open(path) for path in paths if path.exists()]
 
     @property
-    def _copies_folder(self) -> Path:
+    def copies_folder(self) -> Path:
         return self.cache.folder / 'copies'
 
-    def _corpus_stores(self) -> list[TokenStore]:
+    def corpus_stores(self) -> list[TokenStore]:
         if not self.tokenizer_path.exists():
             return []
         paths = [self.cache.path(shard) for shard in range(min(self.stream.eval_shards, len(self.cache.shards)))]

@@ -1,6 +1,6 @@
-"""The tokenizer, the token stores and the rows of a data module: in the cache, made there where they are not yet."""
+"""The token stores and the examples of a data module: in the cache, made there where they are not yet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from xlabml import paths
-from xlabml.artifacts.hashes import short_hash
-from xlabml.artifacts.locks import only_one
 from xlabml.data.corpus import (
     Corpus,
     NearPairs,
@@ -18,31 +16,25 @@ from xlabml.data.corpus import (
     open_copies,
     open_near_duplicates,
     open_splits,
-    split_names,
     train_texts,
-    verify_copies,
-    verify_near_duplicates,
-    verify_splits,
 )
 from xlabml.data.order import Mixture, Place
-from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, RowFormat, Rows, verify_plan
+from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, Rows
 from xlabml.data.sources import Source
-from xlabml.data.store import (
-    Engine,
-    TerminalProgress,
-    TokenStore,
-    describe_changed,
-    prepare_store,
-    store_folder,
-)
+from xlabml.data.store import Engine, TerminalProgress, TokenStore, prepare_store, store_folder
 from xlabml.errors import SettingsError
-from xlabml.tokenizer import Tokenizer, train_tokenizer
+from xlabml.tokenizer import Tokenizer
 
 from .choices import ExampleChoice, ReadChoice, TokenizerChoice
+from .tokenizer_file import TokenizerFile
 
 
 class Texts:
-    """The texts of some sources as rows of tokens; building it opens nothing.
+    """The texts of some sources as examples; building it opens nothing.
+
+    Attributes:
+        tokenizer_file: The tokenizer, and how it comes to be.
+        near_pairs: The near-duplicates that `prepare` found; None where it did not look for them.
 
     Args:
         read: The documents.
@@ -67,15 +59,10 @@ class Texts:
         self.splitting = read.splitting
         self.drop_duplicates = read.drop_duplicates
         self.near_duplicates = read.near_duplicates
-        self.n_vocab = tokenizer.n_vocab
-        self.coverage = tokenizer.coverage
         self.examples, self.plan, self.seed = examples
         self.near_pairs: NearPairs | None = None
-        self._special_tokens = tokenizer.special_tokens
-        self._append_special_tokens = tokenizer.append_special_tokens
-        self._given_path = None if tokenizer.path is None else Path(tokenizer.path)
-        self._saved_path: Path | None = None
-        self._tokenizer: Tokenizer | None = None
+        self.tokenizer_file = TokenizerFile(tokenizer, self._tokenizer_identity, self._tokenizer_texts)
+        self._tokenizer_choice = tokenizer
         self._corpus: Corpus | None = None
         self._examples: dict[tuple[str, bool], Examples] = {}
 
@@ -83,115 +70,24 @@ class Texts:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer's file: the checkpoint's, the one that was asked for, or the one in the cache."""
-        if self._saved_path is not None:
-            return self._saved_path
-        if self._given_path is not None:
-            return self._given_path
-        name = short_hash(self._tokenizer_source())
-        return paths.tokenizers() / f'{self.n_vocab}-{name}.model'
-
-    def _tokenizer_source(self) -> list[Any]:
-        """Plain values that a tokenizer which is trained here follows from."""
-        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
-        known = [
-            [source.fingerprint() for source in self.sources],
-            times,
-            self.splitting.ratios,
-            self.n_vocab,
-            self.coverage,
-        ]
-        return [*known, *([self.splitting.settings()] if self.splitting.settings() else [])]
+        """The tokenizer's file: the checkpoint's, the one that is named, or the one in the cache."""
+        return self.tokenizer_file.path
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; it has to be there.
+        """The tokenizer; its file must exist, and have data.n_vocab tokens."""
+        return self.tokenizer_file.tokenizer
 
-        Raises:
-            ValueError: It has not data.n_vocab tokens.
-        """
-        if self._tokenizer is None:
-            # What a checkpoint holds says by itself which of its tokens are special.
-            tokenizer = (
-                self._read(self.tokenizer_path) if self._saved_path is None else Tokenizer.load(self._saved_path)
-            )
-            if len(tokenizer) != self.n_vocab:
-                n = len(tokenizer.appended)
-                raise SettingsError(
-                    f'tokenizer {self.tokenizer_path} has {len(tokenizer)} tokens{f" ({n} of them appended)" * (n > 0)}'
-                    f', but data.n_vocab is {self.n_vocab}; set data.n_vocab to {len(tokenizer)}, or train a tokenizer '
-                    f'of {self.n_vocab}'
-                )
-            self._tokenizer = tokenizer
-        return self._tokenizer
+    def _tokenizer_identity(self) -> list[object]:
+        """Plain values that a tokenizer trained here depends on."""
+        times = [file.stat().st_mtime_ns for source in self.sources for file in source.files()]
+        known = [source.fingerprint() for source in self.sources]
+        own = self.splitting.settings()
+        choice = self._tokenizer_choice
+        return [known, times, self.splitting.ratios, choice.n_vocab, choice.coverage, *([own] if own else [])]
 
-    def _read(self, path: Path) -> Tokenizer:
-        return Tokenizer.load(path, self._special_tokens, self._append_special_tokens)
-
-    def check_tokenizer(self) -> None:
-        """Raise ValueError if the tokenizer that was asked for cannot be used, or is not as the settings say.
-
-        A tokenizer that is trained is ours: where none is there yet, no setting of somebody else's may be.
-        """
-        if self._given_path is not None and self.tokenizer_path.exists():
-            _ = self.tokenizer
-            return
-        named = [f'special_tokens.{role}' for role in self._special_tokens]
-        for name in named + ['append_special_tokens'] * self._append_special_tokens:
-            raise SettingsError(
-                f'data.{name} is for a tokenizer that one has, but there is none at {self._given_path}: check the path'
-                if self._given_path
-                else f'data.{name} is for a tokenizer that one has; name it in data.tokenizer_path, or leave it out'
-            )
-        if self._given_path is not None and self._given_path.suffix == '.json':
-            raise SettingsError(
-                f'there is no tokenizer at {self._given_path}, and none is trained there: what is trained is a '
-                'SentencePiece model, whose name ends in .model; check the path'
-            )
-
-    def ensure_tokenizer(self) -> None:
-        """Train the tokenizer where it is not there yet; of several processes one does, and the others wait."""
-        path = self.tokenizer_path
-        if path.exists():
-            return
-        self.check_tokenizer()
-        lock = paths.tokenizers() / f'{path.name}.lock'
-        with only_one(lock):
-            if not path.exists():
-                self.train_tokenizer()
-
-    def train_tokenizer(self) -> Path:
-        """Train a tokenizer on the train split; it must not be there yet.
-
-        Returns:
-            Its path.
-        """
-        self._tokenizer = None
-        self.tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(train_texts(self.sources, self.splitting), self.tokenizer_path, self.n_vocab, self.coverage)
-        return self.tokenizer_path
-
-    def use_tokenizer(self, data: bytes, unpack: Callable[[], Path]) -> None:
-        """Use the tokenizer that a checkpoint holds.
-
-        Args:
-            data: Its bytes.
-            unpack: Writes them to a file in the cache, named by its hash, and returns its path.
-
-        Raises:
-            ValueError: It is damaged, or data.tokenizer_path is the file of another one.
-        """
-        given = self._given_path
-        if given is not None and given.exists() and self._read(given).data != data:
-            raise SettingsError(
-                f'{given} is not the tokenizer that the checkpoint was trained with; point data.tokenizer_path to that '
-                'one, or leave it out: the checkpoint has it inside'
-            )
-        Tokenizer.from_bytes(data)  # one that is damaged does not come into the cache
-        path = unpack()
-        if self._tokenizer is not None and self._tokenizer.data != data:
-            raise ValueError(f'the data was prepared with {self.tokenizer_path}, but the checkpoint holds {path}')
-        self._saved_path = path
+    def _tokenizer_texts(self) -> Iterable[str]:
+        return train_texts(self.sources, self.splitting)
 
     # Stores and rows
 
@@ -204,7 +100,7 @@ class Texts:
         if self._corpus is not None:
             return
         self.say_passed_over(self._once(TerminalProgress().say))
-        self.ensure_tokenizer()
+        self.tokenizer_file.ensure()
         folders = [self._store_folder(source) for source in self.sources]
         for source, folder in zip(self.sources, folders):
             if not folder.exists():
@@ -223,13 +119,13 @@ class Texts:
                 )
                 for source, folder in zip(self.sources, folders)
             ]
-            copies = open_copies(stores, self._copies_folder) if self.drop_duplicates else None
+            copies = open_copies(stores, self.copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
             if near is not None:
                 found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
-        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self._splits_folder)
+        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self.splits_folder)
         self._corpus = Corpus(stores, self.splitting.ratios, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:
@@ -269,55 +165,15 @@ class Texts:
         folders = [self._store_folder(source) for source in self.sources]
         return [TokenStore.open(folder) for folder in folders if folder.exists()]
 
-    def verify(self) -> Iterator[str]:
-        """Read the stores that are there, and the copies, near-duplicates and plans that were made of them, and compare
-        them with the hashes of what was written; yields a line for people on each store and plan.
-
-        Raises:
-            ValueError: One of them is not as it was written; it is named.
-        """
-        for store in self.stores():
-            store.verify()
-            yield f'store: {store.folder} is as it was written ({len(store):,} documents)'
-            if changed := describe_changed(store.manifest):
-                yield f'  {changed}'
-        stores = self._corpus_stores()
-        if not stores:
-            return
-        copies = near = None
-        if self.drop_duplicates:
-            copies = verify_copies(stores, self._copies_folder)
-        if self.near_duplicates is not None:
-            found = paths.near_duplicates()
-            near = verify_near_duplicates(stores, self.near_duplicates, self.drop_duplicates, found)
-        drops_near = self.near_duplicates is not None and self.near_duplicates.action == 'drop'
-        if (self.drop_duplicates and copies is None) or (drops_near and near is None):
-            return  # there are no rows before it is known what to drop
-        drawn = None
-        if not self.splitting.is_plain:
-            drawn = verify_splits(stores, self.splitting, self._splits_folder)
-            if drawn is None:
-                return
-        corpus = Corpus(stores, self.splitting.ratios, copies, near if drops_near else None, drawn)
-        if not isinstance(self.examples, RowFormat):
-            return
-        reading = self.reading()
-        for split in split_names:
-            for stage in ('train', 'val'):
-                view = self.examples.view(corpus, stage, 0, reading)
-                plan = verify_plan(self.plan, corpus, split, stage != 'train', reading.folder, view)
-                if plan is not None:
-                    yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
-
     @property
-    def _copies_folder(self) -> Path:
+    def copies_folder(self) -> Path:
         return paths.copies()
 
     @property
-    def _splits_folder(self) -> Path:
+    def splits_folder(self) -> Path:
         return paths.splits()
 
-    def _corpus_stores(self) -> list[TokenStore]:
+    def corpus_stores(self) -> list[TokenStore]:
         """The stores that the corpus is made of; none where one of them is not there."""
         found = self.stores()
         return found if len(found) == len(self.sources) else []
@@ -387,6 +243,10 @@ class Texts:
     def _order_settings(self) -> dict[str, Any]:
         return {'data.weights': self.read.weights, 'seed_everything': self.seed}
 
+    def trained_on(self) -> dict[str, Any]:
+        """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""
+        return {'rows': self.passes.fingerprint, 'data': {**self.describe(), 'settings': self.settings()}}
+
     def check_training(self) -> None:
         """Raise ValueError if a held-out document is trained on, or if there is less text than fills one row."""
         if self.near_pairs is not None and self.near_duplicates is not None and self.near_duplicates.action == 'refuse':
@@ -417,11 +277,7 @@ class Texts:
                 'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
                 'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
             )
-        passes = self.passes
-        n_rows = end.pass_index * passes.n_rows(0) + end.row
-        n_all = len(self.train_examples)
-        epochs = passes.mixture.epochs(n_rows) if isinstance(passes, Mixed) else [n_rows / n_all] * len(self.sources)
-        for source, asked, cap in zip(self.sources, epochs, caps):
+        for source, asked, cap in zip(self.sources, self.passes.epochs(end), caps):
             if asked > cap + 1e-9:
                 raise SettingsError(
                     f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from jaxtyping import Int64
 
-from xlabml.data.order import Mixture, permute
+from xlabml.data.order import Mixture, Place, permute
 
 from .formats import Examples
 
@@ -48,6 +48,14 @@ class Passes(ABC):
         """The source of each store of a pass; None: each store is a source, in their order."""
         return None
 
+    @abstractmethod
+    def epochs(self, end: Place) -> list[float]:
+        """How often each source is gone through before a place.
+
+        Raises:
+            SettingsError: It cannot be known.
+        """
+
 
 class Epochs(Passes):
     """The same examples over and over, permuted anew each time.
@@ -83,6 +91,10 @@ class Epochs(Passes):
     def name(self, document: int) -> str:
         return self.examples.name(document)
 
+    def epochs(self, end: Place) -> list[float]:
+        n_sources = len(self.examples.source_starts) - 1
+        return [end.pass_index + end.row / len(self.examples)] * n_sources
+
 
 class Mixed(Epochs):
     """Examples of several sources by weight; a pass is a period of the mixture.
@@ -103,3 +115,6 @@ class Mixed(Epochs):
 
     def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         return self.mixture.rows(pass_index * self.mixture.period + places, self.seed)
+
+    def epochs(self, end: Place) -> list[float]:
+        return self.mixture.epochs(end.pass_index * self.mixture.period + end.row)

@@ -98,12 +98,15 @@ class Pack(Plan):
         self.max_documents = max_documents
 
     def block(self, streams: Streams, counted_once: bool) -> Pieces:
+        # Whole windows: document i has n_whole[i] of them, which begin at 0, length, 2 length …
         n_whole, tails = np.divmod(streams.slots, self.length)
         whole_documents = np.repeat(streams.documents, n_whole)
         whole_begins = self.length * ranges(np.zeros_like(n_whole), n_whole)
+        # Best-fit decreasing over the tails; one segment of each row stays free for padding.
         left = np.flatnonzero(tails)
         left = left[np.argsort(-tails[left], kind='stable')]
         rows = _best_fit(tails[left].tolist(), self.length, self.max_documents - 1)
+        # Tails in the order of their rows, which follow the rows of whole windows.
         by_row = np.argsort(rows, kind='stable')
         left = left[by_row]
         return Pieces(
@@ -132,12 +135,13 @@ class Concat(Plan):
         self.max_documents = max_documents
 
     def block(self, streams: Streams, counted_once: bool) -> Pieces:
-        ends = np.cumsum(streams.slots)  # laid end to end
+        # Positions in the concatenation of all documents: ends of documents, of rows, and of pieces (either of them).
+        ends = np.cumsum(streams.slots)
         cuts = np.array(_row_ends(ends.tolist(), self.length, self.max_documents - 1), np.int64)
-        pieces = np.unique(np.concatenate([ends, cuts]))  # where they end
+        pieces = np.unique(np.concatenate([ends, cuts]))
         begins = np.concatenate([[0], pieces[:-1]])
-        number = np.searchsorted(ends, begins, 'right')
-        n_before = np.searchsorted(pieces, cuts, 'right')  # pieces up to the end of each row
+        number = np.searchsorted(ends, begins, 'right')  # the document of each piece
+        n_before = np.searchsorted(pieces, cuts, 'right')  # the number of pieces up to the end of each row
         return Pieces(
             np.diff(n_before, prepend=0),
             streams.documents[number],
@@ -164,10 +168,10 @@ class Chunk(Plan):
         self.stride_tokens = length if stride_tokens is None else stride_tokens
 
     def block(self, streams: Streams, counted_once: bool) -> Pieces:
-        # The last window is the first to reach the end.
+        # Windows until one reaches the end: 1 + ceil((slots - length) / stride), at least 1.
         n_windows = 1 - np.minimum(0, self.length - streams.slots) // self.stride_tokens
         begins = self.stride_tokens * ranges(np.zeros_like(n_windows), n_windows)
-        overlap = self.length - self.stride_tokens if counted_once else 0
+        overlap = self.length - self.stride_tokens if counted_once else 0  # slots that the window before has counted
         return Pieces(
             np.ones(len(begins), np.int64),
             np.repeat(streams.documents, n_windows),
@@ -298,13 +302,13 @@ def _best_fit(lengths: list[int], room: int, max_pieces: int) -> Int64[np.ndarra
     Open rows are kept by their free slots, with a bit set in one number where there are any: finding the smallest room
     that will do is one shift and one lowest bit.
     """
-    open_rows: list[list[int]] = [[] for _ in range(room + 1)]
+    open_rows: list[list[int]] = [[] for _ in range(room + 1)]  # rows by their free slots
     n_pieces: list[int] = []
-    there = 0
+    there = 0  # bit i is set where open_rows[i] is not empty
     rows = []
     for length in lengths:
         fitting = there >> length
-        if fitting:
+        if fitting:  # the lowest set bit is the smallest room that fits
             free = length + (fitting & -fitting).bit_length() - 1
             row = open_rows[free].pop()
             if not open_rows[free]:

@@ -3,6 +3,7 @@
 from . import tally
 from .base import Document, Part, Source, SplitName
 from .beir import BeirFolder, read_corpus, read_qrels, read_queries
+from .chunk_pairs import ChunkPairs, NextChunks
 from .embedded import StandardLibrary, WikipediaLeads
 from .files import Span
 from .kinds import kind_of
@@ -16,6 +17,7 @@ __all__ = [
     'REASONS',
     'Advance',
     'BeirFolder',
+    'ChunkPairs',
     'CutAtColumn',
     'CutAtPattern',
     'Document',
@@ -23,6 +25,7 @@ __all__ = [
     'Invalid',
     'JoinColumns',
     'Location',
+    'NextChunks',
     'Part',
     'RemoteFiles',
     'Source',

@@ -23,10 +23,11 @@ from jaxtyping import Int64, UInt64
 from xlabml import artifacts
 from xlabml.artifacts import folders, manifests
 from xlabml.data.corpus import Corpus, open_copies, read_hashes, split_names, splits_of
-from xlabml.data.order import permute
+from xlabml.data.order import Place, permute
 from xlabml.data.rows import Format, NextTokens, Passes, Plan, Reading
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
+from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer
 
 from .shards import ShardCache, Stopped
@@ -184,6 +185,12 @@ class StreamedRows(Passes):
         sources = self.cache.sources
         of_shards = [self.cache.shards[shard][0] for shard in self.shards(window)]
         return [next(i for i, one in enumerate(sources) if one is source) for source in of_shards]
+
+    def epochs(self, end: Place) -> list[float]:
+        raise SettingsError(
+            'data.max_source_epochs is set, but how often a stream goes through a source is not known before all of it '
+            'was read; leave it out, or data.stream'
+        )
 
     @staticmethod
     def is_global(document: int) -> bool:

@@ -1,6 +1,6 @@
-"""Attention: its definition, the backends that compute it faster, the choice between them, and the cache of decoding.
+"""Attention: its definition, the backends that compute it faster, the choice between them, and the key/value cache.
 
-Layers ask a `Pass`; `Chooser` makes those of one call. Shapes as in `xlabml.transformer`.
+A layer attends through a `Pass`; `Chooser` makes the passes of one call. Shapes as in `xlabml.transformer`.
 """
 
 from .cache import Cache

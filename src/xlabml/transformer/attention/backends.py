@@ -1,7 +1,7 @@
-"""The backends that compute attention, and what each of them can do.
+"""The attention backends, and what each of them supports.
 
-All compute the same function; they differ in what they support, need and cost. `BACKENDS` is the one table from which
-both the choice (choice.py) and the refusals come.
+All compute the same function; they differ in what they support, need and cost. `BACKENDS` is the one table behind the
+choice (choice.py) and the error messages.
 """
 
 import importlib.util
@@ -16,11 +16,11 @@ import torch
 import torch.nn.attention as torch_attention
 
 Name = Literal['auto', 'plain', 'sdpa', 'varlen', 'flash_attn', 'flash', 'flash3', 'flash4', 'flex']
-"""What may be typed as trunk.attention."""
+"""The values of trunk.attention."""
 
 _HALF = (torch.bfloat16, torch.float16)
 SHORT = {torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float32: 'fp32', torch.float64: 'fp64'}
-"""How dtypes are named."""
+"""Short names of dtypes, in messages."""
 
 
 class Ask(NamedTuple):
@@ -28,17 +28,17 @@ class Ask(NamedTuple):
 
     Args:
         causal: As in Rule.
-        window: Whether there is one.
+        window: Whether there is a window.
         slopes: Whether scores fall with distance (ALiBi).
         score_cap: Whether scores are capped.
-        grouped: Heads of queries share keys and values.
-        dropout: Whether probabilities are dropped, in this pass.
+        grouped: Whether heads of queries share keys and values (GQA).
+        dropout: Whether there is dropout on the probabilities, in this pass.
         d_head: Channels of a head.
-        documents: Rows are packed.
-        cache: The pass has a cache.
-        gradient: A gradient is needed.
-        device: Type of the device; None: not known yet, nor is all that depends on the machine.
-        dtype: What queries, keys and values are held in; None: not known yet.
+        documents: Whether rows are packed.
+        cache: Whether the pass has a cache.
+        gradient: Whether a gradient is needed.
+        device: Type of the device; None: not known yet, so nothing that depends on the machine is checked.
+        dtype: Dtype of queries, keys and values; None: not known yet.
     """
 
     causal: bool
@@ -56,18 +56,18 @@ class Ask(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """What a backend can do.
+    """What a backend supports.
 
     Args:
-        title: What it is.
-        cannot: For each field of Ask that it does not support, how to say so.
-        together: Two fields of Ask that it supports one at a time.
+        title: Its description.
+        cannot: For each field of Ask that it does not support, the reason for messages.
+        together: Two fields of Ask that it supports only separately.
         devices: Types of devices that it runs on; None: all.
-        dtypes: What it computes in; None: everything.
-        trains_on: Types of devices on which it has a gradient; None: all of devices.
-        heads: The fewest and most channels of a head that it takes on a CUDA device, and what divides them.
+        dtypes: Dtypes that it computes in; None: all.
+        trains_on: Types of devices on which it has a backward pass; None: all of `devices`.
+        heads: Minimum and maximum channels of a head on a CUDA device, and the divisor of their number.
         capability: Lowest and highest major compute capability of the CUDA device; None: any.
-        missing: Says what it lacks on this machine, given the type of the device; None: it lacks nothing.
+        missing: Returns what it lacks on this machine, given the type of the device; None: nothing.
     """
 
     title: str
@@ -82,9 +82,9 @@ class Backend(NamedTuple):
 
 
 _NO_CAP = {'score_cap': 'cannot cap scores (trunk.score_cap)'}
-_NO_SLOPES = {'slopes': 'knows no slopes (trunk.positions ALiBi)'}
-_NO_DROPOUT = {'dropout': 'cannot drop from probabilities (trunk.dropout with trunk.attn_drop)'}
-_NO_CACHE = {'cache': 'takes no cache'}
+_NO_SLOPES = {'slopes': 'does not support slopes (trunk.positions ALiBi)'}
+_NO_DROPOUT = {'dropout': 'has no dropout on probabilities (trunk.dropout with trunk.attn_drop)'}
+_NO_CACHE = {'cache': 'does not support a cache'}
 
 
 def _lacks_varlen(device: str) -> str | None:
@@ -126,7 +126,7 @@ def _lacks_compiler(device: str) -> str | None:
 
 _FLASH = {'devices': ('cuda',), 'dtypes': _HALF, 'heads': (8, 256, 8)}
 BACKENDS: dict[str, Backend] = {
-    'plain': Backend('as it is defined'),
+    'plain': Backend('the definition'),
     'sdpa': Backend("torch's scaled_dot_product_attention", _NO_CAP),
     'varlen': Backend(
         "torch's FlashAttention-2",
@@ -170,9 +170,9 @@ VERSIONS: dict[str, Backend] = {
         missing=_lacks_flash('FA4', 'flash_attn.cute'),
     ),
 }
-"""The versions of `flash`, the first that can is taken; each may be typed as well.
+"""The versions of `flash`, which takes the first that is supported; each can be set by name as well.
 
-They replace torch's own kernels for the whole process, so only who sets them gets them.
+They replace torch's own kernels for the whole process, so auto never takes them.
 """
 
 
@@ -182,19 +182,21 @@ def find_backend(name: str) -> Backend:
 
 
 def objection(name: str, ask: Ask) -> str | None:
-    """Why a backend, or a version of one, cannot do what a layer needs; None: it can, as far as is known."""
+    """Why a backend, or a version of one, does not support what a layer needs; None: it does, as far as is known."""
     if name == 'flash':
         reasons = {version: objection(version, ask) for version in VERSIONS}
         distinct = set(reasons.values())
         if None in distinct or len(distinct) == 1:
             return None if None in distinct else distinct.pop()
-        return 'has no version that can: ' + ', '.join(f'{version} {reason}' for version, reason in reasons.items())
+        return 'has no version that supports this: ' + ', '.join(
+            f'{version} {reason}' for version, reason in reasons.items()
+        )
     backend = find_backend(name)
     for field, reason in backend.cannot.items():
         if getattr(ask, field):
             return reason
     if backend.together and all(getattr(ask, field) for field in backend.together):
-        return 'cannot cap scores and drop from probabilities at once (trunk.score_cap, trunk.dropout)'
+        return 'cannot cap scores and have dropout on probabilities at once (trunk.score_cap, trunk.dropout)'
     if ask.device is None:
         return None
     if backend.devices and ask.device not in backend.devices:
@@ -227,11 +229,11 @@ def _capability() -> tuple[int, int]:
 
 
 class Varlen(NamedTuple):
-    """torch's varlen_attn, and what this release of it takes.
+    """torch's varlen_attn, and what this release of it supports.
 
     Args:
         function: The function itself.
-        has_groups: It takes heads of queries that share keys and values (torch 2.12 and later).
+        has_groups: Whether heads of queries can share keys and values (GQA; torch 2.12 and later).
     """
 
     function: Callable
@@ -239,8 +241,8 @@ class Varlen(NamedTuple):
 
 
 def find_varlen() -> Varlen | None:
-    """Find varlen_attn, whose arguments changed in every release; None: this torch has none that will do."""
-    if not _varlen:  # no functools.cache, which compilers do not heed: they would read the signature again
+    """Find varlen_attn, whose arguments changed in every release; None: this torch has none with a window."""
+    if not _varlen:  # not functools.cache, which torch.compile ignores: it would trace the inspection
         _varlen.append(_look_for_varlen())
     return _varlen[0]
 

@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, so that the next one costs one token."""
+"""The key/value cache: keys and values of earlier tokens, so that a decoding step computes one token."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,18 +8,18 @@ from xlabml.batches import Layout
 
 
 class Cache:
-    """Keys and values of some rows, each of its own length, in memory that is allocated once.
+    """Keys and values of a batch of rows of different lengths, in memory that is allocated once.
 
-    A pass of the model, in which no gradient flows, appends to it.
+    A pass of the model, without a gradient, appends to it.
 
     Args:
         n_layers: Layers of the trunk.
         batch: Rows.
         n_kv_heads: Heads of keys and values.
-        length: The most tokens that a row holds.
+        length: Capacity of a row, in tokens.
         d_head: Channels of a head.
-        device: Where it lives.
-        dtype: What it holds.
+        device: Device of the memory.
+        dtype: Dtype of keys and values.
 
     Raises:
         ValueError: A size is below 1.
@@ -41,7 +41,7 @@ class Cache:
         self.data = torch.zeros(n_layers, 2, batch, n_kv_heads, length, d_head, device=device, dtype=dtype)
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
         self.longest = 0
-        """No row is longer: known without asking the device."""
+        """Upper bound of the rows' lengths, known without a device synchronization."""
         self.is_even = True
         """All rows are known to be `longest` tokens long."""
 
@@ -51,13 +51,13 @@ class Cache:
         return self.data.size(2)
 
     def reset(self) -> None:
-        """Forget every token, and keep the memory."""
+        """Empty the cache, and keep the memory."""
         self.lengths.zero_()
         self.longest = 0
         self.is_even = True
 
     def select(self, rows: Int[Tensor, ' b']) -> None:
-        """Make row i what row rows[i] was: reorder, repeat or drop rows, as beams do."""
+        """Replace row i by row rows[i]: reorder, repeat or drop rows, as beam search does."""
         held = self.data[:, :, :, :, : self.longest].index_select(2, rows)
         if rows.numel() != self.batch:
             self.data = self.data.new_zeros(*self.data.shape[:2], rows.numel(), *self.data.shape[3:])
@@ -65,10 +65,10 @@ class Cache:
         self.lengths = self.lengths[rows]
 
     def replace(self, rows: Int[Tensor, ' r'], other: 'Cache') -> None:
-        """Let these rows hold what the rows of another cache hold, whatever was in them.
+        """Overwrite these rows with the rows of another cache.
 
         Raises:
-            ValueError: The other has another number of rows, or more tokens than fit.
+            ValueError: The other cache has another number of rows, or more tokens than fit.
         """
         if other.batch != rows.numel() or other.longest > self.length:
             raise ValueError(
@@ -81,19 +81,19 @@ class Cache:
         self.is_even = False
 
     def set_lengths(self, lengths: list[int]) -> None:
-        """Say how long the rows are, where the caller has counted: then none is taken to be as long as one that left.
+        """Set the known lengths from the caller's count, so that a row that has left no longer sets `longest`.
 
         Args:
-            lengths: Of each row, what `lengths` holds on the device, which is not asked.
+            lengths: Length of each row, equal to `lengths` on the device, which is not read.
         """
         self.longest = max(lengths)
         self.is_even = len(set(lengths)) == 1
 
     def check_room(self, n: int) -> None:
-        """Refuse what does not fit.
+        """Check that n more tokens fit behind the longest row.
 
         Raises:
-            ValueError: n more tokens do not fit behind the longest row.
+            ValueError: They do not fit.
         """
         if self.longest + n > self.length:
             raise ValueError(
@@ -104,7 +104,7 @@ class Cache:
     def append(
         self, layer: int, k: Float[Tensor, 'b g n c'], v: Float[Tensor, 'b g n c']
     ) -> tuple[Float[Tensor, 'b g m c'], Float[Tensor, 'b g m c']]:
-        """Write new keys and values of one layer behind each row's, and return all that there are now."""
+        """Append keys and values of one layer to each row, and return all keys and values up to the longest row."""
         n = k.size(2)
         held = self.data[layer]  # 2 b g m c
         end = self.longest + n
@@ -112,8 +112,8 @@ class Cache:
             held[0, :, :, self.longest : end] = k
             held[1, :, :, self.longest : end] = v
         else:
-            row = torch.arange(self.batch, device=k.device)[:, None]
-            place = self.lengths[:, None] + torch.arange(n, device=k.device)
+            row = torch.arange(self.batch, device=k.device)[:, None]  # b 1
+            place = self.lengths[:, None] + torch.arange(n, device=k.device)  # b n
             held[0].transpose(1, 2)[row, place] = k.transpose(1, 2).to(held.dtype)
             held[1].transpose(1, 2)[row, place] = v.transpose(1, 2).to(held.dtype)
         return held[0, :, :, :end], held[1, :, :, :end]
@@ -128,7 +128,7 @@ class Cache:
         held[1, segment, position] = v.to(held.dtype)
 
     def advance(self, n: int) -> None:
-        """Count n tokens that every layer has written behind each row."""
+        """Count n tokens that every layer has appended to each row."""
         self.lengths = self.lengths + n
         self.longest += n
 

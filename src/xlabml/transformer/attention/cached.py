@@ -1,20 +1,20 @@
-"""Attention of passes with a cache: decoding behind what it holds, and the first pass over packed prompts."""
+"""Attention with a key/value cache: decoding steps, and the prefill pass over packed prompts."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .cache import Cache
 from .definition import Pass, Rule
-from .masked import mix
+from .masked import attend_fused
 from .places import Documents
 
 
 class CachePass(Pass):
-    """Tokens that follow those of a cache: their keys and values are appended to it.
+    """Decoding: the keys and values of new tokens are appended to the cache.
 
     Args:
-        layer: Which of the cache's layers is this one's.
-        position: Of each token, where rows of the cache differ in length; None: behind all that it holds.
+        layer: Index of this layer in the cache.
+        position: Position of each token, where rows of the cache differ in length; None: they follow its longest row.
         is_plain: Compute it as `attend` defines it.
     """
 
@@ -30,19 +30,19 @@ class CachePass(Pass):
     def attend(
         self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
     ) -> Float[Tensor, 'b n h c']:
-        """As in Pass, in the dtype of the cache."""
+        """Append to the cache, and attend to all that it holds, in the dtype of the cache."""
         keys, values = self.cache.append(self.layer, k.transpose(1, 2), v.transpose(1, 2))  # b g m c
         queries = q.transpose(1, 2).to(keys.dtype)  # b h n c
-        return mix(queries, keys, values, self.rule, self.position, is_plain=self.is_plain).transpose(1, 2)
+        return attend_fused(queries, keys, values, self.rule, self.position, is_plain=self.is_plain).transpose(1, 2)
 
 
 class FillPass(Pass):
-    """Packed prompts that fill an empty cache: segment i becomes its row i.
+    """Prefill: packed prompts fill an empty cache, segment i its row i.
 
     Args:
         inner: Attention inside the documents.
-        layer: Which of the cache's layers is this one's.
-        position: Of each token in its document.
+        layer: Index of this layer in the cache.
+        position: Position of each token in its document.
     """
 
     def __init__(
@@ -57,6 +57,6 @@ class FillPass(Pass):
     def attend(
         self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
     ) -> Float[Tensor, 'b n h c']:
-        """As in Pass."""
+        """Fill the cache, and attend inside the documents."""
         self.cache.fill(self.layer, self.segment, self.position, k.flatten(0, 1), v.flatten(0, 1))
         return self.inner.attend(q, k, v)

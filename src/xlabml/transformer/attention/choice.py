@@ -1,13 +1,13 @@
-"""The choice of a backend: which one each layer of a trunk takes, why, and the passes that follow from it.
+"""The choice of the attention backend of each layer, its reason, and the passes made of it.
 
-What a setting alone forbids is refused when the trunk is built; what a machine lacks, at the first pass, since a
-checkpoint from one machine must open on another. A pass with a cache (decoding, no gradient) is short of work for the
-kernels made for training: it takes `sdpa`, or `plain` where that is set or scores are capped, whatever is set.
+What a setting alone forbids is refused when the trunk is built; what the machine lacks, at the first pass, since a
+checkpoint from one machine must open on another. A pass with a cache (decoding, no gradient) has too little work for
+the training kernels: it takes `sdpa`, or `plain` where that is set or scores are capped, whatever the setting.
 """
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, TypedDict, get_args
 
 import torch
 import torch.nn.attention as torch_attention
@@ -25,11 +25,21 @@ from .masked import MaskedPass, RowsPass
 from .places import Documents, Place
 
 _IMPLS = {'flash3': 'FA3', 'flash4': 'FA4'}
-"""Their names in torch."""
+"""Torch's names of the implementations that it can activate."""
+
+
+class _Known(TypedDict, total=False):
+    """What is known of a pass, besides the rule; the fields are those of Ask."""
+
+    documents: bool
+    cache: bool
+    gradient: bool
+    device: str
+    dtype: torch.dtype
 
 
 class Choice(NamedTuple):
-    """A backend, and why it was taken."""
+    """A backend, and the reason for its choice."""
 
     name: str
     reason: str
@@ -37,10 +47,10 @@ class Choice(NamedTuple):
 
 @torch.compiler.disable  # it reads files
 def choose(wanted: str, ask: Ask) -> Choice:
-    """Take the backend that is set, or with auto the fastest that can do what a layer needs.
+    """Choose the backend that is set, or with auto the fastest that supports what a layer needs.
 
     Raises:
-        ValueError: The one that is set cannot.
+        ValueError: The one that is set does not support it.
     """
     return _choose(wanted, ask)
 
@@ -58,13 +68,13 @@ def _choose(wanted: str, ask: Ask) -> Choice:
             return Choice(name, '; '.join([', '.join(word for word in said if word), *passed]))
         passed.append(f'{name} {reason}')
     raise ValueError(
-        f'trunk.attention {wanted} {objection(wanted, ask)}; set trunk.attention to auto, which takes what can, or '
-        'change the other'
+        f'trunk.attention {wanted} {objection(wanted, ask)}; set trunk.attention to auto, which takes a backend that '
+        'can, or change the other setting'
     )
 
 
 def _candidates(wanted: str, ask: Ask) -> list[str]:
-    """From the fastest to the slowest; of auto, the last one always can."""
+    """Backends from the fastest to the slowest; the last one of auto supports everything."""
     if wanted == 'flash':
         return list(VERSIONS)
     if wanted != 'auto':
@@ -83,10 +93,10 @@ def _title(name: str) -> str:
 
 
 def check(wanted: str, ask: Ask) -> None:
-    """Refuse, when a trunk is built, a backend that its other settings forbid on any machine.
+    """Refuse, when a trunk is built, a backend that does not support its other settings on any machine.
 
     Raises:
-        ValueError: It is not known, or the settings forbid it.
+        ValueError: The backend is unknown, or does not support the other settings.
     """
     if wanted not in get_args(Name):
         raise ValueError(f'trunk.attention is {wanted!r}; choose one of {", ".join(get_args(Name))}')
@@ -95,7 +105,7 @@ def check(wanted: str, ask: Ask) -> None:
 
 @torch.compiler.assume_constant_result
 def take(wanted: str, *ask: bool | int | str | torch.dtype) -> str:
-    """The name of `choose(wanted, Ask(*ask))`, ready to be called. While compiling it is a constant."""
+    """The name of `choose(wanted, Ask(*ask))`, activated if it needs that. A constant while compiling."""
     name = choose(wanted, Ask(*ask)).name  # type: ignore[arg-type]
     if name in _IMPLS and torch_attention.current_flash_attention_impl() != _IMPLS[name]:
         torch_attention.activate_flash_attention_impl(_IMPLS[name])
@@ -106,10 +116,10 @@ def make_pass(name: str, rule: Rule, documents: Documents | None, shape: tuple[i
     """The pass of a backend without a cache.
 
     Args:
-        name: Of the backend, or of a version of it.
-        documents: Of packed rows; None: every row is one document.
-        shape: Rows and tokens a row.
-        device: Of the tokens.
+        name: Name of the backend, or of a version of it.
+        documents: Documents of packed rows; None: every row is one document.
+        shape: Rows, and tokens per row.
+        device: Device of the tokens.
     """
     if name == 'flex':
         return FlexPass(rule, documents, shape, device)
@@ -120,7 +130,7 @@ def make_pass(name: str, rule: Rule, documents: Documents | None, shape: tuple[i
     is_plain = name == 'plain'
     if documents is None:
         return RowsPass(rule, is_plain)
-    if device.type != 'cpu':  # with a cache, a device's layout is read too
+    if device.type != 'cpu':  # before `segments`: with a cache, the host has read the layout of a device too
         return MaskedPass(rule, documents, is_plain)
     if documents.segments is not None:
         return DocumentsPass(rule, documents, is_plain)
@@ -145,12 +155,12 @@ class Chooser(NamedTuple):
     d_head: int
 
     def check(self, rule: Rule) -> None:
-        """Refuse, when a trunk is built, a setting that the rule of a layer forbids on any machine.
+        """Refuse, when a trunk is built, a backend that cannot compute the rule of a layer on any machine.
 
         Raises:
-            ValueError: It is not known, or the other settings forbid it.
+            ValueError: The backend is unknown, or does not support the other settings.
         """
-        check(self.wanted, self._ask(rule))
+        check(self.wanted, self._ask(rule, {}))
 
     def open_passes(
         self,
@@ -161,21 +171,21 @@ class Chooser(NamedTuple):
         shape: tuple[int, int],
         dtype: torch.dtype,
     ) -> list[Pass]:
-        """The pass of each layer for one call of the trunk; layers that attend alike share one.
+        """The pass of each layer for one call of the trunk; layers with the same rule share one.
 
         Args:
-            rules: Of each layer, without slopes; dropout as it is in this call.
+            rules: The rule of each layer, without slopes, with the dropout of this call.
             slopes: As in Rule, for all layers.
-            place: Where the tokens stand.
-            cache: Where keys and values are kept; None: nowhere.
-            shape: Rows and tokens a row.
-            dtype: Of the weights.
+            place: Document and position of each token.
+            cache: Keys and values of earlier tokens; None: no cache.
+            shape: Rows, and tokens per row.
+            dtype: Dtype of the weights.
 
         Raises:
-            ValueError: The backend that is set cannot do so here.
+            ValueError: The backend that is set does not support the call.
         """
         device = place.position.device
-        known = {
+        known: _Known = {
             'documents': place.documents is not None,
             'cache': cache is not None,
             'gradient': torch.is_grad_enabled(),
@@ -185,9 +195,9 @@ class Chooser(NamedTuple):
         shared: dict[tuple[int | None, float], tuple[str, Pass]] = {}
         passes: list[Pass] = []
         for layer, rule in enumerate(rules):
-            key = rule.window, rule.dropout  # in all else the layers of a trunk agree
+            key = rule.window, rule.dropout  # the layers of a trunk differ in nothing else
             if key not in shared:
-                name = take(self.wanted, *self._ask(rule, **known))
+                name = take(self.wanted, *self._ask(rule, known))
                 shared[key] = name, make_pass(name, rule._replace(slopes=slopes), place.documents, shape, device)
             name, one = shared[key]
             if cache is None:
@@ -202,20 +212,20 @@ class Chooser(NamedTuple):
     def describe(
         self, rules: Sequence[Rule], device: str, dtype: torch.dtype, documents: bool, needs_gradient: bool
     ) -> str:
-        """A line that says how attention is computed in passes without a cache, and why so.
+        """One line: the attention backend of passes without a cache, and the reason.
 
         Args:
-            rules: Of each layer.
+            rules: The rule of each layer.
             device: The type of the device.
-            dtype: What queries, keys and values are held in.
+            dtype: The dtype of queries, keys and values.
             documents: Whether rows are packed.
             needs_gradient: Whether a gradient is needed.
 
         Raises:
-            ValueError: The backend that is set cannot do so there.
+            ValueError: The backend that is set is not supported there.
         """
-        known = {'documents': documents, 'gradient': needs_gradient, 'device': device, 'dtype': dtype}
-        choices = [choose(self.wanted, self._ask(rule, **known)) for rule in rules]
+        known: _Known = {'documents': documents, 'gradient': needs_gradient, 'device': device, 'dtype': dtype}
+        choices = [choose(self.wanted, self._ask(rule, known)) for rule in rules]
         counts = {choice: choices.count(choice) for choice in choices}
         return 'attention: ' + ', '.join(
             f'{name} ({reason})' + (f' in {n_layers} of {len(rules)} layers' if len(counts) > 1 else '')
@@ -223,24 +233,24 @@ class Chooser(NamedTuple):
         )
 
     def describe_documents(self, rules: Sequence[Rule], device: str, dtype: torch.dtype) -> str | None:
-        """A line that says how training computes attention inside documents, where the processor decides.
+        """One line: how training computes attention inside documents on this CPU.
 
         Args:
-            rules: Of each layer.
+            rules: The rule of each layer.
             device: The type of the device.
-            dtype: What queries, keys and values are held in.
+            dtype: The dtype of queries, keys and values.
 
         Returns:
-            None on other devices, and where attention is computed as it is defined, or drops from probabilities.
+            None on other devices, with the backend plain, and with dropout on attention probabilities.
         """
-        known = {'documents': True, 'gradient': True, 'device': device, 'dtype': dtype}
-        names = {choose(self.wanted, self._ask(rule, **known)).name for rule in rules}
+        known: _Known = {'documents': True, 'gradient': True, 'device': device, 'dtype': dtype}
+        names = {choose(self.wanted, self._ask(rule, known)).name for rule in rules}
         if device != 'cpu' or 'sdpa' not in names or any(rule.dropout for rule in rules):
             return None
         return 'documents: ' + describe_way(self.has_slopes)
 
-    def _ask(self, rule: Rule, **known: Any) -> Ask:
-        """What a layer needs of a backend, with what is known of the pass."""
+    def _ask(self, rule: Rule, known: _Known) -> Ask:
+        """What a layer needs of a backend, with the known properties of the pass."""
         return Ask(
             causal=rule.causal,
             window=rule.window is not None,
@@ -254,6 +264,6 @@ class Chooser(NamedTuple):
 
 
 def _computed_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
-    """What queries, keys and values are held in: the dtype of the weights, or that of autocast."""
+    """The dtype of queries, keys and values: that of the weights, or of autocast."""
     can_cast = dtype == torch.float32 and torch.amp.is_autocast_available(device)
     return torch.get_autocast_dtype(device) if can_cast and torch.is_autocast_enabled(device) else dtype

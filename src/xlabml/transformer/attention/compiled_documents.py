@@ -1,7 +1,7 @@
-"""Attention inside the documents of packed rows on a CPU, in a compiled model: one operator.
+"""Attention inside the documents of packed rows on a CPU, in a compiled model: one custom operator.
 
-The compiler does not look into it, so that new lengths compile nothing anew. Its gradient computes the probabilities
-once more.
+The compiler does not trace into it, so new document lengths cause no recompilation. Its backward pass recomputes the
+probabilities.
 """
 
 import torch
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .definition import Pass, Rule
-from .documents import Plan, is_multiplied_out, make_plan, mix_plan, part_segments, ungroup, unmix_plan
+from .documents import Plan, attend_plan, attend_plan_backward, is_multiplied_out, make_plan, part_segments, ungroup
 from .places import Documents, read_segments
 from .tiled_documents import Tiling
 
 
 class OperatorPass(Pass):
-    """Packed rows on a CPU whose layout is read inside the operator only; zeros where a segment is padding."""
+    """Packed rows on a CPU whose layout is read inside the operator only; the output of padding is zero."""
 
     def __init__(self, rule: Rule, documents: Documents) -> None:
         self.rule = rule
@@ -30,17 +30,17 @@ class OperatorPass(Pass):
         shape = q.shape
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # t h c
         k, v = ungroup(q, k, v)
-        mixed = _attend_documents(
+        output = _attend_documents(
             q, k, v, documents.starts, documents.is_text, documents.max_length, rule.causal, rule.window, rule.slopes
         )
-        return mixed.view(shape)
+        return output.view(shape)
 
 
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
 ) -> list[tuple[slice, Plan | Tiling]]:  # fmt: skip
-    """The plan of each group of heads that is computed at a time: all, or one where documents are long."""
+    """Groups of heads, each with its plan: all heads in one, or one head at a time where documents are long."""
     rule = Rule(causal, window, slopes)
     segments = read_segments(starts, is_text, max_length, q.size(0))
     parts = part_segments(segments, rule, q)
@@ -52,7 +52,7 @@ def _read(
     return [(heads, make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
 
 
-def _join(parts: list[Tensor]) -> Tensor:
+def _join(parts: list[Tensor]) -> Tensor:  # groups of heads: t h c
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -61,9 +61,9 @@ def _attend_documents(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
     window: int | None, slopes: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """The operator: it reads the lengths of documents by itself, and keeps its inputs for the gradient."""
+    """The operator: it reads the lengths of documents itself, and saves its inputs for the backward pass."""
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    return _join([mix_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
+    return _join([attend_plan(plan, q[:, heads], k[:, heads], v[:, heads]) for heads, plan in groups])
 
 
 @_attend_documents.register_fake
@@ -77,7 +77,7 @@ def _attend_documents_backward(
     causal: bool, window: int | None, slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     groups = _read(q, starts, is_text, max_length, causal, window, slopes)
-    parts = [unmix_plan(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
+    parts = [attend_plan_backward(plan, grad[:, heads], [x[:, heads] for x in (q, k, v)]) for heads, plan in groups]
     q_grad, k_grad, v_grad = (_join(list(grads)) for grads in zip(*parts))
     return q_grad, k_grad, v_grad
 
@@ -87,15 +87,15 @@ def _(grad, q, k, v, starts, is_text, max_length, causal, window, slopes):
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
-def _keep(ctx, inputs, output):
+def _save_for_backward(ctx, inputs, output):
     q, k, v, starts, is_text, ctx.max_length, ctx.causal, ctx.window, slopes = inputs
     ctx.save_for_backward(q, k, v, starts, is_text, slopes)
 
 
-def _go_back(ctx, grad):
+def _backward(ctx, grad):
     *parts, slopes = ctx.saved_tensors
     grads = _attend_documents_backward(grad, *parts, ctx.max_length, ctx.causal, ctx.window, slopes)
     return *grads, None, None, None, None, None, None
 
 
-_attend_documents.register_autograd(_go_back, setup_context=_keep)
+_attend_documents.register_autograd(_backward, setup_context=_save_for_backward)

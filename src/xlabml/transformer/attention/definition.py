@@ -1,7 +1,7 @@
-"""What attention is: the rule of which keys a query attends to, the definition, and what a pass offers a layer.
+"""The definition of attention, the rule of which keys a query attends to, and the interface of a pass.
 
-Which keys a query attends to follows from positions alone: those of its document, not later (causal), not too far away
-(window).
+Which keys a query attends to follows from positions alone: keys of its document, no later ones (causal), none outside
+of its window.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 class Rule(NamedTuple):
-    """Which keys a query attends to, and how its scores are bent.
+    """Which keys a query attends to, and how its scores are modified.
 
     Args:
         causal: A query attends to no later key; else to keys on both sides (bidirectional).
-        window: It attends to keys less than this many tokens away; None: any.
-        slopes: For each head, what a score loses by each token of distance; None: nothing.
-        score_cap: Scores are bent into -score_cap..score_cap by a tanh; None: left as they are.
-        dropout: The ratio of probabilities that are dropped.
+        window: It attends to keys less than this many tokens away; None: any distance.
+        slopes: For each head, what a score loses per token of distance (ALiBi); None: nothing.
+        score_cap: Soft cap: a tanh bounds scores to -score_cap..score_cap; None: no cap.
+        dropout: Dropout ratio of the probabilities.
     """
 
     causal: bool = True
@@ -33,16 +33,16 @@ class Rule(NamedTuple):
 
 
 class Pass(ABC):
-    """Attention of a layer in one call of the trunk: it knows the rule, where documents begin, and the kernel.
+    """Attention of a layer in one call of the trunk: the rule, where documents begin, and the kernel.
 
-    Made anew for each call (`choice.py`); layers that attend alike share one.
+    Made for each call (`choice.py`); layers with the same rule share one.
     """
 
     @abstractmethod
     def attend(
         self, q: Float[Tensor, 'b n h c'], k: Float[Tensor, 'b n g c'], v: Float[Tensor, 'b n g c']
     ) -> Float[Tensor, 'b n h c']:
-        """The values, mixed by how well each query matches each key; what padding yields means nothing.
+        """The attention output; that of padding is meaningless.
 
         Args:
             k: With fewer heads than q, each serves h / g neighbouring heads of queries.
@@ -58,20 +58,20 @@ def attend(
     score_cap: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, 'b h n c']:
-    """Mix the values by how well each query matches each key.
+    """Scaled dot-product attention.
 
     The definition that the faster versions are tested against. Source: Vaswani et al. 2017,
-    https://arxiv.org/abs/1706.03762, eq. 1; of the cap: Gemma 2, https://arxiv.org/abs/2408.00118, section 2.
+    https://arxiv.org/abs/1706.03762, eq. 1; the cap: Gemma 2, https://arxiv.org/abs/2408.00118, section 2.
 
     Args:
         k: With fewer heads than q, each serves h / g neighbouring heads of queries.
-        visible: True where a query attends to a key; None is everywhere. A query that attends to nothing yields NaN.
+        visible: True where a query may attend to a key; None attends everywhere. A fully masked query yields NaN.
         bias: Added to the scores, after the cap.
         score_cap: As in Rule.
         dropout: As in Rule.
     """
     n_shared = q.size(1) // k.size(1)
-    k = k.repeat_interleave(n_shared, dim=1)
+    k = k.repeat_interleave(n_shared, dim=1)  # b h m c
     v = v.repeat_interleave(n_shared, dim=1)
     score = (q @ k.mT / math.sqrt(q.size(-1))).to(torch.promote_types(q.dtype, torch.float32))  # b h n m
     if score_cap is not None:
@@ -86,7 +86,7 @@ def attend(
 def make_masks(
     position: Int[Tensor, '#b n'], key_position: Int[Tensor, ' m'], rule: Rule
 ) -> tuple[Bool[Tensor, '#b 1 n m'], Float[Tensor, '#b h n m'] | None]:
-    """Which of the keys at some positions the queries at some positions attend to, and what is added to the scores."""
+    """The mask of which keys each query may attend to, and the bias on its scores (None: none), from positions."""
     distance = position[:, None, :, None] - key_position  # b 1 n m
     visible = distance >= 0 if rule.causal else torch.ones_like(distance, dtype=torch.bool)
     if rule.window is not None:
@@ -95,7 +95,7 @@ def make_masks(
 
 
 def make_bias(longest: int, rule: Rule, dtype: torch.dtype = torch.float32) -> Float[Tensor, '#h n n']:
-    """What is added to the scores: it depends on distance alone, so a shorter document takes a corner of it."""
+    """The bias on the scores, -inf where masked. It depends on distance alone: a shorter document takes a corner."""
     place = torch.arange(longest)
     visible, bias = make_masks(place[None], place, rule)
     bias = torch.zeros_like(visible, dtype=dtype) if bias is None else bias.to(dtype)
@@ -103,5 +103,5 @@ def make_bias(longest: int, rule: Rule, dtype: torch.dtype = torch.float32) -> F
 
 
 def widened(like: Tensor) -> torch.dtype:
-    """What products of a tensor are summed up in on a CPU."""
+    """The dtype in which a CPU accumulates matrix products of a tensor."""
     return torch.promote_types(like.dtype, torch.float32)

@@ -1,8 +1,9 @@
-"""Attention inside the documents of packed rows on a CPU, their lengths known: memory grows with the tokens only.
+"""Attention inside the documents of packed rows on a CPU, from their known lengths: memory is linear in the tokens.
 
-By blocks of one document after another (short_documents.py), long documents in bf16 by a way of their own where there
-is AMX (long_documents.py). Where the processor's entry in `CPU_WAYS` says tiles, passes of many short documents go by
-tiles of all of them (tiled_documents.py). In a compiled model all of it is one operator (compiled_documents.py).
+Four algorithms: blocks of queries, document by document (short_documents.py); long documents in bf16 on CPUs with AMX
+(long_documents.py); tiles over all documents of a pass of many short ones, on CPUs whose entry in `CPU_WAYS` says so
+(tiled_documents.py); torch's fused kernel, document by document. In a compiled model all of it is one operator
+(compiled_documents.py).
 """
 
 import itertools
@@ -17,27 +18,27 @@ from torch import Tensor
 from xlabml.hardware import CpuKind, cpu_kind
 
 from .definition import Pass, Rule, widened
-from .long_documents import LEAST, Run, make_runs, mix_long, unmix_long
-from .masked import mix
+from .long_documents import LEAST, Run, attend_long, attend_long_backward, make_runs
+from .masked import attend_fused
 from .places import Documents, Segments, longest_text
-from .short_documents import Block, make_blocks, mix_blocks, turn_all, unmix_blocks
-from .tiled_documents import Tiling, make_tiling, mix_tiles, turn_tiles, unmix_tiles
+from .short_documents import Block, attend_blocks, attend_blocks_backward, make_blocks, transpose_all
+from .tiled_documents import Tiling, attend_tiles, attend_tiles_backward, make_tiles, make_tiling
 
 CPU_WAYS: dict[CpuKind, Literal['blocks', 'tiles']] = {'amx': 'blocks', 'avx512_bf16': 'tiles', 'other': 'blocks'}
-"""The way of many short documents on each kind of processor; fixed, so that results are repeatable (docs/log.md)."""
+"""The algorithm for many short documents by kind of CPU (measured: docs/log.md); fixed, so that runs are repeatable."""
 
 _SHORT = 32
-"""Documents are short where they have fewer tokens on average: else blocks are as fast as tiles, or faster."""
+"""Mean length in tokens below which tiles are faster than blocks."""
 
 _LONGEST_TILED = 512
-"""Where a document has more tokens, tiles would have too large a mask: blocks have none."""
+"""Longest document that tiles take, in tokens: their masks grow with it, blocks have none."""
 
 _LONGEST = 1024
-"""Where one that is not long has more tokens, all go to torch's kernel, which keeps no n x n probabilities."""
+"""Longest document of blocks, in tokens; beyond it torch's kernel is taken, which keeps no n x n probabilities."""
 
 
 class DocumentsPass(Pass):
-    """Packed rows on a CPU, their layout read; zeros where a segment is padding.
+    """Packed rows on a CPU whose layout the host has read; the output of padding is zero.
 
     Args:
         is_plain: Compute it as `attend` defines it.
@@ -48,7 +49,7 @@ class DocumentsPass(Pass):
         self.rule = rule
         self.segments = documents.segments
         self._plan: Plan | Tiling | None = None
-        self._is_planned = is_plain or bool(rule.dropout)  # both go document by document
+        self._is_planned = is_plain or bool(rule.dropout)  # both are computed document by document
         self._is_plain = is_plain
 
     def attend(
@@ -57,7 +58,7 @@ class DocumentsPass(Pass):
         """As in Pass."""
         shape = q.shape
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # t h c
-        if not self._is_planned:  # by the first layer that attends, whose dtype decides
+        if not self._is_planned:  # once a pass, in its first layer, since the plan depends on the dtype
             parts = part_segments(self.segments, self.rule, q)
             self._plan = make_plan(parts, self.segments, self.rule, q) if is_multiplied_out(parts) else None
             self._is_planned = True
@@ -68,23 +69,23 @@ class DocumentsPass(Pass):
     def _one_by_one(
         self, q: Float[Tensor, 't h c'], k: Float[Tensor, 't g c'], v: Float[Tensor, 't g c']
     ) -> Float[Tensor, 't h c']:
-        """By torch's kernel, or as defined."""
+        """Document by document, by torch's kernel or as defined."""
         dtype = q.dtype
         q, k, v = (x.to(widened(x)) for x in (q, k, v))
         lengths = [length for length, _ in self.segments]
-        mixed = []
-        # Transposed before they are split, so that the gradient is put together by one cat.
+        output = []
+        # Transposed before the split, so that the backward pass is one cat.
         rows = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v))  # 1 h n c
         for (length, is_text), queries, keys, values in zip(self.segments, *rows):
             if length and is_text:
-                mixed.append(mix(queries, keys, values, self.rule, is_plain=self._is_plain))
+                output.append(attend_fused(queries, keys, values, self.rule, is_plain=self._is_plain))
             elif length:
-                mixed.append(torch.zeros_like(queries))
-        return torch.cat([part[0].transpose(0, 1) for part in mixed]).to(dtype)
+                output.append(torch.zeros_like(queries))
+        return torch.cat([part[0].transpose(0, 1) for part in output]).to(dtype)
 
 
 def ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values, t g c, with as many heads as the queries have, t h c."""
+    """Repeat the heads of keys and values: t g c -> t h c."""
     n_shared = q.size(1) // k.size(1)
     if n_shared == 1:
         return k, v
@@ -92,29 +93,29 @@ def ungroup(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Plan(NamedTuple):
-    """In which parts the documents of a pass are computed.
+    """How the documents of a pass are divided between the algorithms.
 
     Args:
         runs: Long documents.
-        tokens: Which tokens are not of these; None: all.
-        blocks: Of these tokens.
+        tokens: Indices of the tokens outside of long documents; None: all tokens.
+        blocks: Blocks of these tokens.
     """
 
     runs: list[Run]
     tokens: Int[Tensor, ' n'] | None
     blocks: list[Block]
 
-    def pick(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
-        """The tokens of the blocks."""
+    def gather(self, x: Float[Tensor, 't h c']) -> Float[Tensor, 'n h c']:
+        """Select the tokens of the blocks."""
         return x if self.tokens is None else x[self.tokens]
 
 
 class Parts(NamedTuple):
-    """Segments apart.
+    """Segments, divided into long documents and others.
 
     Args:
-        long: Where long documents are, in all tokens.
-        others: The rest; where there are long ones, without padding.
+        long: Token ranges of the long documents.
+        others: The other segments; without padding, where there are long documents.
         tokens: As in Plan.
     """
 
@@ -124,10 +125,10 @@ class Parts(NamedTuple):
 
 
 def part_segments(segments: Segments, rule: Rule, like: Tensor) -> Parts:
-    """Tell long documents from others.
+    """Divide the segments into long documents and others.
 
     Args:
-        like: Has the type of queries, keys and values.
+        like: A tensor with the dtype of queries, keys and values.
     """
     most = math.inf if rule.slopes is None else _LONGEST
     can_be_long = _is_narrow(like) and rule.window is None
@@ -145,15 +146,15 @@ def part_segments(segments: Segments, rule: Rule, like: Tensor) -> Parts:
 
 
 def is_multiplied_out(parts: Parts) -> bool:
-    """Whether scores of whole documents are kept; else torch's kernel, or a head at a time."""
+    """Whether the score matrices are computed and stored; else torch's kernel, or one head at a time."""
     return longest_text(parts.others) <= _LONGEST
 
 
 def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Plan | Tiling:
-    """Choose tiles or blocks, and cut the documents.
+    """Choose tiles or blocks, and divide the documents.
 
     Args:
-        like: Has the type of queries, keys and values.
+        like: A tensor with the dtype of queries, keys and values.
     """
     texts = [length for length, is_text in segments if is_text and length]
     is_short = sum(texts) < _SHORT * len(texts) and max(texts) <= _LONGEST_TILED
@@ -163,7 +164,7 @@ def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Pla
 
 
 def describe_way(has_slopes: bool) -> str:
-    """The way that this processor goes, and why."""
+    """The algorithm on this CPU, and the reason."""
     name = {'amx': 'AMX', 'avx512_bf16': 'AVX-512-BF16, no AMX', 'other': 'neither AMX nor AVX-512-BF16'}[cpu_kind()]
     if _is_tiled(has_slopes):
         return f'by blocks, by tiles below {_SHORT} tokens on average (the CPU has {name})'
@@ -178,70 +179,73 @@ def _is_narrow(like: Tensor) -> bool:
     return like.dtype == torch.bfloat16 and cpu_kind() == 'amx'
 
 
-def mix_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
-    """Mixed values, t h c, of queries, keys and values, each t h c.
+def attend_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+    """The attention output, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Gets the inputs, if documents are long, and what `mix_blocks` or `mix_tiles` keeps; None: nothing is kept.
+        kept: Receives the inputs, if documents are long, and what `attend_blocks` or `attend_tiles` keeps; None:
+            nothing is kept.
     """
     if isinstance(plan, Tiling):
-        return mix_tiles(plan, q, k, v, kept)
+        return attend_tiles(plan, q, k, v, kept)
     if kept is not None and plan.runs:
         kept += q, k, v
     if plan.tokens is None:
-        return mix_blocks(plan.blocks, q, k, v, kept)
-    mixed = torch.zeros(q.shape, dtype=q.dtype)
+        return attend_blocks(plan.blocks, q, k, v, kept)
+    output = torch.zeros(q.shape, dtype=q.dtype)
     if plan.blocks:
-        mixed[plan.tokens] = mix_blocks(plan.blocks, plan.pick(q), plan.pick(k), plan.pick(v), kept)
+        output[plan.tokens] = attend_blocks(plan.blocks, plan.gather(q), plan.gather(k), plan.gather(v), kept)
     for run in plan.runs:
-        mix_long(run, q, k, v, mixed)
-    return mixed
+        attend_long(run, q, k, v, output)
+    return output
 
 
-def unmix_plan(
+def attend_plan_backward(
     plan: Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     Args:
-        grad: Of the mixed values, t h c.
-        qkv: The inputs; not needed where no document is long and something is kept.
-        kept: By `mix_blocks` or `mix_tiles`; empty: it is computed once more.
+        grad: Gradient of the output, t h c.
+        qkv: The inputs; not needed where no document is long and `kept` is not empty.
+        kept: What `attend_blocks` or `attend_tiles` kept; empty: it is recomputed.
     """
     if isinstance(plan, Tiling):
-        return unmix_tiles(plan, grad, kept[:3] or turn_tiles(plan, *qkv), kept[3:])
+        return attend_tiles_backward(plan, grad, kept[:3] or make_tiles(plan, *qkv), kept[3:])
     some = []
     if plan.blocks or plan.tokens is None:
-        turned = kept[:3] or turn_all(*(plan.pick(x) for x in qkv))
-        some = unmix_blocks(plan.blocks, plan.pick(grad), turned, kept[3:])
+        transposed = kept[:3] or transpose_all(*(plan.gather(x) for x in qkv))
+        some = attend_blocks_backward(plan.blocks, plan.gather(grad), transposed, kept[3:])
     if plan.tokens is None:
         return some[0], some[1], some[2]
     grads = [torch.zeros(grad.shape, dtype=grad.dtype) for _ in range(3)]
     for whole, part in zip(grads, some):
         whole[plan.tokens] = part
     for run in plan.runs:
-        unmix_long(run, grad, qkv, grads)
+        attend_long_backward(run, grad, qkv, grads)
     return grads[0], grads[1], grads[2]
 
 
 class _Documents(torch.autograd.Function):
-    """Written out, because autograd would copy each document's slices and gradients once more."""
+    """A backward pass by hand: autograd would copy the slices and gradients of each document once more."""
 
     @staticmethod
     def forward(ctx, q, k, v, plan):
-        """Keeps what `mix_plan` says."""
+        """Saves what `attend_plan` keeps."""
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        mixed = mix_plan(plan, q, k, v, kept)
+        output = attend_plan(plan, q, k, v, kept)
         if kept is not None:
             ctx.plan = plan
             ctx.save_for_backward(*kept)
-        return mixed
+        return output
 
     @staticmethod
     def backward(ctx, grad):
-        """As `unmix_plan` says."""
+        """`attend_plan_backward`."""
         if torch.is_grad_enabled():  # only with create_graph
-            raise RuntimeError('attention inside documents has no second derivative; go back without create_graph')
-        saved = ctx.saved_tensors
+            raise RuntimeError(
+                'attention inside documents has no second derivative; call backward without create_graph'
+            )
+        saved = ctx.saved_tensors  # q k v where documents are long, then what blocks or tiles keep
         n_in = 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
-        return *unmix_plan(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
+        return *attend_plan_backward(ctx.plan, grad, saved[:n_in], saved[n_in:]), None

@@ -1,12 +1,12 @@
-"""Attention by FlashAttention and by FlexAttention, whose kernels are told where documents begin.
+"""Attention by FlashAttention and FlexAttention, whose kernels know where documents begin.
 
-They read the layout on the device, so that the host waits for nothing. What they yield for padding means nothing, and
-is finite: a padded segment is a document of its own.
+They read the layout on the device, without synchronization. Their output for padding is meaningless but finite: a
+padded segment is a document of its own.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +18,11 @@ from .places import Documents
 
 
 class Rows(NamedTuple):
-    """Where documents begin in the flattened rows.
+    """Where documents begin in the concatenated rows.
 
     Args:
-        starts: Cumulative lengths, the first 0.
-        longest: The longest document, in tokens.
+        starts: Cumulative lengths, starting at 0 (cu_seqlens).
+        longest: Length of the longest document, in tokens.
     """
 
     starts: Int[Tensor, ' s+1']
@@ -42,7 +42,7 @@ def find_rows(documents: Documents | None, shape: tuple[int, int], device: torch
 
 
 class VarlenPass(Pass):
-    """By torch's varlen_attn: FlashAttention-2, or what was activated in its place.
+    """Attention by torch's varlen_attn: FlashAttention-2, or the version activated in its place.
 
     Args:
         rows: Where documents begin.
@@ -57,20 +57,19 @@ class VarlenPass(Pass):
     ) -> Float[Tensor, 'b n h c']:
         """As in Pass."""
         varlen = find_varlen()
-        assert varlen is not None  # else it was not chosen
+        assert varlen is not None  # the choice of the backend has checked it
         starts, longest = self.rows
         is_grouped = q.size(2) != k.size(2)
         if is_grouped and not varlen.has_groups:
             k, v = (x.repeat_interleave(q.size(2) // k.size(2), dim=2) for x in (k, v))
-        options: dict[str, Any] = {'window_size': _window(self.rule)}
-        if varlen.has_groups:
-            options['enable_gqa'] = is_grouped
+        groups = {'enable_gqa': is_grouped} if varlen.has_groups else {}
         parts = (x.flatten(0, 1) for x in (q, k, v))  # t h c
+        options = {'window_size': _window(self.rule), **groups}
         return varlen.function(*parts, starts, starts, longest, longest, **options).view(q.shape)
 
 
 class FlashAttnPass(Pass):
-    """By the package flash-attn.
+    """Attention by the package flash-attn.
 
     Args:
         rows: Where documents begin.
@@ -87,7 +86,7 @@ class FlashAttnPass(Pass):
         from flash_attn import flash_attn_varlen_func
 
         rule = self.rule
-        mixed = flash_attn_varlen_func(
+        output = flash_attn_varlen_func(
             *(x.flatten(0, 1) for x in (q, k, v)),  # t h c
             cu_seqlens_q=self.rows.starts,
             cu_seqlens_k=self.rows.starts,
@@ -98,18 +97,19 @@ class FlashAttnPass(Pass):
             window_size=_window(rule),
             softcap=rule.score_cap or 0.0,
             alibi_slopes=None if rule.slopes is None else rule.slopes.float(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),  # of the gradient; torch's own kernels look
+            # A deterministic backward pass; torch's own kernels read this setting by themselves.
+            deterministic=torch.are_deterministic_algorithms_enabled(),
         )
-        return mixed.view(q.shape)
+        return output.view(q.shape)
 
 
 class FlexPass(Pass):
-    """By FlexAttention.
+    """Attention by FlexAttention.
 
     Args:
         documents: None: every row is one document.
-        shape: Rows and tokens a row.
-        device: Of the tokens.
+        shape: Rows, and tokens per row.
+        device: Device of the tokens.
     """
 
     def __init__(self, rule: Rule, documents: Documents | None, shape: tuple[int, int], device: torch.device) -> None:
@@ -123,31 +123,31 @@ class FlexPass(Pass):
         cap = self.rule.score_cap
         slopes = self.rule.slopes
 
-        @no_type_check  # torch looks into it, and at how many arguments it has
-        def bend(score, row, head, query, key):
+        @no_type_check  # torch traces it, and inspects its number of arguments
+        def modify(score, row, head, query, key):
             if cap is not None:
                 score = cap * torch.tanh(score / cap)
             return score if slopes is None else score - slopes[head] * (query - key).abs()
 
-        mixed = _flex()(
+        output = _flex()(
             *(x.transpose(1, 2) for x in (q, k, v)),  # b h n c
-            score_mod=None if cap is None and slopes is None else bend,
+            score_mod=None if cap is None and slopes is None else modify,
             block_mask=self.mask,
             enable_gqa=q.size(2) != k.size(2),
         )
-        return mixed.transpose(1, 2)
+        return output.transpose(1, 2)
 
 
 @torch.compiler.disable
 def make_block_mask(
     shape: tuple[int, int], device: torch.device, rule: Rule, segment: Int[Tensor, 'b n'] | None
-) -> Any:
-    """Which blocks of keys a block of queries attends to at all: made once a pass, outside of what is compiled.
+) -> object:
+    """FlexAttention's BlockMask of a pass, made outside of the compiled graph.
 
     Args:
-        shape: Rows and tokens a row.
-        segment: As in Documents; None: every row is one document. None crosses a row's end, so that distances in a row
-            are those in its documents.
+        shape: Rows, and tokens per row.
+        segment: As in Documents; None: every row is one document. No segment crosses the end of a row, so distances
+            inside a row are distances inside its documents.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -163,12 +163,12 @@ def make_block_mask(
 
     rows, n = shape
     n_rows = None if segment is None else rows  # None: one mask for all
-    make = _compile(create_block_mask)  # as it is, it would hold the whole n x n mask
+    make = _compile(create_block_mask)  # uncompiled, it would hold the whole n x n mask
     return make(is_visible, n_rows, None, n, n, device=device)
 
 
 def _flex() -> Callable[..., Tensor]:
-    """Compiled once for the process: as it is, it would hold all the scores. In a compiled model it is part of that."""
+    """flex_attention, compiled once for the process (uncompiled, it would hold all scores), or inlined in a model."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention if torch.compiler.is_compiling() else _compile(flex_attention)  # type: ignore[return-value]
@@ -180,6 +180,6 @@ def _compile(function: Callable) -> Callable:
 
 
 def _window(rule: Rule) -> tuple[int, int]:
-    """Tokens to the left and right that a query attends to, besides itself; -1: all."""
+    """Tokens to the left and right of a query that it attends to; -1: all."""
     side = -1 if rule.window is None else rule.window - 1
     return side, 0 if rule.causal else side

@@ -1,8 +1,8 @@
-"""Attention inside the long documents of packed rows on a CPU, in bf16: for the gradient only the inputs are kept.
+"""Attention inside long documents of packed rows on a CPU, in bf16; only the inputs are stored for the backward pass.
 
-Torch's fused kernel mixes the values, but takes longer for its gradient than the tiles here: some queries at a time,
-whose probabilities are computed once more. Factors are rounded to bf16; sums and scores stay float32, as in that
-kernel. Documents are padded a little, so that shapes recur: oneDNN compiles a kernel for each.
+The forward pass is torch's fused kernel. The backward pass is faster here than in that kernel: it recomputes the
+probabilities of a block of queries at a time. Factors of products are rounded to bf16; sums and scores are float32, as
+in that kernel. Documents are padded to a multiple of `_STEP`, so that shapes recur: oneDNN compiles a kernel per shape.
 """
 
 import contextlib
@@ -19,73 +19,72 @@ from torch import Tensor
 from .definition import Rule, make_bias
 
 LEAST = 256
-"""Documents of this many tokens, or more, are long."""
+"""The shortest long document, in tokens."""
 
 _ROWS = 256
-"""Queries at a time, of each document."""
+"""Queries of each document per block of the backward pass."""
 
 _STEP = 64
-"""Queries and keys are padded to a multiple of it."""
+"""Queries and keys are padded to a multiple of this many tokens."""
 
 _AT_ONCE = 1024
-"""Documents of about one length are computed together up to this many tokens."""
+"""Documents of similar length are computed together up to this many tokens."""
 
 
 class Run(NamedTuple):
-    """Documents that are computed together.
+    """Documents that are computed together, padded to one length.
 
     Args:
-        places: Where documents of one length lie side by side, in all tokens, and how many.
-        n_documents: In all.
-        padded: The length that is worked with, in tokens.
+        places: Token ranges of neighbouring documents of equal length, and the number of documents in each.
+        n_documents: Number of documents.
+        padded: Length to which they are padded, in tokens.
         causal: As in Rule.
-        later: Added to the scores of queries and keys at the same places, so that no query attends to a later key;
-            None: the bias does so, or nothing is masked.
-        bias: Added to all scores; None: nothing.
-        behind: Added to the scores of keys, so that no query attends to padding; None: it comes later than all queries.
+        causal_mask: Mask of a diagonal square of scores, 0 or -inf; None: the bias has it, or nothing is masked.
+        bias: Added to all scores (slopes, with the causal mask); None: no bias.
+        padding_mask: Mask of padded keys of each document, 0 or -inf; None: the causal mask hides them from text.
     """
 
     places: list[tuple[slice, int]]
     n_documents: int
     padded: int
     causal: bool
-    later: Float[Tensor, 'n n'] | None
+    causal_mask: Float[Tensor, 'n n'] | None
     bias: Float[Tensor, 'h 1 n n'] | None
-    behind: Float[Tensor, '1 s 1 n'] | None
+    padding_mask: Float[Tensor, '1 s 1 n'] | None
 
     @property
     def mask(self) -> Float[Tensor, '#h #s #n n'] | None:
-        """What torch's kernel adds to the scores; None: nothing, or what `later` says."""
-        if self.bias is None or self.behind is None:
-            return self.behind if self.bias is None else self.bias
-        return self.bias + self.behind
+        """The mask for torch's kernel; None: none, or its own causal mask."""
+        if self.bias is None or self.padding_mask is None:
+            return self.padding_mask if self.bias is None else self.bias
+        return self.bias + self.padding_mask
 
-    def look(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
-        """Which documents, and some tokens of theirs, no more than there are."""
+    def views(self, x: Float[Tensor, 't h c'], rows: slice) -> Iterator[tuple[slice, Float[Tensor, 'h s m c']]]:
+        """Ranges of documents, each with a view of a range of their tokens, cut at their end."""
         first = 0
         for place, count in self.places:
             yield slice(first, first + count), x[place].unflatten(0, (count, -1))[:, rows].permute(2, 0, 1, 3)
             first += count
 
-    def pick(self, x: Float[Tensor, 't h c'], rows: slice, dtype: torch.dtype) -> Float[Tensor, 'h s m c']:
-        """A copy of some tokens of each document; zeros behind its end."""
+    def gather(self, x: Float[Tensor, 't h c'], rows: slice, dtype: torch.dtype) -> Float[Tensor, 'h s m c']:
+        """A copy of a range of tokens of each document, padded with zeros; s documents."""
         picked = torch.empty(x.size(1), self.n_documents, rows.stop - rows.start, x.size(2), dtype=dtype)
-        for numbers, part in self.look(x, rows):
+        for numbers, part in self.views(x, rows):
             picked[:, numbers, : part.size(2)] = part
             picked[:, numbers, part.size(2) :] = 0
         return picked
 
-    def put(self, x: Float[Tensor, 't h c'], rows: slice, picked: Float[Tensor, 'h s m c']) -> None:
-        """The reverse."""
-        for numbers, part in self.look(x, rows):
+    def scatter(self, x: Float[Tensor, 't h c'], rows: slice, picked: Float[Tensor, 'h s m c']) -> None:
+        """Write what `gather` reads, without the padding."""
+        for numbers, part in self.views(x, rows):
             part.copy_(picked[:, numbers, : part.size(2)])
 
 
 def make_runs(documents: Sequence[slice], rule: Rule) -> list[Run]:
-    """Group documents of about one length.
+    """Group documents of similar length (equal after rounding up to a multiple of `_ROWS`).
 
     Args:
-        documents: Where each is, in all tokens.
+        documents: Token range of each.
         rule: Without a window.
     """
     groups: dict[int, list[list[slice]]] = {}
@@ -95,15 +94,15 @@ def make_runs(documents: Sequence[slice], rule: Rule) -> list[Run]:
         if batches[-1] and (len(batches[-1]) + 1) * room > _AT_ONCE:
             batches.append([])
         batches[-1].append(document)
-    later = bias = None
+    causal_mask = bias = None
     if rule.slopes is not None:
         bias = make_bias(max(groups, default=0), rule)[:, None]
     elif rule.causal and documents:
-        later = make_bias(_ROWS, rule)[0]
-    return [_make_run(batch, rule.causal, later, bias) for batches in groups.values() for batch in batches]
+        causal_mask = make_bias(_ROWS, rule)[0]
+    return [_make_run(batch, rule.causal, causal_mask, bias) for batches in groups.values() for batch in batches]
 
 
-def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: Tensor | None) -> Run:
+def _make_run(documents: list[slice], causal: bool, causal_mask: Tensor | None, bias: Tensor | None) -> Run:
     lengths = [document.stop - document.start for document in documents]
     places: list[tuple[slice, int]] = []
     for document, length in zip(documents, lengths):
@@ -112,61 +111,63 @@ def _make_run(documents: list[slice], causal: bool, later: Tensor | None, bias: 
             places[-1] = slice(last.start, document.stop), count + 1
         else:
             places.append((document, 1))
-    padded = -(-max(lengths) // _STEP) * _STEP
+    padded = -(-max(lengths) // _STEP) * _STEP  # rounded up
     bias = None if bias is None else bias[..., :padded, :padded]
-    behind = None
+    padding_mask = None
     if not causal and min(lengths) < padded:
-        is_behind = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
-        behind = torch.zeros(1, *is_behind.shape).masked_fill_(is_behind, -math.inf)
-    return Run(places, len(documents), padded, causal, later, bias, behind)
+        is_padding = torch.arange(padded) >= torch.tensor(lengths)[:, None, None]
+        padding_mask = torch.zeros(1, *is_padding.shape).masked_fill_(is_padding, -math.inf)
+    return Run(places, len(documents), padded, causal, causal_mask, bias, padding_mask)
 
 
-def mix_long(run: Run, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
-    """Put the mixed values of queries, keys and values, all t h c."""
+def attend_long(run: Run, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
+    """Write the attention output of queries, keys and values, all t h c."""
     whole = slice(0, run.padded)
-    q, k, v = (run.pick(x, whole, x.dtype) for x in (q, k, v))
+    q, k, v = (run.gather(x, whole, x.dtype) for x in (q, k, v))  # h s n c
     with torch.autocast('cpu', enabled=False):  # which would round the bias
-        part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.later is not None)
-    run.put(mixed, whole, part)
+        part = F.scaled_dot_product_attention(q, k, v, run.mask, is_causal=run.causal_mask is not None)
+    run.scatter(output, whole, part)
 
 
-def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-    """Put the gradients of queries, keys and values, all t h c.
+def attend_long_backward(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    """Write the gradients of queries, keys and values, all t h c.
 
     With P the probabilities: dS = P · (dP - sum(P · dP)), then dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
 
     Args:
-        grad: Of the mixed values.
+        grad: Gradient of the output.
         qkv: Queries, keys and values.
-        grads: Where to.
+        grads: Their gradients, which are written.
     """
     q, k, v = qkv
     scale = 1 / math.sqrt(q.size(-1))
     whole = slice(0, run.padded)
     n_documents = run.n_documents
-    keys, values = (run.pick(x, whole, torch.float32).flatten(0, 1) for x in (k, v))
+    keys, values = (run.gather(x, whole, torch.float32).flatten(0, 1) for x in (k, v))  # (h s) m c
     summed: tuple[Tensor, Tensor] | None = None
     with _products_in_bf16():
-        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):  # the last rows attend to all keys
+        # From the last block, which attends to all keys: its dK and dV are the sums that the others are added to.
+        for first in range((run.padded - 1) // _ROWS * _ROWS, -1, -_ROWS):
             rows = slice(first, min(first + _ROWS, run.padded))
             n_seen = rows.stop if run.causal else run.padded
-            queries, out = (run.pick(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))
+            queries, out = (run.gather(x, rows, torch.float32).flatten(0, 1) for x in (q, grad))  # (h s) n c
             queries *= scale
-            near = keys[:, :n_seen].contiguous()  # (h s) m c; oneDNN is far faster so
-            far = values[:, :n_seen].contiguous()
-            share = torch.bmm(queries, near.mT)
-            if run.later is not None:
+            seen_keys = keys[:, :n_seen].contiguous()  # (h s) m c; contiguous is far faster in oneDNN
+            seen_values = values[:, :n_seen].contiguous()
+            # Recompute the probabilities: scores, masks, softmax in place.
+            probs = torch.bmm(queries, seen_keys.mT)  # (h s) n m
+            if run.causal_mask is not None:
                 n = rows.stop - first
-                share[:, :, first:] += run.later[:n, :n]
+                probs[:, :, first:] += run.causal_mask[:n, :n]
             if run.bias is not None:
-                share.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
-            if run.behind is not None:
-                share.unflatten(0, (-1, n_documents)).add_(run.behind)
-            torch.softmax(share, dim=-1, out=share)
-            score_grad = torch.bmm(out, far.mT)  # (h s) n m: of the probabilities, then in place of the scores
-            torch._softmax_backward_data(score_grad, share, -1, share.dtype, grad_input=score_grad)
-            run.put(grads[0], rows, torch.bmm(score_grad, near).mul_(scale).unflatten(0, (-1, n_documents)))
-            parts = torch.bmm(score_grad.mT, queries), torch.bmm(share.mT, out)
+                probs.unflatten(0, (-1, n_documents)).add_(run.bias[..., rows, :n_seen])
+            if run.padding_mask is not None:
+                probs.unflatten(0, (-1, n_documents)).add_(run.padding_mask)
+            torch.softmax(probs, dim=-1, out=probs)
+            score_grad = torch.bmm(out, seen_values.mT)  # (h s) n m: dP, then dS in its place
+            torch._softmax_backward_data(score_grad, probs, -1, probs.dtype, grad_input=score_grad)
+            run.scatter(grads[0], rows, torch.bmm(score_grad, seen_keys).mul_(scale).unflatten(0, (-1, n_documents)))
+            parts = torch.bmm(score_grad.mT, queries), torch.bmm(probs.mT, out)
             if summed is None:
                 summed = parts
             else:
@@ -174,20 +175,20 @@ def unmix_long(run: Run, grad: Tensor, qkv: Sequence[Tensor], grads: Sequence[Te
                 summed[1][:, :n_seen] += parts[1]
     assert summed is not None  # no document is empty
     for target, total in zip(grads[1:], summed):
-        run.put(target, whole, total.unflatten(0, (-1, n_documents)))
+        run.scatter(target, whole, total.unflatten(0, (-1, n_documents)))
 
 
-_one_at_a_time = threading.RLock()
+_setting_lock = threading.RLock()
 
 
 @contextlib.contextmanager
 def _products_in_bf16() -> Iterator[None]:
-    """Those of float32 inside are of factors rounded to bf16, summed up in float32.
+    """Inside, float32 matrix products round their factors to bf16 and accumulate in float32.
 
-    The setting is the process's: those of other threads meanwhile are rounded, too.
+    The setting is global to the process: products of other threads meanwhile are rounded, too.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    with _one_at_a_time, torch.autocast('cpu', enabled=False):
+    with _setting_lock, torch.autocast('cpu', enabled=False):
         before = matmul.fp32_precision
         matmul.fp32_precision = 'bf16'
         try:

@@ -1,4 +1,4 @@
-"""Where the tokens of one call stand: in which document, at which position."""
+"""Document and position of each token in one call of the trunk."""
 
 import itertools
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from xlabml.batches import Layout
 from .cache import Cache
 
 Segments = list[tuple[int, bool]]
-"""Length of each segment, and whether it is text."""
+"""For each segment its length, and whether it is text (else padding)."""
 
 
 class Documents(NamedTuple):
-    """Where documents begin in packed rows, as the layers need it.
+    """Where documents begin in packed rows, as attention needs it.
 
     Args:
         starts: As in Layout, in int32.
-        max_length: No segment is longer, in tokens: known without asking the device.
+        max_length: Upper bound of the segments' lengths, in tokens, known without a device synchronization.
         is_text: As in Layout.
-        segment: Of each token, which segment it is in.
-        segments: Their lengths; None where reading them would wait for a device, or would be part of what is compiled.
+        segment: Number of the segment of each token.
+        segments: Their lengths; None where reading them would synchronize with a device, or while compiling.
     """
 
     starts: Int[Tensor, ' s+1']
@@ -34,12 +34,12 @@ class Documents(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the tokens of one call stand.
+    """Document and position of each token in one call.
 
     Args:
-        position: Of each token in its document, those that a cache holds included.
-        longest: No document is longer, in tokens.
-        documents: Of packed rows; None: every row is one document.
+        position: Position of each token in its document, cached tokens included.
+        longest: Upper bound of the documents' lengths, in tokens.
+        documents: Documents of packed rows; None: every row is one document.
     """
 
     position: Int[Tensor, '#b n']
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 def place_tokens(ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> Place:
-    """Find where the tokens of one call stand; arguments as in Transformer.forward.
+    """Find document and position of each token in one call; arguments as in Transformer.forward.
 
     Raises:
         ValueError: The layout or the cache does not fit the ids.
@@ -60,7 +60,7 @@ def place_tokens(ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | 
     if cache is None:
         return Place(place, n, None)
     if cache.batch != b:
-        raise ValueError(f'ids have {b} rows, but the cache {cache.batch}; give each row its own')
+        raise ValueError(f'ids have {b} rows, but the cache has {cache.batch}; make a cache of {b} rows')
     cache.check_room(n)
     position = place + (cache.longest if cache.is_even else cache.lengths[:, None])
     return Place(position, cache.longest + n, None)
@@ -80,7 +80,7 @@ def _place_packed(ids: Int[Tensor, 'b n'], layout: Layout, cache: Cache | None) 
         n_segments = starts.numel() - 1
         if cache.longest or cache.batch != n_segments:
             raise ValueError(
-                f'a packed row of {n_segments} segments needs an empty cache of as many rows; this one has '
+                f'a packed row of {n_segments} segments needs an empty cache of {n_segments} rows; this one has '
                 f'{cache.batch} rows, the longest of {cache.longest} tokens'
             )
         cache.check_room(layout.max_length)
@@ -89,7 +89,7 @@ def _place_packed(ids: Int[Tensor, 'b n'], layout: Layout, cache: Cache | None) 
 
 
 def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slots: int) -> Segments:
-    """Length of each segment of a layout, and whether it is text. Where it lives on a device, this waits for it.
+    """Length of each segment of a layout, and whether it is text. Synchronizes with the device of the layout.
 
     Raises:
         ValueError: The layout does not fit n_slots tokens, or a segment is longer than max_length.
@@ -98,7 +98,7 @@ def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slo
     lengths = [end - start for start, end in itertools.pairwise(ends)]
     if ends[0] != 0 or ends[-1] != n_slots or min(lengths, default=-1) < 0:
         raise ValueError(
-            f'layout.starts goes from {ends[0]} to {ends[-1]}, but must rise from 0 to the {n_slots} slots of ids'
+            f'layout.starts runs from {ends[0]} to {ends[-1]}, but must rise from 0 to the {n_slots} slots of ids'
         )
     if max(lengths) > max_length:
         raise ValueError(f'a segment has {max(lengths)} tokens, but layout.max_length is {max_length}')
@@ -106,5 +106,5 @@ def read_segments(starts: Tensor, is_text: Tensor | None, max_length: int, n_slo
 
 
 def longest_text(segments: Segments) -> int:
-    """Tokens of the longest document."""
+    """Length of the longest document, in tokens."""
     return max((length for length, is_text in segments if is_text), default=0)
