@@ -51,7 +51,7 @@ MAY_IMPORT = {
     'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
     'pipelines': {'heads', 'inference', 'artifacts', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
-    'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints', 'batches', 'artifacts', 'untrusted'},
+    'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},
     'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},

@@ -14,13 +14,12 @@ from xlabml.heads.loading import describe_head, load_network
 from xlabml.tokenizer import Tokenizer
 
 from .bert import Bert, read_bert
-from .checking import check_same
+from .checking import PROBE, check_same
 from .folder import read_object, read_weights
 from .sentence_folder import SentenceFolder, read_sentence_folder
 
 TASK = 'xlabml.models.Embedder'
 _DATA = 'xlabml.datamodules.XLabDataModule'
-_PROBE = 'A probe, of 7 words or so.'
 
 
 class Imported(NamedTuple):
@@ -119,8 +118,8 @@ def _check_frame(tokenizer: Tokenizer, folder: Path) -> None:
 
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         raise CheckpointError(f'{folder} has no tokenizer.json; save its tokenizer as a fast one of transformers')
-    ours = [tokenizer.special_ids['sos'], *tokenizer.encode(_PROBE), tokenizer.special_ids['eos']]
-    theirs = tokenizer.encode_framed(_PROBE)
+    ours = [tokenizer.special_ids['sos'], *tokenizer.encode(PROBE), tokenizer.special_ids['eos']]
+    theirs = tokenizer.encode_framed(PROBE)
     if ours != theirs:
         raise CheckpointError(
             f'the tokenizer in {folder} makes {theirs[:3]} … {theirs[-2:]} of a text, where ours makes {ours[:3]} … '
