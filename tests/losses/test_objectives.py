@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xlabml import losses
 from xlabml.batches import IGNORED, NEGATIVE, Batch, Layout, PairTargets, TokenTargets
 from xlabml.losses import Views, make_views
+from xlabml.losses.similarity import normalize
 
 X, Y, Z = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
 MINUS = [-1.0, 0.0, 0.0]
@@ -114,6 +115,22 @@ def test_triplets_of_classes_by_hand():
     assert values(losses.BatchAllTriplet(), views) == [sum(some) * 4 / n_over for some in over.values()]
 
 
+def test_semi_hard_takes_the_nearest_that_is_truly_farther():
+    # For Y, whose other text is at 1: negatives at 1 (X) and 1.5 (BELOW), of which the second is farther.
+    below = [math.sqrt(0.75), -0.5, 0.0]
+    views = labelled([[Y], [MINUS], [X], [below]], [0, 0, 1, 1])
+    assert losses.SemiHardTriplet(margin=2.0)(views)[0].item() == pytest.approx(1 - 1.5 + 2.0)
+
+
+def test_an_example_without_candidates_costs_a_teacher_nothing():
+    views = scored([[X, X, Y], [Y]], [[1.0, 0.0], []])
+    for objective in (losses.KLDistillation(), losses.ListMLE()):
+        found = objective(views)
+        assert found[1] == 0
+        assert found[0] > 0
+        assert torch.autograd.grad(found.sum(), views.vectors)[0].isfinite().all()
+
+
 def test_texts_without_a_positive_or_a_negative_count_nothing():
     lonely = labelled([*CLASSES, [Z]], [0, 0, 1, 1, 2])
     for objective in (losses.BatchHardTriplet(), losses.BatchAllTriplet(), losses.SemiHardTriplet(), losses.SupCon()):
@@ -212,7 +229,7 @@ def everything(n_examples=6, **options):
 
 
 @pytest.mark.parametrize('name', EVERY)
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_never_nan(name, data):
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
@@ -262,6 +279,25 @@ def test_a_rank_without_examples_takes_part_in_the_backward_pass(name):
     assert nothing.shape == (0,)
     assert nothing.requires_grad
     assert not torch.autograd.grad(nothing.sum(), views.vectors)[0].any()
+
+
+def test_a_loss_without_a_gradient_takes_part_too():
+    class Nothing(losses.Objective):
+        def losses(self, views):
+            return torch.zeros(views.n_own, dtype=views.vectors.dtype)
+
+    views = everything()
+    assert not torch.autograd.grad(Nothing()(views).sum(), views.vectors)[0].any()
+
+
+@pytest.mark.parametrize('size', [0.0, 1e-30, 1.0, 1e30])
+def test_directions_of_any_length_are_normalized(size):
+    vector = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    unit = normalize(vector * size)
+    assert unit.tolist()[0] == pytest.approx([0.6, 0.8] if size else [0.0, 0.0])
+    # Along the vector nothing changes, across it as 1 / length.
+    (grad,) = torch.autograd.grad(unit[0, 0], vector)
+    assert grad.tolist()[0] == pytest.approx([0.128, -0.096] if size else [0.0, 0.0], rel=1e-5)
 
 
 @pytest.mark.parametrize('name', EVERY)

@@ -1,6 +1,9 @@
 """Matryoshka, layers, gradient caching and gather: each is what it says, and they combine."""
 
+import functools
+import json
 import os
+from collections.abc import Callable
 
 import pytest
 import ranks
@@ -9,8 +12,9 @@ import torch.distributed as dist
 from grouped_views import random_views
 from torch import nn
 
+from xlabml import settings
 from xlabml.batches import ANCHOR, POSITIVE
-from xlabml.losses import AdaptiveLayers, InfoNCE, Matryoshka, Views, embed_in_chunks, gather_views
+from xlabml.losses import AdaptiveLayers, InfoNCE, Matryoshka, Objective, Views, embed_in_chunks, gather_views
 
 
 def test_matryoshka_is_the_weighted_sum_over_normalized_prefixes():
@@ -198,3 +202,12 @@ def test_one_process_gathers_nothing():
     views = random_views()
     assert gather_views(views) is views
     assert (views.role[views.anchors()] == ANCHOR).all()
+
+
+def test_a_checkpoint_can_hold_objectives_in_one_another():
+    inner = functools.partial(Matryoshka, objective=functools.partial(InfoNCE, directions=['q2d', 'd2q']), dims=[4, 2])
+    written = settings.describe(functools.partial(AdaptiveLayers, objective=inner))
+    built = settings.build(json.loads(json.dumps(written)), Callable[[], Objective])
+    assert settings.describe(built) == written
+    assert built().objective.dims == (4, 2)
+    assert built().objective.objective.directions == ('q2d', 'd2q')

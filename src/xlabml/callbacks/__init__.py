@@ -2,6 +2,7 @@
 
 from .advice import skip_argument
 from .checkpointing import Checkpoints
+from .collapse import Collapse
 from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
@@ -16,6 +17,7 @@ from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
+    'Collapse',
     'Compiling',
     'Curves',
     'Garbage',

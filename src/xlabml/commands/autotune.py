@@ -65,7 +65,14 @@ def tune(config: dict[str, Any]) -> int:
     """
     data = config['data']
     check(data['device_batch_tokens'])
-    XLabDataModule(**settings.build_arguments(XLabDataModule, data))  # refuses what cannot be, before it takes time
+    built = XLabDataModule(
+        **settings.build_arguments(XLabDataModule, data)
+    )  # refuses what cannot be, before it takes time
+    if built.examples.sized_by == 'groups':
+        raise UsageError(
+            f'--autotune measures rows, and the examples of {type(built.examples).__name__} are groups, the texts of a '
+            'step compared with one another; set data.device_batch_tokens to what fits into memory'
+        )
     print(f'{"device_batch_tokens":>20}{"ms":>10}{"tokens/s":>12}{"peak memory":>14}', flush=True)
     rates: dict[int, float] = {}
     for size in sizes(data['batch_tokens'], data['max_len']):

@@ -2,9 +2,12 @@
 
 import inspect
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
+
+import numpy as np
 
 from xlabml.data import (
     REASONS,
@@ -16,6 +19,7 @@ from xlabml.data import (
     describe_changed,
     describe_near_duplicates,
     format_statistics,
+    permute,
     plan_store,
     plot_histogram,
     split_names,
@@ -25,7 +29,7 @@ from xlabml.data import (
 from xlabml.data.prepared import verify
 from xlabml.datamodules import XLabDataModule
 
-from .errors import UsageError, typed_paths, usage_errors
+from .errors import MOST_SHOWN, UsageError, typed_paths, usage_errors
 
 FLAGS = {
     'dump': 'Write the text too, in base64.',
@@ -174,7 +178,7 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
     if not data.tokenizer_path.exists():
         raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
     ready = {store.manifest['source'] for store in data.texts.stores()}
-    for source in data.sources:
+    for source in data.texts.sources:
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
@@ -198,6 +202,8 @@ def validate_data(
     dump: bool = False,
     map_rows: list[int] | None = None,
     map_split: str = 'train',
+    render: int = 0,
+    render_split: str = 'train',
 ) -> None:
     """Read every document of the sources, and say which are left out and why.
 
@@ -211,7 +217,15 @@ def validate_data(
         map_rows: Rows of the plan to take apart: for each position, the document and the offset in it that its target
             has. Fills the cache where it has to.
         map_split: The split that these rows are of.
+        render: How many examples of each source to print as the model reads them, drawn at random, and what the
+            examples are like: lengths of their texts, how many are cut, texts a group. Fills the cache where it has to.
+        render_split: The split that these examples are of.
     """
+    if render < 0:
+        raise UsageError(f'--render is {render}; it must be 0 or more')
+    for name, split in (('map_split', map_split), ('render_split', render_split)):
+        if split not in split_names:
+            raise UsageError(f'--{name} is {split!r}; the splits are {", ".join(split_names)}')
     if dump and output_path is None:
         raise UsageError('--dump writes into the file of --output_path; name one')
     paths = [] if output_path is None else [numbered(Path(output_path), i) for i in range(len(data.sources))]
@@ -221,7 +235,7 @@ def validate_data(
         if not path.parent.is_dir():
             raise UsageError(f'there is no folder {path.parent} to write {path.name} to; make it first')
     _print_passed_over(data)
-    for i, source in enumerate(data.sources):
+    for i, source in enumerate(data.texts.sources):
         n_valid = 0
         found = []
         for invalid in validate(source, data.texts.columns):
@@ -250,6 +264,20 @@ def validate_data(
         _print_near_duplicates(data)
     for row in map_rows or []:
         print_row(data, map_split, row)
+    if render:
+        print_examples(data, render_split, render)
+
+
+def print_examples(data: XLabDataModule, split: str, n: int) -> None:
+    """Say what the examples of a split are like, and show n of each source."""
+    examples = data.texts.open_examples(split, split)
+    for line in examples.describe():
+        print(line)
+    for first, end in pairwise(examples.source_starts):
+        for number in first + permute(np.arange(min(n, end - first)), end - first, data.seed, 0):
+            print(f'{split} example {number}')
+            for name, text in examples.render(int(number)):
+                print(f'  {name}: {shorten(text, MOST_SHOWN, placeholder=" …")}')
 
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:

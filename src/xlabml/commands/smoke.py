@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import json
 import math
 import os
@@ -18,7 +17,9 @@ import torch
 from xlabml import artifacts, checkpoints
 from xlabml.callbacks import Checkpoints
 from xlabml.callbacks.progress import find_figures
-from xlabml.data import Source, value_of
+from xlabml.data import Format, Source, value_of
+from xlabml.data.sources import split_text
+from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Task
 from xlabml.tokenizer import train_tokenizer
 
@@ -35,6 +36,7 @@ from .running import execute
 # of each source
 _MAX_DOCUMENTS = 400
 _MAX_CHARS = 2_000_000
+_GROUPS = 16  # of a step, where it is counted in groups
 _STEPS = 2, 4  # the last steps of the first fit, and of the one that resumes it
 
 
@@ -121,9 +123,10 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
         autotune.check(values['data']['device_batch_tokens'])
         values['data']['device_batch_tokens'] = values['data']['max_len']  # the least that could be chosen
     with usage_errors():
-        data, note = _stand_in(given, folder, cache)
+        described = open_data(given)
+        data, note = _stand_in(described, folder, cache)
     changed = {
-        **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values)}.items()},
+        **{f'data.{name}': value for name, value in {**data, **_batch_sizes(values, described.examples)}.items()},
         'data.splits': {'train': 0.5, 'val': 0.25, 'test': 0.25, 'predict': 0.0},
         'data.predict_split': 'test',
         'data.group': None,  # the first documents may be one group, and too few of a class
@@ -161,15 +164,14 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     return found, note
 
 
-def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
+def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
     """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
     settings. Where sources are absent, this says so."""
-    data = open_data(settings)
-    records = [_first_records(source, data.texts.columns) for source in data.sources]
+    records = [_first_records(source, data.texts.columns) for source in data.texts.sources]
     with _cache(cache):
         path = data.tokenizer_path
     sources = []
-    for i, some in enumerate(records):
+    for i, (some, _) in enumerate(records):
         file = folder / f'source-{i}.jsonl'
         file.write_text(''.join(json.dumps(record) + '\n' for record in some), 'utf-8')
         sources.append({'class_path': 'xlabml.data.Location', 'init_args': {'path': str(file)}})
@@ -177,7 +179,7 @@ def _stand_in(settings: Settings, folder: Path, cache: str | None) -> tuple[dict
     note = ''
     if not path.exists():
         path = folder / 'smoke.model'
-        texts = [record['text'] for record in itertools.chain(*records)]
+        texts = [text for _, some in records for text in some]
         n_vocab = _train(texts, path, data.n_vocab, data.coverage)
         if n_vocab != data.n_vocab:
             note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
@@ -199,31 +201,41 @@ class _StopAt(L.Callback):
         checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
-def _batch_sizes(values: dict[str, Any]) -> dict[str, int]:
-    """Two micro-batches a step: on a CPU of a row, elsewhere as large as they will be, to see that they fit."""
+def _batch_sizes(values: dict[str, Any], examples: Format) -> dict[str, int]:
+    """Two micro-batches a step: on a CPU of a row, elsewhere as large as they will be, to see that they fit. Of groups
+    there are a few, in chunks of the longest text."""
     data = values['data']
+    if examples.sized_by == 'groups':
+        return {'batch_groups': min(data['batch_groups'], _GROUPS), 'device_batch_tokens': data['max_len']}
     has_gpu = torch.cuda.is_available() and values['trainer']['accelerator'] in ('auto', 'gpu', 'cuda')
     device = (data['device_batch_tokens'] or data['batch_tokens']) if has_gpu else data['max_len']
     return {'batch_tokens': device * min(2, math.ceil(data['batch_tokens'] / device)), 'device_batch_tokens': device}
 
 
-def _first_records(source: Source, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The first documents of a source, with these columns beside their texts.
+def _first_records(source: Source, columns: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first records of a source, with these columns beside their texts, and the texts.
 
     Raises:
         SettingsError: One of them has nothing in a column.
     """
     records: list[dict[str, Any]] = []
+    texts: list[str] = []
     n_chars = 0
-    for document in source.documents(columns):
+    for document, record in source.records(columns):
         if isinstance(document.text, str) and document.text:
+            where = f'{source}, row {document.row}'
             for name in columns:
-                value_of(document.columns, name, f'{source}, row {document.row}')
-            records.append({**document.columns, 'text': document.text[: _MAX_CHARS // 40]})
-            n_chars += len(records[-1]['text'])
+                value_of(document.columns, name, where)
+            if source.has_empty_pieces:
+                texts += filter(None, split_text(document, where, may_be_empty=True))
+            else:
+                texts.append(document.text[: _MAX_CHARS // 40])
+                record['text'] = texts[-1]
+            records.append(record)
+            n_chars += len(document.text)
         if len(records) == _MAX_DOCUMENTS or n_chars > _MAX_CHARS:
             break
-    return records
+    return records, texts
 
 
 def _train(texts: list[str], path: Path, n_vocab: int, coverage: float) -> int:

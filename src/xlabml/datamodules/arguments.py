@@ -47,7 +47,7 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
                     f'source {source} is fixed to a split (only: {source.only}), but a stream is trained on and '
                     'evaluated by the hash of each document; leave it out, or data.stream'
                 )
-    for name in ('n_vocab', 'max_len', 'batch_tokens', 'device_batch_tokens', 'n_processes'):
+    for name in ('n_vocab', 'max_len', 'batch_tokens', 'batch_groups', 'device_batch_tokens', 'n_processes'):
         if get(name) is not None and get(name) < 1:
             raise ValueError(f'data.{name} is {get(name)}; it must be at least 1')
     for source in get('sources'):
@@ -95,8 +95,14 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
 def _check_unused(arguments: Mapping[str, Any], constructor: Callable) -> None:
     examples = arguments['examples']
     defaults = inspect.signature(constructor).parameters
+    max_len = arguments['max_len']
     for name in examples.unused:
-        if (arguments[name] or None) != (defaults[name].default or None):
+        value = arguments[name]
+        default = defaults[name].default
+        if callable(default):  # the plan; what makes it may be another object that makes the same
+            value = value(max_len).settings()
+            default = default(max_len).settings()
+        if (value or None) != (default or None):
             raise ValueError(
                 f'data.{name} is set, but the examples of {type(examples).__name__} do not use it; leave it out, or '
                 'choose other data.examples'

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xlabml.data import BatchSequence, Passes, Source
 
-from .run_length import StepSize
+from .run_length import GroupSize, StepSize
 from .starts import Start
 
 
@@ -22,7 +22,7 @@ class RunBatches(NamedTuple):
     """
 
     passes: Passes
-    size: StepSize
+    size: StepSize | GroupSize
     seed: int
     rank: int
     step: int

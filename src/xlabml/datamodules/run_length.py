@@ -62,6 +62,53 @@ class StepSize(NamedTuple):
         return math.ceil(n_tokens / self.batch_tokens)
 
 
+class GroupSize(NamedTuple):
+    """What one optimizer step sees where examples are groups: a batch on each device, whatever it holds at a time.
+
+    Args:
+        batch_groups: Groups of one step, over all devices.
+        world: How many devices there are.
+    """
+
+    batch_groups: int
+    world: int = 1
+
+    @property
+    def per_step(self) -> int:
+        """Groups of one step, over all devices."""
+        return self.batch_groups
+
+    @property
+    def per_batch(self) -> int:
+        """Groups of the batch of one device.
+
+        Raises:
+            SettingsError: The groups of a step cannot be dealt out evenly.
+        """
+        if self.batch_groups % self.world:
+            raise SettingsError(
+                f'data.batch_groups is {self.batch_groups}, which cannot be dealt to {self.world} devices; make it a '
+                f'multiple of {self.world}, such as {max(1, round(self.batch_groups / self.world)) * self.world}'
+            )
+        return self.batch_groups // self.world
+
+    @property
+    def accumulation(self) -> int:
+        """1: the texts of a step are compared with one another, so that none of them may come later."""
+        return self.batch_groups // self.world // self.per_batch
+
+    def steps(self, n_examples: int) -> int:
+        """The number of steps that read n_examples, the last one whole."""
+        return math.ceil(n_examples / self.batch_groups)
+
+    def steps_of_tokens(self, n_tokens: int) -> int:
+        """Not known: groups have texts of any length."""
+        raise SettingsError(
+            f'{n_tokens:,} tokens are no number of steps here: a step is so many groups (data.batch_groups); give a '
+            'length in steps'
+        )
+
+
 class Loading(NamedTuple):
     """How batches are loaded.
 

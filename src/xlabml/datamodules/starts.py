@@ -123,6 +123,11 @@ def _check_rows(first: Place, last: Place, start: Start, passes: Passes) -> Stre
             'as [pass, row], as a run that ended early printed them'
         )
     end = Place(last.pass_index, last.row + 1)
+    if first.row % passes.unit or end.row % passes.unit:
+        raise SettingsError(
+            f'data.skip_rows has {_plain((first, last))}, but {passes.unit} groups (data.batch_groups) are one step '
+            f'here: the first row has to be a multiple of that, and the last one come before a multiple'
+        )
     if first < start.place:
         until = min(end, start.place)
         if Places(passes.n_rows, n_each, first, start.stretches).index(until):

@@ -30,7 +30,7 @@ from xlabml.tokenizer import Tokenizer
 from .addresses import announce_addresses
 from .arguments import check_arguments
 from .run_batches import RunBatches
-from .run_length import Loading, StepSize, set_run_length
+from .run_length import GroupSize, Loading, StepSize, set_run_length
 from .saved_data import SavedData
 from .starts import leave_out
 
@@ -76,7 +76,10 @@ class XLabDataModule(SavedData):
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
         batch_tokens: Slots that one optimizer step sees, over all devices.
-        device_batch_tokens: Slots that one device holds at a time; None: its whole share of batch_tokens.
+        batch_groups: Groups that one optimizer step sees, over all devices, where the examples are groups of texts.
+        device_batch_tokens: Slots that one device holds at a time; None: its whole share of a step. Rows are
+            accumulated to batch_tokens. The texts of groups are embedded in chunks of it, and compared with those of
+            the whole step all the same (gradient caching).
         predict_split: The split that `predict` scores.
         n_processes: Processes that tokenize the sources; None: one a core.
         num_workers: Processes that make batches; 0: the training process itself.
@@ -116,6 +119,7 @@ class XLabDataModule(SavedData):
         plan: Callable[[int], Plan] = Pack,
         examples: Callable[[], Format] = NextTokens,
         batch_tokens: int = 1024,
+        batch_groups: int = 64,
         device_batch_tokens: int | None = None,
         predict_split: str = 'test',
         n_processes: int | None = None,
@@ -157,19 +161,23 @@ class XLabDataModule(SavedData):
         }
         check_arguments({**given, **settled}, XLabDataModule)
         self._loading = Loading(num_workers, pin_memory)
-        self._size = StepSize(max_len, batch_tokens, device_batch_tokens)
+        self._size: StepSize | GroupSize = StepSize(max_len, batch_tokens, device_batch_tokens)
+        of_examples = ExampleChoice(self.examples, plan(max_len), seed)
+        if self.examples.sized_by == 'groups':
+            self._size = GroupSize(batch_groups)
+            of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
         texts = (
             ReadChoice(
-                self.sources,
+                self.examples.sources(self.sources),
                 weights,
                 max_source_epochs,
                 splitting,
                 drop_duplicates,
                 near_duplicates,
-                held_out or [],
+                [self.examples.source(source) for source in held_out or []],
             ),
             TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
-            ExampleChoice(self.examples, plan(max_len), seed),
+            of_examples,
             n_processes,
             rank_zero_only,
         )
@@ -267,7 +275,7 @@ class XLabDataModule(SavedData):
         return self.trainer.global_rank if self.trainer else 0
 
     @property
-    def _step_size(self) -> StepSize:
+    def _step_size(self) -> StepSize | GroupSize:
         return self._size._replace(world=self.trainer.world_size if self.trainer else 1)
 
     @property

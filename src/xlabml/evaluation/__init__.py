@@ -1,5 +1,6 @@
 """Predictions -> figures: functions of sums, so that any batch size and device count gives the same result."""
 
+from .baselines import SearchRow, format_table, search_table
 from .bootstrap import Interval, mean_interval, paired_interval, statistic_interval
 from .calibration import Reliability, perfect_ece, reliability
 from .class_evaluators import (
@@ -12,39 +13,75 @@ from .class_evaluators import (
     RegressionEvaluator,
     majority_figures,
 )
+from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
+from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .objective import ObjectiveEvaluator
+from .probes import LinearProbe, Neighbours
+from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
+from .retrieval import Reranking, Retrieval, evaluate_search, search_figures
+from .similarity import Bitext, PairClassification, Similarity, TripletAccuracy, evaluate_similarity, separate
 from .sums import Sums, precise
+from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
 
 __all__ = [
+    'Bitext',
     'CalibratedEvaluator',
     'Calibrator',
     'ClassEvaluator',
+    'Clustering',
+    'Encode',
     'Evaluator',
     'ExampleEvaluator',
     'ExampleOutputs',
     'Gather',
+    'Geometry',
     'Interval',
+    'LinearProbe',
     'Monitor',
     'MultiLabelEvaluator',
+    'Neighbours',
+    'ObjectiveEvaluator',
+    'PairClassification',
     'RegressionEvaluator',
+    'Relevance',
     'Reliability',
+    'Reranking',
+    'Retrieval',
+    'SearchRow',
+    'Similarity',
     'Sums',
+    'Texts',
     'TokenEvaluator',
     'TokenMetric',
     'TokenOutputs',
+    'TripletAccuracy',
+    'VectorEvaluator',
+    'VectorOutputs',
     'WithinNats',
     'auroc',
     'average_ranks',
+    'evaluate_search',
+    'evaluate_similarity',
+    'format_table',
+    'k_means',
     'majority_figures',
+    'make_relevance',
     'mean_interval',
     'paired_interval',
     'pearson',
     'perfect_ece',
     'precise',
+    'rank_relevant',
+    'ranking_figures',
     'reliability',
+    'search_figures',
+    'search_table',
+    'separate',
     'spearman',
     'statistic_interval',
     'summarize',
+    'v_measure',
 ]

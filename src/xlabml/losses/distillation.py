@@ -81,10 +81,9 @@ class KLDistillation(_Scored):
         ours, teachers, is_there = self.scores(views)
         if not ours.size(1):
             return ours.sum(dim=1)
-        has_any = is_there.any(dim=1, keepdim=True)
-        masked = ~is_there & has_any  # an example without candidates keeps a uniform row, which costs nothing
-        ours = (ours / self.temperature).masked_fill(masked, -math.inf).log_softmax(dim=1)
-        teachers = (teachers / (self.teacher_temperature or self.temperature)).masked_fill(masked, -math.inf)
+        # Of an example without candidates this is NaN throughout, values and gradients, and both are replaced by 0.
+        ours = (ours / self.temperature).masked_fill(~is_there, -math.inf).log_softmax(dim=1)
+        teachers = (teachers / (self.teacher_temperature or self.temperature)).masked_fill(~is_there, -math.inf)
         gap = F.kl_div(ours.where(is_there, 0.0), teachers.softmax(dim=1), reduction='none').where(is_there, 0.0)
         return gap.sum(dim=1) * self.temperature**2
 

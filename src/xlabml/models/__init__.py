@@ -2,10 +2,11 @@
 
 from xlabml.engine import Task
 
+from .embedder import Embedder
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
 """The default task."""

@@ -6,6 +6,7 @@ from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index
 from .records import GROUP, Columns, GroupRecords
+from .sets import GroupSets, SetExamples
 
 __all__ = [
     'GROUP',
@@ -15,12 +16,14 @@ __all__ = [
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',
+    'GroupSets',
     'Groups',
     'InOrder',
     'NoDuplicates',
     'PerClass',
     'Prompts',
     'SameSource',
+    'SetExamples',
     'TextGroups',
     'TextLimits',
     'make_index',

@@ -7,7 +7,7 @@ from xlabml.artifacts.hashes import short_hash
 from xlabml.data.order import Place
 from xlabml.data.rows import Examples, Passes
 
-from .batching import Batching
+from .batching import Batching, Known
 from .groups import Groups
 
 BLOCK_GROUPS = 16_384
@@ -27,9 +27,22 @@ class Arranged(Passes):
         batching: Arranges them.
         n_groups: Of an optimizer step, over all devices.
         block_groups: About how many are arranged together.
+        known: What is known of the groups; None: the examples of the passes say it.
     """
 
-    def __init__(self, passes: Passes, batching: Batching, n_groups: int, block_groups: int = BLOCK_GROUPS) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        batching: Batching,
+        n_groups: int,
+        block_groups: int = BLOCK_GROUPS,
+        known: Known | None = None,
+    ) -> None:
+        if known is None:
+            examples = passes.open(0)
+            assert isinstance(examples, Groups)
+            known = examples
+        self._known = known
         n_drawn = passes.n_rows(0)  # as many as every pass
         self.passes = passes
         self.batching = batching
@@ -73,10 +86,8 @@ class Arranged(Passes):
             # The last block chooses among those that are left over, too.
             last = self._n_drawn if end == self._n_rows else end
             numbers = self.passes.order(pass_index, np.arange(start, last))
-            known = self.passes.open(pass_index)
-            assert isinstance(known, Groups)
             while len(self._blocks) >= _KEPT_BLOCKS:
                 self._blocks.pop(next(iter(self._blocks)))
             n_batches = (end - start) // self.unit
-            self._blocks[key] = self.batching.arrange(numbers, self.unit, n_batches, known)
+            self._blocks[key] = self.batching.arrange(numbers, self.unit, n_batches, self._known)
         return self._blocks[key]

@@ -1,12 +1,15 @@
 """Formats of groups: the texts of a record that belong together, each tokenized apart."""
 
+import textwrap
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from xlabml.batches import PairTargets
 from xlabml.data.corpus import Corpus
-from xlabml.data.rows import Format, Passes, Reading
+from xlabml.data.rows import Examples, Format, Passes, Reading
 from xlabml.data.sources import Source
 from xlabml.errors import SettingsError
 
@@ -18,6 +21,19 @@ from .records import GROUP, Columns, GroupRecords
 
 _INSTEAD = {'anchor': 'query', 'positive': 'document', 'negatives': 'document'}
 _KINDS = (('anchor', 'positive', 'negatives'), ('anchor', 'positive'), ('a', 'b'), ('text',))
+
+
+Objective: TypeAlias = tuple[str, tuple[str, ...]]
+"""The name of an objective, and what an example must have beside its first text: out of positive, negative, score,
+label and teacher."""
+
+_NEEDS = {
+    'positive': 'a second text (data.examples.roles: positive, or b)',
+    'negative': 'negatives (data.examples.roles.negatives)',
+    'score': 'scores (data.examples.score, or scores)',
+    'label': 'labels (data.examples.label)',
+    'teacher': "a teacher's vectors (data.examples.vectors)",
+}
 _N_AROUND = 2
 """Tokens around a text: its start and its end."""
 
@@ -31,6 +47,7 @@ class GroupFormat(Format):
     """
 
     targets = PairTargets
+    sized_by = 'groups'
     columns = (GROUP,)
     unused = ('plan', 'batch_tokens', 'stream')
     batching: Batching
@@ -77,6 +94,54 @@ class GroupFormat(Format):
         texts that they are compared with."""
         found = {role: prompts.get(role, prompts.get(_INSTEAD.get(role, ''), '')) for role in self.roles}
         self.prompts.texts = {role: text for role, text in found.items() if text}
+
+    def require(self, objectives: Sequence[Objective], examples: Examples) -> None:
+        """See that the groups have what the objective needs.
+
+        Args:
+            objectives: The one of this set.
+            examples: The train split.
+
+        Raises:
+            SettingsError: A role or a column is not named; or all records have one label, or, where single texts are
+                compared, fewer than two classes have two texts; or there are several objectives.
+        """
+        if len(objectives) != 1:
+            raise SettingsError(
+                f'model.objectives has {len(objectives)} objectives, but data.examples is one set of groups; name one, '
+                'or several sets (GroupSets)'
+            )
+        (objective, needs) = objectives[0]
+        groups = examples
+        records = self.records
+        known = {
+            'positive': len(self.roles) > 1,
+            'negative': len(self.roles) > 2,
+            'score': bool(records.score or records.scores),
+            'label': records.label is not None,
+            'teacher': bool(records.vectors),
+        }
+        for need in needs:
+            if not known.get(need, True):
+                raise SettingsError(
+                    f'model.objective is {objective}, which needs {_NEEDS[need]}; name it, or choose another objective'
+                )
+        assert isinstance(groups, Groups)
+        if 'negative' in needs and not (groups.index.roles == len(self.roles) - 1).any():
+            raise SettingsError(
+                f'model.objective is {objective}, which needs negatives, but no record has one in the columns of '
+                'data.examples.roles.negatives; mine some, or choose another objective'
+            )
+        if 'label' in needs:
+            counts = np.bincount(groups.labels(np.arange(len(groups))), minlength=len(groups.classes))
+            shown = ', '.join(f'{name} {count}' for name, count in zip(groups.classes, counts.tolist()) if count)
+            least = 2 if self.roles == ('text',) else 1
+            if (counts >= least).sum() < 2:
+                raise SettingsError(
+                    f'model.objective is {objective}, which needs {"two texts in each of " * (least > 1)}two classes '
+                    f'or more, but the labels of the train split are {textwrap.shorten(shown, 80)}; check the column '
+                    f'{records.label!r} of data.examples.label'
+                )
 
     def settings(self) -> dict[str, Any]:
         records = self.records

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64, UInt64
 
 from xlabml.artifacts.hashes import hash_bytes, short_hash
-from xlabml.batches import Batch, Layout, PairTargets
+from xlabml.batches import Batch, Layout, PairTargets, Targets
 from xlabml.data.corpus import Corpus
 from xlabml.data.order import slot_keys
 from xlabml.data.rows import Examples, ranges
@@ -17,9 +17,8 @@ from xlabml.tokenizer import Tokenizer
 
 from .index import GroupIndex
 from .records import GROUP
+from .text_rows import DrawnTexts, TextRows, fill_rows
 
-_MIN_SLOTS = 128
-_MIN_SEGMENTS = 16
 _MAX_NEGATIVE = 1 << 63
 
 
@@ -185,8 +184,8 @@ class Groups(Examples):
         n_tokens = np.minimum(self.index.lengths[text], limit)
         lengths = n_tokens + n_prompt + 2
 
-        row, row_slots, n_rows = _fill(lengths, self.limits.row_slots)
-        rows = _Rows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
+        row, row_slots, n_rows = fill_rows(lengths, self.limits.row_slots)
+        rows = TextRows.of(lengths, row, n_rows, row_slots, min(self.limits.max_len, row_slots))
         begins = rows.begins
         ids = np.full(n_rows * row_slots, self._pad, np.int64)
         ids[begins] = self._ends[0]
@@ -197,15 +196,7 @@ class Groups(Examples):
         ids[ranges(begins + 1 + n_prompt, n_tokens)] = self.corpus.tokens_at(ranges(self.index.begins[text], n_tokens))
 
         skipped = n_prompt + np.minimum(n_before, n_tokens)
-        hashes = self.index.hashes[text].view(np.int64)
-        targets = PairTargets(
-            torch.from_numpy(rows.spread(self.index.scores[text], 0)) if self._has_scores else None,
-            torch.from_numpy(self.labels(numbers)) if self.classes else None,
-            self._vectors(numbers, example, text, rows) if self._d_vector else None,
-            torch.from_numpy(rows.spread(hashes, 0)),
-            self.set_number,
-            torch.from_numpy(rows.spread(np.where(skipped > 0, skipped + 1, 0), 0)),
-        )
+        drawn = DrawnTexts(numbers, example, text, np.where(skipped > 0, skipped + 1, 0), rows)
         documents = rows.spread(self.documents[numbers[example]], -1)
         layout = Layout(
             torch.from_numpy(rows.starts), min(self.limits.max_len, row_slots), torch.from_numpy(documents >= 0)
@@ -216,9 +207,21 @@ class Groups(Examples):
             torch.from_numpy(documents),
             torch.from_numpy(rows.spread(example, -1)),
             torch.from_numpy(rows.spread(role, 0)),
-            targets,
+            self.make_targets(drawn),
             n_counted,
             seed,
+        )
+
+    def make_targets(self, drawn: DrawnTexts) -> Targets:
+        """What is known of the texts of a batch."""
+        rows = drawn.rows
+        return PairTargets(
+            torch.from_numpy(rows.spread(self.index.scores[drawn.text], 0)) if self._has_scores else None,
+            torch.from_numpy(self.labels(drawn.numbers)) if self.classes else None,
+            self._vectors(drawn) if self._d_vector else None,
+            torch.from_numpy(rows.spread(self.index.hashes[drawn.text].view(np.int64), 0)),
+            self.set_number,
+            torch.from_numpy(rows.spread(drawn.n_prompt, 0)),
         )
 
     def render(self, number: int) -> list[tuple[str, str]]:
@@ -314,18 +317,12 @@ class Groups(Examples):
                 )
         return found
 
-    def _vectors(
-        self,
-        numbers: Int64[np.ndarray, ' e'],
-        example: Int64[np.ndarray, ' t'],
-        text: Int64[np.ndarray, ' t'],
-        rows: '_Rows',
-    ) -> torch.Tensor:
+    def _vectors(self, drawn: DrawnTexts) -> torch.Tensor:
         """The teacher's vectors of some texts, for each segment."""
         known: dict[int, list[list[float]]] = {}
         values = []
-        for i, number in zip(example.tolist(), text.tolist()):
-            document = int(self.documents[numbers[i]])
+        for i, number in zip(drawn.example.tolist(), drawn.text.tolist()):
+            document = int(self.documents[drawn.numbers[i]])
             if i not in known:
                 known[i] = self.corpus.columns(document)[GROUP]['vectors']
             values.append(known[i][number - int(self.index.offsets[document])])
@@ -334,77 +331,5 @@ class Groups(Examples):
                     f'a vector of group {self.corpus.name(document)} has {len(values[-1])} numbers, those of the first '
                     f'group {self._d_vector}; vectors of a teacher have one width'
                 )
-        return torch.from_numpy(rows.spread(np.array(values, np.float32).reshape(-1, self._d_vector), 0))
-
-
-class _Rows(NamedTuple):
-    """Texts laid into rows.
-
-    Args:
-        starts: Of all segments, as in Layout.
-        segment: Of each text.
-        begins: The first slot of each text, counted over all rows.
-        n_segments: Of all rows.
-    """
-
-    starts: np.ndarray
-    segment: Int64[np.ndarray, ' t']
-    begins: Int64[np.ndarray, ' t']
-    n_segments: int
-
-    @classmethod
-    def of(
-        cls,
-        lengths: Int64[np.ndarray, ' t'],
-        row: Int64[np.ndarray, ' t'],
-        n_rows: int,
-        row_slots: int,
-        max_length: int,
-    ) -> '_Rows':
-        """Lay texts into rows, one after the other; the padding of a row is cut into segments of max_length."""
-        n_texts = np.bincount(row, minlength=n_rows)
-        used = np.bincount(row, lengths, n_rows).astype(np.int64)
-        free = row_slots - used
-        n_padding = -(-free // max_length)
-        per_row = _round_up(int((n_texts + n_padding).max()), _MIN_SEGMENTS)
-        first = np.cumsum(n_texts) - n_texts
-        segment = row * per_row + np.arange(len(row)) - first[row]
-        sizes = np.zeros(n_rows * per_row, np.int64)
-        sizes[segment] = lengths
-        for i in range(n_rows):
-            here = i * per_row + int(n_texts[i])
-            n = int(n_padding[i])
-            sizes[here : here + n] = np.minimum(max_length, free[i] - np.arange(n) * max_length)
-        starts = np.zeros(len(sizes) + 1, np.int32)
-        starts[1:] = np.cumsum(sizes)
-        return cls(starts, segment, starts[segment].astype(np.int64), len(sizes))
-
-    def spread(self, values: np.ndarray, padding: int) -> np.ndarray:
-        """Values of texts as values of segments."""
-        found = np.full((self.n_segments, *values.shape[1:]), padding, values.dtype)
-        found[self.segment] = values
-        return found
-
-
-def _fill(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int64[np.ndarray, ' t'], int, int]:
-    """The row of each text, the slots of a row, and how many rows there are."""
-    if row_slots is None:
-        return np.zeros(len(lengths), np.int64), _round_up(int(lengths.sum()), _MIN_SLOTS), 1
-    row = 0
-    used = 0
-    rows = []
-    for length in lengths.tolist():
-        if used + length > row_slots:
-            row = row + 1
-            used = 0
-        rows.append(row)
-        used = used + length
-    if row == 0:
-        return np.array(rows, np.int64), min(row_slots, _round_up(used, _MIN_SLOTS)), 1
-    return np.array(rows, np.int64), row_slots, row + 1
-
-
-def _round_up(n: int, least: int) -> int:
-    """The next multiple of an eighth of the power of two below n, and of `least`."""
-    step = max(least, (1 << max(0, n.bit_length() - 1)) // 8)
-    return max(1, -(-n // step)) * step
+        vectors = np.array(values, np.float32).reshape(-1, self._d_vector)
+        return torch.from_numpy(drawn.rows.spread(vectors, 0))

@@ -120,22 +120,21 @@ _KIND = manifests.Kind(
 
 
 def _find_classes(corpus: Corpus) -> list[str]:
-    """The classes of all documents: whole numbers by size, then names by the alphabet."""
+    """The classes of all documents: whole numbers by size, then names by the alphabet.
+
+    Of numbers that run from 0 on, or nearly so, each is its own index: 1 stays 1 where no record has 0.
+    """
     found: set[str | int] = set()
-    has_label = has_none = False
     for store in corpus.stores:
         for group in _groups(store, 0, len(store)):
             if 'label' in group:
                 found.add(group['label'])
-                has_label = True
-            else:
-                has_none = True
-    if has_label and has_none:
-        raise DataError('some sources of data.sources have labels and others none; give all of them one')
     numbers = sorted(value for value in found if isinstance(value, int))
     names = sorted(value for value in found if isinstance(value, str))
     if {str(value) for value in numbers} & {*names}:
         raise DataError('a label is a number in some records and a text in others; write it in one way')
+    if numbers and numbers[0] >= 0 and numbers[-1] <= 2 * len(numbers):
+        numbers = list(range(numbers[-1] + 1))  # numbers from 0 stay what they are, also where one is missing
     return [*map(str, numbers), *names]
 
 

@@ -113,12 +113,20 @@ class GroupRecords(Source):
         names = dict.fromkeys([*self.columns.names, *columns])
         return [name for name in names if name not in (GROUP, self.source.text_name)]
 
-    def _documents(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
-        text_name = self.source.text_name
+    def records(self, columns: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, object]]]:
+        inner = self.source.documents(self._inner(columns))
+        for document, known in self._known(inner):
+            yield self._document(document.row, known, columns, f'{self.source}, row {document.row}'), dict(known)
+
+    def _known(self, documents: Iterator[Document]) -> Iterator[tuple[Document, Mapping[str, object]]]:
+        """Documents, and what their records hold, by column."""
+        name = self.source.text_name
         for document in documents:
-            known = document.columns if text_name is None else {**document.columns, text_name: document.text}
-            where = f'{self.source}, row {document.row}'
-            yield self._document(document.row, known, columns, where)
+            yield document, document.columns if name is None else {**document.columns, name: document.text}
+
+    def _documents(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+        for document, known in self._known(documents):
+            yield self._document(document.row, known, columns, f'{self.source}, row {document.row}')
 
     def _document(self, row: int, known: Mapping[str, object], columns: Sequence[str], where: str) -> Document:
         kept = {name: known[name] for name in columns if name != GROUP}

@@ -55,8 +55,12 @@ class ExampleChoice(NamedTuple):
         examples: The format.
         plan: How documents become rows.
         seed: The seed of the orders, and of what examples draw.
+        n_groups: Groups of an optimizer step over all devices, of a format of groups; None: of another.
+        device_tokens: Slots that a device holds at a time, of a format of groups; None: its whole share of a step.
     """
 
     examples: Format
     plan: Plan
     seed: int
+    n_groups: int | None = None
+    device_tokens: int | None = None

@@ -59,7 +59,7 @@ class Texts:
         self.splitting = read.splitting
         self.drop_duplicates = read.drop_duplicates
         self.near_duplicates = read.near_duplicates
-        self.examples, self.plan, self.seed = examples
+        self.examples, self.plan, self.seed, self._n_groups, self._device_tokens = examples
         self.near_pairs: NearPairs | None = None
         self.tokenizer_file = TokenizerFile(tokenizer, self._tokenizer_identity, self._tokenizer_texts)
         self._tokenizer_choice = tokenizer
@@ -140,7 +140,7 @@ class Texts:
     @property
     def columns(self) -> list[str]:
         """The columns of the sources that are kept beside their texts."""
-        return self.splitting.columns
+        return sorted({*self.splitting.columns, *self.examples.columns})
 
     @property
     def corpus(self) -> Corpus:
@@ -202,7 +202,7 @@ class Texts:
 
     def reading(self) -> Reading:
         """What the format makes examples with."""
-        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed)
+        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed, self._n_groups, self._device_tokens)
 
     # Training
 
@@ -211,9 +211,11 @@ class Texts:
         """What is trained on: epochs of the train split, or periods of a mixture."""
         examples = self.open_examples('train', 'train')
         weights = self.read.weights
-        if weights is None:
-            return Epochs(examples, self.seed)
-        return Mixed(examples, self.seed, Mixture(examples.source_starts, examples.source_counted, weights))
+        passes: Passes = Epochs(examples, self.seed)
+        if weights is not None:
+            mixture = Mixture(examples.source_starts, examples.source_counted, weights)
+            passes = Mixed(examples, self.seed, mixture)
+        return self.examples.arrange(passes, self.reading())
 
     @property
     def train_examples(self) -> Examples:
@@ -224,7 +226,9 @@ class Texts:
     def n_epoch_rows(self) -> int:
         """How many rows one data epoch has: those of all sources that are used."""
         counts = np.diff(self.train_examples.source_starts).tolist()
-        return sum(n for i, n in enumerate(counts) if self.read.weights is None or self.read.weights[i])
+        n_all = sum(n for i, n in enumerate(counts) if self.read.weights is None or self.read.weights[i])
+        unit = self.passes.unit
+        return max(1, n_all // unit) * unit
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the sequence of training examples follows from, by the names that the user knows."""
@@ -241,7 +245,8 @@ class Texts:
         }
 
     def _order_settings(self) -> dict[str, Any]:
-        return {'data.weights': self.read.weights, 'seed_everything': self.seed}
+        groups = {} if self._n_groups is None else {'data.batch_groups': self._n_groups}
+        return {'data.weights': self.read.weights, 'seed_everything': self.seed, **groups}
 
     def trained_on(self) -> dict[str, Any]:
         """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""

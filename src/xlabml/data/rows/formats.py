@@ -1,8 +1,9 @@
 """What an example is: formats make examples of documents, for every task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
@@ -111,12 +112,14 @@ class Format(ABC):
     Attributes:
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
+        sized_by: Whether a step is so many slots of rows (data.batch_tokens), or so many groups (data.batch_groups).
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
         from_data: Names of arguments that are facts of the data where they are null; see `facts`.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
+    sized_by: ClassVar[Literal['tokens', 'groups']] = 'tokens'
     unused: ClassVar[tuple[str, ...]] = ()
     from_data: ClassVar[tuple[str, ...]] = ()
 
@@ -127,6 +130,10 @@ class Format(ABC):
     def source(self, source: Source) -> Source:
         """The documents that examples are made of, from a source as the user names it."""
         return source
+
+    def sources(self, sources: Sequence[Source]) -> list[Source]:
+        """The same of all sources, in their order."""
+        return [self.source(source) for source in sources]
 
     def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
         """Passes over the training examples, where it matters which of them come together in a step."""

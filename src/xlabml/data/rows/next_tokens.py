@@ -21,6 +21,7 @@ class RowFormat(Format):
     """
 
     targets = TokenTargets
+    unused = ('batch_groups',)
     is_causal: ClassVar[bool] = True
 
     @abstractmethod

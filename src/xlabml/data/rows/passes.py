@@ -15,9 +15,11 @@ class Passes(ABC):
 
     Attributes:
         n_each: How many examples every pass has; None: they differ, or it is not known before a pass is opened.
+        unit: Examples that come together, in one step: every pass has a multiple of it, and nothing may cut one.
     """
 
     n_each: int | None = None
+    unit: int = 1
 
     @property
     @abstractmethod

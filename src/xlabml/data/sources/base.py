@@ -80,6 +80,11 @@ class Source(ABC):
             ValueError: The source is absent.
         """
 
+    def records(self, columns: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, object]]]:
+        """Each document with the record that it is of: a file of these records is read as the same documents."""
+        for document in self.documents(columns):
+            yield document, {**document.columns, 'text': document.text}
+
     def of_columns(self, columns: Sequence[str]) -> 'Source':
         """The same records for a format that reads these columns, and the text only where `text_name` is among them."""
         return self

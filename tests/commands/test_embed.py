@@ -1,0 +1,180 @@
+"""An embedder through every command: conf/embed.yaml with a tiny trunk."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import ranks
+from curves import read_curve
+
+from xlabml import checkpoints
+from xlabml.models import Embedder
+
+EMBED = ['-c', Path(__file__).parents[2] / 'conf/embed.yaml']
+DDP = ['-c', Path(__file__).parents[2] / 'conf/extra/ddp.yaml']
+NAMES = ('train_loss', 'val_loss', 'gradient_norm')
+SAVED = ['--checkpoint.every_n_steps=1', '--checkpoint.save_last_k=100']
+GROUPS = '--data.examples={class_path: TextGroups, init_args: {roles: {anchor: q, positive: p}}}'
+
+
+@pytest.fixture(scope='module')
+def pairs(texts, tmp_path_factory):
+    """Texts and their first words."""
+    path = tmp_path_factory.mktemp('pairs') / 'pairs.jsonl'
+    path.write_text(
+        ''.join(json.dumps({'q': f'{t[:12]} {i}', 'p': f'{t[:40]} {i}'}) + '\n' for i, t in enumerate(texts))
+    )
+    return path
+
+
+@pytest.fixture(scope='module')
+def embed(tiny, pairs):
+    """The flags of a tiny embedder."""
+    flags = [flag for flag in tiny if not flag.startswith(('--data.batch_tokens', '--data.sources'))]
+    return [*EMBED, *flags, f'--data.sources=[{{path: {pairs}}}]', GROUPS, '--data.batch_groups=16']
+
+
+@pytest.fixture
+def run(xlab, embed, tmp_path):
+    """A run of 12 steps, and what it printed."""
+    status, printed = xlab('fit', *embed, *SAVED)
+    assert status == 0, printed
+    return tmp_path / 'logs/version_0', printed
+
+
+def test_an_embedder_is_trained_evaluated_scored_described_and_exported(xlab, embed, run, capfd):
+    folder, printed = run
+    assert 'nats/group' in printed
+    losses = list(read_curve(folder, 'train_loss').values())
+    assert losses[-1] < losses[0]
+    for command, word in (('validate', 'val: '), ('test', 'test: ')):
+        status, printed = xlab(command, *embed, '--ckpt_path=best')
+        assert status == 0, printed
+        assert word in printed
+        assert 'groups)' in printed
+    status, printed = xlab('predict', *embed, '--ckpt_path=last')
+    assert status == 0, printed
+    rows = [json.loads(line) for line in (folder / 'predictions.jsonl').read_text().splitlines()]
+    assert {'id', 'cosine'} == set(rows[0])
+    assert all(-1 <= row['cosine'] <= 1 for row in rows)
+
+    from xlabml.commands import manage
+
+    assert manage.main(['describe', str(folder)]) == 0
+    assert 'Embedder' in capfd.readouterr().out
+    assert manage.main(['export-checkpoint', str(checkpoints.find('best', Path())), '--output', 'e.safetensors']) == 0
+    status, printed = xlab('test', *embed, '--ckpt_path=e.safetensors')
+    assert status == 0, printed
+    assert isinstance(Embedder.load_from_checkpoint('e.safetensors'), Embedder)
+
+
+def test_a_resumed_embedder_is_bit_for_bit_an_unbroken_one(xlab, embed, run, tmp_path):
+    whole, _ = run
+    other = tmp_path / 'broken'
+    xlab('fit', *embed, *SAVED, f'--trainer.default_root_dir={other}')
+    broken = other / 'logs/version_0'
+    for path in (broken / 'checkpoints').glob('*.ckpt'):
+        if int(path.name[5:12]) > 5:
+            path.unlink()
+    again = [f'--trainer.default_root_dir={other}', '--ckpt_path=last']
+    status, printed = xlab('fit', *embed, *SAVED, *again, '--data.num_workers=1')
+    assert status == 0, printed
+    for name in NAMES:
+        assert read_curve(broken, name) == read_curve(whole, name), name
+    status, printed = xlab('fit', *embed, *again, '--data.batch_groups=8', '--trainer.max_steps=14')
+    assert status != 0
+    assert 'data.batch_groups was 16, is 8' in printed
+
+
+def test_two_ranks_and_chunks_train_the_embedder_that_one_process_trains(embed, tmp_path):
+    flags = [*embed, '--model.optimizer=xlabml.training.AdamW', ranks.HASHED]
+    assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags)[0] == [0]
+    statuses, printed = ranks.xlab(2, tmp_path / 'two', 'fit', *flags, *DDP, '--data.device_batch_tokens=64')
+    assert statuses == [0, 0], printed
+    for name in NAMES:
+        one, two = (read_curve(tmp_path / part / 'logs/version_0', name) for part in ('one', 'two'))
+        assert two == pytest.approx(one, rel=1e-4), name
+
+
+def test_smoke_tries_an_embedder(xlab, embed):
+    status, printed = xlab('fit', '--smoke', *embed)
+    assert status == 0, printed
+    assert 'smoke: 4 steps' in printed
+    assert 'sampled' not in printed
+
+
+@pytest.mark.parametrize('of', ['language model', 'masked language model'])
+def test_an_embedder_begins_with_the_weights_of_a_language_model(xlab, tiny, embed, tmp_path, of):
+    masked = ['--model=MaskedLanguageModel', '--model.trunk.causal=false', '--data.examples=MaskedTokens']
+    first = [*(masked if of.startswith('masked') else []), *tiny, '--trainer.max_steps=1', '--samples.n_tokens=0']
+    status, printed = xlab('fit', *first, f'--trainer.default_root_dir={tmp_path / "first"}')
+    assert status == 0, printed
+    taken_over = ('--model.trunk', '--data.n_vocab', '--data.max_len', '--data.tokenizer_path')
+    new = [flag for flag in embed if not str(flag).startswith(taken_over)]
+    status, printed = xlab('fit', *new, f'--init_from={tmp_path}/first/logs/version_0', '--trainer.max_steps=1')
+    assert status == 0, printed
+    [line] = [line for line in printed.splitlines() if 'initial weights from' in line]
+    assert 'tensors loaded' in line
+    assert 'new: ' not in line
+    task = checkpoints.load(checkpoints.find('last', tmp_path)).task
+    assert task.class_path.endswith('Embedder')
+    assert task.arguments['trunk']['init_args']['d_model'] == 16
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--data.examples=NextTokens'], 'data.batch_groups is set, but the examples of NextTokens do not use it'),
+        (['--data.batch_tokens=256'], 'data.batch_tokens is set, but the examples of TextGroups do not use it'),
+        (['--data.plan=Chunk'], 'data.plan is set, but the examples of TextGroups do not use it'),
+        (['--data.batch_groups=0'], 'data.batch_groups is 0; it must be at least 1'),
+        (
+            ['--model.objective=CoSENT'],
+            'model.objective is CoSENT, which needs scores (data.examples.score, or scores)',
+        ),
+        (['--model.objective=Triplet'], 'needs negatives (data.examples.roles.negatives)'),
+        (['--data.skip_rows=[[[0, 3], [0, 7]]]'], '16 groups (data.batch_groups) are one step'),
+        (['--autotune'], '--autotune measures rows'),
+        (['--data.examples.batching=PerClass'], 'the records have no label'),
+    ],
+)
+def test_what_does_not_go_together_is_refused(xlab, embed, flags, message):
+    status, printed = xlab('fit', *embed, *flags)
+    assert status == 2, printed
+    assert message in printed
+
+
+def test_nothing_about_embedders_stands_outside_its_own_files():
+    source = Path(__file__).parents[2] / 'src/xlabml'
+    rooms = ('callbacks', 'checkpoints', 'commands', 'datamodules', 'engine', 'telemetry')
+    files = [path for room in rooms for path in (source / room).rglob('*.py')]
+    assert not [path for path in files if re.search(r'\bEmbedder\b|\bTextGroups\b', path.read_text('utf-8'))]
+
+
+def test_validate_data_shows_examples_as_they_are_read_and_what_they_are_like(xlab, embed):
+    status, printed = xlab('validate_data', *embed, '--render=2', '--data.examples.max_tokens={positive: 5}')
+    assert status == 0, printed
+    assert '  anchor: 1 a group; tokens: median ' in printed
+    assert '% of the texts are cut' in printed
+    assert printed.count('train example ') == 2
+    assert printed.count('  anchor: ') == 3
+    assert 'tokens cut]' in printed
+    status, printed = xlab('validate_data', *embed, '--render=1', '--render_split=all')
+    assert status == 2
+    assert "--render_split is 'all'; the splits are train, val, test, predict" in printed
+
+
+def test_vectors_are_evaluated_by_a_search_that_chooses_the_best_checkpoint(run, xlab, embed):
+    folder, printed = run
+    names = ('val_ndcg_at_10', 'val_recall_at_1', 'val_effective_rank')
+    found = {name: read_curve(folder, name) for name in names}
+    assert all(found.values())
+    best = max(found['val_ndcg_at_10'].values())
+    assert f'val_ndcg_at_10 {best:.4f}' in printed
+    # The same figures from another size of batches.
+    status, printed = xlab(
+        'validate', *embed, '--ckpt_path=best', '--data.batch_groups=4', '--data.accept_changes=true'
+    )
+    assert status == 0, printed
+    assert f'{best:.4f}' in printed

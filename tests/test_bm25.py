@@ -1,0 +1,56 @@
+"""BM25 is the formula, term by term; fusion is the sum of z-scores."""
+
+import math
+
+import numpy as np
+import pytest
+
+from xlabml.bm25 import BM25, fuse, split_words
+
+DOCUMENTS = ['the cat sat', 'the dog sat on the dog', 'a bird', '']
+
+
+def by_formula(query, text, k1=1.5, b=0.75):
+    split = [split_words(document) for document in DOCUMENTS]
+    average = sum(map(len, split)) / len(split)
+    words = split_words(text)
+    total = 0
+    for word in split_words(query):
+        n_with = sum(word in document for document in split)
+        rarity = math.log(1 + (len(split) - n_with + 0.5) / (n_with + 0.5))
+        count = words.count(word)
+        total += rarity * count / (count + k1 * (1 - b + b * len(words) / average))
+    return total
+
+
+@pytest.mark.parametrize('options', [{}, {'k1': 0.9, 'b': 0.4}, {'k1': 2.0, 'b': 0.0}])
+def test_scores_are_those_of_the_formula(options):
+    queries = ['dog', 'The DOG sat, the dog', 'fish', '', 'bird cat']
+    found = BM25(DOCUMENTS, **options).scores(queries)
+    expected = [[by_formula(query, text, **options) for text in DOCUMENTS] for query in queries]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_no_documents_have_no_scores():
+    assert BM25([]).scores(['dog']).shape == (1, 0)
+
+
+def test_words_are_runs_of_letters_of_any_script():
+    assert split_words("Don't stop: naïve 東京 x_1") == ['don', 't', 'stop', 'naïve', '東京', 'x_1']
+
+
+def test_fusion_sums_what_is_standardized():
+    a = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
+    b = np.array([[0.0, 0.0, 30.0], [1.0, 2.0, 3.0]])
+    z = math.sqrt(1.5)
+    first = [-z - math.sqrt(0.5), -math.sqrt(0.5), z + math.sqrt(2)]
+    np.testing.assert_allclose(fuse([a, b]), [first, [-z, 0, z]])
+    np.testing.assert_allclose(fuse([a, b], [0.0, 2.0])[1], [-2 * z, 0, 2 * z])
+    with pytest.raises(ValueError, match='1 weights are given for 2 systems'):
+        fuse([a, b], [1.0])
+
+
+@pytest.mark.parametrize('options', [{'k1': -1.0}, {'b': 1.5}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match='k1 is'):
+        BM25(DOCUMENTS, **options)
