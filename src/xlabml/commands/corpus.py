@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,28 @@ class Corpus:
             if row in wanted:
                 found[row] = text
         return found
+
+    def labelled(self, label: str | None, most: int) -> tuple[list[str], list[str] | None]:
+        """The first texts, and the label of each.
+
+        Args:
+            label: The column of the labels; None: there are none.
+            most: How many texts.
+
+        Raises:
+            UsageError: There are fewer than two texts, or labels are asked for where there are no columns.
+        """
+        texts = list(islice(self.texts(), most))
+        if len(texts) < 2:
+            raise UsageError(f'{self.name} has {len(texts)} texts; a map needs two or more')
+        if label is None:
+            return texts, None
+        if self._lines is not None:
+            raise UsageError(
+                f'{self.name} has a text a line and no column {label!r}; leave --label out, or give a table'
+            )
+        rows = islice(self.source.documents([label]), most)
+        return texts, [str(document.columns[label]) for document in rows]
 
     def _found(self) -> Iterator[object]:
         if self._lines is None:
