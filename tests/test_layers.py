@@ -68,7 +68,7 @@ INSIDE_DATA = {
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
-    'prepared': {'sources', 'store', 'corpus', 'rows', 'order', 'stream', 'batching'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
 """The rooms inside data and which each may import."""

@@ -57,6 +57,20 @@ def test_classes_of_the_flat_trunk_are_found_by_their_old_paths():
     assert settings.find_class('xlabml.transformer.attention.Rule').__name__ == 'Rule'
 
 
+def test_an_old_module_does_not_hide_the_function_of_its_name():
+    code = (
+        'import xlabml.transformer.language_model, xlabml.transformer.kernels, sys\n'
+        'from xlabml import heads, transformer\n'
+        'assert transformer.language_model is heads.language_model\n'
+        'from xlabml.transformer import language_model\n'
+        'assert language_model is heads.language_model\n'
+        'from xlabml.transformer.language_model import LanguageModel\n'
+        'assert LanguageModel is heads.LanguageModel\n'
+        'assert transformer.kernels is sys.modules["xlabml.transformer.attention.kernels"]\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
 CLASSES = [old for old in moved.MOVED if old.rpartition('.')[2][0].isupper()]
 
 
@@ -122,8 +136,8 @@ def room(monkeypatch):
     monkeypatch.setitem(moved.MOVED, 'xlabml.old_room', 'xlabml.untrusted')
     monkeypatch.setitem(moved.MOVED, 'xlabml.left_room.Plan', 'xlabml.data.Plan')
     left = types.ModuleType('xlabml.left_room')
-    left.__getattr__ = moved.old_names('xlabml.left_room')
     monkeypatch.setitem(sys.modules, 'xlabml.left_room', left)
+    left.__getattr__ = moved.old_names('xlabml.left_room')
     yield left
     for name in [name for name in sys.modules if name.startswith('xlabml.old_room')]:
         del sys.modules[name]

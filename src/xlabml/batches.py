@@ -52,6 +52,12 @@ class TokenTargets(NamedTuple):
     n_bytes: Int[Tensor, ' s']
 
 
+class ReconstructionTargets(TokenTargets):
+    """Those of a denoising autoencoder: a batch has a row of noisy texts, without targets, and a row of the texts."""
+
+    __slots__ = ()
+
+
 class PairTargets(NamedTuple):
     """Targets of an embedder.
 

@@ -4,8 +4,8 @@ XLabError
     SettingsError                       a setting has to change: bad values, or two that do not go together
         NotSupportedError               right elsewhere, but not on this machine: a device, a library
         commands.errors.UsageError      the same as SettingsError, found by the command line itself
-    RequestError                        what a model is asked for has to change: a prompt, a temperature
-    DataError                           texts, or what was prepared from them, are unusable or changed
+    RequestError                        a request to a model has to change: a prompt, a temperature
+    DataError                           texts, or data prepared from them, are unusable or changed
         data.stream.shards.NoRoom       a shard of a stream does not fit into its cache
     CheckpointError                     a file is no checkpoint, or is not usable for this
         DamagedError                    it is not as it was written
@@ -38,21 +38,21 @@ class SettingsError(XLabError, ValueError):
 
 
 class NotSupportedError(SettingsError):
-    """What is set cannot be done on this machine."""
+    """A setting is not supported on this machine."""
 
 
 class RequestError(XLabError, ValueError):
-    """What a model is asked for cannot be done: the request has to change."""
+    """A request to a model cannot be served: the request has to change."""
 
     exit_status: ClassVar[int] = 2
 
 
 class DataError(XLabError, ValueError):
-    """Texts, or what was prepared from them, are unusable or are not what they were."""
+    """Texts, or data prepared from them, are unusable or have changed."""
 
 
 class CheckpointError(XLabError, ValueError):
-    """A file is no checkpoint of ours, or not one that can be used for what is asked."""
+    """A file is no checkpoint of ours, or cannot be used for this purpose."""
 
 
 class DamagedError(CheckpointError):

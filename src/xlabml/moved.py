@@ -6,11 +6,11 @@ Importing this module loads nothing.
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 _DATA = {
     'sources': (
@@ -106,10 +106,19 @@ def renamed(path: str) -> str:
     return path
 
 
-def old_names(room: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a package that classes left: each is imported from its new module on first use."""
+class _Room(ModuleType):
+    """A room that classes left. Importing one of its old modules does not hide a function of the same name."""
 
-    def find(name: str) -> Any:
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and f'{self.__name__}.{name}' in MOVED):
+            super().__setattr__(name, value)
+
+
+def old_names(room: str) -> Callable[[str], object]:
+    """A `__getattr__` for a package that classes left: each is imported from its new module on first use."""
+    sys.modules[room].__class__ = _Room
+
+    def find(name: str) -> object:
         new = MOVED.get(f'{room}.{name}')
         if new is None:
             raise AttributeError(f'module {room!r} has no attribute {name!r}')

@@ -7,3 +7,11 @@ if TYPE_CHECKING:
     Plain: TypeAlias = 'str | int | float | bool | Sequence[Plain] | Mapping[str, Plain] | None'
 else:  # no checker of types at run time follows an alias that names itself
     Plain: TypeAlias = object
+
+PlainDict: TypeAlias = dict[str, Plain]
+
+
+def below(values: Plain, name: str) -> PlainDict:
+    """The mapping that stands below a name; {} where there is none, or something else."""
+    found = values.get(name) if isinstance(values, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}

@@ -12,10 +12,11 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from xlabml import bounds
 from xlabml.moved import MOVED, renamed
+from xlabml.plain import Plain, PlainDict, below
 
 __all__ = [
     'MOVED',
@@ -25,6 +26,7 @@ __all__ = [
     'describe',
     'find_class',
     'keep_arguments',
+    'path_of',
     'renamed',
     'trust',
     'trust_class',
@@ -70,7 +72,7 @@ def trust_class(path: str) -> None:
         _TRUSTED.add(found.__module__)
 
 
-def describe(value: Any) -> Any:
+def describe(value: object) -> Plain:
     """Write a class, a partial of a class, a part or a plain value as plain values, defaults included.
 
     Raises:
@@ -95,19 +97,26 @@ def describe(value: Any) -> Any:
     )
 
 
-def _describe_class(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    written = {}
+def _describe_class(cls: type, arguments: Mapping[str, object]) -> PlainDict:
+    written: PlainDict = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if name not in arguments and parameter.default is not parameter.empty:
             # A default of another library that is no plain value stays that library's business.
             with contextlib.suppress(ValueError):
                 written[name] = describe(parameter.default)
-    path = {'class_path': _public_path(cls)}
+    path: PlainDict = {'class_path': path_of(cls)}
     written |= {name: describe(value) for name, value in arguments.items()}
     return {**path, 'init_args': written} if written else path
 
 
-def keep_arguments(module: Any) -> str:
+@runtime_checkable
+class HasHyperParameters(Protocol):
+    """A LightningModule or DataModule."""
+
+    def _set_hparams(self, hp: PlainDict) -> None: ...
+
+
+def keep_arguments(module: HasHyperParameters) -> str:
     """Keep what a LightningModule or DataModule is being built from as its hyper-parameters, in plain values.
 
     To be called first thing in the constructor. The outermost constructor counts, so that a subclass's arguments are
@@ -129,13 +138,13 @@ def keep_arguments(module: Any) -> str:
     names, _, keywords, values = inspect.getargvalues(outermost)
     arguments = {name: values[name] for name in names if name != 'self'} | (values[keywords] if keywords else {})
     problem = ''
+    described: PlainDict = {}
     try:
-        arguments = describe(arguments)
+        described = {name: describe(value) for name, value in arguments.items()}
     except ValueError as error:
-        arguments = {}
         problem = str(error)
-    bounds.check(arguments)
-    module._set_hparams({**arguments, '_class_path': describe(type(module))['class_path']})
+    bounds.check(described)
+    module._set_hparams({**described, '_class_path': path_of(type(module))})
     return problem
 
 
@@ -166,14 +175,14 @@ def find_class(path: str) -> type:
     return found
 
 
-def _walk(parts: Sequence[str], root: str) -> Any:
+def _walk(parts: Sequence[str], root: str) -> object:
     """What stands at a path: of ours and torch's, only what is there once our rooms are loaded."""
     if root == 'xlabml' and parts[1] in _ROOMS:
         importlib.import_module(f'xlabml.{parts[1]}')
     elif root.startswith('torch.'):
         importlib.import_module(root)
     is_users = root not in _NOT_THE_USERS
-    found: Any = None
+    found: object = None
     for n in range(len(parts) - 1, 0, -1):
         name = '.'.join(parts[:n])
         if is_users and f'{name}.'.startswith(f'{root}.'):
@@ -187,7 +196,7 @@ def _walk(parts: Sequence[str], root: str) -> Any:
     return found
 
 
-def class_paths(value: Any) -> Iterator[str]:
+def class_paths(value: object) -> Iterator[str]:
     """The dotted paths of all classes that settings name."""
     if isinstance(value, dict):
         if isinstance(path := value.get('class_path'), str):
@@ -198,38 +207,41 @@ def class_paths(value: Any) -> Iterator[str]:
             yield from class_paths(item)
 
 
-def build(settings: Any, kind: Any = Any) -> Any:
-    """Turn settings back into what a signature asks for.
+def build(settings: Plain, kind: object = object) -> Any:
+    """Build the argument that a signature takes from its settings.
 
     Args:
         settings: Plain values.
-        kind: The annotation: of a callable it gives a partial of the class, of a class an instance.
+        kind: The annotation: a callable yields a partial of the class, a class an instance.
 
     Raises:
         ValueError: A class is unknown or unfit, or does not take these arguments.
     """
     kinds = _members(kind)
     if isinstance(settings, Mapping) and 'class_path' in settings:
-        cls = find_class(settings['class_path'])
+        path = settings['class_path']
+        if not isinstance(path, str):
+            raise ValueError(f'{path!r:.200} is no path of a class')
+        cls = find_class(path)
         factories = [kind for kind in kinds if typing.get_origin(kind) is Callable or kind is Callable]
         results = [typing.get_args(kind)[-1] for kind in factories if typing.get_args(kind)]
-        bases = tuple(base for base in results or kinds if inspect.isclass(base) and base not in (*_PLAIN, Any))
+        bases = tuple(base for base in results or kinds if inspect.isclass(base) and base not in (*_PLAIN, Any, object))
         # Before anything is built: what a file names is only ever one of the parts that a signature asks for.
         if not bases:
-            raise ValueError(f'{settings["class_path"]} stands where no class is expected')
+            raise ValueError(f'{path} stands where no class is expected')
         if not issubclass(cls, bases):
-            raise ValueError(f'{settings["class_path"]} is not a {" or ".join(base.__qualname__ for base in bases)}')
-        arguments = build_arguments(cls, settings.get('init_args') or {})
+            raise ValueError(f'{path} is not a {" or ".join(base.__qualname__ for base in bases)}')
+        arguments = build_arguments(cls, below(settings, 'init_args'))
         return functools.partial(cls, **arguments) if factories else cls(**arguments)
     if isinstance(settings, list):
-        kind = next((kind for kind in kinds if typing.get_origin(kind) in (list, tuple)), Any)
+        kind = next((kind for kind in kinds if typing.get_origin(kind) in (list, tuple)), None)
         item = typing.get_args(kind)
-        values = [build(value, item[0] if item else Any) for value in settings]
+        values = [build(value, item[0] if item else object) for value in settings]
         return tuple(values) if typing.get_origin(kind) is tuple else values
     return settings
 
 
-def build_arguments(function: Callable, settings: Mapping[str, Any]) -> dict[str, Any]:
+def build_arguments(function: Callable, settings: Mapping[str, Plain]) -> dict[str, Any]:
     """The arguments of a class or function, built from their settings.
 
     Raises:
@@ -241,10 +253,10 @@ def build_arguments(function: Callable, settings: Mapping[str, Any]) -> dict[str
     for name in settings:
         if name not in signature and not takes_any:
             raise ValueError(f'{function.__module__}.{function.__qualname__} takes no {name!r}')
-    return {name: build(value, kinds.get(name, Any)) for name, value in settings.items()}
+    return {name: build(value, kinds.get(name, object)) for name, value in settings.items()}
 
 
-def _public_path(cls: type) -> str:
+def path_of(cls: type) -> str:
     """The shortest dotted path under which a class is to be had: that of the room which re-exports it."""
     modules = cls.__module__.split('.')
     for n in range(1, len(modules)):
@@ -254,7 +266,7 @@ def _public_path(cls: type) -> str:
     return f'{cls.__module__}.{cls.__qualname__}'
 
 
-def _is_part(value: Any) -> bool:
+def _is_part(value: object) -> bool:
     """Whether an object keeps its constructor's arguments as attributes of the same names, and holds no weights."""
     if hasattr(value, 'state_dict') or type(value).__module__ in ('builtins', 'torch'):
         return False
@@ -265,6 +277,6 @@ def _is_part(value: Any) -> bool:
     return all(hasattr(value, name) for name in parameters)
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _members(kind: object) -> tuple[object, ...]:
     """The members of a union; of anything else, itself."""
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

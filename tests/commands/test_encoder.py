@@ -77,6 +77,20 @@ def test_a_resumed_encoder_is_bit_for_bit_an_unbroken_one(xlab, encoder, run, tm
         assert read_curve(broken, name) == read_curve(whole, name), name
 
 
+def test_the_newest_run_of_any_task_is_evaluated_where_nothing_says_which(xlab, tiny, run):
+    status, printed = xlab('test', '--ckpt_path=best', '--trainer.accelerator=cpu')
+    assert status == 0, printed
+    assert 'masked tokens)' in printed
+    status, printed = xlab('validate', '--ckpt_path=last', '--model=XLabModel')
+    assert status == 2
+    assert 'there is no checkpoint of xlabml.models.XLabModel in' in printed
+    assert xlab('fit', *tiny, '--trainer.max_steps=1')[0] == 0
+    for typed in ([], ENCODER):
+        status, printed = xlab('validate', *typed, '--ckpt_path=last', '--trainer.accelerator=cpu')
+        assert status == 0, printed
+        assert ('masked tokens)' in printed) == (typed is ENCODER)
+
+
 def test_two_ranks_and_micro_batches_train_the_encoder_that_one_process_trains(tiny, tmp_path):
     flags = [*ENCODER, *tiny, '--model.optimizer=xlabml.training.AdamW', ranks.HASHED]
     assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags)[0] == [0]

@@ -84,6 +84,15 @@ def test_a_part_of_a_stream_tells_nothing(topics):
         resolve(given, open_data(given))
 
 
+def test_an_address_that_only_a_checkpoint_names_is_checked_before_it_is_opened(topics):
+    remote = '--data.sources=[{class_path: RemoteFiles, init_args: {path: "ftp://host/a.jsonl"}}]'
+    given = parse(['fit', *topics, remote])
+    data = open_data(given)
+    data.named_by = 'some.ckpt'
+    with pytest.raises(ValueError, match=r"some\.ckpt names 'ftp://host/a\.jsonl' as a source"):
+        resolve(given, data)
+
+
 def test_facts_are_saved_and_a_resumed_run_has_them(topics, xlab, tmp_path):
     status, printed = xlab('fit', *topics)
     assert status == 0, printed

@@ -131,6 +131,17 @@ def test_a_requeued_command_resumes_its_own_run(xlab, source, new, tmp_path):
     assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['version_0']
 
 
+def test_smoke_tries_a_run_that_begins_with_another_one(xlab, source, new, tmp_path):
+    status, printed = xlab('fit', '--smoke', *new, f'--init_from={source}')
+    assert status == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
+    assert line.startswith('smoke: 4 steps, validated, saved, resumed, tested')
+    assert not (tmp_path / 'logs').exists()
+    status, printed = xlab('fit', '--smoke', *new, f'--init_from={source}', '--model.trunk.d_model=32')
+    assert status == 2
+    assert 'trunk.embedding.weight is (320, 16) there and (320, 32) here' in printed  # they are loaded there too
+
+
 def test_a_file_that_names_what_is_not_trusted_is_refused(xlab, source, new, tmp_path):
     checkpoint = checkpoints.read(checkpoints.find_newest(source / 'checkpoints'))
     checkpoint['network']['init_args']['trunk'] = {'class_path': 'os.system', 'init_args': {}}

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from xlabml import checkpoints
 from xlabml.commands import autotune, cli, smoke
+from xlabml.commands.command_line import files_first, sets_model
 from xlabml.commands.errors import UsageError
 from xlabml.commands.files import read_settings
 from xlabml.commands.groups import CALLBACKS, GROUPS
@@ -78,6 +79,24 @@ def test_parsing_opens_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     assert found.values.model.class_path == f'xlabml.models.{DEFAULT.__name__}'
     assert found.values.trainer.precision == found.values.checkpoint.monitor == 'auto'
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ('typed', 'is_said'),
+    [
+        (['--model=XLabModel'], True),
+        (['--model', 'XLabModel'], True),
+        (['--model.tied=false'], True),
+        (['-c', 'task.yaml'], True),
+        (['-cdata.yaml'], False),
+        (['--modelling=1', '--data.max_len=32'], False),
+    ],
+)
+def test_a_line_says_which_task_it_is_for_by_a_flag_or_a_file(typed, is_said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('task.yaml').write_text('model: {tied: true}\n')
+    Path('data.yaml').write_text('data: {max_len: 32}\n')
+    assert sets_model(files_first(['test', *typed])) == is_said
 
 
 def test_what_is_auto_is_resolved_in_other_settings():

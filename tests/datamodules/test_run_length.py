@@ -3,7 +3,7 @@
 import pytest
 
 from xlabml.datamodules import XLabDataModule
-from xlabml.datamodules.run_length import StepSize
+from xlabml.datamodules.run_length import GroupSize, StepSize
 
 
 def test_the_last_step_is_whole():
@@ -28,3 +28,13 @@ def test_micro_batches_share_out_a_step():
     assert StepSize(16, 128, 32, 2).accumulation == 2
     with pytest.raises(ValueError, match=r'batch_tokens is 128, 8 rows of 16, .* 3 device.* make it a multiple of 96'):
         _ = StepSize(16, 128, 32, 3).accumulation
+
+
+def test_a_step_of_groups_is_one_batch_on_each_device():
+    size = GroupSize(12, 3)
+    assert (size.per_step, size.per_batch, size.accumulation) == (12, 4, 1)
+    assert [size.steps(n_groups) for n_groups in (0, 1, 12, 13)] == [0, 1, 1, 2]
+    with pytest.raises(ValueError, match=r'batch_groups is 12, which cannot be dealt to 5 devices; .* such as 10'):
+        _ = GroupSize(12, 5).accumulation
+    with pytest.raises(ValueError, match='1,000 tokens are no number of steps here'):
+        size.steps_of_tokens(1000)

@@ -139,8 +139,7 @@ def test_a_cache_of_one_window_says_that_training_will_wait(build, capsys):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'weights': [1.0]}, r'data\.weights is set, but a stream gives what its sources hold'),
-        ({'max_source_epochs': [1.0]}, r'data\.max_source_epochs is set, but a stream'),
+        ({'max_source_epochs': [1.0]}, r'data\.max_source_epochs is set, but a stream without data\.weights'),
         ({'near_duplicates': NearDuplicates()}, r'data\.near_duplicates is set, but a stream'),
     ],
 )

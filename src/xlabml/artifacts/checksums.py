@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
@@ -55,14 +55,21 @@ class Place(NamedTuple):
     start: int
 
 
+@runtime_checkable
+class Writable(Protocol):
+    """What bytes can be written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
 class SealedArchive:
-    """Passes a zip archive on to a file, with its checksum as a comment.
+    """Writes a zip archive to a file, with its checksum as a comment.
 
     Args:
-        file: Where it goes; only its `write` is called.
+        file: The file; only its `write` is called.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Writable) -> None:
         self._file = file
         self._hash = xxhash.xxh3_128()
         self._held = b''
@@ -93,7 +100,7 @@ class SealedArchive:
     def flush(self) -> None:
         """Nothing: torch asks for it before the archive has its end."""
 
-    def _pass_on(self, data: Any) -> None:
+    def _pass_on(self, data: bytes | memoryview) -> None:
         if len(data):
             self._hash.update(data)
             self._file.write(data)
@@ -153,7 +160,7 @@ def compare(path: Path) -> bool:
 
 @contextlib.contextmanager
 def compared(path: Path) -> Iterator[bool]:
-    """While a file is read, compare it with its checksum; what is wrong with it counts more than what its reader says.
+    """While a file is read, compare it with its checksum; a wrong checksum is reported before an error of its reader.
 
     Yields:
         Whether it has one.

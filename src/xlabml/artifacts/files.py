@@ -1,5 +1,5 @@
-"""Files written beside their place and renamed, so that a reader finds the old one or the new one; and the parts that a
-killed process leaves behind, removed by the next one."""
+"""Files written atomically: beside their place, then renamed, so that a reader finds the old one or the new one; and
+the parts that a killed process leaves behind, removed by the next one."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ _MAX_AGE_SECONDS = 24 * 3600
 
 @contextlib.contextmanager
 def part(path: Path) -> Iterator[Path]:
-    """A name beside a path to write to before renaming: `.NAME.PID.part`; whatever happens, it does not stay.
+    """A name beside a path to write to before renaming: `.NAME.PID.part`; it is removed in any case.
 
     The file is there, empty and locked, while the block runs: `sweep` of another process lets it be.
 
@@ -56,7 +56,7 @@ def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
 
 
 def put(beside: Path, path: Path, sync: bool = False) -> None:
-    """Give a file that is whole its name, in the place of one that has it.
+    """Rename a finished file to its final name, replacing one that has it.
 
     Args:
         beside: Where the file is, in the same folder.

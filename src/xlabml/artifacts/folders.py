@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written beside, renamed when finished, by one process at a time; and the flat
+"""Folders written atomically: built beside their place and renamed, by one process at a time; and the flat
 arrays in them, hashed as they are written."""
 
 import contextlib
@@ -9,13 +9,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .hashes import short_hash
 from .locks import if_free, only_one
-from .manifests import MANIFEST, write_manifest
+from .manifests import MANIFEST, Manifest, Written, write_manifest
 
 __all__ = [
     'MANIFEST',
@@ -46,7 +47,7 @@ class ArrayFile:
         sync: Whether it is on the disk, not on its way there, once it is closed.
     """
 
-    def __init__(self, path: Path, dtype: Any, sync: bool = True) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, sync: bool = True) -> None:
         self.path = path
         self.dtype = np.dtype(dtype)
         self.sync = sync
@@ -61,7 +62,7 @@ class ArrayFile:
         self._hash.update(data)
         self._n_bytes += len(data)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Written:
         """Finish the file, and describe it for the manifest."""
         self._file.flush()
         if self.sync:
@@ -83,14 +84,14 @@ class ArrayFiles:
         sync: Whether they are on the disk once they are closed.
     """
 
-    def __init__(self, folder: Path, dtypes: Mapping[str, Any], sync: bool = True) -> None:
+    def __init__(self, folder: Path, dtypes: Mapping[str, DTypeLike], sync: bool = True) -> None:
         self._files = {name: ArrayFile(folder / f'{name}.bin', dtype, sync) for name, dtype in dtypes.items()}
 
     def append(self, **values: np.ndarray | bytes) -> None:
         for name, value in values.items():
             self._files[name].append(value)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> dict[str, Written]:
         return {name: file.close() for name, file in self._files.items()}
 
     def __enter__(self) -> 'ArrayFiles':
@@ -103,7 +104,7 @@ class ArrayFiles:
 
 def build_folder(
     folder: Path,
-    build: Callable[[Path], dict[str, Any]],
+    build: Callable[[Path], Manifest],
     is_ready: Callable[[], bool],
     resumable: bool = False,
     say: Callable[[str], None] | None = None,
@@ -112,7 +113,7 @@ def build_folder(
 
     Args:
         folder: Where it shall be.
-        build: Fills the folder that it is given, and returns the manifest.
+        build: Fills a folder, and returns its manifest.
         is_ready: Whether what is there will do; asked under the lock. What will not do is replaced.
         resumable: Whether build continues with what an interrupted one left in its folder. It is kept then, but not
             after a ValueError: what was wrong has to change first.
@@ -178,7 +179,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def put_folder(beside: Path, folder: Path) -> None:
-    """Give a folder that is whole its name, in the place of one that has it."""
+    """Rename a finished folder to its final name, replacing one that has it."""
     remove(folder)
     beside.rename(folder)
 

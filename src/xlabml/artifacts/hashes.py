@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 
 def hash_file(path: str | Path) -> str:
@@ -17,6 +16,6 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def short_hash(value: Any) -> str:
+def short_hash(value: object) -> str:
     """A name of 16 letters for plain values: the start of their SHA-256."""
     return hash_bytes(json.dumps(value, sort_keys=True).encode())[:16]

@@ -5,10 +5,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 if sys.platform != 'win32':
     import fcntl
+
+
+@runtime_checkable
+class _Lock(Protocol):
+    def acquire(self, timeout: float | None = None) -> object: ...
+
+    def release(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -52,7 +59,7 @@ def if_free(lock: Path) -> Iterator[bool]:
         held.release()
 
 
-def _file_lock(path: Path) -> Any:
+def _file_lock(path: Path) -> _Lock:
     import filelock  # late: importing it takes longer than the tokenizer does, which locks nothing
 
     return filelock.FileLock(path)

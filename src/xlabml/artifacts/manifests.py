@@ -1,4 +1,4 @@
-"""What a folder of the cache says of the arrays in it: written atomically, and read as what a stranger wrote.
+"""The manifest of a folder in the cache, which describes its arrays: written atomically, and read as untrusted.
 
 Nothing is opened, mapped or touched by what a manifest says: which files there are, which numbers they hold and how
 many of them is known here, and a manifest that says anything else is refused.
@@ -9,12 +9,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from jaxtyping import Int64
+from numpy.typing import DTypeLike
 
 from xlabml.errors import DataError
+from xlabml.plain import Plain
 
 from .files import write_text
 from .hashes import hash_file
@@ -26,8 +28,21 @@ _CHUNK_VALUES = 1 << 20
 _FILE = {'bytes': int, 'modified': int, 'sha256': str}
 
 
+class Written(TypedDict):
+    """What a manifest says of a file."""
+
+    dtype: str
+    bytes: int
+    modified: int
+    sha256: str
+
+
+Manifest: TypeAlias = dict[str, Any]
+"""Values by their keys, once `read_manifest` has held them against the forms of their `Kind`, which no type names."""
+
+
 class Kind(NamedTuple):
-    """What a manifest has to say.
+    """The form of a manifest.
 
     Args:
         format: The only one that is read.
@@ -39,13 +54,13 @@ class Kind(NamedTuple):
     """
 
     format: int
-    dtypes: Mapping[str, tuple[Any, ...]]
-    values: Mapping[str, Any]
-    sizes: Callable[[dict[str, Any]], dict[str, int]] = lambda manifest: {}
+    dtypes: Mapping[str, tuple[DTypeLike, ...]]
+    values: Mapping[str, object]
+    sizes: Callable[[Manifest], dict[str, int]] = lambda manifest: {}
     optional: frozenset[str] = frozenset()
 
 
-def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
+def find_misfit(value: object, form: object, name: str = '') -> str | None:
     """Where a plain value is not of a form, for people; None where it is.
 
     A form is `object` (anything), `int` (0 to 2⁶²), `str` (that UTF-8 can write), `dict` or `list` (any), `[form]` (a
@@ -54,7 +69,7 @@ def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
     """
     if isinstance(form, type | frozenset):
         return None if _is_one(value, form) else f'{name or "it"} is {_show(value)}'
-    pairs: Iterator[tuple[Any, Any, str]]
+    pairs: Iterator[tuple[object, object, str]]
     if isinstance(form, list | tuple):
         if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
             return f'{name} is {_show(value)}'
@@ -63,6 +78,7 @@ def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
     else:
         if not isinstance(value, dict):
             return f'{name or "it"} is {_show(value)}'
+        assert isinstance(form, Mapping)
         allowed = next(iter(form), None)
         if isinstance(allowed, frozenset):
             if unknown := [key for key in value if key not in allowed]:
@@ -75,18 +91,18 @@ def find_misfit(value: Any, form: Any, name: str = '') -> str | None:
     return next((misfit for item, one, where in pairs if (misfit := find_misfit(item, one, where))), None)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     """Write a folder's manifest atomically."""
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + '\n')
 
 
-def read_manifest(folder: Path, kind: Kind, identity: Any = None) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: Kind, identity: Plain = None) -> Manifest:
     """The manifest of a folder, once its files have the sizes and times that it says.
 
     Where only a time differs (the folder was copied), the content is compared once, and the time set right.
 
     Args:
-        kind: What it has to say.
+        kind: Its form.
         identity: Plain values that its `identity` must equal; None: any.
 
     Raises:
@@ -133,13 +149,13 @@ def read_json(path: Path, what_to_do: str) -> Any:
         raise DataError(f'{path} was changed by hand or is broken ({error}); {what_to_do}') from None
 
 
-def check_content(folder: Path, name: str, written: Mapping[str, Any]) -> None:
+def check_content(folder: Path, name: str, written: Written) -> None:
     """Raise ValueError if a file's content is not what its manifest says."""
     if hash_file(folder / f'{name}.bin') != written['sha256']:
         raise DataError(f'{folder / name}.bin is not what {MANIFEST} says (its content changed); {remedy(folder)}')
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
     """Read all files of a folder; raise ValueError if the content of one is not what its manifest says."""
     for name, written in manifest['files'].items():
         check_content(folder, name, written)
@@ -181,7 +197,7 @@ def wrong_values(folder: Path, name: str, what: str) -> DataError:
     return DataError(f'{folder / name}.bin is not as xlabml writes it: its values are {what}; {remedy(folder)}')
 
 
-def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:
+def map_array(folder: Path, name: str, manifest: Manifest) -> np.ndarray:
     """A file of a folder whose manifest was read, as an array: no value is read until it is used."""
     written = manifest['files'][name]
     if not written['bytes']:
@@ -190,26 +206,27 @@ def map_array(folder: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarra
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a folder that is not as it was written."""
+    """The advice for a folder that is not as it was written."""
     return f'delete {folder}, and it is prepared anew'
 
 
-def count_values(manifest: Mapping[str, Any], name: str) -> int:
+def count_values(manifest: Manifest, name: str) -> int:
     """How many numbers an array has."""
     written = manifest['files'][name]
     return written['bytes'] // np.dtype(written['dtype']).itemsize
 
 
-def _find_misfit(manifest: Any, kind: Kind, identity: Any) -> str | None:
+def _find_misfit(found: object, kind: Kind, identity: Plain) -> str | None:
+    manifest: Manifest = found if isinstance(found, dict) else {}
     names = {name: frozenset(np.dtype(dtype).str for dtype in kind.dtypes[name]) for name in kind.dtypes}
-    files: Any = manifest.get('files') if isinstance(manifest, dict) else None
-    there = list(files) if isinstance(files, dict) else []
+    files = manifest['files'] if isinstance(manifest.get('files'), dict) else {}
+    there = list(files)
     if unknown := [name for name in there if name not in names]:
         return f'files has {_show(unknown[0])}'
     forms = {
         name: {'dtype': dtypes, **_FILE} for name, dtypes in names.items() if name in there or name not in kind.optional
     }
-    misfit = find_misfit(manifest, {'format': frozenset({kind.format}), 'files': forms, **kind.values})
+    misfit = find_misfit(found, {'format': frozenset({kind.format}), 'files': forms, **kind.values})
     if misfit is not None:
         return misfit
     if identity is not None and manifest.get('identity') != json.loads(json.dumps(identity)):
@@ -223,7 +240,7 @@ def _find_misfit(manifest: Any, kind: Kind, identity: Any) -> str | None:
     return None
 
 
-def _is_one(value: Any, form: type | frozenset) -> bool:
+def _is_one(value: object, form: type | frozenset) -> bool:
     if isinstance(form, frozenset):
         return isinstance(value, str | int) and any(value == one and type(value) is type(one) for one in form)
     if form is int:
@@ -237,7 +254,7 @@ def _is_one(value: Any, form: type | frozenset) -> bool:
     return True
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     """A value for an error message, cut."""
     text = ascii(value) if isinstance(value, str | int | float | bool | None) else f'a {type(value).__name__}'
     return text if len(text) <= 80 else f'{text[:80]}…'

@@ -8,6 +8,7 @@ known here.
 from .contents import (
     Contents,
     Part,
+    Saved,
     SavedRun,
     imported,
     pack_data,
@@ -28,6 +29,7 @@ __all__ = [
     'Contents',
     'Export',
     'Part',
+    'Saved',
     'SavedRun',
     'best_name',
     'by_step',

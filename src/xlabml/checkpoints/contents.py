@@ -1,5 +1,4 @@
-"""What a checkpoint contains, and the keys of it: no other file reads or writes them (schema.py says what each may
-hold).
+"""The contents and the keys of a checkpoint: no other file reads or writes them (schema.py checks their values).
 
 In memory a checkpoint is the dictionary that Lightning writes and restores from. Some keys are Lightning's; ours stand
 beside them. `Contents.of` reads the dictionary, and the functions below write the parts of it that are ours, each from
@@ -7,13 +6,13 @@ a hook of Lightning's.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from xlabml.errors import CheckpointError
-from xlabml.plain import Plain
+from xlabml.plain import Plain, PlainDict
 
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
@@ -44,6 +43,9 @@ DATA_NAME = 'datamodule_hparams_name'
 EXPORTED = (VERSION, EPOCH, STEP, TASK, TASK_NAME, DATA, DATA_NAME, NETWORK, FACTS)
 """Plain values that an exported file has beside its tensors."""
 
+Saved: TypeAlias = dict[str, Any]
+"""What Lightning writes and restores from, or a part of it: plain values and tensors, whose kinds schema.py checks."""
+
 _OURS = frozenset(
     {WEIGHTS, TASK, DATA, DATA_STATE, NETWORK, FACTS, REMOVED, GUARDS, SETTINGS, RUN_FOLDER, RUN_ID, BEST, FORMAT}
 )
@@ -58,21 +60,21 @@ class Part(NamedTuple):
     """
 
     class_path: str
-    arguments: dict[str, Any]
+    arguments: PlainDict
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> 'Part':
+    def of(cls, arguments: Mapping[str, Plain]) -> 'Part':
         """The part of hyper-parameters, among which `settings.keep_arguments` keeps the class."""
         rest = dict(arguments)
-        return cls(rest.pop(CLASS, ''), rest)
+        return cls(str(rest.pop(CLASS, '')), rest)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> PlainDict:
         """The part as settings have it."""
         return {'class_path': self.class_path, 'init_args': self.arguments}
 
 
 class SavedRun(NamedTuple):
-    """What a checkpoint says of the run that wrote it.
+    """The run that wrote a checkpoint.
 
     Args:
         settings: The resolved settings; {} where it does not have them.
@@ -81,7 +83,7 @@ class SavedRun(NamedTuple):
         best: Name of the file that was the best then; None: there was none.
     """
 
-    settings: dict[str, Any]
+    settings: PlainDict
     folder: str | None
     id: str | None
     best: str | None
@@ -93,7 +95,7 @@ class Contents(NamedTuple):
     Args:
         task: The task's class and arguments.
         network: The head's class and arguments, from which the network is built without the task; None: not known.
-        facts: What only the data told (classes and their order).
+        facts: Plain values found in the data (classes and their order), or added by the task.
         data: The data module's arguments.
         weights: Tensors of the task, by name.
         tokenizer: Bytes of the tokenizer, as a uint8 tensor; None: the run had no tokenizer.
@@ -106,19 +108,19 @@ class Contents(NamedTuple):
 
     task: Part
     network: Part | None
-    facts: dict[str, Any]
-    data: dict[str, Any]
+    facts: PlainDict
+    data: PlainDict
     weights: dict[str, Tensor]
     tokenizer: Tensor | None
-    place: dict[str, Any]
-    guards: dict[str, Any]
+    place: Saved
+    guards: Saved
     run: SavedRun
-    training: dict[str, Any]
-    removed: dict[str, Any]
+    training: Saved
+    removed: PlainDict
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
-        """The contents of a checkpoint in memory; what is missing is empty."""
+        """The contents of a checkpoint in memory; missing parts are empty."""
         network = checkpoint.get(NETWORK)
         place = dict(checkpoint.get(DATA_STATE, {}))
         return cls(
@@ -150,12 +152,12 @@ class Contents(NamedTuple):
         """The weights that training resumes with, where `weights` are an average of them; None: `weights` are."""
         return self.training.get(TRAINED_WEIGHTS)
 
-    def callback_state(self, key: str) -> dict[str, Any]:
+    def callback_state(self, key: str) -> Saved:
         """The state of a callback, by its class name; {} where it had none."""
         return self.training.get(CALLBACKS, {}).get(key, {})
 
     @property
-    def optimizers(self) -> list[dict[str, Any]]:
+    def optimizers(self) -> list[Saved]:
         """The states of the optimizers; none in an exported file."""
         return self.training.get(OPTIMIZERS, [])
 
@@ -182,7 +184,7 @@ class Contents(NamedTuple):
         return self.require_tokenizer().numpy().tobytes()
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     """A text that is not empty; None for anything else."""
     return value if isinstance(value, str) and value else None
 
@@ -215,10 +217,8 @@ def imported(
 # Writing, from Lightning's hooks.
 
 
-def put_task(
-    checkpoint: dict[str, Any], network: Part | None, guards: Mapping[str, Any], facts: Mapping[str, Plain]
-) -> None:
-    """Add what a task saves beside its weights and arguments; Lightning's progress of loops is left out.
+def put_task(checkpoint: Saved, network: Part | None, guards: Mapping[str, object], facts: Mapping[str, Plain]) -> None:
+    """Add the values that a task saves beside its weights and arguments; Lightning's loop progress is left out.
 
     Args:
         checkpoint: To be saved.
@@ -234,28 +234,29 @@ def put_task(
         checkpoint[NETWORK] = network.settings()
 
 
-def put_run(checkpoint: dict[str, Any], settings: dict[str, Any], folder: str, run_id: str) -> None:
+def put_run(checkpoint: Saved, settings: PlainDict, folder: str, run_id: str) -> None:
     """Add the settings, the folder and the number of the run that saves."""
     checkpoint.update({SETTINGS: settings, RUN_FOLDER: folder, RUN_ID: run_id})
 
 
-def put_best(checkpoint: dict[str, Any], name: str | None) -> None:
+def put_best(checkpoint: Saved, name: str | None) -> None:
     """Add the name of the best file so far; None: there is none."""
     checkpoint[BEST] = name
 
 
-def put_callback(checkpoint: dict[str, Any], key: str, **values: Any) -> None:
+def put_callback(checkpoint: Saved, key: str, **values: object) -> None:
     """Set values in the state of a callback, by its class name."""
     checkpoint[CALLBACKS][key] = {**checkpoint[CALLBACKS].get(key, {}), **values}
 
 
-def pack_data(tokenizer: bytes, place: Mapping[str, Any]) -> dict[str, Any]:
+def pack_data(tokenizer: bytes, place: Mapping[str, object]) -> Saved:
     """The state of the data module, as Lightning saves it."""
     return {TOKENIZER: torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8), **place}
 
 
-def unpack_data(state: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def unpack_data(state: Mapping[str, object]) -> tuple[bytes, Saved]:
     """The tokenizer's bytes, and the place, from the state of a data module."""
     place = dict(state)
-    tokenizer: Tensor = place.pop(TOKENIZER)
+    tokenizer = place.pop(TOKENIZER)
+    assert isinstance(tokenizer, Tensor)
     return tokenizer.numpy().tobytes(), place

@@ -1,4 +1,4 @@
-"""What a user types -> the path of a checkpoint: a file, `last` or `best`."""
+"""A file, `last` or `best`, as the user types it -> the path of a checkpoint."""
 
 import contextlib
 import re
@@ -13,18 +13,18 @@ _WRITTEN = re.compile(r'step=(\d{1,18})(-[\w.+-]+=[\w.+-]+)?\.ckpt')
 
 
 def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}') -> Path:
-    """Turn what a user typed into the path of a checkpoint.
+    """Find the checkpoint that a user typed.
 
     Args:
         ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one, or `best`:
             the best of that run.
         root: The folder that holds `logs`.
-        class_path: Look only at runs of this task.
+        class_path: The task whose runs count; None: any.
         typed: How another path is typed in its place, `--ckpt_path {}` for example.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A checkpoint that must be looked into cannot be read; another one of its run is named.
+        ValueError: A checkpoint that has to be opened cannot be read; another one of its run is named.
     """
     if ckpt not in ('last', 'best'):
         return require_file(Path(ckpt))
@@ -84,7 +84,7 @@ def _place(file: Path) -> tuple[int, bool, bool, float, str]:
 
 
 def written_step(name: str) -> int | None:
-    """The step of a file that `fit` has written, from its bare name; None: no such name."""
+    """The step of a file that `fit` has written, from its bare name; None: the name has no step."""
     found = _WRITTEN.fullmatch(name)
     return None if found is None else int(found[1])
 
@@ -115,11 +115,11 @@ def best_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def naming_another(asked: str, path: Path, typed: str = '{}') -> Iterator[None]:
-    """While this lasts, what is wrong with a checkpoint that `last` or `best` stood for names another one of its run.
+    """While this lasts, errors about a checkpoint that `last` or `best` stood for name another one of its run.
 
     Args:
-        asked: What the user typed; nothing is added where it is a path.
-        path: What it stood for.
+        asked: The value that the user typed; errors about a path stay as they are.
+        path: The checkpoint that it stood for.
         typed: How another path is typed in its place.
     """
     try:

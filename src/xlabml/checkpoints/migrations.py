@@ -6,11 +6,10 @@ arguments; those that were set are listed, since such a run cannot be resumed.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from xlabml.moved import without_removed
 
-from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS
+from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
 
 FORMAT = 4
 """The format that this version writes."""
@@ -20,7 +19,7 @@ _HEAD_ARGUMENTS = ('n_vocab', 'max_len', 'trunk', 'tied', 'head_bias', 'logit_ca
 """The only network that there was in format 2, and the arguments of its task which it was built from."""
 
 
-def _name_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _name_network(checkpoint: Saved) -> Saved:
     """Rename the weights, averaged ones and trained ones; optimizer state goes by position."""
     renamed = dict(checkpoint)
     for key in (WEIGHTS, TRAINED_WEIGHTS):
@@ -36,7 +35,7 @@ def _of_network(name: str) -> str:
     return f'network.{name.removeprefix("model.")}' if name.startswith('model.') else name
 
 
-def _describe_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _describe_network(checkpoint: Saved) -> Saved:
     """Say how the network is built, where the task's arguments say it."""
     arguments = checkpoint.get(TASK)
     if NETWORK in checkpoint or not isinstance(arguments, dict) or not {'n_vocab', 'max_len'} <= set(arguments):
@@ -45,7 +44,7 @@ def _describe_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**checkpoint, NETWORK: {'class_path': _HEAD, 'init_args': known}}
 
 
-def _list_removed(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _list_removed(checkpoint: Saved) -> Saved:
     """Take settings that are gone out of the data's arguments."""
     arguments = checkpoint.get(DATA)
     if not isinstance(arguments, dict):
@@ -54,7 +53,7 @@ def _list_removed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**checkpoint, DATA: kept, **({REMOVED: was_set} if was_set else {})}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+MIGRATIONS: dict[int, Callable[[Saved], Saved]] = {
     1: _name_network,
     2: _describe_network,
     3: _list_removed,

@@ -6,7 +6,6 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +17,7 @@ from xlabml.moved import why_removed
 from xlabml.untrusted.archive import check_archive
 
 from . import migrations, schema
-from .contents import DATA_STATE, FORMAT, WEIGHTS, Contents
+from .contents import DATA_STATE, FORMAT, WEIGHTS, Contents, Saved
 from .contents import TOKENIZER as TOKENIZER_KEY
 
 TOKENIZER = f'{DATA_STATE}.{TOKENIZER_KEY}'
@@ -28,7 +27,7 @@ METADATA = 'xlabml'  # safetensors shuffles several entries, and the file's hash
 _REMEDY = 'give a .ckpt file that fit has written, or a file that export-checkpoint has'
 
 
-def read(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict[str, Any]:
+def read(path: str | Path, map_location: str | torch.device | None = 'cpu') -> Saved:
     """Open a training checkpoint or an exported file, as Lightning restores from it; its content tells which it is.
 
     Args:
@@ -58,7 +57,7 @@ def look(path: Path) -> Contents:
 
 
 def require_whole(contents: Contents, path: str | Path, training: bool) -> None:
-    """Refuse a checkpoint that lacks what a trainer is restored from.
+    """Refuse a checkpoint that lacks values which a trainer is restored from.
 
     Args:
         contents: Of the file.
@@ -79,7 +78,7 @@ def require_whole(contents: Contents, path: str | Path, training: bool) -> None:
         raise CheckpointError(f'{path} is no whole checkpoint: {error}; {_REMEDY}') from error
 
 
-def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> dict[str, Any]:
+def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> Saved:
     """Read all of a file, compared with its checksum; or, mapped, its settings alone, compared with the archive's."""
     with require_file(path).open('rb') as file:
         head = file.read(9)
@@ -92,13 +91,13 @@ def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> d
                 f'{path} is cut short, or damaged ({size} bytes); copy it again, or choose another checkpoint'
             )
         with contextlib.nullcontext(True) if mmap else checksums.compared(path) as has_checksum:
-            checkpoint = _read_zip(path, map_location, mmap)
+            found = _read_zip(path, map_location, mmap)
     elif head[8:] == b'{':
         has_checksum = checksums.compare(path)
-        checkpoint = _read_safetensors(path, map_location)
+        found = _read_safetensors(path, map_location)
     else:
         raise CheckpointError(f'{path} is no checkpoint; {_REMEDY}')
-    checkpoint = _migrate(checkpoint, path)
+    checkpoint = _migrate(found, path)
     if not has_checksum:
         checksums.note_old(path)
     return checkpoint
@@ -111,7 +110,7 @@ def _is_archive(path: Path) -> bool:
         return False
 
 
-def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
+def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> object:
     why = 'cannot be read'
     try:
         try:
@@ -128,7 +127,7 @@ def _read_zip(path: Path, map_location: str | torch.device, mmap: bool) -> Any:
         raise CheckpointError(f'{path} is no checkpoint of xlabml: it {why}; {_REMEDY}') from error
 
 
-def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
+def _read_safetensors(path: Path, map_location: str | torch.device) -> object:
     try:
         with safe_open(path, 'pt', str(map_location)) as file:
             metadata = file.metadata() or {}
@@ -152,8 +151,9 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> Any:
     return {**values, WEIGHTS: tensors, **own}
 
 
-def _migrate(checkpoint: Any, path: Path) -> dict[str, Any]:
-    number = checkpoint.get(FORMAT) if isinstance(checkpoint, dict) else None
+def _migrate(found: object, path: Path) -> Saved:
+    checkpoint: Saved = found if isinstance(found, dict) else {}
+    number = checkpoint.get(FORMAT)
     if not isinstance(number, int) or isinstance(number, bool):
         raise CheckpointError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
     if number > migrations.FORMAT:

@@ -5,7 +5,6 @@ Values beside these are those of a user's own hooks: plain values and tensors, w
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from xlabml import bounds
 from xlabml.untrusted.kinds import (
     Check,
     WrongError,
+    by_name,
     count,
     flag,
     items,
@@ -38,11 +38,11 @@ _MAX_TOKENIZER_BYTES = 1 << 30
 _SPREAD_BYTES = 1 << 20
 
 
-def check(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that holds what none of ours does.
+def check(checkpoint: Mapping[str, object]) -> None:
+    """Refuse a checkpoint whose keys or values are not those that ours have.
 
     Raises:
-        ValueError: Names the key, and what is wrong with it.
+        ValueError: Names the key and the error.
     """
     _check_values(checkpoint, '', _MAX_VALUES)
     for name in (keys.TASK, keys.DATA, keys.NETWORK, keys.FACTS, keys.SETTINGS):
@@ -55,19 +55,19 @@ def check(checkpoint: Mapping[str, Any]) -> None:
     for name, value in checkpoint.items():
         if name in _KEYS:
             _KEYS[name](value, name)
-    if not isinstance(checkpoint[keys.TASK].get(keys.CLASS), str):
+    if not isinstance(by_name(checkpoint[keys.TASK], keys.TASK).get(keys.CLASS), str):
         raise WrongError(f'{keys.TASK} does not say of which task it is ({keys.CLASS})')
 
 
 def check_complete(contents: keys.Contents, training: bool) -> None:
-    """Refuse a checkpoint that lacks what a run is restored from.
+    """Refuse a checkpoint that lacks values which a run is restored from.
 
     Args:
         contents: Of one that `check` has passed.
         training: Whether a run resumes; else it is evaluated.
 
     Raises:
-        ValueError: Names what is missing.
+        ValueError: Names the missing key.
     """
     for name in (keys.STEP, keys.VERSION, *(_OF_TRAINING if training else ())):
         if name not in contents.training:
@@ -80,7 +80,7 @@ def check_complete(contents: keys.Contents, training: bool) -> None:
             raise WrongError(f'{keys.DATA_STATE}.step is {contents.place["step"]}, but {keys.STEP} {contents.step}')
 
 
-def check_export(values: Any) -> None:
+def check_export(values: object) -> None:
     """Refuse the settings of an exported file where they are none, or those of a training checkpoint."""
     if not isinstance(values, dict):
         raise WrongError('its settings are no JSON object')
@@ -89,9 +89,9 @@ def check_export(values: Any) -> None:
             raise WrongError(f'{name} is there, which no exported file has')
 
 
-def _check_values(values: Any, name: str, most: int) -> None:
+def _check_values(values: object, name: str, most: int) -> None:
     """Every value, to the innermost: plain values and tensors, not too many, not nested too deep."""
-    todo: list[tuple[Any, str, int]] = [(values, name, 0)]
+    todo: list[tuple[object, str, int]] = [(values, name, 0)]
     n_values = 0
     while todo:
         value, where, depth = todo.pop()
@@ -141,7 +141,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _version(value: Any, where: str) -> None:
+def _version(value: object, where: str) -> None:
     if (
         not isinstance(value, str)
         or len(value) > 60
@@ -150,7 +150,7 @@ def _version(value: Any, where: str) -> None:
         refuse(value, where, 'the version of Lightning that wrote it, 2 or later')
 
 
-def _weights(value: Any, where: str) -> None:
+def _weights(value: object, where: str) -> None:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         refuse(value, where, 'tensors by name')
     for name, tensor in value.items():
@@ -158,51 +158,51 @@ def _weights(value: Any, where: str) -> None:
             refuse(tensor, f'{where}.{name}', 'a tensor')
 
 
-def _tokenizer(value: Any, where: str) -> None:
-    is_bytes = isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
-    if not is_bytes or not 0 < value.numel() <= _MAX_TOKENIZER_BYTES:
-        shown = (
-            f'a tensor of {value.dtype}, {tuple(value.shape)}' if isinstance(value, Tensor) else type(value).__name__
-        )
-        raise WrongError(f'{where} is {shown}; it must be the bytes of a tokenizer, a uint8 tensor of one axis')
+def _tokenizer(value: object, where: str) -> None:
+    shown = type(value).__name__
+    if isinstance(value, Tensor):
+        if value.dtype == torch.uint8 and value.dim() == 1 and 0 < value.numel() <= _MAX_TOKENIZER_BYTES:
+            return
+        shown = f'a tensor of {value.dtype}, {tuple(value.shape)}'
+    raise WrongError(f'{where} is {shown}; it must be the bytes of a tokenizer, a uint8 tensor of one axis')
 
 
-def _numbers(value: Any, where: str) -> None:
+def _numbers(value: object, where: str) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() != 1:
         refuse(value, where, 'a tensor of numbers, of one axis')
 
 
-def _state(value: Any, where: str) -> None:
+def _state(value: object, where: str) -> None:
     """The state of one parameter, in an optimizer."""
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         refuse(value, where, 'values by name')
 
 
-def _optimizer(value: Any, where: str) -> None:
-    mapping(needed=('state', 'param_groups'))(value, where)
-    if not isinstance(value['state'], dict) or not all(type(i) is int for i in value['state']):
-        refuse(value['state'], f'{where}.state', 'a mapping of the numbers of parameters')
-    for i, state in value['state'].items():
+def _optimizer(value: object, where: str) -> None:
+    values = by_name(value, where, ('state', 'param_groups'))
+    states = values['state']
+    if not isinstance(states, dict) or not all(type(i) is int for i in states):
+        refuse(states, f'{where}.state', 'a mapping of the numbers of parameters')
+    for i, state in states.items():
         _state(state, f'{where}.state.{i}')
     group = mapping({'params': items(count)}, needed=('params',))
-    items(group)(value['param_groups'], f'{where}.param_groups')
+    items(group)(values['param_groups'], f'{where}.param_groups')
 
 
-def _step_or_place(value: Any, where: str) -> None:
+def _step_or_place(value: object, where: str) -> None:
     (items(count, 2) if isinstance(value, list) else count)(value, where)
 
 
-def _sources(value: Any, where: str) -> None:
-    items(items(text, 2))(value['sources'], f'{where}.sources')
-    items(count, len(value['sources']))(value['n_documents'], f'{where}.n_documents')
-
-
-def _data(value: Any, where: str) -> None:
+def _data(value: object, where: str) -> None:
     mapping({'settings': plain_mapping, 'unit': text}, needed=('sources', 'n_documents', 'settings'))(value, where)
-    _sources(value, where)
+    values = by_name(value, where)
+    sources = values['sources']
+    items(items(text, 2))(sources, f'{where}.sources')
+    n_sources = len(sources) if isinstance(sources, list | tuple) else None
+    items(count, n_sources)(values['n_documents'], f'{where}.n_documents')
 
 
-def _part(value: Any, where: str) -> None:
+def _part(value: object, where: str) -> None:
     mapping({'class_path': text, 'init_args': plain_mapping}, needed=('class_path',))(value, where)
 
 
@@ -250,11 +250,12 @@ _KEYS: dict[str, Check] = {
             'pass': count,
             'rows': text,
             'skipped': items(items(_step_or_place, 4)),
+            'windows': items(items(count)),
             'data': _data,
         },
         needed=(keys.TOKENIZER,),
     ),
 }
-"""What is known of a key's value."""
+"""The check of each key's value."""
 
 _OF_TRAINING = (keys.EPOCH, keys.OPTIMIZERS, keys.SCHEDULES, keys.CALLBACKS)

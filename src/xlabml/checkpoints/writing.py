@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,17 +12,17 @@ from xlabml.artifacts import checksums
 from xlabml.artifacts.hashes import hash_bytes
 
 from . import migrations
-from .contents import FORMAT
+from .contents import FORMAT, Saved
 
 
-def dump(checkpoint: dict[str, Any], file: Any) -> None:
+def dump(checkpoint: Saved, file: checksums.Writable) -> None:
     """Write a checkpoint into an open file, as `write` does, with its checksum; only the file's `write` is called."""
     archive = checksums.SealedArchive(file)
     torch.save({**checkpoint, **header()}, archive)  # type: ignore[arg-type]
     archive.seal()
 
 
-def write(checkpoint: dict[str, Any], path: str | Path) -> None:
+def write(checkpoint: Saved, path: str | Path) -> None:
     """Save a checkpoint, or leave the path as it was.
 
     Raises:
@@ -38,7 +37,7 @@ def write(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def unpack_tokenizer(data: bytes, folder: Path) -> Path:
-    """Put a tokenizer's model file into a folder of the cache, under its hash.
+    """Write a tokenizer's model file into a folder of the cache, named by its hash.
 
     Raises:
         OSError: It cannot be written.
@@ -55,7 +54,7 @@ def unpack_tokenizer(data: bytes, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def part_of(path: Path) -> Iterator[Path]:
-    """A name beside a path to write to before renaming; whatever happens, it does not stay."""
+    """A name beside a path to write to before renaming; it is removed in any case."""
     try:
         with artifacts.part(path) as part:
             yield part
@@ -70,6 +69,6 @@ def part_of(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def header() -> dict[str, Any]:
-    """What says that a file is ours, and of which format."""
+def header() -> dict[str, int]:
+    """The format number, which marks a file as ours."""
     return {FORMAT: migrations.FORMAT}

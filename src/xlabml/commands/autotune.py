@@ -3,7 +3,6 @@
 import gc
 import sys
 import time
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -13,7 +12,7 @@ from xlabml.callbacks import Stopping
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import step_is_over
 
-from .command_line import plain
+from .command_line import Parsed, plain
 from .errors import UsageError, usage_errors
 from .parsing import Settings
 from .trainer import Trainer
@@ -30,7 +29,7 @@ _KEPT = (
 
 
 def autotune(settings: Settings) -> Settings:
-    """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps the value that it began with.
+    """Choose data.device_batch_tokens, as if it had been typed. A resumed run keeps its value.
 
     Args:
         settings: As `resolve` returns them.
@@ -48,11 +47,11 @@ def autotune(settings: Settings) -> Settings:
         return settings.changed({'data.device_batch_tokens': tune(values)})
 
 
-def tune(config: dict[str, Any]) -> int:
+def tune(config: Parsed) -> int:
     """Train for a few steps at several sizes, print the speed of each, and return the fastest.
 
-    Every measurement has a model, an optimizer and data of its own, made from the run's settings; nothing is left of
-    them.
+    Every measurement has a model, an optimizer and data of its own, built from the run's settings and deleted
+    afterwards.
 
     Args:
         config: The settings of `fit`, as plain values.
@@ -116,7 +115,7 @@ def sizes(batch_tokens: int, max_len: int) -> list[int]:
     return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
 
 
-def measure(config: dict[str, Any], size: int) -> float:
+def measure(config: Parsed, size: int) -> float:
     """Seconds that a micro-batch of `size` slots takes, the shortest of a few, its data included.
 
     Raises:
@@ -169,7 +168,7 @@ class _Stopwatch(L.Callback):
         self.taken: list[float] = []
         self._last = 0.0
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if pl_module.device.type == 'cuda':
             torch.cuda.synchronize(pl_module.device)
         now = time.perf_counter()

@@ -13,6 +13,7 @@ from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Task
 from xlabml.finite import require_finite
 from xlabml.heads.loading import Initialized, initialize
+from xlabml.plain import PlainDict
 from xlabml.settings import build_arguments
 from xlabml.untrusted.building import naming, try_out
 
@@ -29,7 +30,7 @@ from .trainer import Trainer
 
 
 class Own(NamedTuple):
-    """Those callbacks of a run that its command asks for results."""
+    """Callbacks of a run whose results its command prints."""
 
     checkpoints: Checkpoints
     curves: Curves
@@ -38,11 +39,11 @@ class Own(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What a command runs.
+    """The objects that a command runs.
 
     Args:
         claimed: The run's folder; None: there is none.
-        initialized: What of the weights of another run was loaded; None: none was asked for.
+        initialized: Which weights of another run were loaded; None: without --init_from.
     """
 
     settings: Settings
@@ -57,7 +58,7 @@ class Built(NamedTuple):
 def build(
     settings: Settings, data: XLabDataModule, opened: contextlib.ExitStack, callbacks: Sequence[L.Callback] = ()
 ) -> Built:
-    """Build the task and its trainer; the run's folder is taken last, when nothing else is wrong.
+    """Build the task and its trainer; the run's folder is claimed last, when everything else has been checked.
 
     Args:
         settings: As `resolve` returns them.
@@ -92,8 +93,8 @@ def build(
     return Built(settings, data, task, trainer, own, claimed, initialized)
 
 
-def _take_up(resumed: Resumed, model: dict[str, Any], task: Task, data: XLabDataModule, is_fit: bool) -> None:
-    """Hold a checkpoint against the task and the data, and give the data what is theirs."""
+def _take_up(resumed: Resumed, model: PlainDict, task: Task, data: XLabDataModule, is_fit: bool) -> None:
+    """Hold a checkpoint against the task and the data, and pass the data its part of it."""
     checkpoint = resumed.checkpoint
     task.check_weights(checkpoint)
     task.eval()
@@ -167,7 +168,7 @@ def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
 
 
 def _check_monitor(task: Task, trainer: Trainer, saver: Checkpoints) -> None:
-    """Refuse a metric that no validation will give. A class of the user's may give more than it says."""
+    """Refuse a metric that no validation reports. A class of the user's may report more than it names."""
     saver.choose_monitor(task.monitor)
     figures = task.figure_names()
     observers = (task, *trainer.callbacks)

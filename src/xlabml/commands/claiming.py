@@ -1,4 +1,4 @@
-"""The folder of a command's run: found or made, locked while it trains there, removed where nothing comes of it."""
+"""The folder of a command's run: found or made, locked while it trains there, removed where the command fails."""
 
 import contextlib
 import errno

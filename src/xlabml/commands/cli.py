@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
+from xlabml.plain import PlainDict
 
 from . import running
 from .building import build
@@ -32,7 +32,7 @@ class XLabCLI(LightningCLI):
         trainer: The trainer; they have none either.
     """
 
-    def __init__(self, args: Sequence[str] | dict[str, Any], run: bool = True) -> None:
+    def __init__(self, args: Sequence[str] | PlainDict, run: bool = True) -> None:
         self._parsers = make_parsers(named_commands(args) if run else ())
         with contextlib.ExitStack() as self._opened:  # what lives as long as the command
             super().__init__(
@@ -54,10 +54,11 @@ class XLabCLI(LightningCLI):
             elif self.subcommand is not None:
                 running.run(self._built)
 
-    def setup_parser(self, *_: Any) -> None:
+    def setup_parser(self, *_: object) -> None:
         self.parser = self._parsers.main
 
-    def parse_arguments(self, parser: Any, args: Any) -> None:
+    def parse_arguments(self, parser: object, args: object) -> None:
+        assert isinstance(args, list | tuple | dict)
         self.settings = parse(args, self._parsers)
         self.config = self.settings.values
 

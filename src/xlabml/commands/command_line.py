@@ -1,9 +1,10 @@
-"""What is typed, before jsonargparse sees it, and settings as plain values, after."""
+"""The command line before jsonargparse parses it, and settings as plain values afterwards."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from jsonargparse import Namespace
@@ -18,8 +19,11 @@ RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
 DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
 COMMANDS = (*RUN_COMMANDS, *DATA_COMMANDS)
 
+Parsed: TypeAlias = dict[str, Any]
+"""Settings as `plain` makes them: the parser has held their values against the signatures, which no type names here."""
 
-def plain(value: Any) -> Any:
+
+def plain(value: object) -> Any:
     """Settings as dictionaries, lists and plain values."""
     if isinstance(value, Namespace):
         return {name: plain(item) for name, item in vars(value).items()}
@@ -72,6 +76,18 @@ def without_option(arguments: Sequence[str], name: str) -> list[str]:
     return others
 
 
+def sets_model(arguments: Sequence[str]) -> bool:
+    """Whether a command line says which task it is for: by a flag, or in a file of settings.
+
+    Args:
+        arguments: As `files_first` returns them.
+    """
+    return any(
+        re.match(r'--model(?![^.=])', flag) or (flag == '--config' and 'model' in read_settings(Path(value)))
+        for flag, value in itertools.zip_longest(arguments, arguments[1:], fillvalue='')
+    )
+
+
 def refuse_long(arguments: Sequence[str]) -> None:
     """Refuse a value of a length that no setting has, before anything reads it.
 
@@ -93,7 +109,7 @@ def refuse_linked(arguments: Sequence[str]) -> None:
     """Refuse a setting that follows from another: the link would overwrite it in silence.
 
     Args:
-        arguments: As `files_first` gives them.
+        arguments: As `files_first` returns them.
 
     Raises:
         UsageError: A flag or a file sets one.
@@ -109,15 +125,15 @@ def refuse_linked(arguments: Sequence[str]) -> None:
             _refuse_linked_in({name: _parse(after if has_value else value)}, linked, f'--{name}')
 
 
-def _parse(text: str) -> Any:
-    """Settings that stand on the command line; nothing where they are broken: the parser will say what is wrong."""
+def _parse(text: str) -> object:
+    """Settings that stand on the command line; None where they are broken: the parser reports the error."""
     try:
         return yaml_text.load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
-def _refuse_linked_in(content: Any, linked: dict[str, str], where: str) -> None:
+def _refuse_linked_in(content: object, linked: dict[str, str], where: str) -> None:
     for group in ('model', 'data'):
         values = content.get(group) if isinstance(content, dict) else None
         if isinstance(values, dict):

@@ -24,7 +24,7 @@ def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
     )
     task.add_argument('folder', metavar='FOLDER', type=Path, help='what was saved')
     task.add_argument('output', metavar='OUT', type=Path, help='the file to write, as safetensors')
-    task.add_argument('--max-len', type=count(3), help='cut texts at so many tokens (default: where the folder says)')
+    task.add_argument('--max-len', type=count(3), help='cut texts at this many tokens (default: where the folder says)')
     task.set_defaults(run=import_checkpoint)
     task = tasks.add_parser(
         'export-encoder',

@@ -1,7 +1,8 @@
-"""The subcommands that prepare data and look at it."""
+"""The subcommands that prepare and inspect data."""
 
 import inspect
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
@@ -9,9 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xlabml.artifacts.manifests import Manifest
 from xlabml.data import (
     REASONS,
     SharedJob,
+    Source,
     TokenStore,
     check_picture,
     compute_statistics,
@@ -32,7 +35,7 @@ from xlabml.datamodules import XLabDataModule
 from .errors import MOST_SHOWN, UsageError, typed_paths, usage_errors
 
 FLAGS = {
-    'dump': 'Write the text too, in base64.',
+    'dump': 'Also write the text, in base64.',
     'dry_run': 'Slurm: only print the scripts that would be submitted.',
 }
 """What the flags of these commands mean, for --help."""
@@ -93,8 +96,8 @@ def prepare_data(
     _print_near_duplicates(data)
 
 
-def _print_rows(source: Any, manifest: dict[str, Any]) -> None:
-    """Say what was read and what became of it, for a source: lines against rows show a quote that swallowed some."""
+def _print_rows(source: Source | str, manifest: Manifest) -> None:
+    """Print how much was read of a source, and how much of it was kept: more lines than rows show an unclosed quote."""
     read = counts_of(manifest)
     rows = manifest['n_rows']
     counts = [f'{read[name]:,} {name}' for name in ('files', 'lines') if read.get(name)]
@@ -118,16 +121,16 @@ def _print_extent(data: XLabDataModule) -> None:
 
 
 def _print_losses(data: XLabDataModule) -> None:
-    """Say of a tokenizer from elsewhere what its special tokens are, and what of a text does not come back."""
+    """Print the special tokens of a foreign tokenizer, and which parts of a text it does not restore."""
     tokenizer = data.tokenizer
     if tokenizer.is_lossless:
         return
     roles = ', '.join(f'{role} {tokenizer.piece(id)!r}' for role, id in tokenizer.special_ids.items())
     print(f'  special tokens: {roles}')
     if not tokenizer.losses:
-        print('  nothing was found that does not come back as it was')
+        print('  no text was found that is not restored exactly')
     else:
-        print('  what does not come back as it was:')
+        print('  not restored exactly:')
         print('\n'.join(f'    {loss}' for loss in tokenizer.losses))
 
 
@@ -141,7 +144,7 @@ def _print_near_duplicates(data: XLabDataModule) -> None:
         print('\n'.join(describe_near_duplicates(data.texts.corpus, data.texts.near_pairs)))
 
 
-def _cluster(engine: str, given: dict[str, Any]) -> Any:
+def _cluster(engine: str, given: Mapping[str, Any]) -> Any:
     """The engine of these arguments; None: processes of this machine.
 
     Raises:
@@ -281,7 +284,7 @@ def print_examples(data: XLabDataModule, split: str, n: int) -> None:
 
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:
-    """Say whose each position of a row is: an offset counts a document's tokens, then comes its end of text."""
+    """Print the document of each position of a row: offsets count its tokens; its end of text follows them."""
     plan = data.texts.rows(split).plan
     end = 0
     for position, document, offset, length in plan.pieces(row):
@@ -302,13 +305,13 @@ def numbered(path: Path, i: int) -> Path:
 def compute_stats(
     data: XLabDataModule, split: str = 'train', sample_size: int = 10_000, n_examples: int = 3, plot: str | None = None
 ) -> None:
-    """Say what a split holds: lengths, tokens, how full its rows are.
+    """Print statistics of a split: lengths, tokens, the fill ratio of its rows.
 
     Args:
         split: One of train, val, test, predict.
-        sample_size: How many documents to look into, drawn at random.
-        n_examples: How many of them to print the beginnings of.
-        plot: A picture of the lengths to write (.png, .svg, .pdf; extra `plots`); nothing may be there.
+        sample_size: Documents to read, drawn at random.
+        n_examples: Documents whose beginnings are printed.
+        plot: A file for a histogram of the lengths (.png, .svg, .pdf; extra `plots`); it must not exist.
     """
     if split not in split_names:
         raise UsageError(f'--split is {split!r}; the splits are {", ".join(split_names)}')

@@ -1,4 +1,4 @@
-"""How a command ends when something is wrong: one message, and a status that a script can read."""
+"""How a command ends after an error: one message, and an exit status."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ _MOST_LINE = 1000
 
 
 class UsageError(SettingsError):
-    """What was typed cannot be done: exit status 2, where everything else is 1."""
+    """An error in the command line: exit status 2; other errors have 1."""
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def usage_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def typed_paths() -> Iterator[None]:
-    """A path that leads nowhere, or to what is no file, or is taken, was typed; what is in the file was not."""
+    """Errors of paths that do not exist, are of the wrong kind or are taken are errors of usage."""
     try:
         yield
     except OSError as error:
@@ -58,10 +58,10 @@ def typed_paths() -> Iterator[None]:
 
 
 def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> int:
-    """Run a command; turn what goes wrong into a line on the terminal and an exit status.
+    """Run a command, and turn an error into a line on the terminal and an exit status.
 
     Args:
-        program: What stands before the message.
+        program: The name that stands before the message.
         run: The command.
         debug: Whether to show where an error comes from.
 
@@ -88,7 +88,7 @@ def report_errors(program: str, run: Callable[[], int | None], debug: bool) -> i
 
 
 def describe(error: Exception) -> str:
-    """What an error says, ready for a terminal. One of several strings has as many lines; any other has one."""
+    """The message of an error, ready for a terminal. One with several strings has as many lines; any other has one."""
     if len(error.args) > 1 and all(isinstance(line, str) for line in error.args):
         return '\n'.join(map(show, error.args))
     message = str(error) or type(error).__name__
@@ -140,7 +140,7 @@ def _cut_brackets(line: str) -> str:
 
 
 def _speaker(program: str) -> str:
-    """Who says it: of several ranks each says what it met, for the first to fail may end the others unheard."""
+    """The program's name, with the rank where there are several: the first rank to fail may end the others."""
     names = ('RANK', 'SLURM_PROCID', 'LOCAL_RANK')
     rank = next((os.environ[name] for name in names if name in os.environ), '0')
     return program if rank == '0' else f'{program} (rank {rank})'

@@ -1,8 +1,7 @@
-"""Files of settings: what is wrong with one is said before anything is made of it, with its name and line."""
+"""Files of settings: errors are reported with the name and the line, before anything is parsed or built."""
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,7 +17,7 @@ _MAX_DEPTH = 40
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: the first value would be lost in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != '<<':
@@ -28,8 +27,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a YAML file says, group by group.
+def read_settings(path: Path) -> dict[str, object]:
+    """The settings in a YAML file, by group.
 
     Raises:
         UsageError: It is no YAML, or holds no settings; the message says where.
@@ -46,7 +45,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UsageError(f'{path}{_where(error)}: no valid YAML: {_what(error)}') from error
     except (ValueError, RecursionError) as error:
         what = 'settings nested too deep' if isinstance(error, RecursionError) else error
-        raise UsageError(f'{path} holds {what}; look at what it says') from error
+        raise UsageError(f'{path} holds {what}; shorten or correct it') from error
     example = 'it must hold settings by group, such as "data: {max_len: 256}"'
     if not isinstance(found, dict):
         raise UsageError(f'{path} holds {"nothing" if found is None else f"a {type(found).__name__}"}; {example}')
@@ -59,7 +58,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _depth_exceeds(value: Any, limit: int) -> bool:
+def _depth_exceeds(value: object, limit: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     items = value.values() if isinstance(value, dict) else value

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fsspec
 
@@ -20,8 +20,8 @@ class Found(NamedTuple):
     """A checkpoint.
 
     Args:
-        name: What to call it: its path, or where on a remote file system it lies.
-        path: A local file that has it.
+        name: Its path, or its URL on a remote file system.
+        path: A local copy of it.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Resumed(NamedTuple):
 
     Args:
         found: Its file.
-        checkpoint: What it holds.
-        names_sources: Whether the texts are those that it names, not what is typed.
-        is_alone: Whether nothing but it is typed, so that every setting is its own.
+        checkpoint: Its contents.
+        names_sources: Whether it names the texts, and the command line does not.
+        is_alone: Whether nothing else is typed, so that every setting comes from it.
     """
 
     found: Found
@@ -44,13 +44,13 @@ class Resumed(NamedTuple):
     is_alone: bool = False
 
 
-def find_checkpoint(asked: str, root: Path, class_path: str, folder: str | None, into: Path) -> Found:
-    """Turn what was typed into a checkpoint that can be read here.
+def find_checkpoint(asked: str, root: Path, class_path: str | None, folder: str | None, into: Path) -> Found:
+    """Find the checkpoint that the user typed, as a local file.
 
     Args:
         asked: A path or a URL, `last` or `best`.
         root: The folder that holds `logs`.
-        class_path: Look only at runs of this task there.
+        class_path: The task whose runs count there; None: any.
         folder: The folder that the checkpoints of this run go to, if not the run's own.
         into: Where to fetch remote ones to.
 
@@ -154,7 +154,7 @@ def refuse_used(folder: str, found: Found | None) -> None:
     )
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL, and the path on it."""
     try:
         return fsspec.core.url_to_fs(url)

@@ -1,11 +1,12 @@
 """`fit --init_from PATH`: a new run whose network begins with the weights of another run."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
+from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 from xlabml.untrusted.matching import match_arguments, parameters
 
@@ -17,11 +18,11 @@ _OF_THE_TASK = ('causal',)
 
 
 class Initial(NamedTuple):
-    """What a new run begins with.
+    """The checkpoint that a new run starts from.
 
     Args:
         path: The file.
-        contents: What it holds.
+        contents: Its contents.
     """
 
     path: Path
@@ -29,7 +30,7 @@ class Initial(NamedTuple):
 
 
 def open_initial(asked: str, root: Path) -> Initial:
-    """Open what was typed.
+    """Open the checkpoint that --init_from names.
 
     Args:
         asked: A checkpoint or an exported file, the folder of a run (its best checkpoint, else its newest), `last` or
@@ -59,11 +60,11 @@ def _find(asked: str, root: Path) -> Path:
         return newest
 
 
-def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> dict[str, Any]:
+def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
     """Settings that a new run takes over: those of the trunk, the longest row, and the size of the tokenizer.
 
     Args:
-        initial: What the run begins with.
+        initial: The checkpoint that the run starts from.
         class_path: The task of the new run.
         has_tokenizer: Whether a tokenizer is named for the new run; else it is that of the file.
         seals: Closes all texts.
@@ -74,12 +75,13 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
     network = initial.contents.network
     data = initial.contents.data
     task = settings.find_class(class_path)
-    found: dict[str, Any] = {'data': {}}
+    found: PlainDict = {'data': {}}
     with naming(initial.path, remedy=REMEDY):
         if network is not None and 'trunk' in network.arguments and 'trunk' in parameters(task):
-            trunk = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)['trunk']
-            known = trunk.get('init_args') or {}
-            trunk = {**trunk, 'init_args': {name: known[name] for name in known if name not in _OF_THE_TASK}}
+            matched = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)
+            trunk = below(matched, 'trunk')
+            known = below(trunk, 'init_args')
+            trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
             found['model'] = {'class_path': class_path, 'init_args': {'trunk': trunk}}
         names = ['max_len', *([] if has_tokenizer else ['n_vocab'])]
         sizes = {name: data[name] for name in names if name in data}

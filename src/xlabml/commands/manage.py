@@ -1,4 +1,4 @@
-"""`xlab-manage TASK …`: what is done with checkpoints, apart from training and generating; and what is said of runs."""
+"""`xlab-manage TASK …`: checkpoints exported and converted, and runs described."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Do something with a checkpoint, or look at runs.', epilog=f'{EXIT_STATUS}.')
+    parser = Parser(PROGRAM, description='Export and convert checkpoints, or describe runs.', epilog=f'{EXIT_STATUS}.')
     tasks = parser.add_subparsers(title='tasks', metavar='TASK', required=True)
     task = tasks.add_parser(
         'export-checkpoint',
@@ -39,9 +39,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     task.set_defaults(run=export_checkpoint)
     task = tasks.add_parser(
         'describe',
-        help='say in text and plots what runs did',
-        description='Print what runs are and did, and write it as text, plots (PNG) and one HTML page, into a folder '
-        'of its own. Works on a run that is still training, or was cut off. Needs matplotlib (the extra `plots`).',
+        help='describe runs in text and plots',
+        description='Print settings and results of runs, and write them as text, plots (PNG) and one HTML page, into a '
+        'folder of its own. Works on a run that is still training, or was cut off. Needs matplotlib (the extra '
+        '`plots`).',
     )
     task.add_argument(
         'runs',

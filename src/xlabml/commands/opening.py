@@ -1,4 +1,4 @@
-"""The data, which is built first; the class of the task; and who has caused what a constructor refuses."""
+"""The data, which is built first; the class of the task; and whether an error comes from the user or a checkpoint."""
 
 import contextlib
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def find_task(settings: Settings) -> type[Task]:
 
 @contextlib.contextmanager
 def blaming(settings: Settings) -> Iterator[None]:
-    """Errors of constructors are of what was typed, or of the checkpoint where nothing but that was."""
+    """Errors of constructors name the checkpoint where the settings are all its own; else they are errors of usage."""
     resumed = settings.resumed
     with contextlib.ExitStack() as stack:
         if resumed is None or not resumed.is_alone:
@@ -54,7 +54,7 @@ def blaming(settings: Settings) -> Iterator[None]:
 
 
 def within_the_checkpoint(settings: Settings) -> contextlib.AbstractContextManager[None]:
-    """What is built while this is open may have the sizes of a checkpoint's settings."""
+    """Limits the size of what is built while this is open to what a checkpoint's weights explain."""
     if settings.initial is not None:
         return building(settings.initial.path, settings.initial.contents.weights)
     if settings.resumed is None:

@@ -5,19 +5,19 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Lossy:
-    """A stream that loses what there is no room for.
+    """A stream that drops output when the disk is full.
 
     Args:
-        stream: What it writes to.
+        stream: The stream that it wraps.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -35,7 +35,7 @@ class _Lossy:
 
 @contextlib.contextmanager
 def lossy_output() -> Iterator[None]:
-    """While this lasts, standard output and error lose what their disks have no room for."""
+    """While this lasts, standard output and error drop output when their disks are full."""
     before = sys.stdout, sys.stderr
     streams = [_Lossy(stream) for stream in before]
     sys.stdout, sys.stderr = streams

@@ -33,8 +33,8 @@ class SettingsParser(Parser, LightningArgumentParser):
     """The lines of this command: `--smoke`, and a checkpoint that is named, have it parsed several times."""
 
     def add_subclass_arguments(  # type: ignore[override]
-        self, baseclass: Any, nested_key: str, **kwargs: Any
-    ) -> Any:
+        self, baseclass: type, nested_key: str, **kwargs: Any
+    ) -> object:
         if nested_key == 'model':
             kwargs.update(default={'class_path': f'xlabml.models.{DEFAULT.__name__}'}, required=False)
         return super().add_subclass_arguments(baseclass, nested_key, **kwargs)
@@ -65,7 +65,7 @@ class SettingsParser(Parser, LightningArgumentParser):
             return
         dropped: list[str] = []
 
-        def drop(parser: Any, before: Any, now: Any) -> None:
+        def drop(parser: object, before: Namespace | None, now: Namespace) -> None:
             if not before or before.get('class_path') is None:  # nothing, or a class without a name of its own
                 originals[1](parser, before, now)
             elif not _is_same_class(before['class_path'], now['class_path']):
@@ -91,7 +91,7 @@ class SettingsParser(Parser, LightningArgumentParser):
             self.said.add(line)
 
 
-def _adapt_lists_anew(value: Any, kind: Any, *args: Any, **options: Any) -> Any:
+def _adapt_lists_anew(value: object, kind: object, *args: object, **options: object) -> object:
     """jsonargparse's, but an item of a list takes nothing over from the item that was in its place in another list."""
     is_whole = isinstance(value, list) and not any(isinstance(item, _typehints.NestedArg) for item in value)
     if is_whole and not options.get('append') and isinstance(options.get('prev_val'), list):
@@ -109,7 +109,7 @@ def _is_same_class(path: str, other: str) -> bool:
         return False
 
 
-def _typed(part: Any) -> str:
+def _typed(part: Namespace) -> str:
     """Those arguments of a part that are no defaults of its class, for people."""
     arguments = part.get('init_args') or {}
     try:

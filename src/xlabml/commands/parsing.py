@@ -1,4 +1,4 @@
-"""parse: what is typed, in files and flags, becomes settings that fit the signatures."""
+"""parse: files and flags become settings that match the signatures."""
 
 import argparse
 import inspect
@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from xlabml import bounds, moved, settings
 from xlabml.models import DEFAULT, Task
-from xlabml.plain import Plain
+from xlabml.plain import Plain, PlainDict
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
@@ -36,8 +36,8 @@ from .run_folder import Choice
 _load = get_loader('yaml')
 
 
-def _bounded(text: str) -> Any:
-    """What jsonargparse reads every value and every file with."""
+def _bounded(text: str) -> object:
+    """The loader that jsonargparse reads every value and every file with."""
     try:
         yaml_text.check(text)
     except ValueError as error:
@@ -87,18 +87,18 @@ class Parsers(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The settings of a command. Functions that change some return others.
+    """The settings of a command, immutable: functions that change some return a copy.
 
     Args:
         values: By group, with the command's own arguments (`ckpt_path`).
         command: Its name; None: there is none, and objects are built.
-        parsers: What read them.
+        parsers: The parsers that read them.
         arguments: The command line, files first; (): they came as a dictionary.
         autotunes: Whether data.device_batch_tokens is to be measured.
         resumed: The checkpoint whose settings stand below what is typed.
         initial: The file whose weights a new run begins with.
         choice: The run that the command belongs to.
-        facts: What was asked of the data, by name.
+        facts: Values that were found in the data, by name.
     """
 
     values: Namespace
@@ -120,8 +120,8 @@ class Settings(NamedTuple):
     def is_fit(self) -> bool:
         return self.command == 'fit'
 
-    def changed(self, values: Mapping[str, Any]) -> 'Settings':
-        """With other values, by their dotted names."""
+    def changed(self, values: Mapping[str, object]) -> 'Settings':
+        """A copy with other values, by their dotted names."""
         copy = self.values.clone()
         for name, value in values.items():
             copy[name] = value
@@ -135,16 +135,16 @@ class Settings(NamedTuple):
             raise UsageError(f'seed_everything is {self.values.seed_everything}; it must be 0 or more')
 
 
-def parse(argv: Sequence[str] | dict[str, Any], parsers: Parsers | None = None) -> Settings:
+def parse(argv: Sequence[str] | PlainDict, parsers: Parsers | None = None) -> Settings:
     """Read a command line, or settings as a dictionary. No checkpoint is opened, and nothing is built.
 
     Args:
-        argv: It, without the program's name.
-        parsers: What reads it; None: a command line, by the parser of the command that it names.
+        argv: The command line without the program's name, or settings.
+        parsers: The parsers to use; None: that of the command that the line names.
 
     Raises:
-        UsageError: Something in it is no setting, or does not fit its signature.
-        SystemExit: Help or the settings were asked for, and are printed.
+        UsageError: A name is unknown, or a value does not match its signature.
+        SystemExit: Help or the settings were printed, as --help and --print_config ask.
     """
     parsers = make_parsers(named_commands(argv)) if parsers is None else parsers
     arguments: list[str] = []
@@ -179,7 +179,7 @@ def drop_removed(values: Namespace, command: str | None) -> None:
             raise UsageError(f'{moved.why_removed(was_set)}; leave {"them" if len(was_set) > 1 else "it"} out')
 
 
-def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Settings:
+def retype(settings: Settings, command: str, changed: Mapping[str, object]) -> Settings:
     """The settings of a command line that was typed with another command, and with flags behind it.
 
     A run that resumes reads its line once more above the checkpoint's settings: what a flag says is not lost there.
@@ -194,7 +194,7 @@ def retype(settings: Settings, command: str, changed: Mapping[str, Any]) -> Sett
     return parse([*words, *flags])
 
 
-def named_commands(argv: Sequence[str] | dict[str, Any]) -> Sequence[str]:
+def named_commands(argv: Sequence[str] | PlainDict) -> Sequence[str]:
     """The command that is typed, or all: a parser takes time to build, so only that which is needed is built."""
     return next(([word] for word in argv if word in COMMANDS), COMMANDS)
 

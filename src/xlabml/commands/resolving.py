@@ -1,4 +1,4 @@
-"""resolve: settings that follow from the machine, the task, the folders and the data are filled in, and checked."""
+"""resolve: fill in and check the settings that follow from the machine, the task, the folders and the data."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def resolve(settings: Settings, data: XLabDataModule) -> Settings:
 
 
 def choose_precision(settings: Settings) -> Settings:
-    """Say which precision was chosen, so that it is saved and a resume keeps it."""
+    """Set the precision that `auto` stands for, so that it is saved and a resumed run keeps it."""
     trainer = settings.values.trainer
     if trainer.precision == 'auto':
         settings = settings.changed({'trainer.precision': auto_precision(trainer.accelerator)})
@@ -66,7 +66,7 @@ def _choose_run(settings: Settings) -> Settings:
 
 
 def _ask_task(settings: Settings, data: XLabDataModule) -> Settings:
-    """Hold the examples against the task's kinds of targets, and take the figure that chooses its checkpoints."""
+    """Check that the task trains on this kind of targets, and set the monitor that `auto` stands for."""
     task = find_task(settings)
     if settings.command in RUN_COMMANDS:
         task.check_format(data.examples)
@@ -77,7 +77,7 @@ def _ask_task(settings: Settings, data: XLabDataModule) -> Settings:
 
 
 def _ask_data(settings: Settings, data: XLabDataModule) -> Settings:
-    """Fill in arguments of the task and of the format that only the documents tell, and say what they are.
+    """Fill in arguments of the task and of the format that are found in the documents, and print them.
 
     The stores are opened, or built, where one of them is null. A checkpoint's facts are those of the run that it
     resumes.
@@ -99,6 +99,7 @@ def _ask_data(settings: Settings, data: XLabDataModule) -> Settings:
                 f'{_typed(next(iter(wanted)))} is not set, and with data.stream no run knows all documents before it '
                 'starts; set it'
             )
+        data.prepare_data()
         facts = {**data.examples.facts(data.texts.corpus), **facts}
     for path, name in wanted.items():
         if name not in facts:

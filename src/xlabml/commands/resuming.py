@@ -2,14 +2,14 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from xlabml import artifacts, checkpoints
+from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 
-from .command_line import RUN_COMMANDS, plain
+from .command_line import RUN_COMMANDS, plain, sets_model
 from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
 from .initial import initial_settings, open_initial
@@ -66,14 +66,14 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
         saved = saved_settings(checkpoint, seals)
     if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
         # A length that is typed is the length: no other one of the saved run cuts it short.
-        saved['trainer'] = {key: value for key, value in saved['trainer'].items() if key not in _LIMITS}
+        saved['trainer'] = {key: value for key, value in below(saved, 'trainer').items() if key not in _LIMITS}
     merged = _parse_above(settings, saved, seals, path)
     values = merged.values
     values.ckpt_path = found.name
-    if values.model.class_path != saved['model']['class_path']:
+    task = below(saved, 'model')['class_path']
+    if values.model.class_path != task:
         raise UsageError(
-            f'{path} holds a {saved["model"]["class_path"]}, but model is {values.model.class_path}; a run is resumed '
-            'as the same task'
+            f'{path} holds a {task}, but model is {values.model.class_path}; a run is resumed as the same task'
         )
     names_sources = any(
         (now := plain(values.data[group])) is not None and now != plain(typed.data[group])
@@ -88,7 +88,9 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
     folder = values.checkpoint.folder
     is_remote = '://' in asked or '://' in (folder or '')
     into = opened.enter_context(artifacts.scratch()) if is_remote else Path()
-    return find_checkpoint(asked, root, values.model.class_path, folder, into)
+    # Evaluated is the newest run of any task, as what it says of itself; trained is one of the default task.
+    is_any = not settings.is_fit and not sets_model(settings.arguments)
+    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into)
 
 
 def _take_over(settings: Settings) -> Settings:
@@ -104,7 +106,7 @@ def _take_over(settings: Settings) -> Settings:
     return _parse_above(settings, saved, seals, initial.path)._replace(initial=initial)
 
 
-def _parse_above(settings: Settings, saved: dict[str, Any], seals: Seals, path: Path) -> Settings:
+def _parse_above(settings: Settings, saved: PlainDict, seals: Seals, path: Path) -> Settings:
     """Parse what was typed once more, on top of settings from a file."""
     arguments = settings.arguments
     command = str(settings.command)

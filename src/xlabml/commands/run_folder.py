@@ -12,13 +12,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as L
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml import artifacts, checkpoints
+from xlabml.checkpoints import Saved
 from xlabml.telemetry import records
 
 from .errors import UsageError
@@ -76,7 +77,7 @@ def find_run(found: Found, checkpoint: checkpoints.Contents, root: Path) -> Path
 
     Args:
         found: The checkpoint's file.
-        checkpoint: What it holds. The folder that it names is only looked at: whether that is its run is said by the
+        checkpoint: What it holds. The folder that it names is only compared: whether that is its run is said by the
             files there.
         root: The folder that holds `logs`, where else the run may be.
     """
@@ -127,7 +128,7 @@ def _is_of(run: Path, checkpoint: checkpoints.Contents) -> bool:
     return any(config == checkpoint.run.settings for config in _configs(run))
 
 
-def _configs(run: Path) -> Iterator[dict[str, Any]]:
+def _configs(run: Path) -> Iterator[dict[str, object]]:
     for path in sorted(run.glob('config*.yaml')) if os.path.isdir(run) else ():
         if path.is_file():  # a pipe would be waited for
             with contextlib.suppress(UsageError):
@@ -224,5 +225,5 @@ class SavedSettings(L.Callback):
         except (OSError, UnicodeDecodeError) as error:
             print(f'the settings are not written to {path}: {error}', file=sys.stderr, flush=True)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Saved) -> None:
         checkpoints.put_run(checkpoint, yaml.safe_load(self.text), str(self.folder.absolute()), self.id)

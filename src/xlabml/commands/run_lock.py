@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from xlabml import artifacts
 from xlabml.errors import XLabError
@@ -119,7 +118,7 @@ def _refuse_other_machine(folder: Path) -> None:
             raise RunInUse(_refusal(folder, holder))
 
 
-def _refusal(folder: Path, holder: dict[str, Any] | None) -> str:
+def _refusal(folder: Path, holder: dict[str, object] | None) -> str:
     who = 'another process'
     remedy = ''
     if holder is not None:
@@ -132,7 +131,7 @@ def _refusal(folder: Path, holder: dict[str, Any] | None) -> str:
     )
 
 
-def _read_holder(folder: Path) -> dict[str, Any] | None:
+def _read_holder(folder: Path) -> dict[str, object] | None:
     try:
         with (folder / _HOLDER).open(encoding='utf-8') as file:
             found = json.loads(file.read(1000))
@@ -141,7 +140,7 @@ def _read_holder(folder: Path) -> dict[str, Any] | None:
     return {name: str(value)[:100] for name, value in found.items()} if isinstance(found, dict) else None
 
 
-def _describe_self() -> dict[str, Any]:
+def _describe_self() -> dict[str, object]:
     boot = Path('/proc/sys/kernel/random/boot_id')
     return {
         'pid': os.getpid(),

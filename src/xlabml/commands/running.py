@@ -1,4 +1,4 @@
-"""run: what each command does with the objects that were built for it."""
+"""run: each command, with the objects that were built for it."""
 
 import contextlib
 import inspect
@@ -28,14 +28,14 @@ from .resuming import resume
 
 
 def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built | None:
-    """Do what a command line says, from its settings on.
+    """Run a command, from its settings on.
 
     Args:
         settings: As `parse` returns them.
         callbacks: More of them, beside those that settings name.
 
     Returns:
-        What was run; None of a command that prepares data.
+        The objects that were run; None for a command that prepares data.
     """
     with contextlib.ExitStack() as opened:
         settings, data = prepare(settings, opened)
@@ -60,7 +60,7 @@ def prepare(settings: Settings, opened: contextlib.ExitStack) -> tuple[Settings,
 
 
 def run_data_command(settings: Settings, data: XLabDataModule) -> None:
-    """Call the function of a command that prepares data, or looks at it."""
+    """Call the function of a command that prepares data, or inspects it."""
     function = getattr(data_commands, str(settings.command))
     names = list(inspect.signature(function).parameters)[1:]
     function(data, **{name: plain(settings.values[name]) for name in names})
@@ -77,7 +77,7 @@ def run(built: Built) -> None:
 
 
 def _fit(built: Built) -> None:
-    """Train, or resume, or say that there is nothing left to do."""
+    """Train, or resume, or report that the run is finished."""
     settings, data, task, trainer, _, claimed, initialized = built
     resumed = settings.resumed
     with usage_errors():
@@ -133,7 +133,7 @@ def _is_finished(built: Built, length: int) -> bool:
 
 
 def _say_results(built: Built) -> None:
-    """Say where the checkpoints and the curves are."""
+    """Print where the checkpoints and the curves are."""
     if built.claimed is None:
         return
     saver = built.own.checkpoints
@@ -157,7 +157,7 @@ def _say_results(built: Built) -> None:
 
 
 def _say_end(built: Built) -> None:
-    """Say why the run ended early, where it did, and what resumes it."""
+    """Print why the run ended early, where it did, and which command resumes it."""
     trainer = built.trainer
     spikes = built.own.spikes
     run = Run.of(trainer)
@@ -177,7 +177,7 @@ def _say_end(built: Built) -> None:
 
 
 def _say_new_run(built: Built) -> None:
-    """Say that a run of its own is opened, and why."""
+    """Print that a new run is opened, and why."""
     if built.settings.choice.why_new and built.claimed is not None:
         _say(f'opening a new run, {built.claimed.path}: {built.settings.choice.why_new}')
 

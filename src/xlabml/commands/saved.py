@@ -1,14 +1,14 @@
-"""What a checkpoint says of the settings of its run, held against the signatures before the parser sees any of it."""
+"""The settings in a checkpoint, matched with the signatures before the parser reads any of them."""
 
 import secrets
 import typing
-from typing import Any
 
 from jsonargparse import Namespace
 
 from xlabml.checkpoints import Contents
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
+from xlabml.plain import Plain, PlainDict
 from xlabml.untrusted.matching import match_arguments, match_part, parameters
 
 from .groups import GROUPS, LINKED
@@ -24,7 +24,7 @@ _NOT_OF_THE_NEXT = ('tokenizer_path', 'accept_changes')
 
 
 class Seals:
-    """Names in place of the texts of a file, so that a parser finds nothing in them: no object, no path."""
+    """Placeholders for the strings of a file, so that a parser finds no object and no path in them."""
 
     def __init__(self) -> None:
         self._word = f'text-{secrets.token_hex(8)}'
@@ -35,7 +35,7 @@ class Seals:
         self._texts.append(text)
         return f'{self._word}-{len(self._texts) - 1}'
 
-    def open(self, value: Any) -> Any:
+    def open(self, value: object) -> object:
         """Put every text back in its place, in settings of any depth; those that are namespaces stay the same ones."""
         if isinstance(value, Namespace | dict):
             items = vars(value) if isinstance(value, Namespace) else value
@@ -48,8 +48,8 @@ class Seals:
         return value
 
 
-def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> dict[str, Any]:
-    """What a checkpoint says of the settings of its run, less what follows from them or belongs to the machine.
+def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> PlainDict:
+    """The settings of a checkpoint's run, without those that follow from others or belong to the machine.
 
     Of all but the model and the data only plain values are taken: no class of another library is named by a file.
 
@@ -62,15 +62,17 @@ def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> dict[str
     """
     text = str if seals is None else seals.close
     config = checkpoint.run.settings
-    model = match_part(checkpoint.task.settings(), Task, 'model', text)
-    model['init_args'] = {name: value for name, value in model['init_args'].items() if name not in LINKED}
+    path, arguments = match_part(checkpoint.task.settings(), Task, 'model', text)
     data = match_arguments(XLabDataModule, checkpoint.data, 'data', text)
     seed = data.pop('seed', 42)
-    if seed < 0:
+    if not isinstance(seed, int) or seed < 0:
         raise ValueError(f'data.seed is {seed}; it must be 0 or more')
-    found: dict[str, Any] = {
+    found: PlainDict = {
         'seed_everything': seed,
-        'model': model,
+        'model': {
+            'class_path': path,
+            'init_args': {name: value for name, value in arguments.items() if name not in LINKED},
+        },
         'data': {name: value for name, value in data.items() if name not in _NOT_OF_THE_NEXT},
     }
     for group, cls in GROUPS.items():
@@ -79,7 +81,7 @@ def saved_settings(checkpoint: Contents, seals: Seals | None = None) -> dict[str
     return found
 
 
-def _plain_of(values: Any, cls: type, group: str) -> dict[str, Any]:
+def _plain_of(values: Plain, cls: type, group: str) -> PlainDict:
     """The settings of a group that a file may set; a class, a list or a mapping of it has to be typed again."""
     if not isinstance(values, dict):
         raise ValueError(f'{group} is a {type(values).__name__}, where settings by name belong')
@@ -91,7 +93,7 @@ def _plain_of(values: Any, cls: type, group: str) -> dict[str, Any]:
     }
 
 
-def _holds_parts(kind: Any) -> bool:
+def _holds_parts(kind: object) -> bool:
     """Whether a setting of this kind may be a class or a mapping; a list of numbers is neither."""
     members = typing.get_args(kind)
     return any(

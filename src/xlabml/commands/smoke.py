@@ -1,4 +1,4 @@
-"""`xlab fit --smoke`: a batch of everything that a run does, in a temporary folder."""
+"""`xlab fit --smoke`: every stage of a run, on one or two batches each, in a temporary folder."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -17,6 +17,7 @@ import torch
 from xlabml import artifacts, checkpoints
 from xlabml.callbacks import Checkpoints
 from xlabml.callbacks.progress import find_figures
+from xlabml.checkpoints import Saved
 from xlabml.data import Format, Source, value_of
 from xlabml.data.sources import split_text
 from xlabml.datamodules import XLabDataModule
@@ -25,7 +26,7 @@ from xlabml.tokenizer import train_tokenizer
 
 from . import autotune
 from .building import Built
-from .command_line import plain, without_option
+from .command_line import Parsed, plain, without_option
 from .errors import UsageError, usage_errors
 from .opening import find_task, open_data
 from .parsing import Settings, parse, retype
@@ -60,7 +61,7 @@ def smoke(arguments: Sequence[str]) -> None:
     The settings are those of the run, but for: the first documents of each source (a tokenizer that is not there yet is
     trained on these, and has fewer tokens where they do not suffice), one device, four steps of two micro-batches (on
     a CPU, and where `--autotune` is to choose, of one row each), one batch of each evaluation, and the
-    places that a run writes to. Where help or the settings are asked for, these are printed.
+    places that a run writes to. With --help or --print_config, help or the settings are printed instead.
 
     Args:
         arguments: A command line with `fit`.
@@ -106,7 +107,7 @@ def smoke(arguments: Sequence[str]) -> None:
 
 
 def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[list[Part], str]:
-    """The runs that settings are tried by, and what was not as it is in the settings, for people.
+    """The runs that settings are tried by, and how they differ from the settings, for people.
 
     Args:
         settings: As `parse` returns them.
@@ -164,9 +165,9 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
     return found, note
 
 
-def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[dict[str, Any], str]:
-    """Settings of data that name the first documents of the sources, and a tokenizer; and what was not as it is in the
-    settings. Where sources are absent, this says so."""
+def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[Parsed, str]:
+    """Settings of data: the first documents of the sources, and a tokenizer; and how the tokenizer differs from the
+    settings. Raises an error where a source is missing."""
     records = [_first_records(source, data.texts.columns) for source in data.texts.sources]
     with _cache(cache):
         path = data.tokenizer_path
@@ -187,7 +188,7 @@ def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[di
 
 
 class _StopAt(L.Callback):
-    """Ends a run at the validation after `n_steps`; its length, and so its schedule, are those of the real one."""
+    """Ends a run at the validation after `n_steps`; its length and its schedule are those of the full run."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = n_steps
@@ -196,13 +197,13 @@ class _StopAt(L.Callback):
         if trainer.global_step >= self.n_steps:
             trainer.should_stop = True
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Saved) -> None:
         # Early stopping ends a run for good; this one is to be resumed.
         checkpoints.put_callback(checkpoint, Checkpoints.__name__, stopped_early=False)
 
 
-def _batch_sizes(values: dict[str, Any], examples: Format) -> dict[str, int]:
-    """Two micro-batches a step: on a CPU of a row, elsewhere as large as they will be, to see that they fit. Of groups
+def _batch_sizes(values: Parsed, examples: Format) -> dict[str, int]:
+    """Two micro-batches a step: on a CPU of a row, elsewhere as large as in the run, to see that they fit. Of groups
     there are a few, in chunks of the longest text."""
     data = values['data']
     if examples.sized_by == 'groups':
@@ -212,13 +213,13 @@ def _batch_sizes(values: dict[str, Any], examples: Format) -> dict[str, int]:
     return {'batch_tokens': device * min(2, math.ceil(data['batch_tokens'] / device)), 'device_batch_tokens': device}
 
 
-def _first_records(source: Source, columns: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _first_records(source: Source, columns: Sequence[str]) -> tuple[list[dict[str, object]], list[str]]:
     """The first records of a source, with these columns beside their texts, and the texts.
 
     Raises:
-        SettingsError: One of them has nothing in a column.
+        SettingsError: A document has no value in one of the columns.
     """
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, object]] = []
     texts: list[str] = []
     n_chars = 0
     for document, record in source.records(columns):
@@ -263,7 +264,7 @@ def _generate(task: Task, root: Path) -> str:
 
 @contextlib.contextmanager
 def _cache(folder: str | None) -> Iterator[None]:
-    """Keep what is cached in a folder for a while; None: in the user's own."""
+    """Use another cache folder while this lasts; None: the user's own."""
     before = os.environ.get('XLABML_CACHE')
     _set_cache(folder)
     try:

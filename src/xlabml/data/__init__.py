@@ -1,6 +1,6 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
-from .batching import BatchSequence, EvalBatches, Positions, join_batches, loader
+from .batching import BatchSequence, EvalBatches, Positions, loader
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -28,6 +28,7 @@ from .corpus import (
 from .groups import (
     Arranged,
     Batching,
+    DenoisedTexts,
     GroupFormat,
     Groups,
     GroupSets,
@@ -67,6 +68,7 @@ from .rows import (
     RowPieces,
     Rows,
     TokenView,
+    join_batches,
     open_plan,
     verify_plan,
 )
@@ -118,6 +120,7 @@ __all__ = [
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
+    'DenoisedTexts',
     'Document',
     'Engine',
     'Epochs',

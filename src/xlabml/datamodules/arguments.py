@@ -7,8 +7,6 @@ from typing import Any
 from xlabml.data import check_ratios, check_weights, split_names
 from xlabml.tokenizer import check_coverage, check_roles
 
-_NOT_STREAMED = ('weights', 'max_source_epochs', 'near_duplicates')
-
 
 def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None:
     """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it.
@@ -29,12 +27,16 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
     if caps is not None and len(caps) != n_sources:
         raise ValueError(f'data.max_source_epochs has {len(caps)} numbers for {n_sources} sources; give one for each')
     if get('stream') is not None:
-        for name in _NOT_STREAMED:
-            if arguments.get(name):
-                raise ValueError(
-                    f'data.{name} is set, but a stream gives what its sources hold, in one pass after the other; leave '
-                    'it out, or data.stream'
-                )
+        if get('near_duplicates'):
+            raise ValueError(
+                'data.near_duplicates is set, but a stream is read in windows, and near-duplicates of another window '
+                'cannot be found; leave it out, or data.stream'
+            )
+        if caps is not None and get('weights') is None:
+            raise ValueError(
+                'data.max_source_epochs is set, but a stream without data.weights reads all of its sources equally '
+                'often; leave it out, or set data.weights'
+            )
         for name in ('group', 'stratify'):
             if arguments.get(name) is not None:
                 raise ValueError(

@@ -65,7 +65,8 @@ class SavedData(L.LightningDataModule):
         """
         if self._why_unsaveable:
             raise SettingsError(f'this {type(self).__name__} cannot be saved: {self._why_unsaveable}')
-        place = self._run.stands_at().state()
+        start = self._run.stands_at()
+        place = {**start.state(), **self.texts.passes.memory(start.place)}
         return checkpoints.pack_data(self.texts.tokenizer.data, {**place, **self.texts.trained_on()})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,6 +93,8 @@ class SavedData(L.LightningDataModule):
         if state is None:
             return self._start
         is_new = check_changes(state, self.texts.trained_on(), self.accept_changes)
+        if not is_new:
+            self.texts.passes.recall(state)
         return read_start(state, self.texts.passes, is_new)
 
     def use_tokenizer(self, data: bytes) -> None:

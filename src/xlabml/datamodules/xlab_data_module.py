@@ -23,7 +23,7 @@ from xlabml.data import (
     WikipediaLeads,
     loader,
 )
-from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts, TokenizerChoice
+from xlabml.data.prepared import ExampleChoice, ReadChoice, StreamedTexts, Texts, TokenizerChoice, check_epochs
 from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
@@ -47,9 +47,12 @@ class XLabDataModule(SavedData):
 
     Args:
         sources: Where the texts come from; None: the English Wikipedia leads of the extra `demo`.
-        weights: What share of the training tokens each source gives (they need not sum to 1); None: what it holds. The
-            epochs of `trainer.max_epochs` are then as many rows as the sources of a weight above 0 have.
-        max_source_epochs: How often each source may be gone through in a run, at most; None: any number of times.
+        weights: The share of the training tokens that comes from each source (they need not sum to 1); None: what it
+            holds. The epochs of `trainer.max_epochs` are then as many rows as the sources of a weight above 0 have. In
+            a stream each source with a weight has windows of its own, and the number of targets in its rows is
+            estimated from the shards that are evaluated on; for a source without one, from those of all others.
+        max_source_epochs: How often each source may be read in a run, at most; None: any number of times. In a stream,
+            which needs weights for it, that is known once all shards of a source were read; `.inf` sets no limit.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
             that no other document moves it. What is missing keeps its default.
         group: A column whose value decides in place of the content, so that documents with the same value are never in
@@ -87,7 +90,8 @@ class XLabDataModule(SavedData):
             has done all that it was given.
         stream: For a corpus that does not fit the disk: shards of the sources (files, mostly) are fetched and tokenized
             into a bounded cache during training, and dropped again. None: all sources are tokenized first.
-            Exact copies are then dropped within a window only, and documents of held_out are left out.
+            Exact copies are then dropped within a window only, and documents of held_out are left out. With weights,
+            a window has shards of one source, and one of each source is read at a time.
         accept_changes: Whether a run resumes from a checkpoint although sources, splits, plan, weights or seed changed
             since, at the beginning of the new data. Not saved: each change is accepted once.
         skip: Steps, as pairs of the first and the last, whose rows are left out: what this run would have read there,
@@ -145,6 +149,7 @@ class XLabDataModule(SavedData):
         self.coverage = coverage
         self.drop_duplicates = drop_duplicates
         self.batch_tokens = batch_tokens
+        self.batch_groups = batch_groups
         self.near_duplicates = near_duplicates
         self.accept_changes = accept_changes
         splitting = Splitting(
@@ -238,7 +243,7 @@ class XLabDataModule(SavedData):
             end = _ENDLESS if self.stream is not None else self.run_steps(-1, 1)
         end = max(run.step, end)
         if self.texts.read.max_source_epochs is not None:
-            self.texts.check_epochs(None if end == _ENDLESS else batches.place(end))
+            check_epochs(self.texts.read, run.passes, None if end == _ENDLESS else batches.place(end))
         per_step = run.size.accumulation
         return self._loader(batches, run.step * per_step, (end - run.step) * per_step)
 

@@ -19,7 +19,7 @@ from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
 from xlabml.figures import describe_figures
 from xlabml.finite import describe_nonfinite, find_nonfinite
-from xlabml.plain import Plain
+from xlabml.plain import Plain, below
 from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_part
 
@@ -327,9 +327,8 @@ class Task(Optimized, ABC):
             set_steps_done(self.trainer, self.checkpoint_step)
 
     def _check_optimizer(self, checkpoint: Contents) -> None:
-        saved, now = (
-            (values.get('optimizer') or {}).get('class_path') for values in (checkpoint.task.arguments, self.hparams)
-        )
+        saved = below(checkpoint.task.arguments, 'optimizer').get('class_path')
+        now = below(self.hparams, 'optimizer').get('class_path')
         if saved != now:
             raise SettingsError(
                 f'model.optimizer is {now}, but the checkpoint was trained by {saved}, whose state it cannot use; '
@@ -371,8 +370,8 @@ class Task(Optimized, ABC):
         checkpoint = checkpoints.read(checkpoint_path, map_location)
         contents = Contents.of(checkpoint)
         with building(checkpoint_path, contents.weights):
-            values = match_part(contents.task.settings(), Task, 'model')['init_args']
-            found = settings.find_class(contents.task.class_path)
+            path, values = match_part(contents.task.settings(), Task, 'model')
+            found = settings.find_class(path)
             if not issubclass(found, cls):
                 raise ValueError(f'{checkpoint_path} holds a {found.__name__}, not a {cls.__name__}')
             model = found(**{**settings.build_arguments(found, values), **overrides})

@@ -15,6 +15,7 @@ from xlabml import settings
 from xlabml.checkpoints import Contents, Part
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.finite import require_finite
+from xlabml.plain import Plain
 from xlabml.untrusted.building import building
 from xlabml.untrusted.matching import match_arguments
 
@@ -26,7 +27,7 @@ _MAX_NAMED = 4
 _Head = TypeVar('_Head', bound=nn.Module)
 
 
-def describe_head(head: type[nn.Module], arguments: Mapping[str, object]) -> Part:
+def describe_head(head: type[nn.Module], arguments: Mapping[str, Plain]) -> Part:
     """How to build a head, from the arguments of a task that has the head's arguments among its own.
 
     Args:
@@ -35,7 +36,7 @@ def describe_head(head: type[nn.Module], arguments: Mapping[str, object]) -> Par
     """
     taken = inspect.signature(_builder(head)).parameters
     known = {name: value for name, value in arguments.items() if name in taken and name != _OF_THE_LOSS}
-    return Part(settings.describe(head)['class_path'], known)
+    return Part(settings.path_of(head), known)
 
 
 def network_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

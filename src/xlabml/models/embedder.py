@@ -63,7 +63,7 @@ class Embedder(Task):
     network: TextEncoder
     formats: ClassVar[tuple[type, ...]] = (PairTargets,)
     counted: ClassVar[str] = 'groups'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/group'}
+    units: ClassVar[Mapping[str, str]] = {'loss': 'loss/group'}
 
     def __init__(
         self,
@@ -122,7 +122,8 @@ class Embedder(Task):
                 'network of Embedder has those of the last layer only; choose another objective'
             )
         if stage == 'fit':
-            examples.require(found, data.texts.train_examples)
+            n_together = data.batch_groups // (1 if self.gather else self.trainer.world_size)
+            examples.require(found, data.texts.train_examples, n_together)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""

@@ -178,7 +178,12 @@ class Transformer(nn.Module):
         self.initializer.blocks(self.blocks)
 
     def forward(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        cache: Cache | None = None,
+        causal: bool | None = None,
+        first: Float[Tensor, 's d'] | None = None,
     ) -> Float[Tensor, 'b n d']:
         """Compute the hidden states.
 
@@ -187,6 +192,9 @@ class Transformer(nn.Module):
             cache: Without a layout, the tokens continue the rows of the cache. With a layout, the cache is empty, ids
                 are one packed row, and segment i becomes row i of the cache. No gradient flows through a pass with a
                 cache.
+            causal: Whether a token attends to no later one in this pass; None: as the trunk does.
+            first: With a layout, a vector for each segment that takes the place of its first token's embedding, before
+                the position is added; None: none does.
 
         A layout on a device is not read by the host, so it is not checked.
 
@@ -195,10 +203,17 @@ class Transformer(nn.Module):
                 the chosen attention backend does not support the call.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-            return self._read(ids, layout, cache)
+            return self._read(ids, layout, cache, causal, first)
 
-    def _read(self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> Float[Tensor, 'b n d']:
-        place, passes = self._open(ids, layout, cache)
+    def _read(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None,
+        cache: Cache | None,
+        causal: bool | None,
+        first: Float[Tensor, 's d'] | None,
+    ) -> Float[Tensor, 'b n d']:
+        place, passes = self._open(ids, layout, cache, causal)
         angles = self.positions.angles(place.position)
         local_angles = angles
         if self.positions.has_local_angles:
@@ -206,6 +221,8 @@ class Transformer(nn.Module):
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
+        if first is not None:
+            hidden = _put_first(hidden, layout, first)
         hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
@@ -220,7 +237,9 @@ class Transformer(nn.Module):
             cache.begin(layout, is_even=all(segment == (layout.max_length, True) for segment in segments))
         return self.norm(hidden)
 
-    def _open(self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None) -> tuple[Place, list[Pass]]:
+    def _open(
+        self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None, causal: bool | None = None
+    ) -> tuple[Place, list[Pass]]:
         """Document and position of each token, and how each layer attends."""
         if cache is not None:
             self._check_causal()
@@ -232,6 +251,8 @@ class Transformer(nn.Module):
                 f'{type(self.positions).__name__} has; cut it, or build the model with a larger max_len'
             )
         rules = [block.attention.active_rule for block in self._layers]
+        if causal is not None:
+            rules = [rule._replace(causal=causal) for rule in rules]
         shape = ids.size(0), ids.size(1)
         slopes = self.positions.slopes
         return place, self.chooser.open_passes(rules, slopes, place, cache, shape, self.embedding.weight.dtype)
@@ -288,6 +309,21 @@ class Transformer(nn.Module):
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
+
+
+def _put_first(
+    hidden: Float[Tensor, 'b n d'], layout: Layout | None, first: Float[Tensor, 's d']
+) -> Float[Tensor, 'b n d']:
+    """Hidden states with those of the first token of each segment replaced; of padding nothing is."""
+    if layout is None:
+        raise ValueError('first replaces the first token of each segment, so it needs a layout')
+    slots = torch.arange(hidden.size(0) * hidden.size(1), device=hidden.device)
+    segment = torch.searchsorted(layout.starts, slots, right=True) - 1  # of those that begin there, the one not empty
+    is_first = slots == layout.starts[segment]
+    if layout.is_text is not None:
+        is_first = is_first & layout.is_text[segment]
+    flat = torch.where(is_first[:, None], first[segment].to(hidden.dtype), hidden.flatten(0, 1))
+    return flat.view_as(hidden)
 
 
 def _check_sizes(**sizes: int) -> None:

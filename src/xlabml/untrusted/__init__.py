@@ -1,7 +1,6 @@
-"""What is checked of a file, by size, kind and name, before anything that it says is parsed, built or opened.
+"""Checks of a file's sizes, types and names before anything in it is parsed, built or opened.
 
-`archive` looks at a checkpoint's bytes (its values are checked by `xlabml.checkpoints.schema`, out of `kinds`),
-`matching` holds its settings against signatures,
-`budget` limits what is built from it, `yaml_text` reads settings that a user typed or a run kept. SECURITY.md says what
-is trusted and what is not.
+`archive` checks a checkpoint's bytes (`xlabml.checkpoints.schema` checks its values, with `kinds`), `matching` compares
+its settings with signatures, `building` limits the size of what is built from it, `yaml_text` reads settings that a
+user typed or a run saved. SECURITY.md lists what is trusted and what is not.
 """

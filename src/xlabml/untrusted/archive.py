@@ -1,6 +1,6 @@
-"""A checkpoint's archive, looked at before torch opens it: what its pickle names, and how large its tensors may be.
+"""A checkpoint's archive, checked before torch opens it: the names in its pickle, and the sizes of its tensors.
 
-torch takes the size of a tensor's storage from the pickle and reads so many bytes, however many the archive has; it
+torch takes the size of a tensor's storage from the pickle and reads that many bytes, however few the archive has; it
 unpacks what is compressed to any size; and its restricted unpickler makes more kinds of objects than checkpoints need.
 """
 
@@ -10,7 +10,6 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,7 +41,7 @@ _ELEMENT_BYTES = {
 
 
 def check_archive(path: Path) -> None:
-    """Look at a zip archive of torch's without making any of its tensors.
+    """Check a zip archive of torch's without creating any of its tensors.
 
     Raises:
         ValueError: It is none, holds more than plain values and tensors, or its tensors do not lie in it.
@@ -76,13 +75,13 @@ class _Storage:
 
 
 class _Scan(pickle.Unpickler):
-    """Goes through a pickle with stand-ins for tensors; nothing that it names is imported or called."""
+    """Reads a pickle with stand-ins for tensors; nothing that it names is imported or called."""
 
-    def __init__(self, file: Any, sizes: dict[str, int]) -> None:
+    def __init__(self, file: io.BytesIO, sizes: dict[str, int]) -> None:
         super().__init__(file)
         self._sizes = sizes
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module in ('torch', 'torch.storage') and name in _ELEMENT_BYTES:
             return name
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
@@ -92,7 +91,9 @@ class _Scan(pickle.Unpickler):
             raise pickle.UnpicklingError(f'{module}.{name} is no plain value')
         return stand_in
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: object) -> _Storage:
+        if not isinstance(pid, tuple) or len(pid) != 5:
+            raise ValueError('it holds a tensor whose data is nowhere')
         kind, name, key, _, n_elements = pid
         size = self._sizes.get(key)
         element_bytes = _ELEMENT_BYTES[name]
@@ -101,7 +102,7 @@ class _Scan(pickle.Unpickler):
         return _Storage(n_elements * element_bytes, element_bytes)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
+def _tensor(storage: object, offset: int, size: object, stride: object, *_: object) -> None:
     if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError('it holds a tensor that is none')
     if not all(map(_is_count, (offset, *size, *stride))) or len(size) != len(stride) or len(size) > 16:
@@ -113,19 +114,20 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
 
 
 def _tensor_of_dtype(
-    storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    storage: object, offset: int, size: object, stride: object, grad: object, hooks: object, dtype: object, *_: object
 ) -> None:
-    if not isinstance(storage, _Storage) or not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+    named = getattr(torch, str(dtype), None)
+    if not isinstance(storage, _Storage) or not isinstance(named, torch.dtype):
         raise ValueError('it holds a tensor that is none')
-    _tensor(_Storage(storage.n_bytes, getattr(torch, dtype).itemsize), offset, size, stride)
+    _tensor(_Storage(storage.n_bytes, named.itemsize), offset, size, stride)
 
 
-def _parameter(data: Any, *_: Any) -> None:
+def _parameter(data: object, *_: object) -> None:
     if data is not None:
         raise ValueError('it holds a parameter that is none')
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 

@@ -1,10 +1,9 @@
-"""Building from a file: within the size of the weights that it holds, and with errors that name it."""
+"""Building from a file: limited by the size of its weights, with errors that name it."""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,15 +29,15 @@ _RAW = (
 
 @contextlib.contextmanager
 def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> Iterator[None]:
-    """Let an error say that it comes of a file.
+    """Let errors name the file that caused them.
 
     Args:
         path: The file.
-        what: What is wrong where the error itself does not say so.
-        remedy: What to do where the error does not say so; empty: it does.
+        what: The problem, for errors that do not name one.
+        remedy: What to do, for errors that do not say so; empty: they do.
 
     Raises:
-        ValueError: In place of every error that something in the file has caused.
+        ValueError: In place of every error that the file has caused.
     """
     try:
         yield
@@ -60,7 +59,7 @@ def naming(path: str | Path, what: str = 'cannot be used', remedy: str = '') -> 
 
 @contextlib.contextmanager
 def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let nothing be built that is far larger than a file's weights: a size in its settings costs nothing to write.
+    """Refuse to build anything far larger than a file's weights: anyone can write a large size into settings.
 
     Args:
         path: The file.
@@ -79,7 +78,7 @@ def building(path: str | Path, state_dict: Mapping[str, Tensor]) -> Iterator[Non
         hook.remove()
 
 
-def try_out(path: str | Path, values: Any, run: Callable[[], Any]) -> None:
+def try_out(path: str | Path, values: object, run: Callable[[], object]) -> None:
     """Run a model once where a file's settings name classes of torch's: some take no tensor, or make another shape.
 
     Args:
@@ -96,7 +95,7 @@ def try_out(path: str | Path, values: Any, run: Callable[[], Any]) -> None:
 
 
 class _Limit(TorchDispatchMode):
-    """Refuses to make tensors, or parameters, of more than so many numbers."""
+    """Refuses to create more than n numbers in tensors, or more than n parameters."""
 
     def __init__(self, path: str | Path, n_elements: int, n_parameters: int) -> None:
         super().__init__()
@@ -104,14 +103,21 @@ class _Limit(TorchDispatchMode):
         self._n_elements = n_elements
         self._n_parameters = n_parameters
 
-    def count(self, module: Any, name: str, parameter: Any) -> None:
+    def count(self, module: object, name: str, parameter: object) -> None:
         self._n_parameters -= 1
         if self._n_parameters < 0:
             self._refuse()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         self._n_elements -= _size(args)
         if func is torch.ops.aten.clone.default:  # torch's own classes copy their layers, which registers none
+            assert isinstance(args[0], Tensor)
             self._n_elements -= args[0].numel()
             self.count(None, '', None)
         if self._n_elements < 0:
@@ -125,8 +131,8 @@ class _Limit(TorchDispatchMode):
         )
 
 
-def _size(args: Any) -> int:
-    """How many numbers an operation makes that makes a tensor of none: those of a shape, or up to a number."""
+def _size(args: Sequence[object]) -> int:
+    """How many numbers an operation creates that takes no tensor: those of a shape, or of a range."""
     if any(
         isinstance(arg, Tensor) or (isinstance(arg, list | tuple) and any(isinstance(one, Tensor) for one in arg))
         for arg in args
@@ -134,4 +140,5 @@ def _size(args: Any) -> int:
         return 0
     shapes = [arg for arg in args if isinstance(arg, list | tuple)]
     shape = shapes[0] if shapes else args
-    return math.prod(abs(n) for n in shape if isinstance(n, int)) if shape else 0
+    sizes: list[int] = [n for n in shape if isinstance(n, int)]
+    return math.prod(map(abs, sizes)) if shape else 0

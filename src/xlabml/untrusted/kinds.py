@@ -1,7 +1,7 @@
 """Kinds of values that a file can hold, as functions that refuse all others."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from xlabml import bounds
 from xlabml.errors import CheckpointError
@@ -9,46 +9,46 @@ from xlabml.errors import CheckpointError
 _PLAIN_KINDS = (str, int, float, bool, type(None))
 _MOST = 1 << 48
 
-Check = Callable[[Any, str], None]
-"""Raises WrongError where a value is not what it should be; told how messages call it."""
+Check = Callable[[object, str], None]
+"""Raises WrongError where a value is of another kind; gets the name that messages use."""
 
 
 class WrongError(CheckpointError):
-    """Says what is wrong, without the file: who reads it adds the name."""
+    """Names the error but not the file, whose name the reader of the file adds."""
 
 
-def refuse(value: Any, where: str, wanted: str) -> NoReturn:
-    """Raise WrongError: what is there, and what must be."""
+def refuse(value: object, where: str, wanted: str) -> NoReturn:
+    """Raise WrongError with the value and the kind that it must have."""
     shown = f'{value!r:.60}' if isinstance(value, str | float | bool) else type(value).__name__
     shown = bounds.shown(value) if type(value) is int else shown
     raise WrongError(f'{where} is {shown}; it must be {wanted}')
 
 
-def count(value: Any, where: str) -> None:
+def count(value: object, where: str) -> None:
     """A whole number from 0."""
     if type(value) is not int or not 0 <= value <= _MOST:
         refuse(value, where, 'a whole number from 0')
 
 
-def number(value: Any, where: str) -> None:
+def number(value: object, where: str) -> None:
     """A number, finite or not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(value, where, 'a number')
 
 
-def flag(value: Any, where: str) -> None:
+def flag(value: object, where: str) -> None:
     """True or false."""
     if not isinstance(value, bool):
         refuse(value, where, 'true or false')
 
 
-def text(value: Any, where: str) -> None:
+def text(value: object, where: str) -> None:
     """A string."""
     if not isinstance(value, str):
         refuse(value, where, 'text')
 
 
-def plain(value: Any, where: str) -> None:
+def plain(value: object, where: str) -> None:
     """Strings, numbers, switches and None, in mappings and lists of any depth."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -64,25 +64,30 @@ def plain(value: Any, where: str) -> None:
 def or_none(check: Check) -> Check:
     """What a check takes, or None."""
 
-    def check_some(value: Any, where: str) -> None:
+    def check_some(value: object, where: str) -> None:
         if value is not None:
             check(value, where)
 
     return check_some
 
 
+def by_name(value: object, where: str, needed: tuple[str, ...] = ()) -> dict[str, object]:
+    """A value that must be a mapping, with some names that have to be there."""
+    if not isinstance(value, dict):
+        refuse(value, where, 'a mapping')
+    for name in needed:
+        if name not in value:
+            raise WrongError(f'{where} has no {name}')
+    return value
+
+
 def mapping(
     known: Mapping[str, Check] | None = None, every: Check | None = None, needed: tuple[str, ...] = ()
 ) -> Check:
-    """Of names: some that are known, some that have to be there, all of one kind."""
+    """A mapping: some names are known, some needed, and all others may have one kind of value."""
 
-    def check(value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            refuse(value, where, 'a mapping')
-        for name in needed:
-            if name not in value:
-                raise WrongError(f'{where} has no {name}')
-        for name, item in value.items():
+    def check(value: object, where: str) -> None:
+        for name, item in by_name(value, where, needed).items():
             one = (known or {}).get(name, every)
             if one is not None:
                 one(item, f'{where}.{name}')
@@ -91,9 +96,9 @@ def mapping(
 
 
 def items(every: Check | None = None, length: int | None = None) -> Check:
-    """A list, of so many where that is known."""
+    """A list; of n items where its length is known."""
 
-    def check(value: Any, where: str) -> None:
+    def check(value: object, where: str) -> None:
         if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
             refuse(value, where, 'a list' if length is None else f'a list of {length}')
         for i, item in enumerate(value):
@@ -103,7 +108,7 @@ def items(every: Check | None = None, length: int | None = None) -> Check:
     return check
 
 
-def plain_mapping(value: Any, where: str) -> None:
+def plain_mapping(value: object, where: str) -> None:
     """Plain values by name."""
     mapping()(value, where)
     plain(value, where)

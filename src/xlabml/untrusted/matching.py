@@ -1,4 +1,4 @@
-"""What a file says of classes and their arguments, held against the signatures: names and types, nothing is built.
+"""Classes and arguments in a file, compared with the signatures: names and types; nothing is built.
 
 jsonargparse parses anew whatever it is handed: a string that is JSON becomes an object, one that is a path is read, a
 key with dots reaches into a class. So a checkpoint's settings come to it, and to `xlabml.settings.build`, through here.
@@ -14,9 +14,10 @@ from enum import Enum
 from typing import Any, Literal
 
 from xlabml import bounds, settings
+from xlabml.plain import Plain, PlainDict
 
 Text = Callable[[str], str]
-"""What is put in the place of a string that a signature takes as such."""
+"""Replaces a string where the signature takes any string."""
 
 _MAX_TEXT = 1_000_000
 _MAX_ITEMS = 1_000_000
@@ -26,37 +27,40 @@ _WORD = re.compile(r'[\w:+-]{1,64}', re.ASCII)
 """A string where a class, a list or a mapping could stand too: a parser has to find nothing in it, and no file."""
 
 
-def match_part(value: Any, kind: type, where: str, text: Text = str) -> dict[str, Any]:
-    """Check what a file says of one part: which class, and its arguments.
+def match_part(value: Plain, kind: type, where: str, text: Text = str) -> tuple[str, PlainDict]:
+    """Check the settings of one part in a file: its class and its arguments.
 
     Args:
         value: `{'class_path': …, 'init_args': …}`.
-        kind: What class it has to be of.
-        where: What messages call it.
+        kind: The class that it must be a subclass of.
+        where: Its name in messages.
         text: Put in the place of every string that is neither one of a few choices nor a class.
 
     Returns:
-        The same settings, the strings replaced.
+        The path of the class, and the same arguments, the strings replaced.
 
     Raises:
-        ValueError: Names what is wrong, and where.
+        ValueError: Names the error and the place.
     """
-    return _match(value, kind, where, text, True, 0)
+    if isinstance(value, Mapping) and ('class_path' in value or 'init_args' in value):
+        path, arguments = _match_class(value, (kind,), where, text, True, 0)
+        return path, arguments or {}
+    raise _wrong(where, value, _describe((kind,)))
 
 
-def match_arguments(function: Callable, values: Any, where: str, text: Text = str) -> dict[str, Any]:
-    """Check the arguments of a class or function; see `match_part`. Which of them are missing is not looked at."""
+def match_arguments(function: Callable, values: Plain, where: str, text: Text = str) -> PlainDict:
+    """Check the arguments of a class or function; see `match_part`. Missing arguments are not reported."""
     return _match_arguments(function, values, where, text, 0)
 
 
-def parameters(function: Callable) -> dict[str, Any]:
+def parameters(function: Callable) -> dict[str, object]:
     """The arguments that can be given by name, and their types; those of base classes where `**kwargs` go there."""
     return _signature(function)[0]
 
 
-def _signature(function: Callable) -> tuple[dict[str, Any], bool]:
+def _signature(function: Callable) -> tuple[dict[str, object], bool]:
     """The same, and whether any other name is taken as well."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     takes_any = False
     for part in function.__mro__ if inspect.isclass(function) else (function,):
         init = vars(part).get('__init__') if inspect.isclass(part) else part
@@ -69,39 +73,39 @@ def _signature(function: Callable) -> tuple[dict[str, Any], bool]:
             hints = {}
         for name, parameter in signature.items():
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != 'self':
-                found.setdefault(name, hints.get(name, Any))
+                found.setdefault(name, hints.get(name, object))
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
         if not takes_any:
             break
     return found, takes_any
 
 
-def _match_arguments(function: Callable, values: Any, where: str, text: Text, depth: int) -> dict[str, Any]:
+def _match_arguments(function: Callable, values: Plain, where: str, text: Text, depth: int) -> PlainDict:
     if not isinstance(values, Mapping):
         raise _wrong(where, values, 'arguments by name')
     kinds, takes_any = _signature(function)
     # The arguments of a class of torch's are plain values: none of ours is handed to one.
     may_nest = not str(function.__module__).startswith('torch.')
-    matched = {}
+    matched: PlainDict = {}
     for name, value in values.items():
         _check_key(name, where)
         if name not in kinds and not takes_any:
             raise ValueError(f'{where}.{name[:80]} is not an argument of {function.__module__}.{_name(function)}')
-        matched[name] = _match(value, kinds.get(name, Any), f'{where}.{name}', text, may_nest, depth + 1)
+        matched[name] = _match(value, kinds.get(name, object), f'{where}.{name}', text, may_nest, depth + 1)
     return matched
 
 
-def _match(value: Any, kind: Any, where: str, text: Text, may_nest: bool, depth: int) -> Any:
+def _match(value: Plain, kind: object, where: str, text: Text, may_nest: bool, depth: int) -> Plain:
     if depth > _MAX_DEPTH:
         raise ValueError(f'{where} is nested too deep')
     kinds = _flat(kind)
     if value is None:
-        if type(None) in kinds or Any in kinds:
+        if type(None) in kinds or object in kinds:
             return None
     elif any(typing.get_origin(one) is Literal and _is_choice(value, typing.get_args(one)) for one in kinds):
         return value
     elif isinstance(value, bool):
-        if bool in kinds or Any in kinds:
+        if bool in kinds or object in kinds:
             return value
     elif isinstance(value, int | float):
         if _takes_number(value, kinds) and not math.isnan(value):
@@ -112,14 +116,15 @@ def _match(value: Any, kind: Any, where: str, text: Text, may_nest: bool, depth:
         return _match_text(value, kinds, where, text)
     elif isinstance(value, list | tuple):
         for one in kinds:
-            if one is Any or typing.get_origin(one) in (list, tuple, Sequence) or one in (list, tuple):
+            if one is object or typing.get_origin(one) in (list, tuple, Sequence) or one in (list, tuple):
                 return _match_items(value, one, where, text, may_nest, depth)
     elif isinstance(value, Mapping):
         if 'class_path' in value or 'init_args' in value:
-            return _match_class(value, kinds, where, text, may_nest, depth)
+            path, arguments = _match_class(value, kinds, where, text, may_nest, depth)
+            return {'class_path': path} if arguments is None else {'class_path': path, 'init_args': arguments}
         for one in kinds:
-            if one is Any or typing.get_origin(one) in (dict, Mapping) or one is dict:
-                item = (typing.get_args(one) or (str, Any))[-1]
+            if one is object or typing.get_origin(one) in (dict, Mapping) or one is dict:
+                item = (typing.get_args(one) or (str, object))[-1]
                 for key in value:
                     _check_key(key, where)
                 return {
@@ -128,11 +133,11 @@ def _match(value: Any, kind: Any, where: str, text: Text, may_nest: bool, depth:
     raise _wrong(where, value, _describe(kinds))
 
 
-def _match_text(value: str, kinds: Sequence[Any], where: str, text: Text) -> str:
+def _match_text(value: str, kinds: Sequence[object], where: str, text: Text) -> str:
     if len(value) > _MAX_TEXT or '\0' in value:
         raise ValueError(f'{where} is no text of at most {_MAX_TEXT:,} characters')
-    if str in kinds or Any in kinds:
-        is_alone = all(one in (str, Any, bool, int, float, type(None)) or _is_literal(one) for one in kinds)
+    if str in kinds or object in kinds:
+        is_alone = all(one in (str, object, bool, int, float, type(None)) or _is_literal(one) for one in kinds)
         if is_alone:
             return text(value)
         if _WORD.fullmatch(value):
@@ -144,11 +149,11 @@ def _match_text(value: str, kinds: Sequence[Any], where: str, text: Text) -> str
 
 
 def _match_items(
-    value: Sequence[Any], kind: Any, where: str, text: Text, may_nest: bool, depth: int
-) -> list[Any] | tuple[Any, ...]:
+    value: Sequence[Plain], kind: object, where: str, text: Text, may_nest: bool, depth: int
+) -> list[Plain]:
     if len(value) > _MAX_ITEMS:
         raise ValueError(f'{where} has {len(value):,} items; it can have at most {_MAX_ITEMS:,}')
-    items = typing.get_args(kind) or (Any, ...)
+    items = typing.get_args(kind) or (object, ...)
     if typing.get_origin(kind) is tuple and Ellipsis not in items and len(items) != len(value):
         raise ValueError(f'{where} has {len(value)} items; it must have {len(items)}')
     is_fixed = typing.get_origin(kind) is tuple and Ellipsis not in items
@@ -159,8 +164,8 @@ def _match_items(
 
 
 def _match_class(
-    value: Mapping[str, Any], kinds: Sequence[Any], where: str, text: Text, may_nest: bool, depth: int
-) -> dict[str, Any]:
+    value: Mapping[str, Plain], kinds: Sequence[object], where: str, text: Text, may_nest: bool, depth: int
+) -> tuple[str, PlainDict | None]:
     path = value.get('class_path')
     if not isinstance(path, str) or not set(value) <= {'class_path', 'init_args'}:
         raise _wrong(where, value, 'a class: class_path and init_args')
@@ -185,18 +190,18 @@ def _match_class(
         inspect.signature(cls).bind(*(handed if isinstance(handed, list) else []), **matched)
     except TypeError as error:
         raise ValueError(f'{where}: {path} cannot be made from these arguments: {error}') from error
-    return {'class_path': path} if arguments is None else {'class_path': path, 'init_args': matched}
+    return path, None if arguments is None else matched
 
 
-def _check_key(name: Any, where: str) -> None:
+def _check_key(name: object, where: str) -> None:
     if not isinstance(name, str) or not _KEY.fullmatch(name) or name.startswith('__'):
         raise ValueError(f'{where} has a key {_short(name)}, which is no name')
 
 
-def _flat(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, those of unions in it too; of anything else, itself."""
-    if kind in (inspect.Parameter.empty, object) or isinstance(kind, typing.TypeVar):
-        return (Any,)
+def _flat(kind: object) -> tuple[object, ...]:
+    """The members of a union, those of unions in it too; of anything else, itself. `object` stands for any kind."""
+    if kind in (inspect.Parameter.empty, Any) or isinstance(kind, typing.TypeVar):
+        return (object,)
     if typing.get_origin(kind) is typing.Annotated:
         return _flat(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -204,42 +209,43 @@ def _flat(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _takes_number(value: int | float, kinds: Sequence[Any]) -> bool:
-    if float in kinds or Any in kinds:
+def _takes_number(value: int | float, kinds: Sequence[object]) -> bool:
+    if float in kinds or object in kinds:
         return True
     return int in kinds and isinstance(value, int)
 
 
-def _is_choice(value: Any, choices: Sequence[Any]) -> bool:
+def _is_choice(value: object, choices: Sequence[object]) -> bool:
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
-def _is_literal(kind: Any) -> bool:
+def _is_literal(kind: object) -> bool:
     return typing.get_origin(kind) is Literal
 
 
-def _is_factory(kind: Any) -> bool:
+def _is_factory(kind: object) -> bool:
     return typing.get_origin(kind) is Callable or kind is Callable
 
 
-def _is_plain(kind: Any) -> bool:
-    return kind in (str, int, float, bool, type(None), Any, list, dict, tuple)
+def _is_plain(kind: object) -> bool:
+    return kind in (str, int, float, bool, type(None), Any, object, list, dict, tuple)
 
 
-def _is_written_as_text(kind: Any) -> bool:
+def _is_written_as_text(kind: object) -> bool:
     """Whether a part's argument of this kind gets text, because settings hold nothing else for it."""
     return inspect.isclass(kind) and (
         issubclass(kind, Enum) or kind.__module__.partition('.')[0] in ('pathlib', 'datetime')
     )
 
 
-def _wrong(where: str, value: Any, wanted: str) -> ValueError:
-    kind = {type(None): 'nothing', bool: 'a switch'}.get(type(value)) or _WORDS.get(type(value), type(value).__name__)
+def _wrong(where: str, value: object, wanted: str) -> ValueError:
+    named = {type(None): 'nothing', bool: 'a switch'}
+    kind = named.get(type(value)) or _WORDS.get(type(value), type(value).__name__)
     shown = '' if isinstance(value, dict | list | tuple) or value is None else f' {_short(value)}'
     return ValueError(f'{where} is {kind}{shown}, where {wanted} belongs')
 
 
-_WORDS = {
+_WORDS: dict[object, str] = {
     str: 'text',
     int: 'a whole number',
     float: 'a number',
@@ -248,11 +254,11 @@ _WORDS = {
     list: 'a list',
     tuple: 'a list',
     dict: 'a mapping',
-    Any: 'a plain value',
+    object: 'a plain value',
 }
 
 
-def _describe(kinds: Sequence[Any]) -> str:
+def _describe(kinds: Sequence[object]) -> str:
     words = []
     for kind in kinds:
         if _is_literal(kind):
@@ -265,11 +271,11 @@ def _describe(kinds: Sequence[Any]) -> str:
     return ' or '.join(dict.fromkeys(words))
 
 
-def _name(kind: Any) -> str:
+def _name(kind: object) -> str:
     return getattr(kind, '__qualname__', str(kind))
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, int):
         return bounds.shown(value)
     text = repr(value)[:80] if not isinstance(value, str) else repr(value[:80])

@@ -1,8 +1,7 @@
-"""YAML of bounded size, once its aliases are written out: a few lines of it can stand for billions of values."""
+"""YAML of bounded size, aliases expanded: a few lines of YAML can stand for billions of values."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,7 +16,7 @@ _DOTTED = re.compile(r'[\w]\.(?:class_path|init_args)\b[\w.]*(?:["\']\s*:|\s*:(?
 """A key that reaches into a class: jsonargparse builds what it names without looking at the type that belongs there."""
 
 
-def load(text: str, loader: type = yaml.SafeLoader) -> Any:
+def load(text: str, loader: type = yaml.SafeLoader) -> object:
     """Read YAML as plain values; errors are those of `check`."""
     check(text, loader)
     return yaml.load(text, loader)

@@ -1,11 +1,14 @@
 """Groups as tensors, worked out by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE
-from xlabml.data.groups import InOrder, TextGroups
+from xlabml.data import Location, prepare_store
+from xlabml.data.groups import InOrder, TextGroups, make_index, verify_index
 from xlabml.data.order import example_keys
 from xlabml.errors import DataError, SettingsError
 
@@ -222,3 +225,60 @@ def test_settings_that_do_not_belong_are_refused(options, message):
 def test_batching_of_anchors_has_no_duplicates_and_that_of_pairs_is_the_order():
     assert type(TextGroups({'text': 't'}).batching) is InOrder
     assert TextGroups({'anchor': 'q', 'positive': 'p'}).settings()['batching'] == {'class': 'NoDuplicates'}
+
+
+def test_an_index_that_was_changed_is_refused_by_its_file(make_corpus, triplets, tmp_path):
+    corpus = make_corpus(triplets, TRIPLETS)
+    assert verify_index(corpus, tmp_path / 'index') is None
+    index = make_index(corpus, tmp_path / 'index')
+    assert verify_index(corpus, tmp_path / 'index').roles.tolist() == index.roles.tolist()
+    file = index.folder / 'roles.bin'
+    file.write_bytes(b'\x01' + file.read_bytes()[1:])
+    with pytest.raises(DataError, match=r'roles\.bin is not what'):
+        verify_index(corpus, tmp_path / 'index')
+
+
+def test_one_column_may_be_anchor_and_positive(make_groups):
+    groups = make_groups(TextGroups({'anchor': 'query', 'positive': 'query'}), TRIPLETS)
+    batch = read(groups, 0, 1)
+    first, second, *_ = segments(batch)
+    assert first == second
+    assert of_texts(batch, batch.role) == [ANCHOR, POSITIVE, ANCHOR, POSITIVE]
+
+
+LABELLED = [{'t': f'cat {i}', 'y': y} for i, y in enumerate('aabc')]
+
+
+@pytest.mark.parametrize(
+    ('form', 'needs', 'n_together', 'message'),
+    [
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('positive',), 1, 'there is one group at a time'),
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('positive', 'negative'), 4, 'which needs negatives'),
+        (TextGroups({'anchor': 'query', 'positive': 'pos'}), ('label',), 4, 'which needs labels'),
+        (TextGroups({'text': 't'}, label='y'), ('positive',), 4, 'which needs a second text'),
+        (TextGroups({'text': 't'}, label='y'), ('label',), 4, 'two texts in each of two classes .* are a 2, b 1, c 1'),
+    ],
+)
+def test_what_an_objective_needs_and_the_groups_lack_is_named(make_groups, form, needs, n_together, message):
+    groups = make_groups(form, TRIPLETS if 'anchor' in form.roles else LABELLED)
+    with pytest.raises(SettingsError, match=f'model.objective is Some, .*{message}'):
+        form.require([('Some', needs)], groups, n_together)
+
+
+def test_groups_that_suffice_are_not_refused(make_groups, triplets):
+    triplets.require([('Some', ('positive', 'negative'))], make_groups(triplets, TRIPLETS), 1)
+    form = TextGroups({'text': 't'}, label='y')
+    form.require([('Some', ('label',))], make_groups(form, [*LABELLED, {'t': 'dog', 'y': 'b'}]), 4)
+    without = [{**record, 'neg': []} for record in TRIPLETS]
+    with pytest.raises(SettingsError, match=r'no record has one in the columns of data.examples.roles.negatives'):
+        triplets.require([('Some', ('negative',))], make_groups(triplets, without), 4)
+
+
+def test_a_store_that_is_ready_is_not_made_again(tmp_path, tokenizer):
+    path = tmp_path / 'records.jsonl'
+    path.write_text('\n'.join(map(json.dumps, TRIPLETS)))
+    form = TextGroups({'anchor': 'query', 'positive': 'pos', 'negatives': 'neg'})
+    said = []
+    for _ in range(2):
+        prepare_store(form.source(Location(str(path))), tokenizer, tmp_path / 'store', form.columns, say=said.append)
+    assert len(said) == 1

@@ -72,14 +72,14 @@ def test_an_evaluation_has_every_group_once_and_no_batch_of_two_sets(open_sets, 
 def test_one_objective_is_for_all_sets_or_there_is_one_for_each(sets, open_sets):
     examples = open_sets('train')
     info, cosent = ('InfoNCE', ('positive',)), ('CoSENT', ('positive', 'score'))
-    sets.require([info], examples)
-    sets.require([info, cosent], examples)
+    sets.require([info], examples, 4)
+    sets.require([info, cosent], examples, 4)
     with pytest.raises(SettingsError, match=r'is CoSENT, which needs scores'):
-        sets.require([cosent, info], examples)
+        sets.require([cosent, info], examples, 4)
     with pytest.raises(SettingsError, match=r'model.objectives has 3 objectives for 2 sets'):
-        sets.require([info, info, info], examples)
+        sets.require([info, info, info], examples, 4)
     with pytest.raises(SettingsError, match=r'has 2 objectives, but data.examples is one set'):
-        PAIRS().require([info, info], examples.sets[0])
+        PAIRS().require([info, info], examples.sets[0], 4)
 
 
 def test_there_is_a_set_for_each_source(sets):

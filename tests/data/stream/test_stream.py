@@ -30,11 +30,11 @@ from xlabml.data import (
     ShardCache,
     Stream,
     StreamedRows,
-    join_batches,
     open_plan,
     prepare_store,
     splits_of,
 )
+from xlabml.data.rows import join_batches, take_rows
 from xlabml.data.store import content_hash, hash_words
 from xlabml.data.stream.shards import Stopped
 
@@ -514,6 +514,8 @@ def test_joined_rows_are_the_rows_of_one_batch(corpus, tokenizer, tmp_path):
     parts = [batch_of(rows, numbers[a:b], 7.0, 5) for a, b in ((0, 2), (2, 3), (3, 9))]
     assert plain(join_batches(parts)) == plain(whole)
     assert join_batches(parts).layout.starts.dtype == torch.int32
+    others = np.array(draw.sample(range(9), 9))
+    assert plain(take_rows(whole, others)) == plain(batch_of(rows, numbers[others], 7.0, 5))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt64
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from xlabml.batches import Batch, Layout, TokenTargets
+from xlabml.batches import Batch
 from xlabml.data.order import START, Place, Places, Stretch, example_keys, mix
-from xlabml.data.rows import Examples, Passes
+from xlabml.data.rows import Examples, Passes, join_batches
 from xlabml.errors import SettingsError
 
 _ORDER_BLOCK = 4096
@@ -175,32 +173,3 @@ def check_dealing(rows_per_step: int, rows_per_batch: int, world: int) -> None:
             f'{rows_per_step} rows a step cannot be dealt to {world} ranks in batches of {rows_per_batch} rows; '
             f'make it a multiple of {rows_per_batch * world}'
         )
-
-
-def join_batches(batches: list[Batch]) -> Batch:
-    """Batches of rows of one length, one below the other, of the same step; empty segments go to the end."""
-    if len(batches) == 1:
-        return batches[0]
-    layouts = [batch.layout for batch in batches if batch.layout is not None]
-    lengths = torch.cat([layout.starts.diff() for layout in layouts])
-    order = torch.argsort((lengths == 0).to(torch.uint8), stable=True)
-    is_text = torch.cat([layout.is_text for layout in layouts if layout.is_text is not None])
-    starts = torch.zeros(len(lengths) + 1, dtype=layouts[0].starts.dtype)
-    starts[1:] = lengths[order].cumsum(0)
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(batch, name) for batch in batches])
-
-    targets = [batch.targets for batch in batches if isinstance(batch.targets, TokenTargets)]
-    n_before = np.cumsum([0, *(len(batch.ids) for batch in batches)]).tolist()
-    example = [torch.where(batch.example < 0, -1, batch.example + n) for batch, n in zip(batches, n_before)]
-    return batches[0]._replace(
-        ids=joined('ids'),
-        layout=Layout(starts, layouts[0].max_length, is_text[order]),
-        documents=joined('documents')[order],
-        example=torch.cat(example)[order],
-        role=joined('role')[order],
-        targets=TokenTargets(
-            torch.cat([part.ids for part in targets]), torch.cat([part.n_bytes for part in targets])[order]
-        ),
-    )

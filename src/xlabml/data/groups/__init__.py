@@ -2,9 +2,10 @@
 
 from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates, PerClass, SameSource
+from .denoised import DenoisedTexts
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
-from .index import GroupIndex, make_index
+from .index import GroupIndex, make_index, verify_index
 from .records import GROUP, Columns, GroupRecords
 from .sets import GroupSets, SetExamples
 
@@ -13,6 +14,7 @@ __all__ = [
     'Arranged',
     'Batching',
     'Columns',
+    'DenoisedTexts',
     'GroupFormat',
     'GroupIndex',
     'GroupRecords',
@@ -27,4 +29,5 @@ __all__ = [
     'TextGroups',
     'TextLimits',
     'make_index',
+    'verify_index',
 ]

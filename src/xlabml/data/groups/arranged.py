@@ -1,5 +1,7 @@
 """The order of groups: that of the passes that they are drawn from, arranged into steps block by block."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -74,7 +76,7 @@ class Arranged(Passes):
     def name(self, document: int) -> str:
         return self.passes.name(document)
 
-    def epochs(self, end: Place) -> list[float]:
+    def epochs(self, end: Place) -> Sequence[float | None]:
         return self.passes.epochs(end)
 
     def _arrange(self, pass_index: int, block: int) -> Int64[np.ndarray, ' places']:

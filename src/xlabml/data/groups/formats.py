@@ -3,7 +3,7 @@
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -46,10 +46,10 @@ class GroupFormat(Format):
         batching: Which groups come together in a step.
     """
 
-    targets = PairTargets
+    targets: ClassVar[type] = PairTargets
     sized_by = 'groups'
     columns = (GROUP,)
-    unused = ('plan', 'batch_tokens', 'stream')
+    unused: ClassVar[tuple[str, ...]] = ('plan', 'batch_tokens', 'stream')
     batching: Batching
 
     def __init__(self) -> None:
@@ -95,16 +95,18 @@ class GroupFormat(Format):
         found = {role: prompts.get(role, prompts.get(_INSTEAD.get(role, ''), '')) for role in self.roles}
         self.prompts.texts = {role: text for role, text in found.items() if text}
 
-    def require(self, objectives: Sequence[Objective], examples: Examples) -> None:
+    def require(self, objectives: Sequence[Objective], examples: Examples, n_together: int) -> None:
         """See that the groups have what the objective needs.
 
         Args:
             objectives: The one of this set.
             examples: The train split.
+            n_together: Groups of a step that are compared with one another.
 
         Raises:
-            SettingsError: A role or a column is not named; or all records have one label, or, where single texts are
-                compared, fewer than two classes have two texts; or there are several objectives.
+            SettingsError: A role or a column is not named; a group has no negatives, nor other groups beside it; all
+                records have one label, or, where single texts are compared, fewer than two classes have two texts; or
+                there are several objectives.
         """
         if len(objectives) != 1:
             raise SettingsError(
@@ -132,6 +134,12 @@ class GroupFormat(Format):
                 f'model.objective is {objective}, which needs negatives, but no record has one in the columns of '
                 'data.examples.roles.negatives; mine some, or choose another objective'
             )
+        if needs == ('positive',) and len(self.roles) < 3 and min(n_together, len(groups)) < 2:
+            raise SettingsError(
+                f'model.objective is {objective}, whose negatives are the other groups of a step, but there is one '
+                'group at a time: set data.batch_groups to more (on each device, without model.gather), or name '
+                'negatives in data.examples.roles'
+            )
         if 'label' in needs:
             counts = np.bincount(groups.labels(np.arange(len(groups))), minlength=len(groups.classes))
             shown = ', '.join(f'{name} {count}' for name, count in zip(groups.classes, counts.tolist()) if count)
@@ -144,13 +152,7 @@ class GroupFormat(Format):
                 )
 
     def settings(self) -> dict[str, Any]:
-        records = self.records
-        return {
-            'class': type(self).__name__,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in records._asdict().items()},
-            'texts': {role: list(names) for role, names in records.texts.items()},
-            'batching': self.batching.settings(),
-        }
+        return {'class': type(self).__name__, **self.records.plain(), 'batching': self.batching.settings()}
 
 
 class TextGroups(GroupFormat):
@@ -161,6 +163,7 @@ class TextGroups(GroupFormat):
 
     Args:
         roles: For each role, its column or columns: anchor and positive, and negatives or none; or a and b; or text.
+            One column as anchor and as positive is SimCSE: dropout makes two vectors of each text.
         label: The column of a class, a name or a whole number.
         score: The column of a number that says how alike a and b are.
         scores: The columns of a teacher's scores: one for each positive and negative, in their order, or lists of them.
@@ -277,7 +280,7 @@ def _check_roles(
     used: dict[str, str] = {}
     for role, columns in roles.items():
         for name in _names(columns):
-            if used.setdefault(name, role) != role:
+            if used.setdefault(name, role) != role and {used[name], role} != {'anchor', 'positive'}:
                 raise ValueError(f'data.examples.roles has the column {name!r} as {used[name]} and as {role}')
     if score is not None and 'a' not in roles:
         raise ValueError('data.examples.score goes with the roles a and b; a teacher has data.examples.scores')

@@ -73,8 +73,8 @@ def make_index(corpus: Corpus, folder: Path) -> GroupIndex:
     Raises:
         DataError: A store keeps no roles, some documents have labels and others none, or the disk is full.
     """
-    identity = {'format': _FORMAT, 'stores': [store.fingerprint for store in corpus.stores]}
-    folder = folder / f'groups-{folders.short_hash(identity)}'
+    identity = _identity(corpus)
+    folder = folder / _name(identity)
 
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
@@ -101,6 +101,34 @@ def make_index(corpus: Corpus, folder: Path) -> GroupIndex:
     if not is_ready():
         folders.build_folder(folder, build, is_ready)
     return open_index(folder, identity)
+
+
+def verify_index(corpus: Corpus, folder: Path) -> GroupIndex | None:
+    """What `make_index` has written, read in full and compared with its hashes; None where it is not there.
+
+    Raises:
+        DataError: It is not as it was written.
+    """
+    identity = _identity(corpus)
+    folder = folder / _name(identity)
+    if not folder.exists():
+        return None
+    manifest = manifests.read_manifest(folder, _KIND, identity)
+    manifests.check_files(folder, manifest)
+    index = GroupIndex(folder, manifest)
+    manifests.check_ends(index.offsets, len(index.roles), folder, 'offsets', in_full=True)
+    manifests.check_range(index.begins, 0, corpus.n_tokens, folder, 'begins')
+    manifests.check_range(index.lengths, 0, corpus.n_tokens, folder, 'lengths')
+    manifests.check_range(index.labels, IGNORED, len(index.classes) - 1, folder, 'labels')
+    return index
+
+
+def _identity(corpus: Corpus) -> dict[str, Any]:
+    return {'format': _FORMAT, 'stores': [store.fingerprint for store in corpus.stores]}
+
+
+def _name(identity: dict[str, Any]) -> str:
+    return f'groups-{folders.short_hash(identity)}'
 
 
 def open_index(folder: Path, identity: dict[str, Any] | None = None) -> GroupIndex:

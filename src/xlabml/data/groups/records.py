@@ -49,6 +49,11 @@ class Columns(NamedTuple):
     optional: tuple[str, ...] = ()
     leave_out: bool = False
 
+    def plain(self) -> dict[str, Any]:
+        """Plain values, as JSON returns them."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
+        return {**values, 'texts': {role: list(names) for role, names in self.texts.items()}}
+
     @property
     def names(self) -> list[str]:
         """All columns, each once."""
@@ -106,8 +111,7 @@ class GroupRecords(Source):
         return self.source.addresses()
 
     def fingerprint(self) -> dict[str, Any]:
-        columns = {**self.columns._asdict(), 'texts': {role: list(some) for role, some in self.columns.texts.items()}}
-        return {'class': 'GroupRecords', **columns, 'source': self.source.fingerprint()}
+        return {'class': type(self).__name__, **self.columns.plain(), 'source': self.source.fingerprint()}
 
     def _inner(self, columns: Sequence[str]) -> list[str]:
         names = dict.fromkeys([*self.columns.names, *columns])

@@ -156,7 +156,7 @@ class GroupSets(Format):
         for form in self.sets:
             form.use_prompts(prompts)
 
-    def require(self, objectives: Sequence[Objective], examples: Examples) -> None:
+    def require(self, objectives: Sequence[Objective], examples: Examples, n_together: int) -> None:
         """As in GroupFormat, for each set: one objective for all, or one for each.
 
         Raises:
@@ -170,7 +170,7 @@ class GroupSets(Format):
             )
         each = list(objectives) * (len(self.sets) if len(objectives) == 1 else 1)
         for form, groups, objective in zip(self.sets, examples.sets, each):
-            form.require([objective], groups)
+            form.require([objective], groups, n_together)
 
     def settings(self) -> dict[str, Any]:
         return {'class': type(self).__name__, 'sets': [form.settings() for form in self.sets]}

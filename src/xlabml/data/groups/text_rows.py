@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-_MIN_SLOTS = 128
+MIN_SLOTS = 128
 _MIN_SEGMENTS = 16
 
 
@@ -79,7 +79,7 @@ class DrawnTexts(NamedTuple):
 def fill_rows(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[Int64[np.ndarray, ' t'], int, int]:
     """The row of each text, the slots of a row, and how many rows there are."""
     if row_slots is None:
-        return np.zeros(len(lengths), np.int64), round_up(int(lengths.sum()), _MIN_SLOTS), 1
+        return np.zeros(len(lengths), np.int64), round_up(int(lengths.sum()), MIN_SLOTS), 1
     row = 0
     used = 0
     rows = []
@@ -90,7 +90,7 @@ def fill_rows(lengths: Int64[np.ndarray, ' t'], row_slots: int | None) -> tuple[
         rows.append(row)
         used = used + length
     if row == 0:
-        return np.array(rows, np.int64), min(row_slots, round_up(used, _MIN_SLOTS)), 1
+        return np.array(rows, np.int64), min(row_slots, round_up(used, MIN_SLOTS)), 1
     return np.array(rows, np.int64), row_slots, row + 1
 
 

@@ -1,8 +1,8 @@
-"""Which row comes when: permutations, mixtures, skipped stretches, growing sizes: functions of a place alone."""
+"""Which row comes when: permutations, mixtures, skipped stretches: functions of a place alone."""
 
 from .gaps import Gaps
 from .keys import EVALUATION, example_keys, slot_keys, uniform
-from .mixture import Mixture, check_weights
+from .mixture import Interleaving, Mixture, check_weights
 from .permutation import mix, permute, scramble, shuffled
 from .places import START, Place, Places, Stretch
 
@@ -10,6 +10,7 @@ __all__ = [
     'EVALUATION',
     'START',
     'Gaps',
+    'Interleaving',
     'Mixture',
     'Place',
     'Places',

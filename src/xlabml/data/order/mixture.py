@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from xlabml.errors import SettingsError
 
@@ -13,12 +13,56 @@ from .permutation import mix, shuffled
 _PERIOD = 1 << 16
 
 
-class Mixture:
-    """An endless sequence of the rows of several sources, in which each gives its share of the targets.
+class Interleaving:
+    """Which source each place of an endless sequence of rows belongs to, in fixed shares of the targets.
 
     Every period of 65,536 rows has the same number of each source's, spread as evenly as they go (those of source s lie
-    around the places (i + 1/2) / n_s of the period), so that the shares hold for short runs too. Each source's rows
-    come epoch after epoch, permuted anew.
+    around the places (i + 1/2) / n_s of the period), so that the shares hold for short runs too.
+
+    Args:
+        shares: Of the rows, of each source; they need not sum to 1.
+        weights: Of each source, as the user gave them.
+
+    Attributes:
+        per_period: The number of rows of each source in a period.
+        source: The source of each place of a period.
+        rank: How many places before it in the period belong to its source.
+
+    Raises:
+        SettingsError: A source with a weight has less than a row in a period.
+    """
+
+    period: ClassVar[int] = _PERIOD
+    """How many rows have the same number of each source's, wherever a period begins."""
+
+    def __init__(self, shares: Float64[np.ndarray, ' sources'], weights: Sequence[int | float]) -> None:
+        self.per_period = _round(shares / shares.sum() * _PERIOD)
+        for i, weight in enumerate(weights):
+            if weight and not self.per_period[i]:
+                raise SettingsError(
+                    f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
+                )
+        # Row i of source s comes at (i + 1/2) / n_s of the period; at equal places the first source comes first.
+        source = np.repeat(np.arange(len(shares)), self.per_period)
+        rank = np.concatenate([np.arange(n) for n in self.per_period])
+        order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))
+        self.source = source[order]
+        self.rank = rank[order]
+
+    def sources(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """Which source the rows at these places of the sequence are from."""
+        return self.source[places % _PERIOD]
+
+    def taken(self, n_rows: int) -> Int64[np.ndarray, ' sources']:
+        """The number of rows of each source among the first n_rows of the sequence."""
+        periods, rest = divmod(n_rows, _PERIOD)
+        return periods * self.per_period + np.bincount(self.source[:rest], minlength=len(self.per_period))
+
+
+class Mixture(Interleaving):
+    """An endless sequence of the rows of several sources, each with its share of the targets.
+
+    Each source's rows come epoch after epoch, permuted anew.
 
     Args:
         source_rows: The rows of source s are source_rows[s] to source_rows[s + 1] - 1.
@@ -28,9 +72,6 @@ class Mixture:
     Raises:
         ValueError: The weights are not one for each source, negative, or all 0; or one is of a source without rows.
     """
-
-    period: ClassVar[int] = _PERIOD
-    """How many rows have the same number of each source's, wherever a period begins."""
 
     def __init__(self, source_rows: Sequence[int], n_targets: Sequence[int], weights: Sequence[int | float]) -> None:
         check_weights(weights, len(n_targets))
@@ -44,23 +85,7 @@ class Mixture:
                 )
         # Rows of source s: its share of the targets over its targets per row.
         rows = np.array(weights, np.float64) * self.n_rows / np.maximum(n_targets, 1)
-        self.weights = np.array(weights, np.float64) / sum(weights)
-        self.per_period = _round(rows / rows.sum() * _PERIOD)
-        for i, weight in enumerate(weights):
-            if weight and not self.per_period[i]:
-                raise SettingsError(
-                    f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
-                )
-        # Row i of source s comes at (i + 1/2) / n_s of the period; at equal places the first source comes first.
-        source = np.repeat(np.arange(len(rows)), self.per_period)
-        rank = np.concatenate([np.arange(n) for n in self.per_period])
-        order = np.lexsort((source, (rank + 0.5) / self.per_period[source]))
-        self._source = source[order]
-        self._rank = rank[order]
-
-    def sources(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
-        """Which source the rows at these places of the sequence are from."""
-        return self._source[places % _PERIOD]
+        super().__init__(rows, weights)
 
     def rows(self, places: Int64[np.ndarray, ' rows'], seed: int) -> Int64[np.ndarray, ' rows']:
         """The rows at these places of the sequence.
@@ -69,8 +94,8 @@ class Mixture:
             seed: What each source's order is drawn from.
         """
         period, place = np.divmod(places, _PERIOD)
-        sources = self._source[place]
-        index = period * self.per_period[sources] + self._rank[place]  # rows of the same source before this one
+        sources = self.source[place]
+        index = period * self.per_period[sources] + self.rank[place]  # rows of the same source before this one
         rows = np.empty_like(places)
         for i in np.unique(sources).tolist():
             here = sources == i
@@ -79,9 +104,7 @@ class Mixture:
 
     def epochs(self, n_rows: int) -> list[float]:
         """How often each source is gone through in the first rows of the sequence."""
-        periods, rest = divmod(n_rows, _PERIOD)
-        taken = periods * self.per_period + np.bincount(self._source[:rest], minlength=len(self.n_rows))
-        return (taken / np.maximum(self.n_rows, 1)).tolist()
+        return (self.taken(n_rows) / np.maximum(self.n_rows, 1)).tolist()
 
 
 def check_weights(weights: Sequence[int | float], n_sources: int) -> None:

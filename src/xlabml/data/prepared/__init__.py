@@ -1,6 +1,7 @@
 """Stored or streamed texts, ready for a run: tokenizer, corpus, what is evaluated on and what is trained on."""
 
 from .choices import ExampleChoice, ReadChoice, TokenizerChoice
+from .epochs import check_epochs
 from .streamed import StreamedTexts
 from .texts import Texts
 from .verification import verify
@@ -11,5 +12,6 @@ __all__ = [
     'StreamedTexts',
     'Texts',
     'TokenizerChoice',
+    'check_epochs',
     'verify',
 ]

@@ -1,17 +1,22 @@
 """A data module's texts and training rows where the corpus is streamed: a bounded cache in place of stores."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float64
+
 from xlabml import paths
 from xlabml.artifacts import folders
 from xlabml.data.corpus import Corpus, open_copies, train_texts
+from xlabml.data.order import Interleaving, mix
 from xlabml.data.rows import Examples
 from xlabml.data.store import Engine, TerminalProgress, TokenStore
-from xlabml.data.stream import Shard, ShardCache, Stream, StreamedRows
+from xlabml.data.stream import Shard, ShardCache, Stream, StreamedRows, WeightedStream, is_global
 from xlabml.errors import SettingsError
 
 from .texts import Texts
@@ -101,14 +106,14 @@ class StreamedTexts(Texts):
         text = cache.text_bytes(range(len(cache.shards)))
         size = '' if text is None else f', about {folders.show_bytes(text)} of text'
         return (
-            f'streaming {len(cache.shards):,} shards{size}, {self.stream.window_shards} at a time; takes at most '
+            f'streaming {len(cache.shards):,} shards{size}, {self._n_open_shards()} at a time; takes at most '
             f'{folders.show_bytes(cache.max_bytes)} of disk at {cache.folder}, {folders.show_bytes(free)} are free'
         )
 
     def _check_window(self, stores: Sequence[TokenStore], say: Any) -> None:
         """Raise ValueError if a window will not fit the cache, judged by the shards that stay."""
         cache = self.cache
-        n = self.stream.window_shards
+        n = self._n_open_shards()
         text = cache.text_bytes(range(len(stores)))
         sizes = [part.n_bytes for _, part in cache.shards if part.n_bytes]
         if not text or len(sizes) < len(cache.shards):
@@ -119,10 +124,13 @@ class StreamedTexts(Texts):
         room = cache.max_bytes - there - most  # a file lies here as it came, while it is tokenized
         fit = int(room // each)
         if fit < min(n, len(sizes)):
-            less = f'set that to {fit}, or' if fit > 0 else 'set'
+            n_windows = 1 if self.read.weights is None else sum(weight > 0 for weight in self.read.weights)
+            less = f'set that to {fit // n_windows}, or' if fit >= n_windows else 'set'
+            each_source = '' if n_windows == 1 else f' for each of {n_windows} sources'
             raise SettingsError(
                 f'data.stream.cache_gb is {self.stream.cache_gb:g}: beside what is evaluated on it holds about '
-                f'{max(0, fit)} shards, but data.stream.window_shards is {n}; {less} cache_gb to '
+                f'{max(0, fit)} shards, but data.stream.window_shards is {self.stream.window_shards}{each_source}; '
+                f'{less} cache_gb to '
                 f'{(there + most + 2 * n * each) / 1e9:.3g}, so that the next window fits too'
             )
         if fit < min(2 * n, len(sizes)):
@@ -130,6 +138,14 @@ class StreamedTexts(Texts):
                 f'data.stream.cache_gb holds a window but not the next one beside it, so that training will wait at '
                 f'its end; about {(there + most + 2 * n * each) / 1e9:.3g} would do'
             )
+
+    def _n_open_shards(self) -> int:
+        """Shards of the windows that are read at a time: one window, or one of each source that has a weight."""
+        n = self.stream.window_shards
+        if self.read.weights is None:
+            return n
+        of_source = Counter(self.cache.source(shard) for shard in range(len(self.cache.shards)))
+        return sum(min(n, of_source[i]) for i, weight in enumerate(self.read.weights) if weight)
 
     def stores(self) -> list[TokenStore]:
         if not self.tokenizer_path.exists():
@@ -163,14 +179,46 @@ class StreamedTexts(Texts):
     # Training
 
     @cached_property
-    def passes(self) -> StreamedRows:
-        """What is trained on: the windows of the stream."""
-        say = TerminalProgress().say
-        ratios = self.splitting.ratios
-        held_out = self.read.held_out
+    def passes(self) -> StreamedRows | WeightedStream:
+        """What is trained on: the windows of the stream, or periods of a mixture of those of each source."""
+        weights = self.read.weights
+        if weights is None:
+            return self._windows(None)
+        streams = {i: self._windows(i) for i, weight in enumerate(weights) if weight}
+        return WeightedStream(streams, Interleaving(np.array(weights) / self._targets_per_row(weights), weights))
+
+    def _windows(self, source: int | None) -> StreamedRows:
+        """The windows of a source; None: of all together."""
         return StreamedRows(
-            self.cache, self.stream, self.plan, ratios, self.drop_duplicates, held_out, self.seed, say, self.examples
+            self.cache,
+            self.stream,
+            self.plan,
+            self.splitting.ratios,
+            self.drop_duplicates,
+            self.read.held_out,
+            self.seed if source is None else mix(self.seed, source),
+            TerminalProgress().say,
+            self.examples,
+            source,
         )
+
+    def _targets_per_row(self, weights: Sequence[float]) -> Float64[np.ndarray, ' sources']:
+        """How many targets a training row of each source has on average, by the shards that stay.
+
+        A source that none of them is of is taken to have as many as all of them together.
+        """
+        examples = self.train_examples
+        source = [self.cache.source(shard) for shard in range(len(examples.source_counted))]
+        rows = np.bincount(source, np.diff(examples.source_starts), len(weights))
+        targets = np.bincount(source, examples.source_counted, len(weights))
+        joint = targets.sum() / rows.sum()
+        unknown = [f'{one}' for one, n, weight in zip(self.sources, rows, weights) if weight and not n]
+        if unknown:
+            self._once(TerminalProgress().say)(
+                f'data.weights: of {", ".join(unknown)} no shard is evaluated on (data.stream.eval_shards), so rows of '
+                f'it are taken to have {joint:.1f} targets each, as those of the shards that are'
+            )
+        return np.where(rows > 0, targets / np.maximum(rows, 1), joint)
 
     @property
     def n_epoch_rows(self) -> int:
@@ -185,7 +233,13 @@ class StreamedTexts(Texts):
             'data.stream.window_shards': self.stream.window_shards,
             'data.held_out': self._held_out,
             'seed_everything': self.seed,
+            **self._weight_settings(),
         }
+
+    def _weight_settings(self) -> dict[str, Any]:
+        if self.read.weights is None:
+            return {}
+        return {'data.weights': self.read.weights, 'data.stream.eval_shards': self.stream.eval_shards}
 
     @cached_property
     def _held_out(self) -> list[list[str]]:
@@ -197,4 +251,4 @@ class StreamedTexts(Texts):
         _ = self.passes.fingerprint
 
     def document_name(self, document: int) -> str:
-        return self.passes.name(document) if self.passes.is_global(document) else super().document_name(document)
+        return self.passes.name(document) if is_global(document) else super().document_name(document)

@@ -18,7 +18,7 @@ from xlabml.data.corpus import (
     open_splits,
     train_texts,
 )
-from xlabml.data.order import Mixture, Place
+from xlabml.data.order import Mixture
 from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, Rows
 from xlabml.data.sources import Source
 from xlabml.data.store import Engine, TerminalProgress, TokenStore, prepare_store, store_folder
@@ -267,28 +267,6 @@ class Texts:
                 f'the split train has {n_used:,} tokens, which do not fill one row of data.max_len, {examples.length}; '
                 f'give it more text, or set data.max_len to {n_used} or less'
             )
-
-    def check_epochs(self, end: Place | None) -> None:
-        """Raise ValueError if a run goes through a source more often than it may.
-
-        Args:
-            end: Where the run ends; None: only a clock ends it.
-        """
-        caps = self.read.max_source_epochs
-        if caps is None:
-            return
-        if end is None:
-            raise SettingsError(
-                'data.max_source_epochs is set, but nothing but trainer.max_time ends the run: how often it goes '
-                'through a source is not known; set trainer.max_steps too, or leave data.max_source_epochs out'
-            )
-        for source, asked, cap in zip(self.sources, self.passes.epochs(end), caps):
-            if asked > cap + 1e-9:
-                raise SettingsError(
-                    f'this run would go {asked:.2f} times through {source}, but data.max_source_epochs allows {cap:g}; '
-                    f'set trainer.max_steps to {cap / asked:.1%} of what it is, give the source a smaller share in '
-                    'data.weights, or allow more'
-                )
 
     def document_name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""

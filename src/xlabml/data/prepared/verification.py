@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from xlabml import paths
 from xlabml.data.corpus import Corpus, split_names, verify_copies, verify_near_duplicates, verify_splits
+from xlabml.data.groups import verify_index
 from xlabml.data.rows import RowFormat, verify_plan
 from xlabml.data.store import TokenStore, describe_changed
 
@@ -26,6 +27,10 @@ def verify(texts: Texts) -> Iterator[str]:
             yield f'  {changed}'
     stores = texts.corpus_stores()
     corpus = _verify_corpus(texts, stores) if stores else None
+    if corpus is not None and texts.examples.sized_by == 'groups':
+        index = verify_index(corpus, texts.reading().folder)
+        if index is not None:
+            yield f'groups: {index.folder} is as it was written ({len(index.roles):,} texts)'
     if corpus is None or not isinstance(texts.examples, RowFormat):
         return
     reading = texts.reading()

@@ -1,6 +1,7 @@
 """Documents -> examples that are rows: formats and token views, plans (Pack, Chunk, Concat), and rows as tensors."""
 
 from .formats import Examples, Format, Reading
+from .joining import join_batches, take_rows
 from .masked_tokens import MaskedNextTokens, MaskedTokens
 from .masking import Masking, SpanMasking, TokenMasking, WordMasking
 from .next_tokens import NextTokens, RowFormat
@@ -34,7 +35,9 @@ __all__ = [
     'TokenMasking',
     'TokenView',
     'WordMasking',
+    'join_batches',
     'open_plan',
     'ranges',
+    'take_rows',
     'verify_plan',
 ]

@@ -1,6 +1,8 @@
 """Passes: once through what a run reads, an epoch of stores, a stretch of a mixture, or a window of a stream."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -51,12 +53,15 @@ class Passes(ABC):
         return None
 
     @abstractmethod
-    def epochs(self, end: Place) -> list[float]:
-        """How often each source is gone through before a place.
+    def epochs(self, end: Place) -> Sequence[float | None]:
+        """How often each source is read before a place; None where it is not known yet."""
 
-        Raises:
-            SettingsError: It cannot be known.
-        """
+    def memory(self, place: Place) -> dict[str, Any]:
+        """Plain values that a checkpoint holds so that another run finds a place without reading what is before it."""
+        return {}
+
+    def recall(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # most have nothing to take up
+        """Take up what `memory` returned, from among the values of a checkpoint."""
 
 
 class Epochs(Passes):
@@ -93,7 +98,7 @@ class Epochs(Passes):
     def name(self, document: int) -> str:
         return self.examples.name(document)
 
-    def epochs(self, end: Place) -> list[float]:
+    def epochs(self, end: Place) -> Sequence[float | None]:
         n_sources = len(self.examples.source_starts) - 1
         return [end.pass_index + end.row / len(self.examples)] * n_sources
 
@@ -118,5 +123,5 @@ class Mixed(Epochs):
     def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         return self.mixture.rows(pass_index * self.mixture.period + places, self.seed)
 
-    def epochs(self, end: Place) -> list[float]:
+    def epochs(self, end: Place) -> Sequence[float | None]:
         return self.mixture.epochs(end.pass_index * self.mixture.period + end.row)

@@ -19,6 +19,7 @@ import fsspec
 from xlabml import settings
 from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Part, Source
+from xlabml.plain import Plain
 from xlabml.tokenizer import Tokenizer
 
 from .store_parts import PART, Job, encode_part, read_part
@@ -203,7 +204,7 @@ def _part(index: int) -> str:
     return f'parts/{index:05d}'
 
 
-def describe_source(source: Source) -> dict[str, Any]:
+def describe_source(source: Source) -> Plain:
     """A source as plain values.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from .shards import NoRoom, Shard, ShardCache
 from .stream import Stream, StreamedRows
+from .weighted import WeightedStream
+from .window import is_global
 
 __all__ = [
     'NoRoom',
@@ -9,4 +11,6 @@ __all__ = [
     'ShardCache',
     'Stream',
     'StreamedRows',
+    'WeightedStream',
+    'is_global',
 ]

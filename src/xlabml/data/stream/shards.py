@@ -101,6 +101,11 @@ class ShardCache:
         """Source and part of each."""
         return [(source, part) for source in self.sources for part in source.parts()]
 
+    def source(self, shard: int) -> int:
+        """The number of a shard's source."""
+        source, _ = self.shards[shard]
+        return next(i for i, one in enumerate(self.sources) if one is source)
+
     def name(self, shard: int) -> str:
         """A shard's name for people."""
         return str(Shard(*self.shards[shard]))

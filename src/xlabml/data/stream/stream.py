@@ -27,7 +27,6 @@ from xlabml.data.order import Place, permute
 from xlabml.data.rows import Format, NextTokens, Passes, Plan, Reading
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
-from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer
 
 from .shards import ShardCache, Stopped
@@ -42,7 +41,7 @@ class Stream:
 
     Args:
         cache_gb: Disk that fetched and tokenized shards may take, in GB: room for the shards of evaluation, a window,
-            and, so that training never waits, the next one.
+            and, so that training never waits, the next one; with data.weights, for those of each source.
         window_shards: How many shards (files, mostly) are shuffled together.
         eval_shards: How many of the first shards stay, to evaluate on their val, test and predict documents.
     """
@@ -71,6 +70,10 @@ class StreamedRows(Passes):
         seed: What the orders are drawn from.
         say: Told of each window, the first time that it is laid out, what was left out of it; None: nobody is.
         examples: The format of the rows; None: next-token prediction.
+        source: The number of the source whose shards alone are read; None: those of all are.
+
+    Attributes:
+        neighbours: Streams of other sources that share the cache.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class StreamedRows(Passes):
         seed: int,
         say: Callable[[str], None] | None = None,
         examples: Format | None = None,
+        source: int | None = None,
     ) -> None:
         self.cache = cache
         self.stream = stream
@@ -93,6 +97,8 @@ class StreamedRows(Passes):
         self.held_out = list(held_out)
         self.seed = seed
         self.examples = NextTokens() if examples is None else examples
+        self.source = source
+        self.neighbours: list[StreamedRows] = []
         self._say = say
         self._open: dict[int, Window | None] = {}
         self._counts: dict[int, int] = {}
@@ -122,6 +128,7 @@ class StreamedRows(Passes):
                 'window_shards': self.stream.window_shards,
                 'seed': self.seed,
                 **self._format(),
+                **({} if self.source is None else {'source': self.source}),
             }
         )
 
@@ -136,11 +143,29 @@ class StreamedRows(Passes):
 
     def shards(self, window: int) -> list[int]:
         """The shards of a window, counted over all passes; none is in two windows of a pass."""
-        n = len(self.cache.shards)
+        own = self._own_shards
         size = self.stream.window_shards
-        epoch, index = divmod(window, math.ceil(n / size))
-        places = np.arange(index * size, min(n, (index + 1) * size))
-        return permute(places, n, self.seed, epoch).tolist()
+        epoch, index = divmod(window, self._n_windows)
+        places = np.arange(index * size, min(len(own), (index + 1) * size))
+        return own[permute(places, len(own), self.seed, epoch)].tolist()
+
+    @cached_property
+    def _own_shards(self) -> Int64[np.ndarray, ' shards']:
+        shards = self.cache.shards
+        if self.source is None:
+            return np.arange(len(shards))
+        source = self.cache.sources[self.source]
+        return np.array([i for i, (one, _) in enumerate(shards) if one is source])
+
+    @property
+    def _n_windows(self) -> int:
+        """Windows of a pass over the shards."""
+        return math.ceil(len(self._own_shards) / self.stream.window_shards)
+
+    def _stays(self) -> set[int]:
+        """Shards that stay beside those of this stream's windows: what is evaluated on, and what others read now."""
+        read = [other.shards(list(other._open)[-1]) for other in self.neighbours if other._open]
+        return {*self.fixed_shards, *(shard for shards in read for shard in shards)}
 
     # What is in a window
 
@@ -151,10 +176,19 @@ class StreamedRows(Passes):
             if not path.exists():
                 self._open_window(window)
             self._counts[window] = _read_seen(path)[0]
-            n_pass = math.ceil(len(self.cache.shards) / self.stream.window_shards)
-            if not any(self._counts.get(window - i, 1) for i in range(n_pass)):
+            if not any(self._counts.get(window - i, 1) for i in range(self._n_windows)):
                 raise ValueError('no shard of the stream has a document to train on; check data.splits and its sources')
         return self._counts[window]
+
+    def _known(self, window: int) -> int | None:
+        """How many rows a window has, where that is known without reading it."""
+        if window not in self._counts and (path := self._count_path(window)).exists():
+            self._counts[window] = _read_seen(path)[0]
+        return self._counts.get(window)
+
+    def expect(self, counts: Sequence[int]) -> None:
+        """Take up how many rows the first windows have, from a run that read them."""
+        self._counts |= dict(enumerate(counts))
 
     def open(self, window: int) -> Window:
         found = self._open_window(window)
@@ -182,20 +216,30 @@ class StreamedRows(Passes):
 
     def sources(self, window: int) -> list[int]:
         """The source of each shard of a window."""
-        sources = self.cache.sources
-        of_shards = [self.cache.shards[shard][0] for shard in self.shards(window)]
-        return [next(i for i, one in enumerate(sources) if one is source) for source in of_shards]
+        return [self.cache.source(shard) for shard in self.shards(window)]
 
-    def epochs(self, end: Place) -> list[float]:
-        raise SettingsError(
-            'data.max_source_epochs is set, but how often a stream goes through a source is not known before all of it '
-            'was read; leave it out, or data.stream'
-        )
+    def epochs(self, end: Place) -> list[float | None]:
+        return [None] * len(self.cache.sources)
 
-    @staticmethod
-    def is_global(document: int) -> bool:
-        """Whether this is the number of a document in a window, not one in a corpus of its own."""
-        return document >> DOCUMENT_BITS > 0
+    def epochs_of(self, n_rows: int) -> float | None:
+        """How often the first n_rows go through all shards; None where it is not known yet, since windows are unread.
+
+        Later passes over the shards are taken to have as many rows as the first.
+        """
+        first = [self._known(window) for window in range(self._n_windows)]
+        n_first = sum(n or 0 for n in first)
+        left = n_rows
+        window = 0
+        while left > 0:
+            n = self._known(window)
+            if n is None:
+                is_known = None not in first and n_first > 0
+                return window / self._n_windows + left / n_first if is_known else None
+            if left <= n:
+                return (window + left / n) / self._n_windows
+            left = left - n
+            window = window + 1
+        return window / self._n_windows
 
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
@@ -209,11 +253,11 @@ class StreamedRows(Passes):
     def _lay_out(self, window: int) -> Window | None:
         cache = self.cache
         shards = self.shards(window)
-        keep = {*self.fixed_shards, *shards}
+        keep = {*self._stays(), *shards}
         stores = [cache.open(shard, keep) for shard in shards]
         folder = cache.folder / 'windows' / f'{self.fingerprint}-{window}'
         with cache.locked():
-            folders.remove_older(folder.parent, _KEPT_WINDOWS, folder)
+            folders.remove_older(folder.parent, _KEPT_WINDOWS * (1 + len(self.neighbours)), folder)
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             cache.make_room(self._plan_bytes(stores), keep, shards[0])
@@ -250,8 +294,9 @@ class StreamedRows(Passes):
         path = self._count_path(window)
         found = [0, ''] if rows is None else [len(rows), rows.fingerprint]
         names = ', '.join(self.cache.name(shard) for shard in self.shards(window))
-        if path.exists():
-            if _read_seen(path) != found:
+        is_other = self._counts.get(window, found[0]) != found[0]
+        if path.exists() or is_other:
+            if is_other or _read_seen(path) != found:
                 what = f'one of {names}' + (', or of data.held_out,' if self.held_out else '')
                 raise ValueError(
                     f'{what} is not what it was when it was streamed before; restore it, or delete {self.cache.folder} '
@@ -295,7 +340,7 @@ class StreamedRows(Passes):
     # The next window, meanwhile
 
     def _start_ahead(self, window: int) -> None:
-        keep = {*self.fixed_shards, *self.shards(window), *self.shards(window + 1)}
+        keep = {*self._stays(), *self.shards(window), *self.shards(window + 1)}
 
         def check() -> None:
             if self._stopped:

@@ -13,6 +13,11 @@ DOCUMENT_BITS = 32
 """Of a document's number: its number in its shard; the bits above are the shard's number and one."""
 
 
+def is_global(document: int) -> bool:
+    """Whether this is the number of a document in a window, not one in a corpus of its own."""
+    return document >> DOCUMENT_BITS > 0
+
+
 class Window(Examples):
     """The examples of a window, whose documents are numbered by their shards.
 
