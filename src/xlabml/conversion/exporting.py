@@ -17,6 +17,7 @@ from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
 from xlabml.heads.loading import load_network
 from xlabml.heads.text_encoder import frame
+from xlabml.plain import PlainDict
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import Block, Learned, NoPositions, Sinusoidal, Transformer
 
@@ -277,7 +278,7 @@ def _check_back(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> Non
     """
     bert = read_bert(read_object(folder / 'config.json'), read_weights(folder), folder)
     around = read_sentence_folder(folder)
-    arguments = {
+    arguments: PlainDict = {
         'n_vocab': len(tokenizer),
         'max_len': network.max_len,
         'trunk': bert.trunk,

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from xlabml.checkpoints import Contents, Export, Part
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
 from xlabml.heads.loading import describe_head, load_network
+from xlabml.plain import PlainDict
 from xlabml.tokenizer import Tokenizer
 
 from .bert import Bert, read_bert
@@ -64,7 +65,7 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
     _check_frame(tokenizer, folder)
     max_len = _choose_max_len(bert, around, max_len, folder)
     weights = _fit(bert.weights, len(tokenizer), max_len, folder) | around.dense_weights
-    arguments: dict[str, Any] = {
+    arguments: PlainDict = {
         'n_vocab': len(tokenizer),
         'max_len': max_len,
         'trunk': bert.trunk,
