@@ -14,7 +14,7 @@ from xlabml.heads.text_encoder import frame, pack
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
-from .generator import find_device
+from .devices import find_device
 
 CLASSIFIER = 'xlabml.models.Classifier'
 """The task whose checkpoints classify texts."""
