@@ -1,5 +1,8 @@
-"""Pipelines: a checkpoint and text -> text. No Lightning."""
+"""A checkpoint and texts, without Lightning: texts that continue them, their vectors, and search in these."""
 
+from .embedder import TextEmbedder
 from .generator import TextGenerator
+from .nearest import Hits, find_nearest
+from .quantization import Calibration
 
-__all__ = ['TextGenerator']
+__all__ = ['Calibration', 'Hits', 'TextEmbedder', 'TextGenerator', 'find_nearest']
