@@ -1,4 +1,4 @@
-"""A checkpoint and texts, without Lightning: texts that continue them, their vectors, classes, and search in vectors."""
+"""A checkpoint and texts, without Lightning: texts that continue them, vectors, classes, and search in vectors."""
 
 from .classifier import Prediction, TextClassifier
 from .embedder import TextEmbedder
