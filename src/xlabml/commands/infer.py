@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
-from . import embedding_arguments
+from . import classifying, embedding_arguments
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         PROGRAM,
         description='Let a trained language model continue a text; or, with --embed or --search, let an embedder make '
         'vectors of the texts of a file, or find those that are nearest to a query.',
-        epilog=f'{EXIT_STATUS}.',
+        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts. {EXIT_STATUS}.',
     )
     add = parser.add_argument
     add(
@@ -141,6 +141,9 @@ def visible(text: str, encoding: str = 'utf-8') -> str:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if classifying.FLAG in arguments:
+            classifying.classify(classifying.parse(PROGRAM, arguments), _write)
+            return 0
         options = parse(arguments)
         if options.embed is None and options.search is None:
             infer(options)

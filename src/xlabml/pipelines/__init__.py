@@ -1,8 +1,9 @@
-"""A checkpoint and texts, without Lightning: texts that continue them, their vectors, and search in these."""
+"""A checkpoint and texts, without Lightning: texts that continue them, vectors, classes, and search in vectors."""
 
+from .classifier import Prediction, TextClassifier
 from .embedder import TextEmbedder
 from .generator import TextGenerator
 from .nearest import Hits, find_nearest
 from .quantization import Calibration
 
-__all__ = ['Calibration', 'Hits', 'TextEmbedder', 'TextGenerator', 'find_nearest']
+__all__ = ['Calibration', 'Hits', 'Prediction', 'TextClassifier', 'TextEmbedder', 'TextGenerator', 'find_nearest']
