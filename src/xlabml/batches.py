@@ -83,12 +83,15 @@ class ClassTargets(NamedTuple):
     """Targets of a classifier.
 
     Args:
-        labels: For each example, its class (IGNORED where it has none), or the probability of each class.
+        labels: For each example, its class (IGNORED where it has none), or the probability of each class; of a
+            regression, a number in one column.
         weights: For each example, its weight in the loss; 0 leaves it out.
+        n_cut: For each example, how many tokens of its texts were cut off; None: it is not known.
     """
 
     labels: Int[Tensor, ' e'] | Float[Tensor, 'e k']
     weights: Float[Tensor, ' e']
+    n_cut: Int[Tensor, ' e'] | None = None
 
 
 Targets: TypeAlias = TokenTargets | PairTargets | ClassTargets

@@ -26,7 +26,7 @@ MOST: dict[str, int] = {
     **dict.fromkeys(('n_classes', 'n_outputs', 'n_texts', 'widths'), _TABLE),
     **dict.fromkeys(('d_vector', 'd_teacher', 'dims'), 1 << 20),
     # the data
-    **dict.fromkeys(('batch_tokens', 'device_batch_tokens'), 1 << 36),
+    **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'batch_groups'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
@@ -51,10 +51,12 @@ MOST: dict[str, int] = {
     'n_tokens': 1 << 16,  # sampled at each validation
     'top_k': _TABLE,
     'max_depth': 1000,
+    # evaluators
+    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,
-    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples'), _STEPS),
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'render'), _STEPS),
 }
 
 ANY = 1 << 63

@@ -42,3 +42,8 @@ def near_duplicates() -> Path:
 def streams() -> Path:
     """Cached shards of streams, within the limit of disk space."""
     return cache_folder() / 'stream'
+
+
+def vectors() -> Path:
+    """Vectors of corpora that were searched, by what they are of."""
+    return cache_folder() / 'vectors'

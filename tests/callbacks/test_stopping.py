@@ -89,7 +89,7 @@ def test_ranks_talk_about_every_second_and_at_least_every_100_steps(monkeypatch)
     trainer.strategy.reduce = reduce
     for step in range(1, 301):
         now[0] += 0.0999 if step <= 41 else 0.001
-        assert not stopping._look(trainer, Given())
+        assert not stopping._check(trainer, Given())
     assert talks == [1, 11, 21, 31, 41, 51, 151, 251]
 
 
@@ -98,7 +98,7 @@ def test_the_signal_of_another_rank_and_its_clock_end_this_one_too():
         trainer, stopping = mock.MagicMock(spec=L.Trainer, world_size=2, max_seconds=8.0), Stopping()
         trainer.fit_loop = mock.MagicMock()
         trainer.strategy.reduce = lambda tensor, reduce_op, told=told: torch.tensor(told)
-        assert stopping._look(trainer, Given())
+        assert stopping._check(trainer, Given())
         assert trainer.should_stop is True
         assert stopping.status == status
 

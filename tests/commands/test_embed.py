@@ -183,3 +183,34 @@ def test_vectors_are_evaluated_by_a_search_that_chooses_the_best_checkpoint(run,
     )
     assert status == 0, printed
     assert f'{best:.4f}' in printed
+
+
+def test_two_data_sets_are_trained_each_by_its_objective(xlab, embed, pairs, texts, tmp_path):
+    scored = tmp_path / 'scored.jsonl'
+    scored.write_text(
+        ''.join(json.dumps({'x': text[:9], 'y': text, 's': i % 6}) + '\n' for i, text in enumerate(texts))
+    )
+    (tmp_path / 'sets.yaml').write_text(
+        f"""
+model:
+  class_path: Embedder
+  init_args:
+    objectives: [InfoNCE, CoSENT]
+data:
+  sources: [{{path: {pairs}}}, {{path: {scored}}}]
+  examples:
+    class_path: GroupSets
+    init_args:
+      sets:
+        - {{class_path: TextGroups, init_args: {{roles: {{anchor: q, positive: p}}}}}}
+        - {{class_path: TextGroups, init_args: {{roles: {{a: x, b: y}}, score: s, score_range: [0, 5]}}}}
+"""
+    )
+    flags = [flag for flag in embed[2:] if not str(flag).startswith(('--data.sources', '--data.examples'))]
+    status, printed = xlab('fit', '-c', 'sets.yaml', *flags, '--model.trunk.causal=false')
+    assert status == 0, printed
+    losses = read_curve(tmp_path / 'logs/version_0', 'val_loss')
+    assert all(value > 0 for value in losses.values())
+    status, printed = xlab('fit', '-c', 'sets.yaml', *flags, '--model.objectives=[CoSENT]')
+    assert status == 2
+    assert 'model.objective is CoSENT, which needs scores' in printed

@@ -165,7 +165,7 @@ REFUSALS = {
     'pickle': r'pytorch_model\.bin is\); save the weights as one file of safetensors: pickles are not opened',
     'missing': r'have no embeddings\.LayerNorm\.bias',
     'damaged': 'cut short or damaged',
-    'shape': 'output.weight is .* there, where .* belongs',
+    'shape': 'output.weight has shape .* in the file, and .* by its settings',
     'nan': 'NaN',
     'frame': r'makes \[.*\] of a text, where ours makes',
     'tokenizer': 'there is no tokenizer in',
@@ -178,7 +178,7 @@ REFUSALS = {
     'activation': "hidden_act in .* is 'mish'; what can be imported is gelu",
     'layers': r'have no encoder\.layer\.2\.attention\.self\.query\.weight',
     'huge': 'hidden_size in .* is 1099511627776; it must be a whole number',
-    'heads': 'd_model 16 is no multiple of trunk.n_heads 5',
+    'heads': 'd_model 16 is not a multiple of trunk.n_heads 5',
     'sqrt': r"asks for the poolings \['mean_sqrt_len_tokens'\]",
     'two': r"asks for the poolings \['mean', 'cls'\]",
 }

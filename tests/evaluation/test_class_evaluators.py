@@ -187,6 +187,23 @@ def test_numbers_have_the_loss_of_their_squared_error():
     assert figures['rmse'] == pytest.approx(math.sqrt(2))
 
 
+def test_what_the_majority_reaches_stands_beside_and_a_report_says_what_to_doubt():
+    outputs = make_outputs()
+    evaluator = ClassEvaluator(class_counts=[40.0, 40.0, 40.0])
+    figures = evaluate(evaluator, outputs)
+    assert list(figures) == evaluator.names()
+    assert figures['majority_loss'] == pytest.approx(math.log(3))
+    lines = evaluator.report(['a', 'b', 'c'])
+    assert [line.split()[0] for line in lines[:4]] == ['class', 'a', 'b', 'c']
+    assert not any('collapsed' in line for line in lines)
+    collapsed = ExampleOutputs(torch.tensor([[1.0, 0, 0]]).expand(9, 3), torch.arange(9) % 3, *outputs[2:])
+    collapsed = collapsed._replace(weights=torch.ones(9), documents=torch.arange(9))
+    evaluate(evaluator, collapsed)
+    *_, one, two = evaluator.report(['a', 'b', 'c'])
+    assert "predicted to be 'a'" in one
+    assert 'not clearly below' in two
+
+
 def test_the_majority_answers_with_the_shares_of_the_training_split():
     figures = majority_figures([3.0, 1.0, 0.0], torch.tensor([0, 0, 1, 2]))
     shares = [3 / 4.5, 1 / 4.5, 0.5 / 4.5]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xlabml import settings
-from xlabml.batches import ANCHOR, NEGATIVE, POSITIVE, Batch, PairTargets
+from xlabml.batches import ANCHOR, IGNORED, NEGATIVE, POSITIVE, Batch, PairTargets
 from xlabml.evaluation import (
     Bitext,
     Clustering,
@@ -287,6 +287,18 @@ def test_a_probe_has_not_seen_what_it_predicts():
     twice = twice._replace(example=np.arange(120))  # every text is there twice, under one hash
     for kind in (LinearProbe, lambda: Neighbours(1)):
         assert next(iter(kind().figures(twice).values())) < 0.75
+
+
+@pytest.mark.parametrize('kind', [TripletAccuracy, PairClassification, Clustering, LinearProbe, Neighbours])
+def test_texts_without_a_class_are_left_out(kind):
+    texts = random_texts(n_negatives=0, n_classes=2)
+    known = texts.label.copy()
+    known[30:] = IGNORED
+    is_kept = texts.example < 30
+    kept = Texts(*(None if part is None else part[is_kept] for part in texts._replace(label=None)))
+    found = kind().figures(texts._replace(label=known))
+    assert found == kind().figures(kept._replace(label=texts.label[:30]))
+    assert all(math.isnan(value) for value in kind().figures(texts._replace(label=known * 0 + IGNORED)).values())
 
 
 def test_macro_f1_by_hand():

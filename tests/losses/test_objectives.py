@@ -116,10 +116,12 @@ def test_triplets_of_classes_by_hand():
 
 
 def test_semi_hard_takes_the_nearest_that_is_truly_farther():
-    # For Y, whose other text is at 1: negatives at 1 (X) and 1.5 (BELOW), of which the second is farther.
+    # For Y, whose other text is at 1: negatives at 1 (X), 1.5 (below) and 2 (the opposite of Y).
     below = [math.sqrt(0.75), -0.5, 0.0]
-    views = labelled([[Y], [MINUS], [X], [below]], [0, 0, 1, 1])
-    assert losses.SemiHardTriplet(margin=2.0)(views)[0].item() == pytest.approx(1 - 1.5 + 2.0)
+    views = labelled([[Y], [MINUS], [X], [below], [[0.0, -1.0, 0.0]]], [0, 0, 1, 1, 1])
+    of_five_examples_and_eight_pairs = 5 / 8
+    found = losses.SemiHardTriplet(margin=3.0)(views)[0].item()
+    assert found == pytest.approx((1 - 1.5 + 3.0) * of_five_examples_and_eight_pairs)
 
 
 def test_an_example_without_candidates_costs_a_teacher_nothing():
@@ -138,6 +140,14 @@ def test_texts_without_a_positive_or_a_negative_count_nothing():
         one_class = objective(lonely._replace(label=torch.zeros(5, dtype=torch.long)))
         assert one_class.tolist() == [0.0] * 5
         assert not torch.autograd.grad(one_class.sum(), lonely.vectors)[0].any()
+
+
+def test_texts_without_a_class_are_left_out():
+    known = labelled(CLASSES, [0, 0, 1, 1])
+    more = labelled([*CLASSES, [X], [Y]], [0, 0, 1, 1, IGNORED, IGNORED])
+    for objective in (losses.BatchHardTriplet(), losses.BatchAllTriplet(), losses.SemiHardTriplet(), losses.SupCon()):
+        assert objective(more)[4:].tolist() == [0.0, 0.0]
+        torch.testing.assert_close(objective(more).mean(), objective(known).mean())
 
 
 def test_supcon_is_the_mean_log_probability_of_the_class():

@@ -11,6 +11,7 @@ from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
+from .search_table import SearchTable
 from .spikes import Spikes
 from .stopping import Stopping
 from .summary import Summary, attention_lines
@@ -26,6 +27,7 @@ __all__ = [
     'Predictions',
     'Progress',
     'SampledText',
+    'SearchTable',
     'Spikes',
     'Stopping',
     'Summary',

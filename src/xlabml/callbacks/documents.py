@@ -48,7 +48,7 @@ class ReadDocuments:
         return path
 
 
-def look_interval(every_n_steps: int | None, trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+def check_interval(every_n_steps: int | None, trainer: L.Trainer, pl_module: L.LightningModule) -> int:
     """Steps between checks: as set; by default 1 on a CPU, else those of the curves, since a check synchronizes."""
     if every_n_steps is not None or pl_module.device.type == 'cpu':
         return every_n_steps or 1

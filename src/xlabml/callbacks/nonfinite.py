@@ -5,7 +5,7 @@ import lightning.pytorch as L
 from xlabml.engine import Callback, Task
 
 from .advice import skip_argument
-from .documents import ReadDocuments, look_interval
+from .documents import ReadDocuments, check_interval
 
 
 class NonFinite(Callback):
@@ -30,11 +30,11 @@ class NonFinite(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        n_steps = self.max_in_row + look_interval(self.every_n_steps, trainer, pl_module)
+        n_steps = self.max_in_row + check_interval(self.every_n_steps, trainer, pl_module)
         self.documents.note(trainer.global_step + 1, batch, n_steps)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        interval = look_interval(self.every_n_steps, trainer, pl_module)
+        interval = check_interval(self.every_n_steps, trainer, pl_module)
         if trainer.global_step % interval:
             return
         in_row = int(Task.of(pl_module).skipped[0])

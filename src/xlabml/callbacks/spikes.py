@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xlabml.engine import Callback, Run, step_is_over
 
-from .documents import ReadDocuments, look_interval
+from .documents import ReadDocuments, check_interval
 
 LEAST_DEVIATION = 1e-3
 """Minimum standard deviation, relative to the mean, or to 1 nat where that is larger.
@@ -77,7 +77,7 @@ class Spikes(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         if self.action != 'none':
-            n_steps = look_interval(self.every_n_steps, trainer, pl_module)
+            n_steps = check_interval(self.every_n_steps, trainer, pl_module)
             self.documents.note(trainer.global_step + 1, batch, n_steps)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: object) -> None:
@@ -89,13 +89,13 @@ class Spikes(Callback):
             return
         self._losses.append(self._part)
         self._part = None
-        if trainer.global_step % look_interval(self.every_n_steps, trainer, pl_module) == 0:
-            self.look(trainer)
+        if trainer.global_step % check_interval(self.every_n_steps, trainer, pl_module) == 0:
+            self.check(trainer)
 
     def before_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.look(trainer)
+        self.check(trainer)
 
-    def look(self, trainer: L.Trainer) -> None:
+    def check(self, trainer: L.Trainer) -> None:
         """Check the steps since the last check; call it on all ranks."""
         if self._losses:
             losses = trainer.strategy.reduce(torch.stack(self._losses).float(), reduce_op='mean').tolist()

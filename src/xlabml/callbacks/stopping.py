@@ -13,7 +13,7 @@ TIMEOUT = 124
 """The exit status of a run that `trainer.max_time` ended, equal to that of the command `timeout`."""
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
-_MAX_STEPS_BETWEEN_TALKS = 100
+_MAX_STEPS_BETWEEN_CHECKS = 100
 
 
 class Stopping(Callback):
@@ -39,9 +39,9 @@ class Stopping(Callback):
         self.every_seconds = every_seconds
         self.signal = 0
         self.is_over = False
-        self._started = self._talked = 0.0
+        self._started = self._synchronized = 0.0
         self._n_done = 0
-        self._n_until_talk = 1
+        self._n_until_check = 1
 
     @property
     def status(self) -> int:
@@ -49,9 +49,9 @@ class Stopping(Callback):
         return 128 + self.signal if self.signal else TIMEOUT if self.is_over else 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = self._talked = time.monotonic()
+        self._started = self._synchronized = time.monotonic()
         self._n_done = 0
-        self._n_until_talk = 1
+        self._n_until_check = 1
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)  # the trainer restores the former handlers at the end of the run
@@ -62,28 +62,28 @@ class Stopping(Callback):
         self.signal = self.signal or number
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self._check(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._look(trainer, pl_module):
+        if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._check(trainer, pl_module):
             raise ValidationCut
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Whether the run ends here; the same on all ranks."""
         self._n_done += 1
-        if self._n_done < self._n_until_talk:
+        if self._n_done < self._n_until_check:
             return False
         now = time.monotonic()
-        told = [float(self.signal), now - self._started, (now - self._talked) / self._n_done]
+        shared = [float(self.signal), now - self._started, (now - self._synchronized) / self._n_done]
         if trainer.world_size > 1:
-            told = trainer.strategy.reduce(torch.tensor(told, device=pl_module.device), reduce_op='max').tolist()
-            pace = max(told[2], 1e-9)
-            self._n_until_talk = max(1, min(_MAX_STEPS_BETWEEN_TALKS, int(self.every_seconds / pace)))
+            shared = trainer.strategy.reduce(torch.tensor(shared, device=pl_module.device), reduce_op='max').tolist()
+            pace = max(shared[2], 1e-9)
+            self._n_until_check = max(1, min(_MAX_STEPS_BETWEEN_CHECKS, int(self.every_seconds / pace)))
         self._n_done = 0
-        self._talked = now
+        self._synchronized = now
         max_seconds = getattr(trainer, 'max_seconds', None)
-        self.signal = int(told[0])
-        self.is_over = max_seconds is not None and told[1] >= max_seconds
+        self.signal = int(shared[0])
+        self.is_over = max_seconds is not None and shared[1] >= max_seconds
         if not self.status:
             return False
         Run.of(trainer).end(self.status, 'interrupted' if self.signal else 'trainer.max_time is over')

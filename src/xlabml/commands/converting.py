@@ -1,4 +1,4 @@
-"""`xlab-manage import-checkpoint`: networks of other libraries become files of ours."""
+"""`xlab-manage import-checkpoint` and `export-encoder`: networks of other libraries and files of ours."""
 
 import argparse
 from pathlib import Path
@@ -26,6 +26,16 @@ def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
     task.add_argument('output', metavar='OUT', type=Path, help='the file to write, as safetensors')
     task.add_argument('--max-len', type=count(3), help='cut texts at this many tokens (default: where the folder says)')
     task.set_defaults(run=import_checkpoint)
+    task = tasks.add_parser(
+        'export-encoder',
+        help='make a folder for sentence-transformers of a text encoder',
+        description="Write a text encoder of BERT's shape as a folder that sentence-transformers loads without code of "
+        'ours. Its vectors are compared with those of the checkpoint, by sentence-transformers where that is '
+        'installed. An encoder of another shape is refused with the settings that are in the way.',
+    )
+    task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of an embedder")
+    task.add_argument('folder', metavar='FOLDER', type=Path, help='what is made')
+    task.set_defaults(run=export_encoder)
 
 
 def import_checkpoint(options: argparse.Namespace) -> None:
@@ -46,3 +56,16 @@ def import_checkpoint(options: argparse.Namespace) -> None:
         print(f'the folder puts the prompt {made.default_prompt!r} before every text; here it has to be named')
     print(describe_difference(made.difference))
     print(f'{made.export.path}\n{made.export.n_bytes} bytes\nsha256 {made.export.sha256}')
+
+
+def export_encoder(options: argparse.Namespace) -> None:
+    """Write the folder, and say what the comparison found."""
+    from xlabml import checkpoints
+    from xlabml.conversion import describe_difference, export_folder
+    from xlabml.conversion.importing import TASK
+
+    with typed_paths():
+        path = checkpoints.find(options.ckpt, Path(), TASK)
+        with checkpoints.naming_another(options.ckpt, path):
+            made = export_folder(path, options.folder)
+    print(f'{made.folder}\n{describe_difference(made.difference)}')

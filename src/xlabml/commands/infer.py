@@ -1,4 +1,7 @@
-"""`xlab-infer CKPT PROMPT`: a trained model continues a text on the terminal. Lightning is never loaded, torch late."""
+"""`xlab-infer CKPT PROMPT`: a trained model continues a text on the terminal; or embeds and finds the texts of files.
+
+Lightning is never loaded, torch late.
+"""
 
 import argparse
 import math
@@ -7,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
+from . import classifying, embedding_arguments
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -14,6 +18,16 @@ PROGRAM = 'xlab-infer'
 
 _DRAWING = {'temperature': ('-T', 1.0), 'top_k': ('-k', None), 'top_p': ('-p', None), 'seed': ('-s', None)}
 _BEAM = {'beam_width': ('-w', 10), 'length_penalty': ('-z', 0.0)}
+_OF_GENERATION = {
+    'runs': '-n',
+    'limit': '-l',
+    'greedy': '-g',
+    'beam': '-b',
+    'continued': '-c',
+    'tokenizer': '-t',
+    **{name: flag for name, (flag, _) in (_DRAWING | _BEAM).items()},
+}
+"""Flags that say how a text is continued."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,16 +46,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: One of them is wrong.
     """
-    parser = Parser(PROGRAM, description='Let a trained language model continue a text.', epilog=f'{EXIT_STATUS}.')
+    parser = Parser(
+        PROGRAM,
+        description='Let a trained language model continue a text; or, with --embed or --search, let an embedder make '
+        'vectors of the texts of a file, or find those that are nearest to a query.',
+        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts. {EXIT_STATUS}.',
+    )
     add = parser.add_argument
     add(
         'ckpt',
         metavar='CKPT',
+        nargs='?',
         help="a checkpoint or an exported file; 'last', 'best': of the newest run below this folder",
     )
-    add('prompt', metavar='PROMPT', help='what the text begins with')
-    add('-n', '--runs', type=count(), default=1, help='how many texts to make (default: 1)')
-    add('-l', '--limit', type=count(0), default=100, help='tokens to add at the most (default: 100)')
+    add('prompt', metavar='PROMPT', nargs='?', help='what the text begins with; with --search, the query')
+    add('-n', '--runs', type=count(), help='how many texts to make (default: 1)')
+    add('-l', '--limit', type=count(0), help='tokens to add at the most (default: 100)')
     positive = number('above 0', lambda value: 0 < value < math.inf)
     add('-T', '--temperature', type=positive, help='above 1 more daring, below 1 less so (default: 1)')
     add('-k', '--top-k', type=count(), help='draw from the K likeliest tokens only (default: from all)')
@@ -57,8 +77,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add('-c', '--continued', action='store_true', help='the prompt is the middle of a text: no start token before it')
     add('-d', '--device', default='auto', help='cpu, cuda, cuda:1 … (default: auto, a GPU if there is one)')
     add('-t', '--tokenizer', metavar='PATH', help='a tokenizer to use instead of the one in the checkpoint')
+    embedding_arguments.add(parser)
     add_common(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # the query stands behind --search FILE
+    if options.ckpt is None:
+        parser.error('the following arguments are required: CKPT, PROMPT')
+    if embedding_arguments.settle(parser, options, _OF_GENERATION):
+        return options
+    if options.prompt is None:
+        parser.error('the following arguments are required: PROMPT')
+    options.runs = 1 if options.runs is None else options.runs
+    options.limit = 100 if options.limit is None else options.limit
 
     useless: dict[str, str] = {}
     if options.greedy or options.beam:
@@ -112,7 +141,14 @@ def visible(text: str, encoding: str = 'utf-8') -> str:
 
 def _run(arguments: list[str]) -> int:
     try:
-        infer(parse(arguments))
+        if classifying.FLAG in arguments:
+            classifying.classify(classifying.parse(PROGRAM, arguments), _write)
+            return 0
+        options = parse(arguments)
+        if options.embed is None and options.search is None:
+            infer(options)
+        else:
+            embedding_arguments.run(options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -5,9 +5,18 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@runtime_checkable
+class _Stream(Protocol):
+    """What is printed to; also what a test or a notebook puts in the place of a terminal."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
 
 
 class _Lossy:
@@ -17,7 +26,7 @@ class _Lossy:
         stream: The stream that it wraps.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: _Stream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

@@ -5,6 +5,7 @@ safetensors. `bert` knows the shapes of BERT's family, `sentence_folder` the mod
 """
 
 from .checking import describe_difference
+from .exporting import Exported, export_folder
 from .importing import Imported, import_folder
 
-__all__ = ['Imported', 'describe_difference', 'import_folder']
+__all__ = ['Exported', 'Imported', 'describe_difference', 'export_folder', 'import_folder']

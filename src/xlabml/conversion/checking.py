@@ -28,6 +28,10 @@ TEXTS = (
 )
 
 
+PROBE = 'A probe, of 7 words or so.'
+"""A short text by which tokens around a text are found."""
+
+
 def encode(network: TextEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> Float[Tensor, 's e']:
     """The vectors of texts by our encoder, in one pass."""
     sos = tokenizer.special_ids['sos']

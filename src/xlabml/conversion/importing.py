@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,16 +11,16 @@ from xlabml.checkpoints import Contents, Export, Part
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
 from xlabml.heads.loading import describe_head, load_network
+from xlabml.plain import PlainDict
 from xlabml.tokenizer import Tokenizer
 
 from .bert import Bert, read_bert
-from .checking import check_same
+from .checking import PROBE, check_same
 from .folder import read_object, read_weights
 from .sentence_folder import SentenceFolder, read_sentence_folder
 
 TASK = 'xlabml.models.Embedder'
 _DATA = 'xlabml.datamodules.XLabDataModule'
-_PROBE = 'A probe, of 7 words or so.'
 
 
 class Imported(NamedTuple):
@@ -65,7 +65,7 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
     _check_frame(tokenizer, folder)
     max_len = _choose_max_len(bert, around, max_len, folder)
     weights = _fit(bert.weights, len(tokenizer), max_len, folder) | around.dense_weights
-    arguments: dict[str, Any] = {
+    arguments: PlainDict = {
         'n_vocab': len(tokenizer),
         'max_len': max_len,
         'trunk': bert.trunk,
@@ -119,8 +119,8 @@ def _check_frame(tokenizer: Tokenizer, folder: Path) -> None:
 
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         raise CheckpointError(f'{folder} has no tokenizer.json; save its tokenizer as a fast one of transformers')
-    ours = [tokenizer.special_ids['sos'], *tokenizer.encode(_PROBE), tokenizer.special_ids['eos']]
-    theirs = tokenizer.encode_framed(_PROBE)
+    ours = [tokenizer.special_ids['sos'], *tokenizer.encode(PROBE), tokenizer.special_ids['eos']]
+    theirs = tokenizer.encode_framed(PROBE)
     if ours != theirs:
         raise CheckpointError(
             f'the tokenizer in {folder} makes {theirs[:3]} … {theirs[-2:]} of a text, where ours makes {ours[:3]} … '

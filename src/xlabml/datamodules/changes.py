@@ -26,7 +26,7 @@ def find_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _changed_settings(then: dict[str, object], now: dict[str, object]) -> list[str]:
     then = {'data.examples': _EARLIER_EXAMPLES, **then}
     # What only one of them has came with a later version, or with a stream, which is named by itself; but for what is
     # written only where it is set.
@@ -66,6 +66,6 @@ def check_changes(then: dict[str, Any], now: dict[str, Any], accept: bool) -> bo
         kind = SettingsError if _changed_settings(then['data']['settings'], now['data']['settings']) else DataError
         raise kind(
             f'the data is not what the checkpoint was trained on: {"; ".join(changes)}. Restore it, or accept the '
-            'change with --data.accept_changes=true: the run then goes on at the beginning of the new data'
+            'change with --data.accept_changes=true: the run then resumes at the beginning of the new data'
         )
     return bool(changes)

@@ -12,7 +12,7 @@ from xlabml.errors import SettingsError
 class StepSize(NamedTuple):
     """What one optimizer step sees, and what of it one device holds at a time: rows, sized in tokens.
 
-    What reads a step's size asks for `per_step`, `per_batch`, `accumulation` and `steps` alone, which count examples.
+    The rest of the room reads `per_step`, `per_batch`, `accumulation` and `steps` alone, which count examples.
 
     Args:
         max_len: Slots in a row.

@@ -31,7 +31,7 @@ class SavedData(L.LightningDataModule):
     """The part of a data module that checkpoints hold, and the place in the data where a run begins.
 
     Attributes:
-        named_by: The checkpoint that names the sources, where nobody typed them.
+        named_by: The checkpoint that names the sources, where they were not typed.
         accept_changes: Whether a run resumes although its data changed.
         texts: The texts, as examples.
     """
@@ -44,7 +44,7 @@ class SavedData(L.LightningDataModule):
         super().__init__()
         self._why_unsaveable = settings.keep_arguments(self)
         self._start = Start()
-        self._coming_state: dict[str, Any] | None = None  # of a checkpoint that Lightning has not loaded yet
+        self._coming_state: dict[str, object] | None = None  # of a checkpoint that Lightning has not loaded yet
 
     if not TYPE_CHECKING:
 
@@ -57,7 +57,7 @@ class SavedData(L.LightningDataModule):
         """What the run reads."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The tokenizer's bytes, and where the data stands: free of rank, worker and micro-batch.
 
         Raises:
@@ -69,7 +69,7 @@ class SavedData(L.LightningDataModule):
         place = {**start.state(), **self.texts.passes.memory(start.place)}
         return checkpoints.pack_data(self.texts.tokenizer.data, {**place, **self.texts.trained_on()})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Restore a checkpoint's tokenizer and, when a fit resumes, its place in the data.
 
         Raises:
@@ -83,8 +83,8 @@ class SavedData(L.LightningDataModule):
             self._start = self._find_start()
             self._coming_state = None
 
-    def will_go_on(self, state_dict: dict[str, Any]) -> None:
-        """Count epochs from a checkpoint's place in the data, which Lightning loads later than it asks for them."""
+    def will_go_on(self, state_dict: dict[str, object]) -> None:
+        """Count epochs from a checkpoint's place in the data, which Lightning loads after it needs them."""
         self._coming_state = state_dict
 
     def _find_start(self) -> Start:
@@ -107,7 +107,7 @@ class SavedData(L.LightningDataModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls: type[_Data], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: Any
+        cls: type[_Data], checkpoint_path: str | Path, map_location: Any = 'cpu', **overrides: object
     ) -> _Data:
         """Build the data module that a training checkpoint or an exported file was trained with. Opens no source.
 

@@ -18,7 +18,7 @@ class Skipped(NamedTuple):
         end: The place after the last.
     """
 
-    asked: tuple[Any, Any]
+    asked: tuple[object, object]
     start: Place
     end: Place
 
@@ -45,7 +45,7 @@ class Start(NamedTuple):
         """How many rows were read before it, since the first pass."""
         return Places(passes.n_rows, passes.n_each, START, self.stretches).index(self.place)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Plain values."""
         skipped = [[*_plain(one.asked), list(one.start), list(one.end)] for one in self.skipped]
         return {'step': self.step, 'pass': self.place.pass_index, 'row': self.place.row, 'skipped': skipped}
@@ -138,10 +138,10 @@ def _check_rows(first: Place, last: Place, start: Start, passes: Passes) -> Stre
     return first, end
 
 
-def _asked(entry: Sequence[Any]) -> tuple[Any, Any]:
+def _asked(entry: Sequence[object]) -> tuple[object, object]:
     first, last = (Place(*value) if isinstance(value, (list, tuple)) else value for value in entry[:2])
     return first, last
 
 
-def _plain(asked: tuple[Any, Any]) -> list[Any]:
+def _plain(asked: tuple[object, object]) -> list[object]:
     return [list(value) if isinstance(value, tuple) else value for value in asked]

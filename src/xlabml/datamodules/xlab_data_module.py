@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
@@ -72,9 +71,9 @@ class XLabDataModule(SavedData):
             unk, mask, cls, sep), where that is not as its file says or its name tells: `{eos: "<|end|>"}`. Where it has
             none for sos or pad, eos takes the place.
         append_special_tokens: Whether the special tokens that a tokenizer from elsewhere lacks are put behind its
-            vocabulary, and five spare ones; data.n_vocab is so much larger then.
+            vocabulary, and five spare ones; data.n_vocab is larger by their number then.
         n_vocab: How many tokens the tokenizer has, special ones included.
-        coverage: Share of the characters that the tokenizer knows as such, from 0.98 to 1; the rest is spelt in bytes.
+        coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
@@ -171,21 +170,11 @@ class XLabDataModule(SavedData):
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
-        texts = (
-            ReadChoice(
-                self.examples.sources(self.sources),
-                weights,
-                max_source_epochs,
-                splitting,
-                drop_duplicates,
-                near_duplicates,
-                [self.examples.source(source) for source in held_out or []],
-            ),
-            TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage),
-            of_examples,
-            n_processes,
-            rank_zero_only,
-        )
+        found = self.examples.sources(self.sources)
+        held = [self.examples.source(source) for source in held_out or []]
+        read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
+        of_tokenizer = TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage)
+        texts = (read, of_tokenizer, of_examples, n_processes, rank_zero_only)
         self.texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None
 
@@ -227,7 +216,7 @@ class XLabDataModule(SavedData):
             self._asked_length = trainer.max_steps, trainer.max_epochs
             set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
         trainer = self.trainer
         if self._asked_length is not None and trainer is not None and trainer.state.fn == 'fit':

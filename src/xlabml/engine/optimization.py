@@ -57,11 +57,15 @@ class Optimized(L.LightningModule):
             max_steps: The run's length; -1: unknown.
         """
         with _named('model.optimizer'):
-            self.optimizer(parameter_groups(self))
+            self.build_optimizer()
         if self.horizon_tokens is not None and self.horizon_tokens < 1:
             raise ValueError(f'model.horizon_tokens is {self.horizon_tokens}; give 1 or more, or null for the run')
         if max_steps >= 0 and self.horizon_tokens is None:
             self.check_schedule(max_steps)
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer over our parameter groups."""
+        return self.optimizer(parameter_groups(self))
 
     def check_schedule(self, horizon: int | None) -> None:
         """Raise ValueError where the schedule refuses a length in steps; None: unknown."""
@@ -71,7 +75,7 @@ class Optimized(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of our parameter groups, with a learning rate schedule by steps."""
         with _named('model.optimizer'):
-            built = self.optimizer(parameter_groups(self))
+            built = self.build_optimizer()
         keep_own_options(built)
         if Run.of(self.trainer).is_trial:
             horizon: int | None = _TRIED_STEPS

@@ -21,7 +21,7 @@ from .objective import ObjectiveEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
-from .retrieval import Reranking, Retrieval, evaluate_search, search_figures
+from .retrieval import Reranking, Retrieval, evaluate_search, make_search, search_figures
 from .similarity import Bitext, PairClassification, Similarity, TripletAccuracy, evaluate_similarity, separate
 from .sums import Sums, precise
 from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
@@ -69,6 +69,7 @@ __all__ = [
     'k_means',
     'majority_figures',
     'make_relevance',
+    'make_search',
     'mean_interval',
     'paired_interval',
     'pearson',

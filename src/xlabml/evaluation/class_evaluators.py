@@ -181,15 +181,25 @@ class ClassEvaluator(CalibratedEvaluator):
     Args:
         calibrator: As in the base.
         is_ordinal: Whether the classes have an order: how far a prediction is off counts too.
+        class_counts: Training examples of each class: what their shares alone would reach is reported beside; None: it
+            is not known.
 
     Attributes:
         confusion: Of the last evaluation: rows are labels, columns predictions; None before the first.
         reliability: Confidence against accuracy in the last evaluation.
+        figures: Of the last evaluation.
     """
 
-    def __init__(self, calibrator: Calibrator | None = None, is_ordinal: bool = False) -> None:
+    def __init__(
+        self,
+        calibrator: Calibrator | None = None,
+        is_ordinal: bool = False,
+        class_counts: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(calibrator)
         self.is_ordinal = is_ordinal
+        self.class_counts = class_counts
+        self.figures: dict[str, float] = {}
         self.confusion: Int[Tensor, 'k k'] | None = None
         self.reliability: Reliability | None = None
 
@@ -198,6 +208,8 @@ class ClassEvaluator(CalibratedEvaluator):
         names += ['brier', 'ece', 'perfect_ece']
         if self.is_ordinal:
             names += ['class_error', 'spearman']
+        if self.class_counts is not None:
+            names += ['majority_loss', 'majority_accuracy']
         if self.calibrator is not None:
             names += ['uncalibrated_loss', 'uncalibrated_ece', 'set_coverage', 'set_size']
             names += ['answered', 'answered_accuracy']
@@ -229,6 +241,8 @@ class ClassEvaluator(CalibratedEvaluator):
             expected = probs @ torch.arange(probs.size(1), dtype=probs.dtype)
             figures['class_error'] = mean_absolute_error(probs.argmax(-1).to(torch.float64), classes)
             figures['spearman'] = spearman(expected, classes)
+        if self.class_counts is not None:
+            figures |= majority_figures(self.class_counts, labels)
         if sets is not None and answers is not None:
             before = self.probabilities(examples.logits)
             figures['uncalibrated_loss'] = float(log_losses(examples.logits.log_softmax(-1), labels).mean())
@@ -236,7 +250,26 @@ class ClassEvaluator(CalibratedEvaluator):
             figures |= _set_figures(sets, classes)
             figures['answered'] = float(answers.to(torch.float64).mean())
             figures['answered_accuracy'] = float(correct[answers].mean())
+        self.figures = figures
         return figures
+
+    def report(self, classes: list[str]) -> list[str]:
+        """The last evaluation class by class, and what is to be doubted in it, for people; [] before the first."""
+        if self.confusion is None:
+            return []
+        found = report_of(self.confusion)
+        lines = found.describe(classes)
+        predicted = [name for name, n in zip(classes, found.n_predicted.tolist()) if n]
+        if len(predicted) == 1 and len(classes) > 1:
+            lines.append(
+                f'every example was predicted to be {predicted[0]!r}: the classifier has collapsed to one class'
+            )
+        if self.figures.get('loss_high', 0.0) >= self.figures.get('majority_loss', float('inf')):
+            lines.append(
+                "the loss is not clearly below that of the classes' shares in the training split "
+                f'({self.figures["majority_loss"]:.4f})'
+            )
+        return lines
 
 
 class MultiLabelEvaluator(CalibratedEvaluator):

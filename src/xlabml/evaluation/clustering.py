@@ -39,6 +39,10 @@ class Clustering(VectorEvaluator):
     def figures(self, texts: Texts) -> Mapping[str, float]:
         if texts.label is None:
             raise ValueError('Clustering needs labels; map a column to the role `label` in data.examples.roles')
+        texts = texts.classed()
+        assert texts.label is not None
+        if not len(texts.example):
+            return dict.fromkeys(self.names(), math.nan)
         labels = texts.label[texts.example]
         vectors = normalized(texts.vectors) if self.normalize else texts.vectors
         n_clusters = len(np.unique(labels))

@@ -39,7 +39,7 @@ class LinearProbe(VectorEvaluator):
         return ['probe_accuracy', 'probe_f1']
 
     def figures(self, texts: Texts) -> Mapping[str, float]:
-        labels = _labels(self, texts)
+        texts, labels = _classed(self, texts)
         vectors = normalized(texts.vectors) if self.normalize else texts.vectors
         fold = (texts.text_hash % self.n_folds + self.n_folds) % self.n_folds
         predicted = np.full(len(labels), -1, np.int64)
@@ -50,7 +50,7 @@ class LinearProbe(VectorEvaluator):
                 continue
             weight, bias, classes = logistic_regression(vectors[~is_test], known, self.strength)
             predicted[is_test] = classes[(vectors[is_test] @ weight.T + bias).argmax(axis=1)]
-        if (predicted < 0).all():
+        if (predicted < 0).all():  # without texts as well
             return dict.fromkeys(self.names(), math.nan)
         return {'probe_accuracy': float((predicted == labels).mean()), 'probe_f1': macro_f1(labels, predicted)}
 
@@ -80,7 +80,9 @@ class Neighbours(VectorEvaluator):
         return ['knn_accuracy', 'knn_f1']
 
     def figures(self, texts: Texts) -> Mapping[str, float]:
-        labels = _labels(self, texts)
+        texts, labels = _classed(self, texts)
+        if not len(labels):
+            return dict.fromkeys(self.names(), math.nan)
         classes, label = np.unique(labels, return_inverse=True)
         predicted = np.empty(len(labels), np.int64)
         n_each = max(1, _BLOCK_SCORES // len(labels))
@@ -106,10 +108,12 @@ class Neighbours(VectorEvaluator):
 _BLOCK_SCORES = 4_194_304
 
 
-def _labels(evaluator: VectorEvaluator, texts: Texts) -> Int64[np.ndarray, ' s']:
-    if texts.label is None:
+def _classed(evaluator: VectorEvaluator, texts: Texts) -> tuple[Texts, Int64[np.ndarray, ' s']]:
+    """The texts that have a class, and their classes."""
+    known = texts.classed()
+    if known.label is None:
         raise ValueError(f'{type(evaluator).__name__} needs labels; map a column to the role `label`')
-    return texts.label[texts.example]
+    return known, known.label[known.example]
 
 
 def logistic_regression(

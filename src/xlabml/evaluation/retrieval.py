@@ -25,6 +25,9 @@ class Retrieval(VectorEvaluator):
         at: The k's.
         metrics: Which figures; their names are `recall_at_10` …
         similarity: How vectors are compared.
+
+    Attributes:
+        last: The texts of the last evaluation; None before the first.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Retrieval(VectorEvaluator):
         self.at = tuple(at)
         self.metrics = tuple(metrics)
         self.similarity: Kind = similarity
+        self.last: Texts | None = None
 
     @property
     def primary(self) -> Monitor:
@@ -47,6 +51,7 @@ class Retrieval(VectorEvaluator):
         return len(np.unique(texts.text_hash[texts.role == ANCHOR]))
 
     def figures(self, texts: Texts) -> Mapping[str, float]:
+        self.last = texts
         queries, documents, relevance = make_search(texts)
         found = search_figures(
             texts.vectors[queries], texts.vectors[documents], relevance, self.at, self.metrics, self.similarity

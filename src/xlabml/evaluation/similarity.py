@@ -99,6 +99,8 @@ class TripletAccuracy(VectorEvaluator):
             whole = (anchor >= 0) & (positive >= 0)
             triplets = anchor[whole], positive[whole], negatives[whole]
         elif texts.label is not None:
+            texts = texts.classed()
+            assert texts.label is not None
             triplets = draw_triplets(texts.label[texts.example], self.seed)
         else:
             raise ValueError('TripletAccuracy needs negatives, or labels; map a column to one of these roles')
@@ -155,6 +157,8 @@ class PairClassification(VectorEvaluator):
     def figures(self, texts: Texts) -> Mapping[str, float]:
         if texts.label is None:
             raise ValueError('PairClassification needs labels of pairs; map a column to the role `label`')
+        texts = texts.classed()
+        assert texts.label is not None
         a, b = texts.pairs()
         is_positive = texts.label[texts.example[a]] == 1
         found: dict[str, float] = {}

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from xlabml.batches import ANCHOR, POSITIVE, Batch, PairTargets
+from xlabml.batches import ANCHOR, IGNORED, POSITIVE, Batch, PairTargets
 
 from .evaluator import Evaluator, Gather
 
@@ -78,6 +78,24 @@ class Texts(NamedTuple):
         positive = self.first_of(POSITIVE)
         both = (anchor >= 0) & (positive >= 0)
         return anchor[both], positive[both]
+
+    def classed(self) -> 'Texts':
+        """The texts of groups that have a class; a group without one has the label batches.IGNORED."""
+        if self.label is None or (self.label != IGNORED).all():
+            return self
+        groups = np.flatnonzero(self.label != IGNORED)
+        number = np.full(len(self.label), -1, np.int64)
+        number[groups] = np.arange(len(groups))
+        texts = number[self.example] >= 0
+        return Texts(
+            vectors=self.vectors[texts],
+            example=number[self.example[texts]],
+            role=self.role[texts],
+            text_hash=self.text_hash[texts],
+            score=None if self.score is None else self.score[texts],
+            label=self.label[groups],
+            document=None if self.document is None else self.document[texts],
+        )
 
     def first_of(self, role: int) -> Int64[np.ndarray, ' e']:
         """The first text of a role in each group; -1: it has none."""

@@ -5,8 +5,7 @@ scored with is computed for each on its own, so that no other example changes a 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -243,9 +242,9 @@ class SequenceClassifier(ExampleNetwork):
         head: Makes logits of the vectors of an example.
         link: Makes logits of the head's outputs; None: they are logits.
         calibration: Applied by `probabilities`; None: a regression, which has none.
+        classes: Their names, in the order of the logits; () of a regression.
+        task: What the logits mean, one of TASKS.
     """
-
-    n_orders: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -254,11 +253,15 @@ class SequenceClassifier(ExampleNetwork):
         head: Head,
         link: nn.Module | None = None,
         calibration: Calibration | None = None,
+        classes: Sequence[str] = (),
+        task: str = 'single-label',
     ) -> None:
         super().__init__(trunk, pooling, head.n_texts)
         self.head = head
         self.link = link
         self.calibration = calibration
+        self.classes = tuple(classes)
+        self.task = task
 
     @classmethod
     def build(
@@ -304,6 +307,8 @@ class SequenceClassifier(ExampleNetwork):
             None
             if task == 'regression'
             else Calibration(len(names), calibration, task == 'multi-label', set_coverage, answered),
+            names,
+            task,
         )
 
     def forward(

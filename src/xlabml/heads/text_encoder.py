@@ -125,12 +125,21 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: As in Transformer.forward.
         """
+        vectors = self.vectors(ids, layout, n_prompt)
+        return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny) if self.normalize else vectors
+
+    def vectors(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        n_prompt: Int[Tensor, ' s'] | None = None,
+    ) -> Float[Tensor, 's e']:
+        """The same before they are brought to length 1, whatever `normalize` says."""
         hidden = self.trunk(ids, layout)
         vectors = self.pooling(hidden, row_layout(ids) if layout is None else layout, self._skipped(n_prompt))
         for layer in self.dense:
             vectors = layer(vectors)
-        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny) if self.normalize else vectors
+        return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
     def list_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk, which a strategy that shards gathers one at a time."""
@@ -153,10 +162,11 @@ def pack(texts: Sequence[Sequence[int]], device: torch.device | str = 'cpu') -> 
     return ids.to(device), Layout(lengths.cumsum(0).to(device), max(map(len, texts), default=0))
 
 
-def frame(ids: Sequence[int], sos: int, eos: int, max_len: int) -> list[int]:
-    """The token sequence of a text: the first tokens that fit, between the start and the end of text.
+def frame(ids: Sequence[int], sos: int, eos: int, max_len: int, prompt: Sequence[int] = ()) -> list[int]:
+    """The token sequence of a text: a prompt and the first tokens that fit, between the start and the end of text.
 
     Args:
         max_len: The longest sequence, in tokens, those two included.
+        prompt: Tokens before those of the text; as many as fit.
     """
-    return [sos, *ids[: max_len - 2], eos]
+    return [sos, *[*prompt, *ids][: max_len - 2], eos]

@@ -260,11 +260,11 @@ def _chunked_op(
     label_smoothing: float, z_loss: float, wants_grad: bool, wants_weight: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`_sum_chunks` as one operator that a compiler does not trace into; empty tensors where there is no gradient."""
-    *sums, hidden_grad, weight_grad, bias_grad = _sum_chunks(
+    objective, nats, correct, count, *grads = _sum_chunks(
         hidden, weight, bias, targets, logit_cap, label_smoothing, z_loss, wants_grad, wants_weight, dtype
     )
-    grads = [hidden.new_empty(0) if grad is None else grad for grad in (hidden_grad, weight_grad, bias_grad)]
-    return *sums, *grads  # type: ignore[return-value]
+    of_hidden, of_weight, of_bias = (hidden.new_empty(0) if grad is None else grad for grad in grads)
+    return objective, nats, correct, count, of_hidden, of_weight, of_bias
 
 
 @_chunked_op.register_fake

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xlabml.batches import NEGATIVE
+from xlabml.batches import IGNORED, NEGATIVE
 
 from .objective import Need, Objective, share_out
 from .similarity import Distance, distances, pair_distances, similarities
@@ -47,8 +47,8 @@ class Triplet(Objective):
 class ClassTriplets(Objective):
     """The base of objectives that find triplets among texts of classes; all texts of an example are of its class.
 
-    A text counts that has both another text of its class and one of another class: a step wants P classes of K texts
-    each (`PerClass`).
+    Texts without a class (batches.IGNORED) are left out. A text counts that has both another text of its class and one
+    of another class: a step wants P classes of K texts each (`PerClass`).
     """
 
     needs: tuple[Need, ...] = ('label',)
@@ -56,9 +56,10 @@ class ClassTriplets(Objective):
     def losses(self, views: Views) -> Float[Tensor, ' own']:
         assert views.label is not None, 'checked by `needs`'
         label = views.label[views.example]
+        is_known = (label[:, None] != IGNORED) & (label[None, :] != IGNORED)
         is_same = label[:, None] == label[None, :]
-        is_positive = is_same & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
-        return self.of_classes(views, is_positive, ~is_same)
+        is_other = ~torch.eye(len(label), dtype=torch.bool, device=label.device)
+        return self.of_classes(views, is_same & is_other & is_known, ~is_same & is_known)
 
     @abstractmethod
     def of_classes(

@@ -2,12 +2,13 @@
 
 from xlabml.engine import Task
 
+from .classifier import Classifier
 from .denoising_autoencoder import DenoisingAutoencoder
 from .embedder import Embedder
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'DenoisingAutoencoder', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = ['DEFAULT', 'Classifier', 'DenoisingAutoencoder', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
 
 DEFAULT = XLabModel
 """The default task."""

@@ -1,5 +1,9 @@
-"""Pipelines: a checkpoint and text -> text. No Lightning."""
+"""A checkpoint and texts, without Lightning: texts that continue them, vectors, classes, and search in vectors."""
 
+from .classifier import Prediction, TextClassifier
+from .embedder import TextEmbedder
 from .generator import TextGenerator
+from .nearest import Hits, find_nearest
+from .quantization import Calibration
 
-__all__ = ['TextGenerator']
+__all__ = ['Calibration', 'Hits', 'Prediction', 'TextClassifier', 'TextEmbedder', 'TextGenerator', 'find_nearest']

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from xlabml import checkpoints, inference, settings
-from xlabml.errors import NotSupportedError, RequestError, SettingsError
+from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import LanguageModel
 from xlabml.heads.loading import load_network
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
+
+from .devices import find_device
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
 """The task whose checkpoints generate text, like those of its subclasses."""
@@ -199,22 +201,6 @@ class TextGenerator:
 
     def _decode(self, prompt: Tensor, new: list[int]) -> str:
         return ''.join(self._pieces(prompt, ([item] for item in new)))
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name; for `auto` a GPU if there is one.
-
-    Raises:
-        ValueError: The machine has no such device.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise NotSupportedError(
-            f'device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu'
-        ) from error
 
 
 def is_language_model(class_path: str) -> bool:

@@ -1,6 +1,7 @@
 """Optimizers, schedules (step -> factor of the learning rate), parameter groups, clipping."""
 
 from .clipping import AdaptiveClip
+from .layer_rates import decay_rates, split_by_depth
 from .muon import Muon, orthogonalize
 from .optimizers import AdamW, parameter_groups
 from .schedules import (
@@ -28,6 +29,8 @@ __all__ = [
     'WarmupCosine',
     'WarmupLinear',
     'WarmupStableDecay',
+    'decay_rates',
     'orthogonalize',
     'parameter_groups',
+    'split_by_depth',
 ]

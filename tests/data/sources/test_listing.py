@@ -118,7 +118,7 @@ def test_dead_links_and_pipes_with_the_name_of_a_text_are_refused(tmp_path, plac
     dead.unlink()
     os.mkfifo(dead)
     for path in (tmp_path, f'{tmp_path}/**/*.jsonl', dead):
-        with pytest.raises(ValueError, match=r'b\.jsonl is no regular file .*write what it gives to a file'):
+        with pytest.raises(ValueError, match=r'b\.jsonl is no regular file .*write its output to a file'):
             Location(str(path)).fingerprint()
 
 

@@ -211,7 +211,7 @@ def kill_myself(*_):
 def test_a_killed_worker_is_told_and_what_is_whole_is_kept(folder, small_parts, tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr('xlabml.data.store.store_parts._encode', kill_myself)
-        with pytest.raises(ChildProcessError, match=r'was killed .*goes on from the last whole part'):
+        with pytest.raises(ChildProcessError, match=r'was killed .*resumes from the last whole part'):
             prepare_store(Location(str(folder)), tokenizer, tmp_path / 's', n_processes=2)
     assert (tmp_path / 's.partial').exists()
     prepare_store(Location(str(folder)), tokenizer, tmp_path / 's', n_processes=2).verify()

@@ -128,7 +128,7 @@ def test_what_was_tokenized_before_the_network_failed_is_kept(server, tokenizer,
     source = RemoteFiles(f'{server.url}/*.jsonl')
     whole = prepare_store(source, tokenizer, tmp_path / 'whole', n_processes=1)
     server.broken['part-5.jsonl'] = 100
-    with pytest.raises(ConnectionError, match='the same command goes on'):
+    with pytest.raises(ConnectionError, match='the same command resumes'):
         prepare_store(source, tokenizer, tmp_path / 'store', n_processes=n_processes)
     server.broken.clear()
     server.asked.clear()

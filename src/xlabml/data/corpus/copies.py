@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.data.store import TokenStore
+from xlabml.plain import PlainDict
 
 from .buckets import sorted_buckets
 
@@ -22,7 +22,7 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     Memory does not grow with the corpus: the hashes are dealt into buckets on the disk, each sorted on its own.
 
     Args:
-        folder: Where such findings are kept, each named by its stores; it is looked up there, or written.
+        folder: Where marks are kept, each set named by its stores; they are read from there, or written.
 
     Raises:
         ValueError: The disk is full, or what is there is not as it was written.
@@ -33,7 +33,7 @@ def open_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarray,
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         marks = mark_copies([store.hashes for store in stores], partial)
         with folders.ArrayFiles(partial, {'copies': np.uint8}) as files:
             for start in range(0, len(marks), _CHUNK_DOCUMENTS):
@@ -62,7 +62,7 @@ def verify_copies(stores: Sequence[TokenStore], folder: Path) -> UInt8[np.ndarra
     return copies
 
 
-def _identity(stores: Sequence[TokenStore]) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore]) -> PlainDict:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in stores]}
 
 

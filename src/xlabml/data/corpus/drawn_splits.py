@@ -7,7 +7,7 @@ one with the k-th smallest hash lies at (k - 1/2) / n, so that each split has it
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int8
@@ -16,6 +16,7 @@ from xlabml.artifacts import folders, manifests
 from xlabml.data.sources import Source
 from xlabml.data.store import TokenStore
 from xlabml.errors import SettingsError
+from xlabml.plain import PlainDict
 
 from .splits import Splitting, split_names, splits_of
 from .strata import Strata
@@ -33,14 +34,14 @@ class DrawnSplits(NamedTuple):
     """
 
     splits: Int8[np.ndarray, ' documents']
-    settings: dict[str, Any]
+    settings: PlainDict
 
 
 def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path) -> DrawnSplits:
     """The splits of the documents of some stores, which keep the columns that it takes.
 
     Args:
-        folder: Where such findings are kept, each named by what it follows from; it is looked up there, or written.
+        folder: Where drawn splits are kept, each named by what it depends on; it is read from there, or written.
 
     Raises:
         ValueError: A document has no group or class, a class is too small for its splits, the disk is full, or what is
@@ -52,7 +53,7 @@ def open_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Path
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         readers = [lambda store=store: records_of_store(store, bool(splitting.columns)) for store in stores]
         with folders.ArrayFiles(partial, {'splits': np.int8}) as files:
             files.append(splits=draw_splits(splitting, readers))
@@ -172,7 +173,7 @@ def _divide(
     return splits
 
 
-def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore], splitting: Splitting) -> PlainDict:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

@@ -8,13 +8,14 @@ Source: Broder 1997, On the resemblance and containment of documents, https://do
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8, UInt32, UInt64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.data.store import Report, TokenStore
+from xlabml.plain import PlainDict
 
 from .buckets import sorted_buckets
 
@@ -87,7 +88,7 @@ class NearPairs(NamedTuple):
         later: The one that comes later.
         earlier: The one that comes earlier.
         similarity: About how alike they are.
-        n_documents: How many documents were looked at.
+        n_documents: The number of documents compared.
         fingerprint: A short name for what this follows from.
     """
 
@@ -127,8 +128,8 @@ def open_near_duplicates(
     and the 16 before it; so what very many documents share is found, but not each of its pairs.
 
     Args:
-        copies: 1 for each document that is not looked at, being an exact copy of an earlier one.
-        folder: Where such findings are kept, each named by its stores and settings.
+        copies: 1 for each document that is left out, an exact copy of an earlier one.
+        folder: Where found pairs are kept, each set named by its stores and settings.
         report: Told how far it is.
 
     Raises:
@@ -140,7 +141,7 @@ def open_near_duplicates(
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         signatures = _write_signatures(stores, settings, partial / 'signatures', report)
         with folders.ArrayFiles(partial, {name: dtype for name, (dtype,) in _KIND.dtypes.items()}) as files:
             for later, earlier, similarity in _find_pairs(signatures, settings, copies, partial):
@@ -171,7 +172,7 @@ def verify_near_duplicates(
     return _open(folder, identity, sum(map(len, stores)))
 
 
-def _open(folder: Path, identity: dict[str, Any], n_documents: int) -> NearPairs:
+def _open(folder: Path, identity: PlainDict, n_documents: int) -> NearPairs:
     manifest = manifests.read_manifest(folder, _KIND, identity)
     later, earlier, similarity = (manifests.map_array(folder, name, manifest) for name in _KIND.dtypes)
     for name, documents in (('later', later), ('earlier', earlier)):
@@ -179,7 +180,7 @@ def _open(folder: Path, identity: dict[str, Any], n_documents: int) -> NearPairs
     return NearPairs(later, earlier, similarity, n_documents, folder.name)
 
 
-def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> dict[str, Any]:
+def _identity(stores: Sequence[TokenStore], settings: NearDuplicates, without_copies: bool) -> PlainDict:
     return {
         'format': _FORMAT,
         'stores': [store.fingerprint for store in stores],

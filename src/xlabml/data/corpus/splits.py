@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int8, UInt64
 
 from xlabml.data.sources import SplitName
+from xlabml.plain import PlainDict
 
 split_names: tuple[str, ...] = get_args(SplitName)
 
@@ -37,10 +38,10 @@ class Splitting(NamedTuple):
         """Whether the content's hash alone decides, so that nothing else has to be known."""
         return not self.columns and not any(self.only)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> PlainDict:
         """What is set beside the ratios, by the names that the user knows; {} where nothing is."""
         only = list(self.only) if any(self.only) else None
-        found = {'data.group': self.group, 'data.stratify': self.stratify, 'data.sources.only': only}
+        found: PlainDict = {'data.group': self.group, 'data.stratify': self.stratify, 'data.sources.only': only}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -22,13 +22,13 @@ class Records(NamedTuple):
         source: Its name, for errors.
         rows: Their numbers in the source.
         hashes: Of their contents.
-        columns: Of each: the columns that were asked for; empty where none was.
+        columns: Of each: the requested columns; empty where there is none.
     """
 
     source: str
     rows: Sequence[int] | Int64[np.ndarray, ' documents']
     hashes: UInt64[np.ndarray, 'documents 2']
-    columns: Sequence[dict[str, Any]]
+    columns: Sequence[dict[str, object]]
 
 
 def units_of(records: Records, group: str | None) -> UInt64[np.ndarray, 'documents 2']:
@@ -49,7 +49,7 @@ def values_of(records: Records, column: str) -> list[str]:
     return [value_of(columns, column, f'{records.source}, row {row}') for row, columns in pairs]
 
 
-def value_of(columns: Mapping[str, Any], column: str, where: str) -> str:
+def value_of(columns: Mapping[str, object], column: str, where: str) -> str:
     """What stands in a column of a document, as text: 1 and "1" are the same.
 
     Args:

@@ -6,6 +6,7 @@ from .denoised import DenoisedTexts
 from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index, verify_index
+from .labelled import LabelledGroups, LabelledTexts
 from .records import GROUP, Columns, GroupRecords
 from .sets import GroupSets, SetExamples
 
@@ -21,6 +22,8 @@ __all__ = [
     'GroupSets',
     'Groups',
     'InOrder',
+    'LabelledGroups',
+    'LabelledTexts',
     'NoDuplicates',
     'PerClass',
     'Prompts',

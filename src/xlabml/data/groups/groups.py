@@ -244,6 +244,17 @@ class Groups(Examples):
             found.append(('label', self.classes[int(self.index.labels[document[0]])]))
         return found
 
+    def texts_by_hash(self) -> dict[int, str]:
+        """All texts of the split by their hashes in batches: whole, whatever the model's limits cut."""
+        texts, _ = self._texts(self.documents)
+        hashes, first = np.unique(self.index.hashes[texts].view(np.int64), return_index=True)
+        found = {}
+        for key, text in zip(hashes.tolist(), texts[first].tolist()):
+            begin = int(self.index.begins[text])
+            slots = np.arange(begin + int(self.index.prompts[text]), begin + int(self.index.lengths[text]))
+            found[key] = self.tokenizer.decode(self.corpus.tokens_at(slots).tolist())
+        return found
+
     def describe(self) -> list[str]:
         """What the groups of each source are like: lengths of their texts, how many are cut, texts a group."""
         lines = []

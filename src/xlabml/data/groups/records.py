@@ -36,6 +36,7 @@ class Columns(NamedTuple):
         may_be_empty: Whether a text may be empty.
         optional: Roles of which a record may have no text.
         leave_out: Whether a record with an empty text is left out, not refused.
+        others: Further columns, which a format's own records read.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -48,6 +49,7 @@ class Columns(NamedTuple):
     may_be_empty: bool = False
     optional: tuple[str, ...] = ()
     leave_out: bool = False
+    others: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Plain values, as JSON returns them."""
@@ -59,7 +61,7 @@ class Columns(NamedTuple):
         """All columns, each once."""
         others = [name for name in (self.label, self.score) if name is not None]
         of_texts = [name for names in self.texts.values() for name in names]
-        return list(dict.fromkeys([*of_texts, *others, *self.scores, *self.vectors]))
+        return list(dict.fromkeys([*of_texts, *others, *self.scores, *self.vectors, *self.others]))
 
 
 class GroupRecords(Source):
@@ -171,10 +173,10 @@ class GroupRecords(Source):
         columns = self.columns
         found: dict[str, Any] = {}
         if columns.label is not None:
-            found['label'] = _label(known[columns.label], columns.label, where)
+            found['label'] = as_label(known[columns.label], columns.label, where)
         if columns.score is not None:
             low, high = columns.score_range
-            score = _number(known[columns.score], columns.score, where)
+            score = as_number(known[columns.score], columns.score, where)
             if not low <= score <= high:
                 raise DataError(
                     f'{where}: the score in the column {columns.score!r} is {score:g}, outside {low:g} to {high:g}; '
@@ -190,7 +192,7 @@ class GroupRecords(Source):
                     'first; give one score for each'
                 )
             named = ', '.join(columns.scores)
-            found['scores'] = [0.0, *(_number(value, named, where) for value in values)]
+            found['scores'] = [0.0, *(as_number(value, named, where) for value in values)]
         if columns.vectors:
             vectors = [value for name in columns.vectors for value in _vectors(known[name])]
             if len(vectors) != len(roles):
@@ -199,11 +201,16 @@ class GroupRecords(Source):
                     'for each'
                 )
             named = ', '.join(columns.vectors)
-            found['vectors'] = [[_number(value, named, where) for value in vector] for vector in vectors]
+            found['vectors'] = [[as_number(value, named, where) for value in vector] for vector in vectors]
         return found
 
 
-def _label(value: object, column: str, where: str) -> str | int:
+def as_label(value: object, column: str, where: str) -> str | int:
+    """A label as it stands in a column.
+
+    Raises:
+        DataError: It is none.
+    """
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int | str) and value != '':
@@ -211,7 +218,12 @@ def _label(value: object, column: str, where: str) -> str | int:
     raise DataError(f'{where}: the column {column!r} holds {value!r}; a label is a text or a whole number')
 
 
-def _number(value: object, column: str, where: str) -> float:
+def as_number(value: object, column: str, where: str) -> float:
+    """A number as it stands in a column, also as text.
+
+    Raises:
+        DataError: It is none, or not finite.
+    """
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except ValueError:

@@ -22,7 +22,7 @@ def compute_statistics(
     sample_size: int = 10_000,
     seed: int = 42,
     n_examples: int = 3,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Figures of a split.
 
     Args:

@@ -36,11 +36,11 @@ class Interleaving:
     """How many rows have the same number of each source's, wherever a period begins."""
 
     def __init__(self, shares: Float64[np.ndarray, ' sources'], weights: Sequence[int | float]) -> None:
-        self.per_period = _round(shares / shares.sum() * _PERIOD)
+        self.per_period = _round(shares / shares.sum() * self.period)
         for i, weight in enumerate(weights):
             if weight and not self.per_period[i]:
                 raise SettingsError(
-                    f'data.weights gives {weight:g} to source {i}: less than a row in {_PERIOD:,}; use 0'
+                    f'data.weights gives {weight:g} to source {i}: less than a row in {self.period:,}; use 0'
                 )
         # Row i of source s comes at (i + 1/2) / n_s of the period; at equal places the first source comes first.
         source = np.repeat(np.arange(len(shares)), self.per_period)
@@ -51,11 +51,11 @@ class Interleaving:
 
     def sources(self, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """Which source the rows at these places of the sequence are from."""
-        return self.source[places % _PERIOD]
+        return self.source[places % self.period]
 
     def taken(self, n_rows: int) -> Int64[np.ndarray, ' sources']:
         """The number of rows of each source among the first n_rows of the sequence."""
-        periods, rest = divmod(n_rows, _PERIOD)
+        periods, rest = divmod(n_rows, self.period)
         return periods * self.per_period + np.bincount(self.source[:rest], minlength=len(self.per_period))
 
 
@@ -93,7 +93,7 @@ class Mixture(Interleaving):
         Args:
             seed: What each source's order is drawn from.
         """
-        period, place = np.divmod(places, _PERIOD)
+        period, place = np.divmod(places, self.period)
         sources = self.source[place]
         index = period * self.per_period[sources] + self.rank[place]  # rows of the same source before this one
         rows = np.empty_like(places)

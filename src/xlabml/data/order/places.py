@@ -58,7 +58,7 @@ class Places:
         self._passes: list[_Pass] = []  # from the start's on, as far as they were counted
 
     def take(self, index: int, most: int) -> tuple[int, Int64[np.ndarray, ' rows']]:
-        """The places of index, index + 1, … that lie in one pass: the pass, and at most so many rows of it."""
+        """The places of index, index + 1, … that lie in one pass: the pass, and at most `most` rows of it."""
         if self._n_each is not None:
             places = self._gaps.places(self._first + np.arange(index, index + most))
             passes, rows = np.divmod(places, self._n_each)

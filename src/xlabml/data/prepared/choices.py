@@ -1,4 +1,4 @@
-"""What a data module was asked for, in a few groups."""
+"""The settings of a data module, in a few groups."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class ReadChoice(NamedTuple):
 
     Args:
         sources: Where the texts come from.
-        weights: Which share of the training targets each source gives; None: what it holds.
+        weights: The share of the training targets that comes from each source; None: what it holds.
         max_source_epochs: How often a run may go through each source; None: any number of times.
         splitting: How documents are divided among the splits.
         drop_duplicates: Whether exact copies of earlier documents are in no split.
@@ -38,7 +38,7 @@ class TokenizerChoice(NamedTuple):
         special_tokens: Which of its tokens are special, by role.
         append_special_tokens: Whether those that it lacks are appended.
         n_vocab: How many tokens it has.
-        coverage: Share of the characters that a tokenizer which is trained here knows as such.
+        coverage: Share of the characters that a tokenizer which is trained here has tokens for.
     """
 
     path: str | None

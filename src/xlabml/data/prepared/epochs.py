@@ -10,7 +10,7 @@ from .choices import ReadChoice
 
 
 def check_epochs(read: ReadChoice, passes: Passes, end: Place | None) -> None:
-    """Raise SettingsError if a run goes through a source more often than it may, or nobody knows whether it does.
+    """Raise SettingsError if a run reads a source more often than it may, or where that is not known.
 
     Args:
         read: The sources, and how often each may be gone through.

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class StreamedTexts(Texts):
         return '' if n == n_all else f'the first {n:,} of {n_all:,} shards, which stay (data.stream.eval_shards)'
 
     @cached_property
-    def _fingerprints(self) -> list[Any]:
+    def _fingerprints(self) -> list[object]:
         """Those of the sources, as they were when the shards were listed."""
         return [source.fingerprint() for source in self.sources]
 
@@ -65,7 +65,7 @@ class StreamedTexts(Texts):
 
     def prepare(self, engine: Engine | None = None) -> None:
         if engine is not None:
-            raise SettingsError('data.stream has shards tokenized as training goes on; leave it out, or --engine')
+            raise SettingsError('data.stream has shards tokenized during training; leave it out, or --engine')
         if self._corpus is not None:
             return
         self.tokenizer_file.ensure()
@@ -110,7 +110,7 @@ class StreamedTexts(Texts):
             f'{folders.show_bytes(cache.max_bytes)} of disk at {cache.folder}, {folders.show_bytes(free)} are free'
         )
 
-    def _check_window(self, stores: Sequence[TokenStore], say: Any) -> None:
+    def _check_window(self, stores: Sequence[TokenStore], say: Callable[[str], None]) -> None:
         """Raise ValueError if a window will not fit the cache, judged by the shards that stay."""
         cache = self.cache
         n = self._n_open_shards()
@@ -171,7 +171,7 @@ class StreamedTexts(Texts):
             raise SettingsError(f'{error}; these are the data.stream.eval_shards, {n}: more of them may do') from error
         return super().open_examples(split, stage)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         known = [[str(source), folders.short_hash(found)] for source, found in zip(self.sources, self._fingerprints)]
         n_shards = [sum(one is source for one, _ in self.cache.shards) for source in self.sources]
         return {'sources': known, 'n_documents': n_shards, 'unit': 'shards'}
@@ -228,7 +228,7 @@ class StreamedTexts(Texts):
             'trainer.max_epochs'
         )
 
-    def _order_settings(self) -> dict[str, Any]:
+    def _order_settings(self) -> dict[str, object]:
         return {
             'data.stream.window_shards': self.stream.window_shards,
             'data.held_out': self._held_out,
@@ -236,7 +236,7 @@ class StreamedTexts(Texts):
             **self._weight_settings(),
         }
 
-    def _weight_settings(self) -> dict[str, Any]:
+    def _weight_settings(self) -> dict[str, object]:
         if self.read.weights is None:
             return {}
         return {'data.weights': self.read.weights, 'data.stream.eval_shards': self.stream.eval_shards}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -219,7 +218,7 @@ class Texts:
 
     @property
     def train_examples(self) -> Examples:
-        """All that can be looked at before a run of what is trained on."""
+        """The part of what is trained on that is known before a run."""
         return self.open_examples('train', 'train')
 
     @property
@@ -230,7 +229,7 @@ class Texts:
         unit = self.passes.unit
         return max(1, n_all // unit) * unit
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, by the names that the user knows."""
         near = self.near_duplicates
         return {
@@ -244,11 +243,11 @@ class Texts:
             **self._order_settings(),
         }
 
-    def _order_settings(self) -> dict[str, Any]:
+    def _order_settings(self) -> dict[str, object]:
         groups = {} if self._n_groups is None else {'data.batch_groups': self._n_groups}
         return {'data.weights': self.read.weights, 'seed_everything': self.seed, **groups}
 
-    def trained_on(self) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""
         return {'rows': self.passes.fingerprint, 'data': {**self.describe(), 'settings': self.settings()}}
 
@@ -272,7 +271,7 @@ class Texts:
         """A document's name for people, by the number that a batch has for it."""
         return self.corpus.name(document)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain values that say which documents there are."""
         return {
             'sources': [[str(source), store.fingerprint] for source, store in zip(self.sources, self.corpus.stores)],

@@ -1,7 +1,7 @@
 """Rows of whole texts in which some tokens are masked: what a masked language model learns from."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
@@ -173,7 +173,7 @@ class MaskedTokens(RowFormat):
         self.random_token_ratio = random_token_ratio
         self.masking = masking()
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         masking = {'masking': {'class': type(self.masking).__name__, **vars(self.masking)}}
         plain = {name: value for name, value in super().settings().items() if name != 'masking'}
         return plain if type(self.masking) is TokenMasking else {**plain, **masking}

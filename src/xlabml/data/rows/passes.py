@@ -60,7 +60,7 @@ class Passes(ABC):
         """Plain values that a checkpoint holds so that another run finds a place without reading what is before it."""
         return {}
 
-    def recall(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # most have nothing to take up
+    def recall(self, state: Mapping[str, object]) -> None:  # noqa: B027  # most have nothing to take up
         """Take up what `memory` returned, from among the values of a checkpoint."""
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 
 from xlabml.artifacts import folders, manifests
 from xlabml.errors import SettingsError
+from xlabml.plain import PlainDict
 
 FORMAT = 2
 PIECE_ARRAYS = ('documents', 'begins', 'lengths', 'first_counted')
@@ -56,7 +57,7 @@ class Pieces(NamedTuple):
     first_counted: Int64[np.ndarray, ' pieces']
 
     def row_ends(self, n_pieces: int, n_counted: int) -> dict[str, np.ndarray]:
-        """Pieces, and targets that count, up to the end of each row, after so many in the rows before these."""
+        """Pieces, and targets that count, up to the end of each row, counted from the first row of the plan."""
         ends = np.cumsum(self.row_sizes)
         counted = np.cumsum(self.lengths - self.first_counted)
         return {'row_starts': n_pieces + ends, 'counted_before': n_counted + counted[ends - 1]}
@@ -120,7 +121,7 @@ class PlanRows:
     def __len__(self) -> int:
         return len(self.row_starts) - 1
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         if self.folder is not None:
             return open_rows, (self.folder,)
         return type(self), (self._arrays, self.length, self.max_documents, self.fingerprint, None, self.source_rows)
@@ -191,7 +192,7 @@ class PlanRows:
             )
 
     def locate(self, row: int, position: int) -> tuple[int, int] | None:
-        """Whose slot this is: the document, and the slot of its stream, where its token of that number is asked for
+        """Whose slot this is: the document, and the slot of its stream, whose token of that number is its target
         (or the end of text, after the last). None for padding.
 
         Raises:
@@ -223,7 +224,7 @@ class PlanRows:
         )
 
 
-def open_rows(folder: Path, identity: dict[str, Any] | None = None) -> PlanRows:
+def open_rows(folder: Path, identity: PlainDict | None = None) -> PlanRows:
     """Open rows that `open_plan` wrote.
 
     Args:
@@ -264,7 +265,7 @@ def find_fingerprint(stores: Sequence[str], files: Mapping[str, Any], length: in
 
 
 def verify_rows(
-    folder: Path, identity: dict[str, Any], find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
+    folder: Path, identity: PlainDict, find_slots: Callable[[Int64[np.ndarray, ' k']], Int64[np.ndarray, ' k']]
 ) -> PlanRows:
     """Open rows, read all of them, compare their hashes, and see that they are rows of these documents.
 

@@ -1,7 +1,7 @@
 """How documents become rows: cut into windows and padded (Chunk), packed as tightly as they fit (Pack), or laid back to
 back (Concat).
 
-A document of T tokens is a stream of T + 1 slots: sos and its tokens are read, its tokens and eos are asked for. A
+A document of T tokens is a stream of T + 1 slots: sos and its tokens are inputs, its tokens and eos targets. A
 piece is a stretch of that stream; a later piece of a document begins with the target before it, not with sos.
 """
 
@@ -206,7 +206,7 @@ def open_plan(
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
 
-    def build(partial: Path) -> dict[str, Any]:
+    def build(partial: Path) -> dict[str, object]:
         n_pieces = n_counted = n_rows = 0
         source_rows = [0]
         documents = corpus.documents(split)
@@ -285,7 +285,7 @@ def _check_max_documents(max_documents: int) -> None:
 
 
 def _row_ends(stream_ends: list[int], length: int, max_pieces: int) -> list[int]:
-    """Where each row ends: when it is full, or after so many pieces."""
+    """Where each row ends: when it is full, or has max_documents pieces."""
     found = []
     end = 0
     number = 0

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.ipc
@@ -16,7 +15,7 @@ _BATCH_ROWS = 1024
 _MAGIC = b'ARROW1'  # of an Arrow file; a stream has none
 
 
-def read_arrow(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, Any]]:
+def read_arrow(path: Path, columns: list[str], row_groups: list[int] | None = None) -> Iterator[dict[str, object]]:
     """The rows of a parquet or Arrow file, with these columns of it.
 
     Args:

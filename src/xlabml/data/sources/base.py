@@ -17,7 +17,7 @@ class Document(NamedTuple):
     Args:
         row: Its number in the source, from 0.
         text: Should be a string; whether it is one, and has any text, is decided later.
-        columns: The other columns that were asked for.
+        columns: The other requested columns.
         cuts: The characters at which the second and later of its pieces begin, which are tokenized apart; what is not
             a list of rising offsets inside the text is refused later.
         content: What makes two documents copies, and decides the split of a document; None: its text.
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
     Args:
         where: Plain values by which the source finds it; () is all of it.
-        n_bytes: About how much text it has; None where nobody knows.
+        n_bytes: About how much text it has; None: unknown.
     """
 
     where: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Source(ABC):
     """The base of all sources: give documents in an order that never changes, and a fingerprint of what they are.
 
     A large source says in which parts it can be read: they are tokenized side by side, and a preparation that was
-    killed goes on from the last whole one.
+    killed resumes from the last whole one.
     """
 
     credit = ''
@@ -73,7 +73,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         """Plain values that change when the documents do.
 
         Raises:
@@ -90,7 +90,7 @@ class Source(ABC):
         return self
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        """What `documents` gives, one part after the other; the same parts every time.
+        """What `documents` yields, one part after the other; the same parts every time.
 
         Raises:
             ValueError: The source is absent or broken.
@@ -98,7 +98,7 @@ class Source(ABC):
         return [Part(())]
 
     def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        """The documents of a part, as `documents` gives them, but for their rows, which count from 0 in each part."""
+        """The documents of a part, as `documents` yields them, but for their rows, which count from 0 in each part."""
         return self.documents(columns)
 
     def files(self) -> list[Path]:
@@ -122,7 +122,7 @@ class Source(ABC):
 
 
 def check_columns(asked: Sequence[str], there: Sequence[str], where: str) -> None:
-    """Raise ValueError if a column is asked for that is not there."""
+    """Raise ValueError if a requested column is absent."""
     for name in asked:
         if name not in there:
             raise SettingsError(f'{where} has no column {name!r}; its columns are {", ".join(there)}')

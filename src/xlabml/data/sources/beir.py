@@ -6,7 +6,6 @@ Source: Thakur et al. 2021, https://arxiv.org/abs/2104.08663. NanoBEIR's parquet
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
 
 from xlabml.errors import DataError, SettingsError
 
@@ -116,7 +115,7 @@ class BeirFolder(Source):
                 yield Document(row, query, {name: known[name] for name in columns})
                 row += 1
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         files = [[file.name, file.stat().st_size] for file in self.files()]
         return {'class': 'BeirFolder', 'split': self.split, 'files': files}
 

@@ -40,7 +40,9 @@ class Dialect:
         return cls(delimiter or ('\t' if is_tsv else ','), quoting or ('none' if is_tsv else 'doubled'))
 
 
-def read_delimited(path: Path, columns: list[str], dialect: Dialect, encoding: str | None) -> Iterator[dict[str, Any]]:
+def read_delimited(
+    path: Path, columns: list[str], dialect: Dialect, encoding: str | None
+) -> Iterator[dict[str, object]]:
     """The rows of a file, with these columns of it.
 
     Raises:

@@ -6,7 +6,7 @@ import platform
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from xlabml.artifacts.hashes import hash_bytes
 
@@ -37,7 +37,7 @@ class WikipediaLeads(Source):
         for row, article in enumerate(articles.values()):
             yield Document(row, article['extract'], {name: article[name] for name in columns})
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         return {'class': 'WikipediaLeads', 'language': self.language, 'size': self._file().stat().st_size}
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
@@ -80,7 +80,7 @@ class StandardLibrary(Source):
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         return [Part((), sum(file.stat().st_size for file in _library_files(_library())))]
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         root = _library()
         listing = [(file.relative_to(root).as_posix(), file.stat().st_size) for file in _library_files(root)]
         return {

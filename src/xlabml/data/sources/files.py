@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from xlabml.errors import SettingsError
 
@@ -76,7 +76,7 @@ class Reading:
         if self.quoting not in (None, *get_args(Quoting)):
             raise ValueError(f'quoting is {self.quoting!r}; it is one of {", ".join(get_args(Quoting))}')
 
-    def settings(self, paths: list[Path]) -> dict[str, Any]:
+    def settings(self, paths: list[Path]) -> dict[str, object]:
         """Plain values that the rows of these files follow from; those of today's defaults are left out.
 
         Raises:
@@ -85,7 +85,7 @@ class Reading:
         kinds = {kind_of(path) for path in paths}
         if self.encoding is not None and not kinds - {*_BINARY}:
             raise SettingsError(f'encoding is {self.encoding!r}, but none of the files is a text file; leave it out')
-        given: dict[str, Any] = {'delimiter': self.delimiter, 'quoting': self.quoting}
+        given: dict[str, object] = {'delimiter': self.delimiter, 'quoting': self.quoting}
         for name, value in given.items():
             if value is not None and not kinds & {*_DELIMITED}:
                 raise SettingsError(f'{name} is {value!r}, but none of the files is csv or tsv; leave it out')
@@ -97,7 +97,7 @@ class Reading:
 
 
 def spans(path: Path, column: str, n_bytes: int, encoding: str | None = None) -> list[tuple[Span, int]]:
-    """Cut a file into spans of about so many bytes of text, where its kind allows; each with how many it has, about.
+    """Cut a file into spans of about n bytes of text, where its kind allows; each with about how many it has.
 
     Raises:
         ValueError: The file is broken.
@@ -113,7 +113,7 @@ def spans(path: Path, column: str, n_bytes: int, encoding: str | None = None) ->
     return [(Span(str(path), start, min(start + n_bytes, size)), min(n_bytes, size - start)) for start in starts]
 
 
-def read_span(span: Span, columns: list[str], reading: Reading = Reading()) -> Iterator[dict[str, Any]]:
+def read_span(span: Span, columns: list[str], reading: Reading = Reading()) -> Iterator[dict[str, object]]:
     """The rows of a span, with these columns of it.
 
     Raises:
@@ -171,11 +171,11 @@ def describe_no_file(path: Path) -> str:
     if path.is_symlink():
         return f'{path} is a link to {path.readlink()}, which is not there; mend the link, or remove it'
     if path.exists():
-        return f'{path} is no regular file (a pipe, a device, a folder); write what it gives to a file, or leave it out'
+        return f'{path} is no regular file (a pipe, a device, a folder); write its output to a file, or leave it out'
     return f'{path} is not there any more; restore it, or leave it out'
 
 
-def _rows(path: Path, span: Span, columns: list[str], reading: Reading) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, span: Span, columns: list[str], reading: Reading) -> Iterator[dict[str, object]]:
     kind = kind_of(path)
     encoding = reading.encoding
     if kind in _BINARY:
@@ -202,7 +202,7 @@ def _unreadable(path: Path) -> str:
     )
 
 
-def _read_text(path: Path, encoding: str | None) -> Iterator[dict[str, Any]]:
+def _read_text(path: Path, encoding: str | None) -> Iterator[dict[str, object]]:
     with open_utf8(path, encoding) as raw:
         data = raw.read()
     try:

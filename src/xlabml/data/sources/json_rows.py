@@ -11,7 +11,7 @@ from .encodings import explain_not_utf8, not_utf8, open_utf8
 _PEEKED_BYTES = 1024
 
 
-def read_json(path: Path, columns: list[str], text: str | None, encoding: str | None) -> Iterator[dict[str, Any]]:
+def read_json(path: Path, columns: list[str], text: str | None, encoding: str | None) -> Iterator[dict[str, object]]:
     """The rows of a file that is an array, or has an object a line.
 
     Args:
@@ -47,7 +47,7 @@ def read_json(path: Path, columns: list[str], text: str | None, encoding: str | 
 
 def read_json_lines(
     path: Path, columns: list[str], text: str | None, encoding: str | None, start: int = 0, end: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """The rows of a file that has an object a line; blank lines are none.
 
     Args:
@@ -97,7 +97,7 @@ _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _parse(text: str) -> Any:
-    """What `json.loads` gives, without what it does before and after: half of the time of a short line.
+    """What `json.loads` returns, without what it does before and after: half of the time of a short line.
 
     Raises:
         JSONDecodeError: The text is no JSON.
@@ -125,7 +125,7 @@ def _unreadable(error: Exception) -> str:
     return 'JSON nested too deep to be read' if isinstance(error, RecursionError) else f'not JSON ({error})'
 
 
-def _check_row(row: Any, columns: list[str], text: str | None) -> None:
+def _check_row(row: object, columns: list[str], text: str | None) -> None:
     if not isinstance(row, dict):
         raise ValueError(f'a row must be an object with columns, but this is {type(row).__name__}')
     for name in columns:

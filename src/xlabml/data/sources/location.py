@@ -138,7 +138,7 @@ class Location(Source):
     def files(self) -> list[Path]:
         return self._files() or []
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         settings = {'class': 'Location', 'name': self.name, 'split': self.split, 'column': self.column}
         files = self._files()
         if files is None:

@@ -1,7 +1,7 @@
 """Documents that are pieces, each tokenized on its own: cut at character offsets, or joined from columns.
 
 What labels, pairs and metadata need: no token crosses a piece's end, so that a question, its answer or a labelled
-stretch is exactly so many tokens of the store.
+stretch is a whole number of tokens of the store.
 """
 
 import re
@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 from .base import Document, Part, Source
 
@@ -32,14 +31,14 @@ class InPieces(Source):
         self.only = source.only
 
     needs: Sequence[str] = ()
-    """Columns of the record that `cut` looks at."""
+    """Columns of the record that `cut` reads."""
 
     @abstractmethod
     def cut(self, document: Document) -> Document:
         """A document with its cuts: the characters at which its second and later pieces begin.
 
         Args:
-            document: As the source gives it, with the columns that were asked for and those that it needs.
+            document: As the source yields it, with the requested columns and those that it needs.
         """
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -57,7 +56,7 @@ class InPieces(Source):
     def passed_over(self) -> str:
         return self.source.passed_over()
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         settings = {name: value for name, value in vars(self).items() if name not in _NOT_DOCUMENTS}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
 
@@ -125,7 +124,7 @@ class JoinColumns(InPieces):
     """Documents made of several text columns, one after the other, a piece each: pairs, triplets, prompts and answers.
 
     A column may hold a list of texts, each a piece. Which column a piece is from is the column `roles`, which can be
-    asked for like those of the record. A row in which one of the texts is empty or no string is left out, and counted.
+    requested like those of the record. A row in which one of the texts is empty or no string is left out, and counted.
 
     Args:
         source: Gives the records.

@@ -99,7 +99,7 @@ class RemoteFiles(Source):
     def addresses(self) -> list[str]:
         return [self.path]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return dict(vars(self))  # the listing too: every process goes by the same one
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -107,7 +107,7 @@ class RemoteFiles(Source):
         for row, document in enumerate(documents):
             yield document._replace(row=row)
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         names = [Path(_name(url)) for url, _, _ in self._listing]
         return {
             'class': 'RemoteFiles',
@@ -122,7 +122,7 @@ class RemoteFiles(Source):
         return describe_passed_over(len(self._listing), self._passed_over)
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        """A part for each file; where nobody says how large one is, it is taken to be as large as the first ones."""
+        """A part for each file; where the size of one is unknown, it is taken to be as large as the first ones."""
         return [Part((url,), n_bytes) for url, _, n_bytes in self._listing]
 
     def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
@@ -173,7 +173,7 @@ class RemoteFiles(Source):
                 if attempt == _ATTEMPTS - 1:
                     raise ConnectionError(
                         f'source {self}: {url} could not be fetched in {_ATTEMPTS} attempts '
-                        f'({type(error).__name__}: {error}); check the network, then the same command goes on (fit: '
+                        f'({type(error).__name__}: {error}); check the network, then the same command resumes (fit: '
                         'with --ckpt_path last)'
                     ) from error
             else:
@@ -275,7 +275,7 @@ class _Callback(fsspec.Callback):
         self._n_told = 0
         self.ended_by: Exception | None = None
 
-    def call(self, *args: Any, **kwargs: Any) -> None:
+    def call(self, *args: object, **kwargs: object) -> None:
         if self._advance is None or self.value <= self._n_told:
             return
         try:

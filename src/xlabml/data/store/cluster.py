@@ -1,7 +1,7 @@
 """Tokenizing on more than one machine, under the executors of datatrove (extra `cluster`): Ray, or Slurm.
 
 An executor runs a step once for each of a number of tasks; ours tokenizes every so-many-th part of a source into a
-shared folder. What is there already is left alone, so that any run goes on where another was killed, with any number of
+shared folder. What is there already is left alone, so that any run resumes where another was killed, with any number of
 tasks, under either executor.
 """
 
@@ -49,7 +49,7 @@ class EncodeParts(PipelineStep):
         self.class_paths = list(class_paths)
         self.n_threads = n_threads
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> object:
         """Tokenize the parts number rank, rank + world_size …"""
         for path in self.class_paths:
             settings.trust_class(path)
@@ -120,7 +120,7 @@ class Cluster(ABC):
             if missing:
                 raise ChildProcessError(
                     f'{len(missing)} of {len(job.parts)} parts of {job.source} were not tokenized: a task was killed '
-                    f'or ran out of time (its log is in {where}); the same command goes on'
+                    f'or ran out of time (its log is in {where}); the same command resumes'
                 )
         shared.gather(job, wanted)
         tell(bytes_of(job.parts, range(len(job.parts))))
@@ -130,11 +130,11 @@ class Cluster(ABC):
     def run(self, shared: SharedJob, job: Job) -> str:
         """Have the tasks run, wait for them, and say where their logs are."""
 
-    def _steps(self, shared: SharedJob, job: Job) -> list[Any]:
+    def _steps(self, shared: SharedJob, job: Job) -> list[object]:
         paths = [path for path in settings.class_paths(describe_source(job.source)) if not path.startswith('xlabml.')]
         return [EncodeParts(shared.url, paths, self.n_cpus)]
 
-    def _options(self, shared: SharedJob, job: Job) -> dict[str, Any]:
+    def _options(self, shared: SharedJob, job: Job) -> dict[str, object]:
         n_parts = max(1, len(job.parts))
         return {
             'pipeline': self._steps(shared, job),

@@ -71,7 +71,7 @@ def _encode_in_processes(job: Job, n_processes: int, tell: Callable[[int], None]
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f'a process that was tokenizing {job.source} was killed (for want of memory, perhaps); the same '
-                'command goes on from the last whole part, with a smaller data.n_processes if need be'
+                'command resumes from the last whole part, with a smaller data.n_processes if need be'
             ) from error
         finally:
             stop.set()
@@ -85,7 +85,7 @@ class _Stopped(Exception):  # noqa: N818
 _worker: tuple[Job, int, Any, Any]
 
 
-def _start_worker(job: Job, n_threads: int, done: Any, stop: Any, parent: int) -> None:
+def _start_worker(job: Job, n_threads: int, done: object, stop: object, parent: int) -> None:
     global _worker
     _worker = job, n_threads, done, stop
     # The garbage collector would traverse all that the parent has loaded, and so copy the pages shared with it.

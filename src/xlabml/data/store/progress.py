@@ -17,7 +17,7 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, object] = {}
 
     def __enter__(self) -> 'TerminalProgress':
         return self

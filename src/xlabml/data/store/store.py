@@ -41,7 +41,7 @@ class TokenStore:
     Arrays, all mapped: `tokens` (every document's ids, back to back), `offsets` (document i is
     tokens[offsets[i]:offsets[i + 1]]), `n_bytes` (of raw UTF-8 text), `hashes` (of the content), `rows` (in the
     source), and `end_bytes` where the tokenizer may lose text (how many of a document's raw bytes its tokens do not
-    stand for). `manifest` holds counts, hashes, what was left out and why. `columns(i)` gives what stood beside a text,
+    stand for). `manifest` holds counts, hashes, what was left out and why. `columns(i)` returns the columns of a text,
     `pieces(i)` where its pieces are.
 
     Args:
@@ -110,7 +110,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.folder, self.manifest)
 
     @property
@@ -118,8 +118,8 @@ class TokenStore:
         """A short name for all that it holds."""
         return folders.short_hash([self.manifest['files'][name]['sha256'] for name in sorted(self.manifest['files'])])
 
-    def columns(self, document: int) -> dict[str, Any]:
-        """What stood beside a document's text: the columns that were asked for."""
+    def columns(self, document: int) -> dict[str, object]:
+        """What stood beside a document's text: the requested columns."""
         if not self.manifest['columns']:
             return {}
         start, end = self._column_offsets[document : document + 2]
@@ -172,7 +172,7 @@ def prepare_store(
 ) -> TokenStore:
     """Open the store of a source; build it where it is not there, or is of other documents or another tokenizer.
 
-    Killed half way, the next call goes on from the last whole part. Files of the source whose time changed are compared
+    Killed half way, the next call resumes from the last whole part. Files of the source whose time changed are compared
     with their recorded hashes; nothing else of them is read where the store is ready.
 
     Args:
@@ -237,7 +237,7 @@ def _holds_the_same(source: Source, folder: Path, manifest: dict[str, Any]) -> b
     return True
 
 
-def _identity(source: Source, tokenizer: Tokenizer, columns: Sequence[str]) -> dict[str, Any]:
+def _identity(source: Source, tokenizer: Tokenizer, columns: Sequence[str]) -> dict[str, object]:
     return {
         'format': FORMAT,
         'source': source.fingerprint(),

@@ -17,7 +17,19 @@ from xlabml.data.sources import Part, Source, hash_file, stat_files
 from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
-from .store_parts import CHANGED, COUNTS, FORMAT, PART, Job, array_types, batches, counts_of, merge_invalid, piece_texts
+from .store_parts import (
+    CHANGED,
+    COUNTS,
+    FORMAT,
+    PART,
+    Job,
+    LeftOut,
+    array_types,
+    batches,
+    counts_of,
+    merge_invalid,
+    piece_texts,
+)
 
 Engine = Callable[[Job, Callable[[int], None]], None]
 """Has every part of a job tokenized into its folder; tells now and then how many bytes of text are done."""
@@ -34,13 +46,13 @@ def build_store(
     source: Source,
     tokenizer: Tokenizer,
     columns: Sequence[str],
-    identity: dict[str, Any],
+    identity: dict[str, object],
     folder: Path,
     engine: Engine,
     report: Report,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Fill a folder with a store's files, going on from the whole parts that are there, and return its manifest.
+    """Fill a folder with a store's files, resuming from the whole parts that are there, and return its manifest.
 
     Raises:
         ValueError: The source is broken, changed meanwhile, or has no valid document; or the disk has too little room.
@@ -77,7 +89,7 @@ def build_store(
 
 
 def plan_job(
-    source: Source, tokenizer: Tokenizer, columns: Sequence[str], identity: dict[str, Any], folder: Path
+    source: Source, tokenizer: Tokenizer, columns: Sequence[str], identity: dict[str, object], folder: Path
 ) -> Job:
     """What has to be done for a store.
 
@@ -90,7 +102,7 @@ def plan_job(
     return Job(source, tokenizer, list(columns), folder, parts, begun)
 
 
-def _start_over_unless_same(folder: Path, begun: dict[str, Any]) -> None:
+def _start_over_unless_same(folder: Path, begun: dict[str, object]) -> None:
     """Clear away what is in the folder, unless it is of the same texts, cut into the same parts."""
     state = folder / _STATE
     text = json.dumps(begun, sort_keys=True)
@@ -117,7 +129,7 @@ def _check_room(
     is_known = bool(parts) and all(part.n_bytes for part in parts)
     ratio = _disk_ratio(source, parts[0], tokenizer, columns) if is_known else 0.0
     if not ratio:
-        return f'tokenizing {source}{done}: nobody knows how much text it has; {_size(free)} of disk are free'
+        return f'tokenizing {source}{done}: how much text it has is unknown; {_size(free)} of disk are free'
     needed = int(2 * ratio * n_bytes)  # the parts, and then the whole
     left = max(0, needed - sum(file.stat().st_size for file in folder.rglob('*.bin')))
     if left > free:
@@ -152,10 +164,10 @@ _size = folders.show_bytes
 # The whole
 
 
-def _merge(job: Job) -> dict[str, Any]:
+def _merge(job: Job) -> dict[str, object]:
     """Put the parts one after the other, and return what the manifest says of them."""
     sums = dict.fromkeys((*COUNTS, *(() if job.tokenizer.is_lossless else (CHANGED,))), 0)
-    invalid: dict[str, dict[str, Any]] = {}
+    invalid: dict[str, LeftOut] = {}
     read: Counter[str] = Counter()
     types = array_types(job.tokenizer, job.source.in_pieces)
     begin = np.zeros(1, np.int64)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Int64
@@ -26,16 +26,23 @@ NO_TOKENS = 'no token'
 _ENDS = {'offsets', 'column_offsets', 'piece_offsets'}
 _BATCH_BYTES = 1 << 18  # of a megabyte each process takes twice the page faults, and a tenth more time where it is fast
 _MAX_NAMED_ROWS = 10
-_FIXED_TYPES = {
+_FIXED_TYPES: dict[str, type[np.generic]] = {
     **dict.fromkeys(('offsets', 'n_bytes', 'rows', 'column_offsets'), np.int64),
     'hashes': np.uint64,
     'columns': np.uint8,
 }
-_PIECE_TYPES = dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64)
-_LOSSY_TYPES = {'end_bytes': np.int64}
+_PIECE_TYPES: dict[str, type[np.generic]] = dict.fromkeys(('piece_ends', 'piece_offsets'), np.int64)
+_LOSSY_TYPES: dict[str, type[np.generic]] = {'end_bytes': np.int64}
 
 
-def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, Any]:
+class LeftOut(TypedDict):
+    """Documents that are left out for one reason: their number, and the rows of the first."""
+
+    count: int
+    rows: list[int]
+
+
+def array_types(tokenizer: Tokenizer, in_pieces: bool) -> dict[str, type[np.generic]]:
     """The arrays of a store, and of a part of it.
 
     With two more where documents have pieces: `piece_ends`, counted in tokens, and `piece_offsets`, how many pieces end
@@ -69,7 +76,7 @@ def array_sizes(manifest: dict[str, Any], n_begins: int) -> dict[str, int]:
     return sizes
 
 
-def store_kind(values: dict[str, Any], n_begins: int) -> manifests.Kind:
+def store_kind(values: dict[str, object], n_begins: int) -> manifests.Kind:
     """What the manifest of a store, or of a part of it, has to say; with more values than counts and what was left
     out."""
     counts = dict.fromkeys(('n_rows', 'n_documents', 'n_tokens', 'n_bytes'), int)
@@ -134,8 +141,8 @@ def encode_part(
     folder: Path,
     advance: Callable[[int], None] | None = None,
     n_threads: int | None = None,
-) -> dict[str, Any]:
-    """Tokenize a part of a source into a folder of its own, whole or not at all; what is there already is kept.
+) -> dict[str, object]:
+    """Tokenize a part of a source into a folder of its own, atomically; what is there already is kept.
 
     The folder's arrays are those of a store, but offsets are ends alone, and rows and offsets count from the part's
     begin.
@@ -178,7 +185,7 @@ def finish_part(folder: Path, source: Source, tokenizer: Tokenizer, files: Seque
     manifests.write_manifest(folder, {**manifest, **about, 'n_vocab': len(tokenizer)})
 
 
-def read_part(folder: Path) -> dict[str, Any] | None:
+def read_part(folder: Path) -> dict[str, object] | None:
     """The manifest of a part that is whole; None where it is not."""
     try:
         return manifests.read_manifest(folder, PART)
@@ -194,10 +201,10 @@ def _encode(
     folder: Path,
     advance: Callable[[int], None] | None,
     n_threads: int | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     dtypes = array_types(tokenizer, source.in_pieces)
     counts = dict.fromkeys((*COUNTS, *(() if tokenizer.is_lossless else (CHANGED,))), 0)
-    invalid: dict[str, dict[str, Any]] = {}
+    invalid: dict[str, LeftOut] = {}
     arrays = folders.ArrayFiles(folder, dtypes, sync=False)  # compared with their hashes as they are merged
     with arrays as files, tally.counting() as read:
         for documents, raw in batches(source.read(part, columns), counts, invalid):
@@ -254,7 +261,7 @@ def _encode(
 
 
 def batches(
-    documents: Iterator[Document], counts: dict[str, int], invalid: dict[str, dict[str, Any]]
+    documents: Iterator[Document], counts: dict[str, int], invalid: dict[str, LeftOut]
 ) -> Iterator[tuple[list[Document], list[bytes]]]:
     """Valid documents and their raw bytes, some at a time.
 
@@ -305,19 +312,19 @@ def piece_texts(
     return [str(document.text) for document in documents], np.ones(len(documents), np.int64)
 
 
-def counts_of(manifest: Mapping[str, Any]) -> dict[str, int]:
+def counts_of(manifest: Mapping[str, object]) -> dict[str, int]:
     """How many files and lines were read, as a manifest says; {} where it does not, as those of earlier versions."""
     found: Any = manifest.get('read')
     return found if manifests.find_misfit(found, {'files': int, 'lines': int}) is None else {}
 
 
-def merge_invalid(invalid: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], first_row: int) -> None:
+def merge_invalid(invalid: dict[str, LeftOut], other: dict[str, LeftOut], first_row: int) -> None:
     """Add what a later part, whose rows begin at first_row, left out."""
     for reason, found in other.items():
         _add_invalid(invalid, reason, found['count'], [first_row + row for row in found['rows']])
 
 
-def _add_invalid(invalid: dict[str, dict[str, Any]], reason: str, count: int, rows: list[int]) -> None:
+def _add_invalid(invalid: dict[str, LeftOut], reason: str, count: int, rows: list[int]) -> None:
     seen = invalid.setdefault(reason, {'count': 0, 'rows': []})
     seen['count'] += count
     seen['rows'] += rows[: _MAX_NAMED_ROWS - len(seen['rows'])]

@@ -3,21 +3,20 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from xlabml.artifacts import folders, manifests
 from xlabml.artifacts.locks import only_one
-from xlabml.data.sources import Advance, Part, RemoteFiles, Source, Span, stat_files
+from xlabml.data.sources import Advance, Document, Part, RemoteFiles, Source, Span, stat_files
 from xlabml.data.store import TokenStore, encode_part, finish_part
 from xlabml.errors import DataError
 from xlabml.tokenizer import Tokenizer
 
 _FIRST_RATIO = 2.0  # of the disk that fetching and tokenizing take to the text, until it was measured
 _LOOK_SECONDS = 0.05
-_SMALL_BYTES = 64 << 20  # a smaller cache is looked at after every piece of work
+_SMALL_BYTES = 64 << 20  # a smaller cache is measured after every piece of work
 
 
 class NoRoom(DataError):  # noqa: N818
@@ -51,7 +50,7 @@ class Shard(Source):
             return f'{first} and {len(more)} more' if more else str(first)
         return f'{self.source} {[first, *more]}' if more else str(first)
 
-    def documents(self, columns: Sequence[str] = ()) -> Any:
+    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         if self._folder is None or not isinstance(self.source, RemoteFiles):
             yield from self.source.read(self.part, columns)
             return
@@ -67,7 +66,7 @@ class Shard(Source):
     def passed_over(self) -> str:
         return self.source.passed_over()
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         return {'shard': list(self.part.where)}
 
 
@@ -111,7 +110,7 @@ class ShardCache:
         return str(Shard(*self.shards[shard]))
 
     def text_bytes(self, shards: Collection[int]) -> int | None:
-        """About how much text some shards have; None where nobody knows."""
+        """About how much text some shards have; None where that is unknown."""
         sizes = [self.shards[shard][1].n_bytes for shard in shards]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -121,7 +120,7 @@ class ShardCache:
         return folders.size(self.folder)
 
     @contextlib.contextmanager
-    def locked(self) -> Any:
+    def locked(self) -> Iterator[None]:
         """While this lasts, no other process changes the folder."""
         with only_one(self.folder / 'lock'):
             yield
@@ -189,7 +188,7 @@ class ShardCache:
             self._ratio = measured if self._ratio == _FIRST_RATIO else max(self._ratio, measured)
 
     def make_room(self, n_bytes: int, keep: Collection[int], wanted: int) -> int:
-        """Drop what need not stay until so many bytes fit; what was used the longest time ago goes first.
+        """Drop what need not stay until n_bytes fit, least recently used first.
 
         Returns:
             How many bytes went.

@@ -1,7 +1,7 @@
 """Sources that do not fit the disk, as windows of shards: fetched ahead, laid out, permuted, trained on and dropped.
 
-Every pass goes through all shards in an order of its own, the keyed permutation of their numbers; so many of them at a
-time are a window, whose rows come in an order drawn from (seed, window). What is evaluated on comes from the first
+Every pass goes through all shards in an order of its own, the keyed permutation of their numbers; window_shards of them
+are a window, whose rows come in an order drawn from (seed, window). What is evaluated on comes from the first
 shards, which always stay; no document of another split than train is ever trained on, as its own hash says.
 """
 
@@ -68,7 +68,8 @@ class StreamedRows(Passes):
         drop_duplicates: Whether exact copies within a window are left out.
         held_out: Documents of these are left out, too.
         seed: What the orders are drawn from.
-        say: Told of each window, the first time that it is laid out, what was left out of it; None: nobody is.
+        say: Called with a line on what was left out of a window, the first time that it is laid out; None: nothing is
+            said.
         examples: The format of the rows; None: next-token prediction.
         source: The number of the source whose shards alone are read; None: those of all are.
 
@@ -106,7 +107,7 @@ class StreamedRows(Passes):
         self._ahead_of = -1
         self._stopped = False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), '_open': {}, '_ahead': None}
 
     @property
@@ -132,7 +133,7 @@ class StreamedRows(Passes):
             }
         )
 
-    def _format(self) -> dict[str, Any]:
+    def _format(self) -> dict[str, object]:
         """The format's settings, where the rows depend on it; streams of next-token prediction have no entry."""
         return {} if type(self.examples) is NextTokens else {'examples': self.examples.settings()}
 

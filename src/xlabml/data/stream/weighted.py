@@ -138,7 +138,7 @@ class WeightedStream(Passes):
     """The training rows of a stream whose sources have weights; a pass is a period of the mixture.
 
     Each source with a weight has a sequence of rows of its own, which comes window after window, and goes through its
-    shards at the pace that its share asks for. So a place is found from how many rows the earlier windows of each
+    shards at the pace of its share. So a place is found from how many rows the earlier windows of each
     source have: a checkpoint holds these numbers, and no earlier window is read again.
 
     Args:

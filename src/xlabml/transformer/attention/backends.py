@@ -124,29 +124,26 @@ def _lacks_compiler(device: str) -> str | None:
     return None if shutil.which(compiler) else f'there is no C++ compiler: {compiler} is not found'
 
 
-_FLASH = {'devices': ('cuda',), 'dtypes': _HALF, 'heads': (8, 256, 8)}
+_FLASH = Backend('FlashAttention', devices=('cuda',), dtypes=_HALF, heads=(8, 256, 8))
 BACKENDS: dict[str, Backend] = {
     'plain': Backend('the definition'),
     'sdpa': Backend("torch's scaled_dot_product_attention", _NO_CAP),
-    'varlen': Backend(
-        "torch's FlashAttention-2",
-        _NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
+    'varlen': _FLASH._replace(
+        title="torch's FlashAttention-2",
+        cannot=_NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
         capability=(8, 99),
         missing=_lacks_varlen,
-        **_FLASH,  # type: ignore[arg-type]
     ),
-    'flash_attn': Backend(
-        'FlashAttention-2 of the package flash-attn',
-        _NO_CACHE,
+    'flash_attn': _FLASH._replace(
+        title='FlashAttention-2 of the package flash-attn',
+        cannot=_NO_CACHE,
         together=('score_cap', 'dropout'),
         capability=(8, 99),
         missing=_lacks_flash_attn,
-        **_FLASH,  # type: ignore[arg-type]
     ),
-    'flash': Backend(
-        'FlashAttention-3 or -4, activated in torch',
-        _NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
-        **_FLASH,  # type: ignore[arg-type]
+    'flash': _FLASH._replace(
+        title='FlashAttention-3 or -4, activated in torch',
+        cannot=_NO_CAP | _NO_SLOPES | _NO_DROPOUT | _NO_CACHE,
     ),
     'flex': Backend(
         "torch's FlexAttention",

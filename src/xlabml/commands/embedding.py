@@ -1,0 +1,199 @@
+"""`xlab-infer CKPT --embed FILE` and `--search CORPUS QUERY`: texts of files become vectors, and are found by them."""
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from xlabml import paths
+from xlabml.artifacts.hashes import hash_file, short_hash
+from xlabml.errors import DataError
+from xlabml.pipelines import Calibration, TextEmbedder, find_nearest
+from xlabml.pipelines.embedder import Plan, find_embedder
+from xlabml.pipelines.quantization import VectorType, quantize
+from xlabml.pipelines.vector_files import Stamp, VectorFile
+
+from .corpus import Corpus, Scan
+from .errors import typed_paths
+
+_SAMPLE = 1024
+_BLOCK = 65_536
+_MOST_SHOWN = 300
+
+
+class Found(NamedTuple):
+    """A text that was found.
+
+    Args:
+        row: Its number in the corpus, from 0.
+        score: How near it is to the query; more is nearer.
+        text: It.
+    """
+
+    row: int
+    score: float
+    text: str
+
+
+class Job(NamedTuple):
+    """What vectors are made of.
+
+    Args:
+        embedder: Makes them.
+        ckpt: The file that it is from.
+        corpus: Its texts.
+        scan: What the corpus is now.
+        prompt: Name of the prompt before each text; None: none.
+        options: What was typed.
+    """
+
+    embedder: TextEmbedder
+    ckpt: Path
+    corpus: Corpus
+    scan: Scan
+    prompt: str | None
+    options: argparse.Namespace
+
+    @classmethod
+    def open(cls, options: argparse.Namespace, corpus: Corpus) -> 'Job':
+        """Load the checkpoint, then look through the corpus."""
+        path = find_embedder(options.ckpt)
+        embedder = TextEmbedder.load(path, options.device)
+        usual = 'document' if 'document' in embedder.model.prompts else None
+        prompt = options.document_prompt or usual
+        embedder.plan(prompt, options.dim, batch_tokens=options.batch_tokens)  # refuses before the corpus is read
+        return cls(embedder, path, corpus, corpus.scan(), prompt, options)
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Write the vectors of a corpus, or go on where a killed process stopped, and say what was written."""
+    output = Path(options.output)
+    with typed_paths():
+        if output.exists():
+            raise FileExistsError(f'{output} is there already; delete it, or choose another --output')
+        job = Job.open(options, Corpus(options.embed, options.column))
+        print(write_vectors(job, output, options.dtype, None, f'sha256 of {job.corpus.name}'))
+
+
+def search(options: argparse.Namespace) -> None:
+    """Print the texts of a corpus that are nearest to a query."""
+    for hit in find_texts(options):
+        print(f'{hit.score:.4f}  {hit.row}  {_in_a_line(hit.text)}')
+
+
+def find_texts(options: argparse.Namespace) -> list[Found]:
+    """The texts of a corpus that are nearest to a query, the nearest first."""
+    with typed_paths():
+        job = Job.open(options, Corpus(options.search, options.column))
+    embedder = job.embedder
+    prompt = 'query' if 'query' in embedder.model.prompts else None
+    query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
+    vectors = np.load(_cached(job), mmap_mode='r', allow_pickle=False)
+    if options.hybrid:
+        from xlabml.bm25 import BM25, fuse
+
+        dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
+        scores = fuse([dense, BM25(job.corpus.texts()).scores([options.query])])[0]
+        rows = np.argsort(-scores, kind='stable')[: options.results]
+        best = scores[rows]
+    else:
+        hits = find_nearest(query, vectors, options.results)
+        rows = hits.rows[0]
+        best = hits.scores[0]
+    texts = job.corpus.pick(rows.tolist())
+    return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
+
+
+def write_vectors(job: Job, output: Path, kind: VectorType, normalize: bool | None, hashed: str) -> str:
+    """Write the vectors of a corpus to a file, resuming one that was begun.
+
+    Args:
+        job: What they are of.
+        output: The file.
+        kind: What they are in.
+        normalize: Whether they are brought to length 1; None: as the model was trained.
+        hashed: What messages call the hash of the corpus.
+
+    Returns:
+        What was written, in a line.
+
+    Raises:
+        FileExistsError: The file is there.
+        DataError: The corpus, the checkpoint or an option is not what the file was begun with, or the corpus changes
+            meanwhile.
+    """
+    embedder, ckpt, corpus, scan, prompt, options = job
+    plan = embedder.plan(prompt, options.dim, normalize, options.batch_tokens)
+    d = embedder.d_vector(plan)
+    stamp: Stamp = {
+        hashed: scan.sha256,
+        'texts': scan.n_texts,
+        '--column': options.column,
+        f'sha256 of {ckpt.name}': hash_file(ckpt),
+        '--document-prompt': prompt,
+        '--dim': options.dim,
+        '--dtype': kind,
+    }
+    columns, dtype = _stored_as(d, kind)
+    with VectorFile(output, (scan.n_texts, columns), dtype, stamp) as file:
+        resumed = file.n_done
+        calibration = _calibration(job, output, plan, is_new=not resumed) if kind == 'int8' else None
+        n_cut = file.counts.get('texts cut', 0)
+        rest = islice(corpus.texts(), resumed, None)
+        for vectors in embedder.stream(rest, plan, options.processes or 1, None, scan.n_texts - resumed):
+            file.counts['texts cut'] = n_cut + embedder.cut.n_cut
+            if file.n_done + len(vectors) > scan.n_texts:
+                raise DataError(f'{corpus.name} became longer while it was read; delete what was begun, and start anew')
+            file.append(quantize(vectors, kind, calibration))
+        if corpus.sha256() != scan.sha256:
+            raise DataError(f'{corpus.name} changed while it was read; delete what was begun, and start anew')
+        file.finish()
+    if n_cut := file.counts.get('texts cut', 0):
+        n = scan.n_texts
+        print(f'{n_cut:,} of {n:,} texts were cut at {embedder.model.max_len} tokens', file=sys.stderr)
+    again = f', {resumed:,} of them by an earlier process' if resumed else ''
+    return f'{output}: {scan.n_texts:,} vectors of {d} as {kind}{again}'
+
+
+def _stored_as(d: int, kind: VectorType) -> tuple[int, str]:
+    """Columns and numpy's type of vectors of d channels."""
+    stored: dict[VectorType, tuple[int, str]] = {
+        'float32': (d, '<f4'),
+        'float16': (d, '<f2'),
+        'int8': (d, '|i1'),
+        'binary': ((d + 7) // 8, '|u1'),
+    }
+    return stored[kind]
+
+
+def _calibration(job: Job, output: Path, plan: Plan, is_new: bool) -> Calibration:
+    """Of texts that are spread evenly over the corpus; kept beside the vectors."""
+    path = output.with_name(f'{output.name}.calibration.npy')
+    if is_new:
+        n_texts = job.scan.n_texts
+        n = min(_SAMPLE, n_texts)
+        sample = job.corpus.pick([i * n_texts // n for i in range(n)])
+        parts = list(job.embedder.stream((sample[row] for row in sorted(sample)), plan))
+        Calibration.fit(np.concatenate(parts)).save(path)
+    return Calibration.load(path)
+
+
+def _cached(job: Job) -> Path:
+    """The file of a corpus's vectors at length 1, by the content of the corpus and the checkpoint."""
+    known = [job.scan.sha256, job.options.column, hash_file(job.ckpt), job.prompt, job.options.dim]
+    path = paths.vectors() / f'{short_hash(known)}.npy'
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(write_vectors(job, path, 'float32', True, 'sha256 of the corpus'), file=sys.stderr)
+    return path
+
+
+def _in_a_line(text: str) -> str:
+    from .infer import visible
+
+    line = ' '.join(text.split())
+    shown = line if len(line) <= _MOST_SHOWN else f'{line[:_MOST_SHOWN]}…'
+    return visible(shown, sys.stdout.encoding or 'utf-8')

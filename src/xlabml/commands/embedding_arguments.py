@@ -1,0 +1,90 @@
+"""The flags of `xlab-infer` that embed and search: what they are, and which go together. torch is loaded late."""
+
+import argparse
+from collections.abc import Mapping
+
+from .arguments import Parser, count, import_modules
+
+_OF_BOTH: dict[str, tuple[str, str | int | None]] = {
+    'column': ('--column', 'text'),
+    'document_prompt': ('--document-prompt', None),
+    'dim': ('--dim', None),
+    'batch_tokens': ('--batch-tokens', None),
+    'processes': ('--processes', None),
+}
+_OF_EMBED: dict[str, tuple[str, str | int | None]] = {'output': ('--output', None), 'dtype': ('--dtype', 'float32')}
+_OF_SEARCH: dict[str, tuple[str, str | int | None]] = {'results': ('--results', 10), 'hybrid': ('--hybrid', None)}
+
+
+def add(parser: Parser) -> None:
+    """Add the flags; what was not typed is None."""
+    group = parser.add_argument_group(
+        'vectors', 'FILE is txt (a text a line), jsonl, json, csv, tsv, parquet or arrow, or a folder of them'
+    )
+    task = group.add_mutually_exclusive_group()
+    task.add_argument(
+        '--embed', metavar='FILE', help='write the vectors of its texts to --output; resumes after a kill'
+    )
+    task.add_argument('--search', metavar='FILE', help='find the texts of it that are nearest to PROMPT')
+    option = group.add_argument
+    option('--output', metavar='PATH', help='of --embed: the file to write, .npy')
+    option(
+        '--dtype',
+        choices=('float32', 'float16', 'int8', 'binary'),
+        help='of --embed: of the vectors (default: float32)',
+    )
+    option('--results', type=count(), metavar='N', help='of --search: how many texts (default: 10)')
+    option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
+    option('--column', help='where the text is, in tables (default: text)')
+    option('--document-prompt', metavar='NAME', help='a prompt of the model, before each text (default: document)')
+    option('--dim', type=count(), metavar='N', help='keep so many of the first channels of vectors (default: all)')
+    option('--batch-tokens', type=count(), metavar='N', help='tokens of a pass (default: 4096; on a GPU 32768)')
+    option('--processes', type=count(most=1024), metavar='N', help='processes that share the texts out (default: 1)')
+
+
+def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str]) -> bool:
+    """Refuse flags that would have no effect, and put in the defaults of the rest.
+
+    Args:
+        others: From the names of flags that continue texts to how they are typed.
+
+    Returns:
+        Whether texts are embedded or searched.
+
+    Raises:
+        UsageError: Some do not go together, or one is missing.
+    """
+    embeds = options.embed is not None
+    searches = options.search is not None
+    useless: dict[str, str] = {}
+    if not embeds:
+        useless |= dict.fromkeys(_OF_EMBED, 'it is of --embed')
+    if not searches:
+        useless |= dict.fromkeys(_OF_SEARCH, 'it is of --search')
+    if not (embeds or searches):
+        useless |= dict.fromkeys(_OF_BOTH, 'it is of --embed and --search')
+    else:
+        useless |= dict.fromkeys(others, 'nothing is continued with ' + ('--embed' if embeds else '--search'))
+    flags = {name: flag for name, (flag, _) in (_OF_BOTH | _OF_EMBED | _OF_SEARCH).items()} | {**others}
+    for name, flag in flags.items():
+        if name in useless and getattr(options, name) not in (None, False):
+            parser.error(f'{flag} would have no effect: {useless[name]}')
+    if embeds and options.prompt is not None:
+        parser.error(f'{options.prompt!r} would have no effect: --embed takes no PROMPT')
+    if embeds and options.output is None:
+        parser.error('--embed needs --output PATH, the file to write')
+    if searches and not (options.prompt or '').strip():
+        parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
+    options.query = options.prompt
+    for name, (_, default) in (_OF_BOTH | _OF_EMBED | _OF_SEARCH).items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return embeds or searches
+
+
+def run(options: argparse.Namespace) -> None:
+    """Embed or search."""
+    from .embedding import embed, search
+
+    import_modules(options)
+    (search if options.embed is None else embed)(options)

@@ -1,0 +1,329 @@
+"""The classifier as a task: texts with labels, one loss an example, probabilities calibrated at each validation."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from xlabml.batches import Batch, ClassTargets, Layout, check_classes, check_ids
+from xlabml.checkpoints import Part
+from xlabml.engine import DocumentParts, Task
+from xlabml.errors import SettingsError
+from xlabml.evaluation import (
+    CalibratedEvaluator,
+    ClassEvaluator,
+    ExampleEvaluator,
+    ExampleOutputs,
+    MultiLabelEvaluator,
+    RegressionEvaluator,
+    Sums,
+    precise,
+)
+from xlabml.heads import Head, LinearHead, MeanPooling, Pooling, SequenceClassifier
+from xlabml.heads.loading import describe_head
+from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
+from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear, decay_rates, parameter_groups, split_by_depth
+from xlabml.transformer import Transformer
+
+
+class Classifier(Task):
+    """Texts to classes, or to a number (`data.examples: LabelledTexts`).
+
+    Probabilities are calibrated: at each validation of `fit` a temperature is fitted on the validation split, before
+    the checkpoint is saved, and kept in it. The figures of that validation are those of a fit on the other half of the
+    split; `test` and `predict` apply what the checkpoint holds. Calling it gives logits, as in
+    `SequenceClassifier.forward`.
+
+    Args:
+        n_vocab: The number of tokens of the tokenizer.
+        max_len: The longest text that it reads, in tokens, with those around it.
+        classes: Their names, in the order of the logits; None: found in the training split.
+        class_counts: Training examples of each class; None: found in the training split.
+        n_texts: Texts of an example that are encoded apart; None: as the format of the data has them.
+        task: single-label, multi-label, ordinal (classes in their order), or regression.
+        trunk: Makes the trunk, which turns ids into hidden states; an encoder has `causal: false`.
+        pooling: Makes what turns the hidden states of a text into a vector.
+        head: Makes what turns the vectors of an example into logits.
+        loss: Makes what is minimised; None: cross-entropy, of several labels the binary one, of a regression the
+            squared error.
+        calibration: temperature, vector or none.
+        set_coverage: How often the set of classes of an example is to hold its class, 0..1.
+        answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
+        freeze: What stays as it is: none, all (the whole trunk), or bottom:n, the embeddings and the first n blocks.
+            Frozen parts have no dropout.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
+        optimizer: Makes the optimizer, from parameter groups.
+        schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
+        clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
+
+    Raises:
+        SettingsError: The classes do not fit the task, or there is nothing of the kind to freeze.
+    """
+
+    network: SequenceClassifier
+    formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
+    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts')
+    counted: ClassVar[str] = 'examples'
+    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
+
+    def __init__(
+        self,
+        n_vocab: int,
+        max_len: int,
+        classes: list[str] | None = None,
+        class_counts: list[float] | None = None,
+        n_texts: int | None = None,
+        task: str = 'single-label',
+        trunk: Callable[[int, int], Transformer] = Transformer,
+        pooling: Callable[[int], Pooling] = MeanPooling,
+        head: Callable[[int, int, int], Head] = LinearHead,
+        loss: Callable[[], ClassLoss] | None = None,
+        calibration: str = 'temperature',
+        set_coverage: float = 0.9,
+        answered: float = 0.8,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
+        optimizer: Callable[[Iterable], Optimizer] = Muon,
+        schedule: Callable[[int | None], Schedule] = WarmupLinear,
+        clip: Callable[[], AdaptiveClip] | None = None,
+    ) -> None:
+        super().__init__()
+        self._holds_frozen = False
+        self.frozen: list[nn.Module] = []
+        texts = 1 if n_texts is None else n_texts
+        self.network = SequenceClassifier.build(
+            n_vocab, max_len, classes, task, texts, trunk, pooling, head, calibration, set_coverage, answered
+        )
+        self.classes = list(classes or [])
+        self.class_counts = class_counts
+        self.task = task
+        self.objective = (_LOSSES[task] if loss is None else loss)()
+        self.frozen = find_frozen(self.network.trunk, freeze)
+        for part in self.frozen:
+            part.requires_grad_(False)
+        if not 0 < layer_decay <= 1:
+            raise SettingsError(f'model.layer_decay is {layer_decay}; give a factor above 0, at most 1')
+        self.layer_decay = layer_decay
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = None if clip is None else clip()
+        self.evaluator = self._make_evaluator()
+        self.evaluators = [self.evaluator]
+        self.n_vocab = n_vocab
+
+    def forward(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        example: Int[Tensor, ' s'] | None = None,
+        role: Int[Tensor, ' s'] | None = None,
+        n_examples: int | None = None,
+    ) -> Float[Tensor, 'e k']:
+        """Logits of each example, before calibration."""
+        return self.network(ids, layout, example, role, n_examples)
+
+    def describe_network(self) -> Part:
+        """The classifier, from the arguments of this task."""
+        return describe_head(SequenceClassifier, Part.of(self.hparams).arguments)
+
+    def train(self, mode: bool = True) -> 'Classifier':
+        """Once a run trains, frozen parts are never in training mode: no dropout moves what they return."""
+        super().train(mode)
+        for part in self.frozen if self._holds_frozen else ():
+            part.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """Hold what is frozen; not before, since Lightning warns of a module that starts in evaluation mode."""
+        self._holds_frozen = True
+        self.train()
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer, with the learning rate of each block and of the embeddings."""
+        if self.layer_decay == 1:
+            return super().build_optimizer()
+        trunk = self.network.trunk
+        built = self.optimizer(split_by_depth(parameter_groups(self), [trunk.embedding, *trunk.blocks]))
+        decay_rates(built, self.layer_decay)
+        return built
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
+        check_ids(batch, self.n_vocab)
+        targets = class_targets(batch)
+        if self.task != 'regression':
+            check_classes(targets, len(self.classes))
+        elif not targets.labels.is_floating_point() or targets.labels.size(-1) != 1:
+            raise SettingsError(
+                'model.task is regression, but the labels of a batch are classes; name the column of a number in '
+                'data.examples.number'
+            )
+
+    def logits(self, batch: Batch) -> Float[Tensor, 'e k']:
+        """Logits of each example of a batch; its rows are chunks that go through the network one after the other."""
+        n_examples = len(class_targets(batch).labels)
+        layout = batch.layout
+        if len(batch.ids) == 1 or layout is None:
+            return self.network(batch.ids, layout, batch.example, batch.role, n_examples)
+        n = len(batch.example) // len(batch.ids)  # every row has as many segments, and whole examples
+        last = batch.example.view(-1, n).max(1).values.cummax(0).values.tolist()
+        first = [0, *(end + 1 for end in last[:-1])]
+
+        def of_row(row: int) -> Float[Tensor, 'e k']:
+            segments = slice(row * n, (row + 1) * n)
+            starts = layout.starts[row * n : (row + 1) * n + 1] - layout.starts[row * n]
+            is_text = None if layout.is_text is None else layout.is_text[segments]
+            example = batch.example[segments]
+            return self.network(
+                batch.ids[row : row + 1],
+                Layout(starts, layout.max_length, is_text),
+                torch.where(example < 0, -1, example - first[row]),
+                batch.role[segments],
+                last[row] + 1 - first[row],
+            )
+
+        return embed_in_chunks(of_row, range(len(batch.ids)))
+
+    def loss(self, batch: Batch) -> Sums:
+        """The sum of the weighted losses of the examples."""
+        return self._sums(self.logits(batch), batch)
+
+    def outputs(self, batch: Batch) -> ExampleOutputs:
+        """Logits and labels of the examples."""
+        targets = class_targets(batch)
+        is_first = (batch.example >= 0) & (batch.role == 0)
+        return ExampleOutputs(self.logits(batch), targets.labels, targets.weights, batch.documents[is_first].long())
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss of training and, of classes, the accuracy."""
+        count = sums['count'] or math.nan
+        found = {'loss': sums['loss'] / count}
+        return {**found, 'accuracy': sums['correct'] / count} if 'correct' in sums else found
+
+    def progress(self, row: Mapping[str, float]) -> str:
+        """Loss and accuracy."""
+        shown = [f'loss {row["train_loss"]:.3f}'] if 'train_loss' in row else []
+        shown += [f'accuracy {row["train_accuracy"]:.1%}'] if 'train_accuracy' in row else []
+        return '  '.join(shown)
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit the calibration, where this is a validation of `fit`; each rank finds the same."""
+        evaluator = self.evaluator
+        if isinstance(evaluator, CalibratedEvaluator):
+            evaluator.fits = self.trainer.state.fn == 'fit'
+        try:
+            super().on_validation_epoch_end()
+        finally:
+            if isinstance(evaluator, CalibratedEvaluator):
+                evaluator.fits = False
+
+    def on_test_epoch_end(self) -> None:
+        """Report class by class, beside the figures."""
+        super().on_test_epoch_end()
+        if self.trainer.is_global_zero and isinstance(self.evaluator, ClassEvaluator):
+            print(*self.evaluator.report(self.classes), sep='\n', flush=True)
+
+    def predictions(self, batch: Batch) -> DocumentParts:
+        """The calibrated probability of each class, whether it is in the set, and how many tokens were cut."""
+        targets = class_targets(batch)
+        n = len(targets.labels)
+        probs = self.network.probabilities(self.logits(batch)).double()
+        values = {f'{_PROBABILITY}{i}': probs[:, i] for i in range(probs.size(1))}
+        calibration = self.network.calibration
+        if calibration is not None and self.task != 'multi-label':
+            sets = calibration.sets(probs)
+            values |= {f'{_IN_SET}{i}': sets[:, i].double() for i in range(probs.size(1))}
+            values['answered'] = calibration.answers(probs).double()
+        values['n_cut'] = torch.zeros(n) if targets.n_cut is None else targets.n_cut.double()
+        is_first = (batch.example >= 0) & (batch.role == 0)
+        return DocumentParts(batch.documents[is_first], values)
+
+    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """The prediction of a document, for people: its class and the probability of each."""
+        probs = [totals[f'{_PROBABILITY}{i}'] for i in range(len(self.classes) or 1)]
+        is_truncated = totals['n_cut'] > 0
+        if self.task == 'regression':
+            return {'number': round(probs[0], 6), 'truncated': is_truncated}
+        rounded = {name: round(prob, 6) for name, prob in zip(self.classes, probs)}
+        if self.task == 'multi-label':
+            labels = [name for name, prob in zip(self.classes, probs) if prob >= 0.5]
+            return {'labels': labels, 'probabilities': rounded, 'truncated': is_truncated}
+        found: dict[str, Any] = {'label': self.classes[probs.index(max(probs))], 'probabilities': rounded}
+        if 'answered' in totals:
+            found['set'] = [name for i, name in enumerate(self.classes) if totals[f'{_IN_SET}{i}']]
+            found['answered'] = bool(totals['answered'])
+        return {**found, 'truncated': is_truncated}
+
+    def _make_evaluator(self) -> ExampleEvaluator:
+        calibration = self.network.calibration
+        if self.task == 'regression':
+            return RegressionEvaluator()
+        if self.task == 'multi-label':
+            return MultiLabelEvaluator(calibration)
+        return ClassEvaluator(calibration, self.task == 'ordinal', self.class_counts)
+
+    def _sums(self, logits: Float[Tensor, 'e k'], batch: Batch) -> Sums:
+        targets = class_targets(batch)
+        weights = targets.weights.to(logits.device)
+        losses = self.objective(logits, targets.labels)
+        total = (losses * weights).sum()
+        count = (weights > 0).sum()
+        named = {'loss': total.detach()}
+        if self.task in ('single-label', 'ordinal'):
+            labels = targets.labels
+            classes = labels.argmax(-1) if labels.is_floating_point() else labels
+            named['correct'] = ((logits.argmax(-1) == classes) & (weights > 0)).sum().to(precise(logits.device))
+        return Sums(total, count, named)
+
+
+def class_targets(batch: Batch) -> ClassTargets:
+    """The targets of a batch for a classifier.
+
+    Raises:
+        ValueError: The batch has targets of another kind.
+    """
+    if not isinstance(batch.targets, ClassTargets):
+        raise ValueError(
+            f'a batch has {type(batch.targets).__name__}, but a classifier trains on ClassTargets; set '
+            'data.examples to LabelledTexts'
+        )
+    return batch.targets
+
+
+def find_frozen(trunk: Transformer, freeze: str) -> list[nn.Module]:
+    """The parts of a trunk that stay as they are.
+
+    Args:
+        trunk: Of the network.
+        freeze: As in Classifier.
+
+    Raises:
+        SettingsError: There is no such thing.
+    """
+    if freeze == 'none':
+        return []
+    if freeze == 'all':
+        return [trunk]
+    kind, _, number = freeze.partition(':')
+    n_blocks = len(trunk.blocks)
+    if kind != 'bottom' or not number.isdecimal():
+        raise SettingsError(f'model.freeze is {freeze!r}; give none, all, or bottom:n as in bottom:{n_blocks // 2}')
+    n = int(number)
+    if n > n_blocks:
+        raise SettingsError(f'model.freeze is {freeze!r}, but the trunk has {n_blocks} blocks; give at most that many')
+    return [trunk.embedding, *trunk.blocks[:n]]
+
+
+_LOSSES: dict[str, Callable[[], ClassLoss]] = {
+    'single-label': ClassCrossEntropy,
+    'multi-label': BinaryCrossEntropy,
+    'ordinal': ClassCrossEntropy,
+    'regression': SquaredError,
+}
+_PROBABILITY = 'probability_'
+_IN_SET = 'set_'

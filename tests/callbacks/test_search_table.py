@@ -1,0 +1,69 @@
+"""A test of an embedder ends with the table of its search beside BM25, printed and kept in the run's folder."""
+
+import functools
+import json
+
+import pytest
+
+from xlabml.callbacks import SearchTable
+from xlabml.commands.trainer import Trainer
+from xlabml.data import Location
+from xlabml.data.groups import TextGroups
+from xlabml.datamodules import XLabDataModule
+from xlabml.evaluation import Retrieval
+from xlabml.models import Embedder
+from xlabml.tokenizer import train_tokenizer
+from xlabml.transformer import Transformer
+
+NAMES = [f'{first}{second}' for first in 'abcdefghij' for second in 'klmnopqrst']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pairs')
+    pairs = [{'q': f'what is {name}', 'p': f'{name} is a thing of number {i}'} for i, name in enumerate(NAMES)]
+    (folder / 'pairs.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
+    train_tokenizer([text for pair in pairs for text in pair.values()], folder / 'tiny.model', 330)
+
+    def make():
+        return XLabDataModule(
+            [Location(str(folder / 'pairs.jsonl'))],
+            splits={'train': 0.5, 'val': 0.1, 'test': 0.4},
+            tokenizer_path=str(folder / 'tiny.model'),
+            n_vocab=330,
+            max_len=16,
+            examples=functools.partial(TextGroups, roles={'anchor': 'q', 'positive': 'p'}),
+            batch_groups=8,
+        )
+
+    return make
+
+
+def run(data, folder, evaluators):
+    trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
+    trainer = Trainer(
+        accelerator='cpu', precision='32-true', logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, callbacks=[SearchTable()],
+    )  # fmt: skip
+    task = Embedder(330, 16, trunk, evaluators=evaluators)
+    trainer.test(task, datamodule=data(), verbose=False)
+    return trainer
+
+
+def test_the_table_is_printed_and_kept(data, tmp_path, capsys):
+    trainer = run(data, tmp_path, [Retrieval([1], ['recall'])])
+    written = (tmp_path / 'search.txt').read_text()
+    assert written in capsys.readouterr().out
+    title, header, *rows = written.splitlines()
+    n = int(title.split()[0])
+    assert title == f'{n} queries, {n} documents'
+    assert 25 < n < 55
+    assert header.split() == ['recall_at_1', 'recall_at_1', 'over', 'BM25']
+    assert [row.split('  ')[0] for row in rows] == ['BM25', 'vectors', 'vectors + BM25']
+    assert float(rows[0].split()[1]) == 1.0  # each name stands in one document
+    assert float(rows[1].split()[1]) == pytest.approx(float(trainer.callback_metrics['test_recall_at_1']), abs=5e-4)
+
+
+def test_without_retrieval_it_says_what_to_add(data, tmp_path):
+    with pytest.raises(ValueError, match=r'add xlabml\.evaluation\.Retrieval to model\.evaluators'):
+        run(data, tmp_path, [])

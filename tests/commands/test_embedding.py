@@ -1,0 +1,198 @@
+"""`xlab-infer CKPT --embed` and `--search`: texts of files to vectors and the nearest texts; kills, refusals."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from bert_folders import write_folder
+
+from xlabml.commands import embedding
+from xlabml.commands.infer import main
+from xlabml.conversion import import_folder
+from xlabml.pipelines import Calibration, TextEmbedder, embedder, vector_files
+
+TEXTS = [
+    'The Quick brown fox',
+    'the lazy dog',
+    'cat sat on the mat',
+    'été naïve 世界',
+    'the dog ran',
+    'fun yes',
+    '12,345 (yes)',
+    'jumps over the lazy dog',
+    'is it not fun',
+    'the mat',
+]
+
+
+@pytest.fixture(scope='module')
+def ckpt(tmp_path_factory):
+    path = tmp_path_factory.mktemp('embedding')
+    folder, _ = write_folder(path / 'folder')
+    return str(import_folder(folder, path / 'e.safetensors').export.path)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('XLABML_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedder, 'CHUNK', 3)
+    return tmp_path / 'cache'
+
+
+def write_lines(path, texts=TEXTS):
+    path.write_text('\n'.join(texts) + '\n', 'utf-8')
+    return str(path)
+
+
+@pytest.mark.parametrize('kind', ['txt', 'jsonl', 'csv'])
+def test_vectors_of_a_file_are_those_of_its_texts(ckpt, tmp_path, capsys, kind):
+    path = tmp_path / f'corpus.{kind}'
+    if kind == 'txt':
+        write_lines(path)
+    elif kind == 'jsonl':
+        path.write_text(''.join(json.dumps({'title': text}) + '\n' for text in TEXTS), 'utf-8')
+    else:
+        path.write_text('title\n' + ''.join(f'"{text}"\n' for text in TEXTS), 'utf-8')
+    column = [] if kind == 'txt' else ['--column', 'title']
+    assert main([ckpt, '--embed', str(path), '--output', 'v.npy', *column]) == 0
+    assert capsys.readouterr().out == 'v.npy: 10 vectors of 16 as float32\n'
+    vectors = np.load('v.npy', allow_pickle=False)
+    np.testing.assert_allclose(vectors, TextEmbedder.load(ckpt, 'cpu').encode(TEXTS), rtol=0, atol=1e-6)
+    about = json.loads((tmp_path / 'v.npy.json').read_text())
+    assert (about['rows'], about['columns'], about['--dtype']) == (10, 16, 'float32')
+    assert not list(tmp_path.glob('.v.npy*'))
+
+
+def kill(monkeypatch, after):
+    """Let the next command end like a killed one, behind some appended blocks, in the middle of another."""
+
+    def append(self, vectors):
+        if self.n_done >= after:
+            self._file.write(b'half of a row')
+            self._file.flush()
+            raise KeyboardInterrupt
+        real(self, vectors)
+
+    real = vector_files.VectorFile.append
+    monkeypatch.setattr(vector_files, '_SAFE_SECONDS', 0)
+    monkeypatch.setattr(vector_files.VectorFile, 'append', append)
+    monkeypatch.setattr(vector_files.VectorFile, '__exit__', lambda self, *_: self._file.close())
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'binary'])
+def test_a_killed_run_is_resumed_to_the_same_bytes(ckpt, tmp_path, capsys, dtype):
+    corpus = write_lines(tmp_path / 'corpus.txt', [*TEXTS, 'fox ' * 40, 'dog'])
+    command = [ckpt, '--embed', corpus, '--dtype', dtype, '--output']
+    assert main([*command, 'whole.npy']) == 0
+    assert '1 of 12 texts were cut at 20 tokens' in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        kill(patch, 6)
+        assert main([*command, 'v.npy']) == 130
+    assert not (tmp_path / 'v.npy').exists()
+    capsys.readouterr()
+    assert main([*command, 'v.npy']) == 0
+    printed = capsys.readouterr()
+    assert 'v.npy: 12 vectors of 16' in printed.out
+    assert '6 of them by an earlier process' in printed.out
+    assert '1 of 12 texts were cut' in printed.err
+    assert (tmp_path / 'v.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
+
+
+CHANGES = {
+    'sha256 of .*corpus.txt was': lambda corpus, command: write_lines(corpus, [*TEXTS[:-1], 'the rat']),
+    '--dim was None then and is 4 now': lambda corpus, command: command.extend(['--dim', '4']),
+    r'delete .*\.v\.npy\.partial and': lambda corpus, command: corpus.with_name('.v.npy.partial.json').write_text('{'),
+    'is shorter than its record says': lambda corpus, command: corpus.with_name('.v.npy.partial').write_bytes(
+        corpus.with_name('.v.npy.partial').read_bytes()[:150]
+    ),
+}
+
+
+@pytest.mark.parametrize('message', CHANGES)
+def test_what_changed_meanwhile_is_refused_by_name(ckpt, tmp_path, capsys, message):
+    corpus = tmp_path / 'corpus.txt'
+    command = [ckpt, '--embed', write_lines(corpus), '--output', 'v.npy']
+    with pytest.MonkeyPatch.context() as patch:
+        kill(patch, 3)
+        assert main(command) == 130
+    CHANGES[message](corpus, command)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not (tmp_path / 'v.npy').exists()
+
+
+def test_integers_are_calibrated_on_the_corpus(ckpt, tmp_path, capsys):
+    texts = [f'{one} {other}' for one in TEXTS for other in TEXTS]
+    corpus = write_lines(tmp_path / 'corpus.txt', texts)
+    assert main([ckpt, '--embed', corpus, '--output', 'v.npy', '--dtype', 'int8']) == 0
+    values = Calibration.load('v.npy.calibration.npy').from_int8(np.load('v.npy'))
+    np.testing.assert_allclose(values, TextEmbedder.load(ckpt, 'cpu').encode(texts), rtol=0, atol=0.01)
+    assert main([ckpt, '--embed', write_lines(tmp_path / 'few.txt'), '--output', 'w.npy', '--dtype', 'int8']) == 2
+    assert 'a calibration of 10 vectors says little' in capsys.readouterr().err
+
+
+def test_search_prints_the_nearest_texts_and_keeps_the_vectors(ckpt, tmp_path, capsys, cache, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    command = [ckpt, '--search', corpus, 'the lazy dog', '--results', '3']
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    model = TextEmbedder.load(ckpt, 'cpu')
+    scores = model.encode(TEXTS) @ model.encode('the lazy dog', prompt='query')
+    best = np.argsort(-scores)[:3]
+    assert [line.split('  ')[1:] for line in lines] == [[str(row), TEXTS[row]] for row in best]
+    np.testing.assert_allclose([float(line.split()[0]) for line in lines], scores[best], atol=1e-4)
+    assert len(list((cache / 'vectors').glob('*.npy'))) == 1
+
+    def refuse(*_):
+        raise AssertionError('the corpus is embedded again')
+
+    monkeypatch.setattr(embedding, 'write_vectors', refuse)
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    monkeypatch.undo()
+    monkeypatch.setenv('XLABML_CACHE', str(cache))
+    write_lines(tmp_path / 'corpus.txt', [*TEXTS, 'another'])
+    assert main([ckpt, '--search', corpus, 'the lazy dog', '--dim', '4']) == 0
+    assert len(list((cache / 'vectors').glob('*.npy'))) == 2
+
+
+def test_hybrid_search_adds_the_words(ckpt, tmp_path, capsys):
+    bm25 = pytest.importorskip('xlabml.bm25')
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    assert main([ckpt, '--search', corpus, 'lazy dog', '--hybrid', '--results', '10']) == 0
+    rows = [int(line.split('  ')[1]) for line in capsys.readouterr().out.splitlines()]
+    model = TextEmbedder.load(ckpt, 'cpu')
+    dense = model.encode(['lazy dog'], prompt='query') @ model.encode(TEXTS).T
+    fused = bm25.fuse([dense, bm25.BM25(TEXTS).scores(['lazy dog'])])[0]
+    assert rows == np.argsort(-fused, kind='stable').tolist()
+
+
+@pytest.mark.parametrize(('arguments', 'status', 'message'), [
+    (['--embed', 'corpus.txt'], 2, '--embed needs --output PATH'),
+    (['--embed', 'corpus.txt', '--output', 'v.npy', 'a'], 2, "'a' would have no effect: --embed takes no PROMPT"),
+    (['--embed', 'corpus.txt', '--output', 'v.npy', '-k', '3'], 2, '-k would have no effect: nothing is continued'),
+    (['--embed', 'corpus.txt', '--output', 'v.npy', '--hybrid'], 2, '--hybrid would have no effect: it is of --search'),
+    (['--search', 'corpus.txt', 'a', '--output', 'v.npy'], 2, '--output would have no effect: it is of --embed'),
+    (['--search', 'corpus.txt'], 2, '--search needs a query'),
+    (['--search', 'corpus.txt', ' '], 2, '--search needs a query'),
+    (['a', '--dim', '3'], 2, '--dim would have no effect: it is of --embed and --search'),
+    (['--search', 'corpus.txt', 'a', '--dim', '17'], 2, 'truncate_dim is 17; give 1 to 16'),
+    (['--search', 'corpus.txt', 'a', '--document-prompt', 'x'], 2, "no prompt 'x'; its prompts are: query"),
+    (['--search', 'nowhere.txt', 'a'], 2, 'there is no file or folder nowhere.txt'),
+    (['--search', 'blank.txt', 'a'], 1, 'line 2 of blank.txt is empty; leave it out'),
+    (['--search', 'none.txt', 'a'], 1, 'none.txt has no texts'),
+    (['--search', 'corpus.jsonl', 'a', '--column', 'body'], 2, "no column 'body'; its columns are text"),
+    (['--embed', 'corpus.txt', '--output', 'nowhere/v.npy'], 2, 'there is no folder nowhere to write v.npy to'),
+    (['--embed', 'corpus.txt', '--output', 'there.npy'], 2, 'there.npy is there already'),
+], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')  # fmt: skip
+def test_refusals(ckpt, tmp_path, capsys, arguments, status, message):
+    write_lines(tmp_path / 'corpus.txt')
+    write_lines(tmp_path / 'blank.txt', ['a', ' ', 'b'])
+    (tmp_path / 'none.txt').touch()
+    (tmp_path / 'there.npy').touch()
+    (tmp_path / 'corpus.jsonl').write_text('{"text": "a"}\n')
+    assert main([ckpt, *arguments]) == status
+    assert message in capsys.readouterr().err
