@@ -160,7 +160,7 @@ def test_a_sources_rows_go_on_from_period_to_period(build, monkeypatch):
     whole = [row for step in range(12) for row in sequence[step].ids.tolist()]
     monkeypatch.setattr(Interleaving, 'period', 48)
     data = build((1.0, 2.0))
-    assert data._run.of_rank().place(12) == (4, 0)
+    assert data._run.of_rank().place(12) == (3, 48)
     sequence = data._run.of_rank()
     cut = [row for step in range(12) for row in sequence[step].ids.tolist()]
     n_distinct = [len({tuple(row) for row in rows}) for rows in (whole, cut)]
@@ -202,6 +202,9 @@ def test_a_cap_is_checked_once_all_shards_of_the_source_were_read(build):
     with pytest.raises(ValueError, match=r'allows 2 for .*short.*, but .* not known .*; set it to \.inf'):
         build((1.0, 2.0), **capped).train_dataloader()
     data = build((1.0, 2.0), cache='new')
+    end = data._run.of_all_ranks().place(40)
+    read(data, 4)
+    assert data.texts.passes.epochs(end)[0] is None  # one window of four was read
     read(data, 40)
     read_often = data.texts.passes.epochs(data._run.of_all_ranks().place(40))
     assert read_often[1] > 2
