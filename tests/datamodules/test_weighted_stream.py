@@ -9,6 +9,7 @@ import pytest
 
 from xlabml.artifacts import folders
 from xlabml.data import Location, RemoteFiles, Stream
+from xlabml.data.order import Interleaving
 from xlabml.datamodules import XLabDataModule
 from xlabml.datamodules.changes import find_changes
 from xlabml.tokenizer import train_tokenizer
@@ -36,12 +37,17 @@ def corpus(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='module')
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('cache')
+
+
 @pytest.fixture
-def build(corpus, monkeypatch, tmp_path):
+def build(corpus, shared_cache, monkeypatch, tmp_path):
     made = []
 
-    def build(weights=(1.0, 1.0), stream=None, rank=0, world=1, step=0, cache='cache', **settings):
-        monkeypatch.setenv('XLABML_CACHE', str(tmp_path / cache))
+    def build(weights=(1.0, 1.0), stream=None, rank=0, world=1, step=0, cache=None, **settings):
+        monkeypatch.setenv('XLABML_CACHE', str(shared_cache if cache is None else tmp_path / cache))
         data = XLabDataModule(
             [RemoteFiles(f'file://{corpus}/{name}/*.jsonl') for name in LENGTHS],
             weights=None if weights is None else list(weights),
@@ -108,7 +114,7 @@ def test_counts_of_the_batches_are_the_realised_shares(build):
 
 
 def test_a_source_without_a_weight_is_never_fetched(build, tmp_path):
-    data = build((0.0, 1.0), Stream(cache_gb=0.1, window_shards=2, eval_shards=1))
+    data = build((0.0, 1.0), Stream(cache_gb=0.1, window_shards=2, eval_shards=1), cache='cache')
     read(data, 12)
     assert list(data.source_shares(0, 12).values()) == [0, 1]
     there = {int(path.name) for path in tmp_path.glob('cache/**/shards/0*')}
@@ -149,6 +155,20 @@ def test_another_machine_reads_no_earlier_window_again(build, tmp_path):
         read(third, 40)
 
 
+def test_a_sources_rows_go_on_from_period_to_period(build, monkeypatch):
+    sequence = build((1.0, 2.0))._run.of_rank()
+    whole = [row for step in range(12) for row in sequence[step].ids.tolist()]
+    monkeypatch.setattr(Interleaving, 'period', 48)
+    data = build((1.0, 2.0))
+    assert data._run.of_rank().place(12) == (3, 48)
+    sequence = data._run.of_rank()
+    cut = [row for step in range(12) for row in sequence[step].ids.tolist()]
+    n_distinct = [len({tuple(row) for row in rows}) for rows in (whole, cut)]
+    assert n_distinct[1] > 0.9 * n_distinct[0] > 60  # a period has 48
+    assert sum(row in whole for row in cut) > 170  # of 192: at the end the shares differ by a few rows
+    assert list(data.source_shares(0, 12).values()) == pytest.approx([1 / 3, 2 / 3], abs=0.03)
+
+
 def test_two_ranks_read_what_one_reads(build):
     one = read(build((2.0, 1.0)), 8)
     many = [read(build((2.0, 1.0), rank=rank, world=2, device_batch_tokens=128), 8) for rank in range(2)]
@@ -178,17 +198,19 @@ def test_where_no_shard_of_a_source_is_evaluated_on_its_rows_are_taken_to_be_as_
 
 
 def test_a_cap_is_checked_once_all_shards_of_the_source_were_read(build):
-    capped = {'max_source_epochs': [float('inf'), 2.0]}
+    capped = {'max_source_epochs': [float('inf'), 2.0], 'cache': 'new'}
     with pytest.raises(ValueError, match=r'allows 2 for .*short.*, but .* not known .*; set it to \.inf'):
         build((1.0, 2.0), **capped).train_dataloader()
-    data = build((1.0, 2.0))
+    data = build((1.0, 2.0), cache='new')
+    end = data._run.of_all_ranks().place(40)
+    read(data, 4)
+    assert data.texts.passes.epochs(end)[0] is None  # one window of four was read
     read(data, 40)
     read_often = data.texts.passes.epochs(data._run.of_all_ranks().place(40))
     assert read_often[1] > 2
     with pytest.raises(ValueError, match=rf'this run would go {read_often[1]:.2f} times through .*short.* allows 2;'):
         build((1.0, 2.0), **capped).train_dataloader()
-    build((1.0, 2.0), max_source_epochs=[9.0, read_often[1]]).texts.passes.epochs(data._run.of_all_ranks().place(1))
-    build((1.0, 2.0), max_source_epochs=[float('inf'), read_often[1]]).train_dataloader()
+    build((1.0, 2.0), cache='new', max_source_epochs=[float('inf'), read_often[1]]).train_dataloader()
 
 
 def test_other_weights_are_refused_by_name(build):

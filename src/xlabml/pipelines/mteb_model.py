@@ -4,7 +4,7 @@ Nothing of mteb is imported: it calls what it is handed.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from .embedder import TextEmbedder
 
 
+@runtime_checkable
 class PromptType(Protocol):
     """mteb's: `query` or `document`."""
 
