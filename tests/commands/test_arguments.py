@@ -39,7 +39,7 @@ def test_a_wrong_name_is_refused_with_the_nearest_one(program, typed, nearest, c
     assert f'; did you mean {nearest}? (' in printed
 
 
-@pytest.mark.parametrize(('program', 'typed'), [('xlab-infer', ['x', 'y', '--colour']), ('xlab-manage', ['paint'])])
+@pytest.mark.parametrize(('program', 'typed'), [('xlab-infer', ['x', 'y', '--zigzag']), ('xlab-manage', ['paint'])])
 def test_where_nothing_is_near_nothing_is_proposed(program, typed, capsys):
     assert COMMANDS[program](typed) == 2
     assert 'did you mean' not in capsys.readouterr().err

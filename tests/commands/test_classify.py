@@ -114,6 +114,7 @@ def test_a_resumed_classifier_is_bit_for_bit_an_unbroken_one(xlab, flags, run, t
         assert read_curve(broken, name) == read_curve(whole, name), name
 
 
+@pytest.mark.slow
 def test_two_ranks_and_chunks_train_the_classifier_that_one_process_trains(flags, tmp_path):
     flags = [*flags, '--model.optimizer=xlabml.training.AdamW', '--model.head.dropout=0', '--seed_everything=1']
     assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags)[0] == [0]
@@ -125,6 +126,7 @@ def test_two_ranks_and_chunks_train_the_classifier_that_one_process_trains(flags
         assert two == pytest.approx(one, rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_smoke_tries_a_classifier(xlab, flags):
     status, printed = xlab('fit', '--smoke', *flags)
     assert status == 0, printed

@@ -12,7 +12,8 @@ from curves import read_curve
 
 from xlabml import checkpoints
 from xlabml.commands import fit
-from xlabml.datamodules import XLabDataModule, texts
+from xlabml.data.prepared import tokenizer_file
+from xlabml.datamodules import XLabDataModule
 
 CONF = Path(__file__).parents[2] / 'conf/extra'
 DDP = ['-c', CONF / 'ddp.yaml']
@@ -121,7 +122,7 @@ def test_what_is_typed_wrong_ends_all_ranks_with_status_2(tiny, tmp_path):
 
 def _prepare(*arguments):
     """prepare_data, with a tokenizer whose training is noted and takes a while."""
-    train = texts.train_tokenizer
+    train = tokenizer_file.train_tokenizer
 
     def train_slowly(*args):
         with Path('trained.txt').open('a') as file:
@@ -129,7 +130,7 @@ def _prepare(*arguments):
         time.sleep(0.5)
         return train(*args)
 
-    texts.train_tokenizer = train_slowly
+    tokenizer_file.train_tokenizer = train_slowly
     return fit.main(list(arguments))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from xlabml.commands import fit, manage
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -134,13 +136,15 @@ def test_the_readmes_snippets_run_from_another_folder(door, trained, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_every_command_line_of_the_readme_has_commands_and_flags_that_exist(door):
+def test_every_command_line_of_the_readme_has_commands_and_flags_that_exist(capfd):
     """Those that need the network or a GPU are not run, but what they type is looked up."""
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    helps = {}
-    for name, command in re.findall(r'^\./(\w+\.py) ([a-z_-]+)', readme, re.MULTILINE):
-        if name != 'infer.py' and (name, command) not in helps:
-            helps[name, command] = door(name, command, '--help')
+    mains = {'xlab.py': fit.main, 'manage.py': manage.main}
+    commands = set(re.findall(r'^\./(\w+\.py) ([a-z_-]+)', readme, re.MULTILINE))
+    for name, command in commands:
+        if name in mains:
+            assert mains[name]([command, '--help']) == 0, (name, command)
+            assert command in capfd.readouterr().out
     for path in re.findall(r'conf/[\w/]+\.yaml', readme):
         assert (ROOT / path).exists(), path
-    assert {command for _, command in helps} >= {'fit', 'test', 'prepare_data', 'compute_stats', 'export-checkpoint'}
+    assert {command for _, command in commands} >= {'fit', 'test', 'prepare_data', 'compute_stats', 'export-checkpoint'}

@@ -103,6 +103,7 @@ def test_two_ranks_and_chunks_train_the_embedder_that_one_process_trains(embed, 
         assert two == pytest.approx(one, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_smoke_tries_an_embedder(xlab, embed):
     status, printed = xlab('fit', '--smoke', *embed)
     assert status == 0, printed

@@ -22,7 +22,11 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope='module', params=RUNS)
+# The largest and the one most like it are tried in the slow suite.
+PARAMS = [pytest.param(name, marks=pytest.mark.slow) if name in ('mistral', 'byte_level') else name for name in RUNS]
+
+
+@pytest.fixture(scope='module', params=PARAMS)
 def flags(request, tiny, tmp_path_factory):
     """The flags of a tiny run with a tokenizer from elsewhere."""
     path = foreign.KINDS[request.param](tmp_path_factory.mktemp('foreign'))

@@ -139,7 +139,7 @@ def test_smoke_tries_a_run_that_begins_with_another_one(xlab, source, new, tmp_p
     assert not (tmp_path / 'logs').exists()
     status, printed = xlab('fit', '--smoke', *new, f'--init_from={source}', '--model.trunk.d_model=32')
     assert status == 2
-    assert 'trunk.embedding.weight is (320, 16) there and (320, 32) here' in printed  # they are loaded there too
+    assert 'trunk.embedding.weight has shape (320, 16) there and (320, 32) here' in printed  # they are loaded there too
 
 
 def test_a_file_that_names_what_is_not_trusted_is_refused(xlab, source, new, tmp_path):

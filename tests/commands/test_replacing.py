@@ -1,5 +1,6 @@
 """A class that takes another's place starts from its own defaults, wherever the command line takes a class."""
 
+import gc
 import inspect
 import json
 import typing
@@ -105,6 +106,8 @@ def _find_parts(parser, owner=''):
 
 @pytest.fixture(scope='module')
 def parts():
+    gc.unfreeze()
+    gc.collect()  # Lightning makes classes of optimizers, which are subclasses as long as nothing collects them
     parser = parsing.make_parsers(['fit']).commands['fit']
     with parser_context(parent_parser=parser):
         return list(_find_parts(parser))

@@ -28,7 +28,7 @@ def _cut(run, step):
             path.unlink()
 
 
-@pytest.mark.parametrize('step', [1, 6, 9])
+@pytest.mark.parametrize('step', [6, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 9))])
 def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, tiny, tmp_path, step):
     status, printed = xlab('fit', *tiny, *DROPOUT, '--trainer.default_root_dir=whole')
     assert status == 0, printed
@@ -91,7 +91,13 @@ def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ('method', 'step'), [('training_step', 5), ('validation_step', 6), ('training_step', 11), ('validation_step', 12)]
+    ('method', 'step'),
+    [
+        pytest.param('training_step', 5, marks=pytest.mark.slow),
+        ('validation_step', 6),
+        ('training_step', 11),
+        pytest.param('validation_step', 12, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interruption_at_a_validation_loses_none(xlab, tiny, tmp_path, interrupted, method, step):
     """Before it and in it; after the last step too, which nothing but the validation follows."""
@@ -204,7 +210,7 @@ def test_the_number_of_rows_a_step_may_change(xlab, tiny, tmp_path):
     assert saved['XLabDataModule']['row'] == 12 * 4 + 2 * 2
 
 
-@pytest.mark.parametrize(('before', 'after'), [(64, 256), (256, 64)])
+@pytest.mark.parametrize(('before', 'after'), [(64, 256), pytest.param(256, 64, marks=pytest.mark.slow)])
 def test_an_epoch_ends_where_its_rows_do_whatever_the_batch_size_was(xlab, tiny, tmp_path, before, after):
     length = ['--trainer.max_epochs=1', '--trainer.val_check_interval=1000']
     asked = [flag for flag in tiny if 'max_steps' not in flag and 'val_check' not in flag]

@@ -59,4 +59,4 @@ def test_a_task_that_is_built_here_runs_offline(tmp_path, monkeypatch):
 
     model = MTEBModel(load(mini_lm(), tmp_path))
     found = mteb.evaluate(model, Pairs(), cache=None, show_progress_bar=False)
-    assert found.task_results[0].get_score() > 0.8
+    assert found.task_results[0].get_score() > 0.7

@@ -31,8 +31,8 @@ class SearchTable(Callback):
             )
         if not isinstance(self._groups(trainer), Groups):
             raise ValueError(
-                'the callback SearchTable needs the texts of one set of groups; set data.examples to TextGroups, or '
-                'leave the callback out'
+                'the callback SearchTable needs groups of texts of one data set; choose such a format in '
+                'data.examples, or leave the callback out'
             )
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

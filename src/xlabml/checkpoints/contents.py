@@ -119,6 +119,11 @@ class Contents(NamedTuple):
     removed: PlainDict
 
     @classmethod
+    def of_network(cls, network: Part, weights: Mapping[str, Tensor]) -> 'Contents':
+        """A network and its weights, without a task, data or a tokenizer."""
+        return cls.of({WEIGHTS: dict(weights)})._replace(network=network)
+
+    @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> 'Contents':
         """The contents of a checkpoint in memory; missing parts are empty."""
         network = checkpoint.get(NETWORK)

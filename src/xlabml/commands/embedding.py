@@ -18,6 +18,7 @@ from xlabml.pipelines.vector_files import Stamp, VectorFile
 
 from .corpus import Corpus, Scan
 from .errors import typed_paths
+from .output import visible
 
 _SAMPLE = 1024
 _BLOCK = 65_536
@@ -192,8 +193,6 @@ def _cached(job: Job) -> Path:
 
 
 def _in_a_line(text: str) -> str:
-    from .infer import visible
-
     line = ' '.join(text.split())
     shown = line if len(line) <= _MOST_SHOWN else f'{line[:_MOST_SHOWN]}…'
     return visible(shown, sys.stdout.encoding or 'utf-8')

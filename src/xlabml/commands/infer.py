@@ -7,12 +7,12 @@ import argparse
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable
 
 from . import classifying, embedding_arguments
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
+from .output import visible
 
 PROGRAM = 'xlab-infer'
 
@@ -126,17 +126,6 @@ def infer(options: argparse.Namespace) -> None:
         for piece in pieces:
             _write(piece)
         _write('\n')
-
-
-def visible(text: str, encoding: str = 'utf-8') -> str:
-    """The text with control characters, tabs and line ends apart, as \\uXXXX, so that none reaches the terminal.
-
-    Characters that the terminal's encoding lacks are written so that they can be told, too.
-    """
-    shown = [
-        f'\\u{ord(item):04x}' if unicodedata.category(item) == 'Cc' and item not in '\t\n' else item for item in text
-    ]
-    return ''.join(shown).encode(encoding, 'backslashreplace').decode(encoding)
 
 
 def _run(arguments: list[str]) -> int:

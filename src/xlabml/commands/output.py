@@ -1,9 +1,10 @@
-"""Printed lines may go to a file on a disk that is full: that ends no training, and changes no exit status."""
+"""What is printed: on a full disk it ends no training and changes no exit status; nothing in it is invisible."""
 
 import contextlib
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,3 +70,14 @@ def _without_room() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
+
+
+def visible(text: str, encoding: str = 'utf-8') -> str:
+    """The text with control characters, tabs and line ends apart, as \\uXXXX, so that none reaches the terminal.
+
+    Characters that the terminal's encoding lacks are written so that they can be told, too.
+    """
+    shown = [
+        f'\\u{ord(item):04x}' if unicodedata.category(item) == 'Cc' and item not in '\t\n' else item for item in text
+    ]
+    return ''.join(shown).encode(encoding, 'backslashreplace').decode(encoding)

@@ -289,7 +289,7 @@ def _check_back(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> Non
     part = checkpoints.Part('xlabml.heads.TextEncoder', arguments)
     weights = {f'network.trunk.{name}': tensor for name, tensor in bert.weights.items()}
     weights |= {f'network.{name}': tensor for name, tensor in around.dense_weights.items()}
-    contents = checkpoints.Contents.of({'state_dict': weights})._replace(network=part)
+    contents = checkpoints.Contents.of_network(part, weights)
     back = load_network(contents, folder, TextEncoder)
     difference = float((encode(back, tokenizer, TEXTS) - encode(network, tokenizer, TEXTS)).abs().max())
     if not difference <= TOLERANCE or math.isnan(difference):
