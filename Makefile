@@ -2,6 +2,8 @@
 # make wheels: wheels for a machine with Python 3.12 and torch, but no network. make gpu: everything that needs a GPU.
 PYTHON ?= python3
 BIN = .venv/bin
+# One test process more than cores: some tests wait for processes of theirs.
+TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 READY = .venv/.ready
 
 .PHONY: fit test test-all check format wheels gpu clean
@@ -13,10 +15,10 @@ fit: $(READY)
 	@$(BIN)/python infer.py last 'The history of' -l 80 -T 0.8 -p 0.95 -s 1
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -n auto -m 'not gpu and not network'
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) -m 'not gpu and not network'
 
 check: $(READY)
 	$(BIN)/ruff format --check .
