@@ -27,7 +27,7 @@ def parse(program: str, arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         program,
         description='Label texts: a line for each, with the class, its probability, and the set of classes that holds '
-        'the true one as often as the checkpoint was asked for.',
+        'the true one at the coverage that the checkpoint was calibrated for.',
         epilog=f'{EXIT_STATUS}.',
     )
     add = parser.add_argument

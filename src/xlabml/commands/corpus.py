@@ -101,7 +101,7 @@ class Corpus:
             most: How many texts.
 
         Raises:
-            UsageError: There are fewer than two texts, or labels are asked for where there are no columns.
+            UsageError: There are fewer than two texts, or a label column is named for a file without columns.
         """
         texts = list(islice(self.texts(), most))
         if len(texts) < 2:

@@ -37,7 +37,7 @@ def add(parser: Parser) -> None:
     option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
     option('--column', help='where the text is, in tables (default: text)')
     option('--document-prompt', metavar='NAME', help='a prompt of the model, before each text (default: document)')
-    option('--dim', type=count(), metavar='N', help='keep so many of the first channels of vectors (default: all)')
+    option('--dim', type=count(), metavar='N', help='keep the first N channels of vectors (default: all)')
     option('--batch-tokens', type=count(), metavar='N', help='tokens of a pass (default: 4096; on a GPU 32768)')
     option('--processes', type=count(most=1024), metavar='N', help='processes that share the texts out (default: 1)')
 

@@ -18,7 +18,7 @@ def announce_addresses(sources: Iterable[Source], path: str) -> None:
         path: The checkpoint.
 
     Raises:
-        ValueError: An address is of a kind that could run code or reach other files.
+        ValueError: An address has a protocol that could run code or reach other files.
     """
     for address in (one for source in sources for one in source.addresses()):
         if '::' in address or address.partition('://')[0] not in _PROTOCOLS:

@@ -104,7 +104,7 @@ class GroupSize(NamedTuple):
     def steps_of_tokens(self, n_tokens: int) -> int:
         """Not known: groups have texts of any length."""
         raise SettingsError(
-            f'{n_tokens:,} tokens are no number of steps here: a step is so many groups (data.batch_groups); give a '
+            f'{n_tokens:,} tokens are no number of steps here: a step is counted in groups (data.batch_groups); give a '
             'length in steps'
         )
 

@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
         labels: Its class, the most probable one; with several labels an example, those of a probability of a half or
             more; () of a regression.
         probabilities: Of every class by name, calibrated as the checkpoint has it; {} of a regression.
-        in_set: The classes that hold the true one as often as the checkpoint was asked for, the most probable first; ()
+        in_set: The classes that hold the true one at the calibrated coverage, the most probable first; ()
             where there are no such sets.
         answered: Whether the confidence is large enough for an answer, by what the checkpoint was asked for.
         number: Of a regression; None of others.

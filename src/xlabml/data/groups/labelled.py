@@ -254,7 +254,7 @@ class LabelledGroups(Groups):
 
 
 class LabelledTexts(GroupFormat):
-    """One text with a label, or two, for classifiers; which column is what is said, all others are not read.
+    """One text with a label, or two, for classifiers; the settings name the columns; no other is read.
 
     Exactly one of label, labels, ratings, probabilities and number is named.
 

@@ -149,7 +149,8 @@ class GroupSets(Format):
         for form, groups in zip(self.sets, examples.sets):
             form.batching.check(groups, reading.n_groups)
         batching = _BySet([form.batching for form in self.sets], examples)
-        return Arranged(passes, batching, reading.n_groups, known=examples.sets[0])  # each set is asked by itself
+        # _BySet hands each batching its own set, in place of the one that is named here.
+        return Arranged(passes, batching, reading.n_groups, known=examples.sets[0])
 
     def use_prompts(self, prompts: Mapping[str, str]) -> None:
         """As in GroupFormat, for each set."""

@@ -112,7 +112,7 @@ class Format(ABC):
     Attributes:
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
-        sized_by: Whether a step is so many slots of rows (data.batch_tokens), or so many groups (data.batch_groups).
+        sized_by: What counts the size of a step: slots of rows (data.batch_tokens), or groups (data.batch_groups).
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
         from_data: Names of arguments that are facts of the data where they are null; see `facts`.
     """
