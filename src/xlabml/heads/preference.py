@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xlabml.batches import Layout
 from xlabml.errors import SettingsError
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .calibration import Calibration
 from .classifier import ExampleNetwork, Head, LinearHead
@@ -108,7 +108,7 @@ class PreferenceModel(ExampleNetwork):
     """
 
     def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
+        self, trunk: Trunk, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
     ) -> None:
         super().__init__(trunk, pooling, n_texts=2)
         self.head = head
@@ -120,7 +120,7 @@ class PreferenceModel(ExampleNetwork):
         cls,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         ties: Callable[[], Ties] = Davidson,
@@ -192,9 +192,7 @@ class CrossPreferenceModel(ExampleNetwork):
         calibration: As in PreferenceModel.
     """
 
-    def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, calibration: Calibration | None = None
-    ) -> None:
+    def __init__(self, trunk: Trunk, pooling: Pooling, head: Head, calibration: Calibration | None = None) -> None:
         super().__init__(trunk, pooling, n_texts=2)
         self.head = head
         self.calibration = _check_calibration(calibration)
@@ -204,7 +202,7 @@ class CrossPreferenceModel(ExampleNetwork):
         cls,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         calibration: str = 'temperature',

@@ -12,14 +12,16 @@ from torch.optim import Optimizer
 
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets, check_ids, check_pairs
 from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts, Task
+from xlabml.engine import DocumentParts
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
 from xlabml.heads import Dense, MeanPooling, Pooling, TextEncoder
 from xlabml.heads.loading import describe_head
 from xlabml.losses import InfoNCE, Objective, embed_in_chunks, gather_views, make_views
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
+
+from .trunk_task import TrunkTask
 
 
 class EmbedderOutputs(NamedTuple):
@@ -34,7 +36,7 @@ class EmbedderOutputs(NamedTuple):
     vectors: Float[Tensor, 's d']
 
 
-class Embedder(Task):
+class Embedder(TrunkTask):
     """Texts to vectors, trained on groups of texts (`data.examples: TextGroups`).
 
     All texts of a step go through the network in one flat pass, or in chunks of data.device_batch_tokens, whose
@@ -54,6 +56,10 @@ class Embedder(Task):
         objective: Makes what is minimised, a function of the vectors of a step.
         objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier; all only where something is left
+            to train.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
@@ -69,7 +75,7 @@ class Embedder(Task):
         self,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         dense: list[Callable[[int], Dense]] | None = None,
         normalize: bool = True,
@@ -78,6 +84,8 @@ class Embedder(Task):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
@@ -85,6 +93,7 @@ class Embedder(Task):
     ) -> None:
         super().__init__()
         self.network = TextEncoder.build(n_vocab, max_len, trunk, pooling, dense, normalize, prompts, include_prompt)
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
         self.optimizer = optimizer
