@@ -162,7 +162,10 @@ def test_rendered_examples_and_names_are_of_the_source_that_they_are_from(make_d
         ({'reads': ((0,), (), (1,))}, r'has \[\] for MaskedTokens'),
         ({'reads': ((0,), (0,), (0,))}, r'read in two ways, the second of them by TextGroups; name it once more'),
         ({'reads': ((0,), (0,), (2,))}, r'source 1 of data.sources, .* is read by no format'),
-        ({'weights': None, 'max_source_epochs': [1.0, 1.0]}, r'data.max_source_epochs is set, but the examples of FormatMixture do not use it'),
+        (
+            {'weights': None, 'max_source_epochs': [1.0, 1.0]},
+            r'data.max_source_epochs is set, but the examples of FormatMixture do not use it',
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(make_data, arguments, message):
