@@ -93,6 +93,10 @@ class Examples(ABC):
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
 
+    def source_of(self, numbers: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
+        """The number of the store that each example is of."""
+        return np.searchsorted(self.source_starts, numbers, 'right') - 1
+
     def describe(self) -> list[str]:
         """What the examples are like, as lines for people; [] where there is nothing to say."""
         return []
