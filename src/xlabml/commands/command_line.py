@@ -68,7 +68,8 @@ def files_first(arguments: Sequence[str]) -> list[str]:
 def join_sources(arguments: Sequence[str]) -> list[str]:
     """Make one list of the paths that are typed one by one: `--data.sources a.jsonl --data.sources b.jsonl`.
 
-    What is typed as a list or a dictionary stands alone, as everywhere: the last one counts.
+    What is typed as a list or a dictionary stands alone, as everywhere: the last one counts. (jsonargparse would look for
+    a list in the file of a path that is typed alone.)
     """
     flag = '--data.sources'
     others = without_option(arguments, flag)
@@ -79,7 +80,7 @@ def join_sources(arguments: Sequence[str]) -> list[str]:
             values += [value] if (value := next(given, None)) is not None else []
         elif argument.startswith(f'{flag}='):
             values.append(argument.removeprefix(f'{flag}='))
-    if len(values) < 2 or any(value.lstrip().startswith(('[', '{')) for value in values):
+    if not values or any(value.lstrip().startswith(('[', '{')) for value in values):
         return list(arguments)
     return [*others, f'{flag}={json.dumps(values)}']
 
