@@ -68,8 +68,8 @@ def files_first(arguments: Sequence[str]) -> list[str]:
 def join_sources(arguments: Sequence[str]) -> list[str]:
     """Make one list of the paths that are typed one by one: `--data.sources a.jsonl --data.sources b.jsonl`.
 
-    What is typed as a list or a dictionary stands alone, as everywhere: the last one counts. (jsonargparse would look for
-    a list in the file of a path that is typed alone.)
+    What is typed as a list or a dictionary stands alone, as everywhere: the last one counts. (jsonargparse would look
+    for a list in the file of a path that is typed alone.)
     """
     flag = '--data.sources'
     others = without_option(arguments, flag)
