@@ -8,6 +8,7 @@ import torch
 from token_batches import batch_of
 
 from xlabml.batches import IGNORED
+from xlabml.commands.data import show_part
 from xlabml.data import (
     BatchSequence,
     Chunk,
@@ -362,3 +363,18 @@ def test_the_store_does_not_depend_on_what_is_drawn():
     path = Location(__file__)
     assert one.source(path).fingerprint() == other.source(path).fingerprint()
     assert NextTokens().columns == ()
+
+
+def test_an_example_is_shown_with_its_metadata_coloured_and_its_targets_underlined(make, reading, monkeypatch):
+    form = Conditioned(types(), keep_ratio=1.0)
+    corpus = make(form)
+    rows = form.examples(corpus, 'train', 'train', 0, reading)
+    number = next(n for n in range(len(rows)) if any(part.is_metadata for _, ps in rows.paint(n) for part in ps))
+    (_, parts), *_ = [pair for pair in rows.paint(number) if any(part.is_metadata for part in pair[1])]
+    assert {(part.is_metadata, part.is_counted) for part in parts} == {(True, False), (False, True)}
+    monkeypatch.setenv('FORCE_COLOR', '1')
+    shown = ''.join(map(show_part, parts))
+    assert '\033[36mTitle: title ' in shown or '\033[36mTopic: t' in shown
+    assert '\033[4m' in shown
+    monkeypatch.delenv('FORCE_COLOR')
+    assert '‹T' in ''.join(map(show_part, parts))

@@ -3,7 +3,7 @@
 from .formats import Conditioned, shuffle_documents
 from .index import MetadataIndex, make_index
 from .records import METADATA, ConditionedRecords
-from .rows import ConditionedRows, DrawnPasses, Part
+from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, SomeOfPresent
 from .view import ConditionedView, Form
 
@@ -17,7 +17,6 @@ __all__ = [
     'Form',
     'Independent',
     'MetadataIndex',
-    'Part',
     'Sampling',
     'SomeOfPresent',
     'make_index',

@@ -1,7 +1,7 @@
 """Rows of documents with metadata, and their passes: each draws anew what is kept, and has a plan of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -10,7 +10,7 @@ from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
 from xlabml.data.order import Place, permute
-from xlabml.data.rows import Passes, PlanRows, Rows
+from xlabml.data.rows import Part, Passes, PlanRows, Rows
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer
 
@@ -21,20 +21,6 @@ _MEASURED_DOCUMENTS = 1 << 16
 
 _BLOCK_DOCUMENTS = 1 << 14
 _KEPT_PASSES = 2
-
-
-class Part(NamedTuple):
-    """A stretch of a row's text for people.
-
-    Args:
-        text: The tokens of some targets, decoded.
-        is_metadata: Whether they are metadata.
-        is_counted: Whether they are trained.
-    """
-
-    text: str
-    is_metadata: bool
-    is_counted: bool
 
 
 class ConditionedRows(Rows):

@@ -7,7 +7,7 @@ alone, a cooldown without metadata).
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
@@ -24,6 +24,7 @@ from .layout import Found, Parts, Sequences, Slots, find_slots
 from .records import AFTER, BEFORE
 
 
+@runtime_checkable
 class Keep(Protocol):
     """Chooses which types documents keep."""
 

@@ -40,6 +40,20 @@ class Reading(NamedTuple):
     device_tokens: int | None = None
 
 
+class Part(NamedTuple):
+    """A stretch of an example for people.
+
+    Args:
+        text: Some tokens, decoded.
+        is_metadata: Whether they say something of the text and are none of it.
+        is_counted: Whether they are targets.
+    """
+
+    text: str
+    is_metadata: bool
+    is_counted: bool
+
+
 class Examples(ABC):
     """The examples of a split in one pass, numbered from 0."""
 
@@ -100,6 +114,10 @@ class Examples(ABC):
     def describe(self) -> list[str]:
         """What the examples are like, as lines for people; [] where there is nothing to say."""
         return []
+
+    def paint(self, number: int) -> list[tuple[str, list[Part]]] | None:
+        """An example for people, parted by what its tokens are; None: there are no such parts, and `render` is all."""
+        return None
 
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:
