@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from xlabml import checkpoints
@@ -29,7 +29,7 @@ from xlabml.tokenizer import Tokenizer
 
 from .embedder import TextEmbedder
 
-RIDGES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+RIDGES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """Weights of the prior that are tried, from the strongest on; the texts held out decide."""
 
 _CLASS = 'xlabml.heads.StaticEncoder'
@@ -38,6 +38,7 @@ _SIF = 1e-3
 _HELD_OUT = 10
 _FEWEST = 20
 _N_STEPS = 30
+_N_PROBES = 64
 _BATCH = 1024
 
 
@@ -111,68 +112,77 @@ def fit(
     is_held_out = torch.arange(len(texts)) % _HELD_OUT == 0
     train = bags.pick(~is_held_out)
     held_out = bags.pick(is_held_out)
-    prior = prior * train.scale(prior, target[~is_held_out])
-    best_ridge = RIDGES[0]
-    cosine = -1.0
-    table = prior
-    for ridge in RIDGES:
-        table = solve(train, target[~is_held_out], prior, ridge, table)
-        found = float(F.cosine_similarity(held_out.means(table), target[is_held_out]).mean())
-        if found > cosine:
-            cosine = found
-            best_ridge = ridge
+    known = target[~is_held_out]
+    prior = prior * train.scale(prior, known)
+
+    def score(table: Tensor, axes: Tensor) -> float:
+        return float(F.cosine_similarity(held_out.product(table), target[is_held_out] @ axes).mean())
+
+    # Columns are fitted apart from one another: the few of the largest variance choose the ridge for all.
+    probes, _ = principal_axes(target, min(_N_PROBES, target.size(1)))
+    found = {ridge: score(solve(train, known @ probes, prior @ probes, ridge), probes) for ridge in RIDGES}
+    ridge = max(RIDGES, key=lambda ridge: found[ridge])
+    table = solve(train, known, prior, ridge)
+    whole = torch.eye(target.size(1))
+    cosine = score(table, whole)
+    prior_cosine = score(prior, whole)
     network = StaticEncoder(len(embedder.tokenizer), model.max_len, axes.size(1), model.normalize)
-    network.table.data = solve(bags, target, prior, best_ridge, table)
-    prior_cosine = float(F.cosine_similarity(held_out.means(prior), target[is_held_out]).mean())
+    network.table.data = solve(bags, target, prior, ridge, table)
     n_held_out = int(is_held_out.sum())
     network = network.eval().requires_grad_(False)
-    return Distilled(network, cosine, prior_cosine, kept, best_ridge, len(texts), n_held_out)
+    return Distilled(network, cosine, prior_cosine, kept, ridge, len(texts), n_held_out)
 
 
 class Bags(NamedTuple):
     """The tokens of texts, as a sparse matrix of texts by tokens: how large a share of a text each token is.
 
     Args:
-        shares: Rows are texts; they add up to 1.
-        transposed: The same, tokens by texts.
-        n_tokens: Of each text.
+        row: Of each occurrence of a token, the text; rising.
+        id: The token.
+        share: What it adds: 1 / the number of tokens of the text.
+        n_texts: Rows of the matrix.
+        n_vocab: Its columns.
     """
 
-    shares: Tensor
-    transposed: Tensor
-    n_tokens: Int[Tensor, ' n']
+    row: Int[Tensor, ' t']
+    id: Int[Tensor, ' t']
+    share: Float[Tensor, ' t']
+    n_texts: int
+    n_vocab: int
 
     @classmethod
     def of(cls, embedder: TextEmbedder, texts: Sequence[str], max_len: int) -> 'Bags':
         """The first `max_len` tokens of texts; a text without any is an empty row."""
         encoded = [torch.tensor(ids[:max_len], dtype=torch.long) for ids in embedder.tokenizer.encode(list(texts))]
         n_tokens = torch.tensor([len(ids) for ids in encoded])
-        rows = torch.repeat_interleave(n_tokens)
-        share = 1 / n_tokens.float()[rows]
-        size = (len(texts), len(embedder.tokenizer))
-        shares = torch.sparse_coo_tensor(
-            torch.stack([rows, torch.cat(encoded)]), share, size, check_invariants=True
-        ).coalesce()
-        return cls(shares, shares.t().coalesce(), n_tokens)
+        row = torch.repeat_interleave(n_tokens)
+        return cls(row, torch.cat(encoded), 1 / n_tokens.float()[row], len(texts), len(embedder.tokenizer))
 
-    def pick(self, chosen: Tensor) -> 'Bags':
+    def pick(self, chosen: Bool[Tensor, ' n']) -> 'Bags':
         """Some of the texts."""
-        shares = self.shares.index_select(0, chosen.nonzero()[:, 0]).coalesce()
-        return Bags(shares, shares.t().coalesce(), self.n_tokens[chosen])
+        kept = chosen[self.row]
+        number = chosen.long().cumsum(0) - 1
+        return Bags(number[self.row[kept]], self.id[kept], self.share[kept], int(chosen.sum()), self.n_vocab)
+
+    def transpose(self) -> 'Bags':
+        """Tokens by texts."""
+        order = self.id.argsort(stable=True)
+        return Bags(self.id[order], self.row[order], self.share[order], self.n_vocab, self.n_texts)
 
     def counts(self) -> Float[Tensor, ' v']:
         """How often each token occurs."""
-        rows, ids = self.shares.indices()
-        counted = self.shares.values() * self.n_tokens[rows]
-        return torch.zeros(self.shares.size(1)).index_add(0, ids, counted)
+        return torch.bincount(self.id, minlength=self.n_vocab).float()
 
-    def means(self, table: Float[Tensor, 'v d']) -> Float[Tensor, 'n d']:
-        """The mean of the token vectors of each text."""
-        return self.shares @ table
+    def product(self, table: Float[Tensor, 'v d']) -> Float[Tensor, 'n d']:
+        """The matrix times a table: the mean of the token vectors of each text."""
+        starts = torch.searchsorted(self.row, torch.arange(self.n_texts + 1))
+        return F.embedding_bag(
+            self.id, table, starts, mode='sum', per_sample_weights=self.share, include_last_offset=True
+        )
 
     def scale(self, table: Float[Tensor, 'v d'], target: Float[Tensor, 'n d']) -> float:
         """The factor that brings the means of a table nearest to the targets."""
-        means = self.means(table)
+        means = self.product(table)
         return float((means * target).sum() / means.square().sum().clamp(min=torch.finfo(means.dtype).tiny))
 
 
@@ -226,10 +236,11 @@ def solve(
     """
 
     def apply(table: Tensor) -> Tensor:
-        return bags.transposed @ (bags.shares @ table) + ridge * table
+        return transposed.product(bags.product(table)) + ridge * table
 
+    transposed = bags.transpose()
     table = prior if start is None else start
-    residual = bags.transposed @ target + ridge * prior - apply(table)
+    residual = transposed.product(target) + ridge * prior - apply(table)
     direction = residual
     square = residual.square().sum(dim=0)
     tiny = torch.finfo(square.dtype).tiny
