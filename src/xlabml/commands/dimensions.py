@@ -1,4 +1,4 @@
-"""`xlab-manage dimensions CKPT FILE`: what a search by the first channels of vectors finds, in a table and a picture."""
+"""`xlab-manage dimensions CKPT FILE`: what a search by the first channels of vectors finds, as a picture."""
 
 import argparse
 from collections.abc import Mapping, Sequence
