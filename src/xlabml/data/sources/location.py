@@ -171,7 +171,11 @@ class Location(Source):
         }
 
     def passed_over(self) -> str:
-        cut = f'cut into {describe(self._reading.document)}; the last are val and test' if self.in_order else ''
+        cut = (
+            f'cut into {describe(self._reading.document)}; train comes first, val and test last'
+            if self.in_order
+            else ''
+        )
         return '; '.join(filter(None, [str(self._listing() or ''), cut]))
 
     def _wanted(self, columns: Sequence[str]) -> list[str]:
