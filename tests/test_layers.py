@@ -34,7 +34,8 @@ MAY_IMPORT = {
     'evaluation': {'batches', 'bm25', 'data'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
-    'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
+    'metadata': set(),
+    'data': {'tokenizer', 'batches', 'artifacts', 'paths', 'metadata'},
     'engine': {
         *(
             'training',
@@ -65,6 +66,7 @@ INSIDE_DATA = {
     'corpus': {'sources', 'store'},
     'rows': {'sources', 'store', 'corpus', 'order'},
     'groups': {'sources', 'store', 'corpus', 'rows', 'order'},
+    'conditioned': {'sources', 'store', 'corpus', 'rows', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},

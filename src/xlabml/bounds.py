@@ -35,6 +35,7 @@ MOST: dict[str, int] = {
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
     **dict.fromkeys(('window_shards', 'eval_shards'), 1_000_000),

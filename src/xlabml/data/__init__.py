@@ -1,6 +1,7 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
 from .batching import BatchSequence, EvalBatches, Positions, loader
+from .conditioned import Conditioned, ConditionedRows, Independent, Sampling, SomeOfPresent
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -118,6 +119,8 @@ __all__ = [
     'Chunk',
     'ChunkPairs',
     'Concat',
+    'Conditioned',
+    'ConditionedRows',
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
@@ -133,6 +136,7 @@ __all__ = [
     'Groups',
     'InOrder',
     'InPieces',
+    'Independent',
     'Invalid',
     'JoinColumns',
     'LabelledTexts',
@@ -163,9 +167,11 @@ __all__ = [
     'RowPieces',
     'Rows',
     'SameSource',
+    'Sampling',
     'Shard',
     'ShardCache',
     'SharedJob',
+    'SomeOfPresent',
     'Source',
     'Splitting',
     'StandardLibrary',

@@ -66,6 +66,12 @@ class RunBatches(NamedTuple):
         counts = self.of_all_ranks().source_targets(max(step, self.start.step), end, len(sources))
         return {f'{source}': count / sum(counts) for source, count in zip(sources, counts)}
 
+    def pass_figures(self, step: int) -> dict[str, float]:
+        """Figures of the examples of the pass in which a step ends, by name."""
+        if type(self.passes).figures is Passes.figures:
+            return {}
+        return self.passes.figures(self.of_all_ranks().place(max(step, self.start.step)).pass_index)
+
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
         start, end = self.of_all_ranks().places_read(first - 1, last)

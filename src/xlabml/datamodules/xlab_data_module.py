@@ -233,6 +233,7 @@ class XLabDataModule(SavedData):
         else:
             end = _ENDLESS if self.stream is not None else self.run_steps(-1, 1)
         end = max(run.step, end)
+        run.passes.end_at(None if end == _ENDLESS else end)
         if self.texts.read.max_source_epochs is not None:
             check_epochs(self.texts.read, run.passes, None if end == _ENDLESS else batches.place(end))
         per_step = run.size.accumulation
@@ -294,6 +295,10 @@ class XLabDataModule(SavedData):
     def source_shares(self, step: int, end: int) -> dict[str, float]:
         """What share of the targets of the steps from step to end - 1 each source has; {} where there is one source."""
         return {} if len(self.sources) == 1 else self._run.source_shares(step, end, self.sources)
+
+    def pass_figures(self, step: int) -> dict[str, float]:
+        """Figures of the examples of the pass in which a step ends, by name."""
+        return self._run.pass_figures(step)
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""

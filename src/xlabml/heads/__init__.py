@@ -17,7 +17,9 @@ from .pooling import (
     WeightedMeanPooling,
 )
 from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
+from .static_encoder import StaticEncoder
 from .text_encoder import Dense, TextEncoder
+from .text_vectors import TextVectors
 
 __all__ = [
     'AttentionPooling',
@@ -39,7 +41,9 @@ __all__ = [
     'PreferenceModel',
     'RaoKupper',
     'SequenceClassifier',
+    'StaticEncoder',
     'TextEncoder',
+    'TextVectors',
     'Ties',
     'WeightedMeanPooling',
     'language_model',

@@ -11,6 +11,7 @@ from xlabml.batches import Layout
 from xlabml.transformer import Transformer
 
 from .pooling import MeanPooling, Pooling
+from .text_vectors import TextVectors
 
 
 class Dense(nn.Module):
@@ -39,7 +40,7 @@ class Dense(nn.Module):
         return self.activation(self.linear(vectors.to(self.linear.weight.dtype)))
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextVectors):
     """A trunk and a pooling: one vector a text, which does not depend on the other texts of a pass.
 
     Args:
@@ -103,6 +104,11 @@ class TextEncoder(nn.Module):
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
         return frozenset({'trunk.embedding.weight'})
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.trunk.embedding.num_embeddings
 
     @property
     def max_len(self) -> int:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, Int64, UInt8
+from jaxtyping import Int8, Int64, UInt8, UInt64
 
 from xlabml.data.sources import Source, split_text, utf8
 from xlabml.data.store import TokenStore, count_changed, document_hash, hash_words
@@ -166,6 +166,15 @@ class Corpus:
         """How many documents of all stores do not come back from their tokens as they were; None where all do."""
         counts = [n for store in self.stores if (n := count_changed(store.manifest)) is not None]
         return sum(counts) if counts else None
+
+    def words(self, documents: Int64[np.ndarray, ' documents']) -> UInt64[np.ndarray, ' documents']:
+        """A word of each document's content hash that does not decide its split: what a document draws from."""
+        index = self._store_of(documents)
+        found = np.empty(len(documents), np.uint64)
+        for i in np.unique(index):
+            here = index == i
+            found[here] = self.stores[i].hashes[documents[here] - self._first[i], 1]
+        return found
 
     def tokens(self, document: int) -> np.ndarray:
         """A document's ids, mapped."""

@@ -40,6 +40,20 @@ class Reading(NamedTuple):
     device_tokens: int | None = None
 
 
+class Part(NamedTuple):
+    """A stretch of an example for people.
+
+    Args:
+        text: Some tokens, decoded.
+        is_metadata: Whether they say something of the text and are none of it.
+        is_counted: Whether they are targets.
+    """
+
+    text: str
+    is_metadata: bool
+    is_counted: bool
+
+
 class Examples(ABC):
     """The examples of a split in one pass, numbered from 0."""
 
@@ -93,9 +107,17 @@ class Examples(ABC):
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
 
+    def source_of(self, numbers: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
+        """The number of the store that each example is of."""
+        return np.searchsorted(self.source_starts, numbers, 'right') - 1
+
     def describe(self) -> list[str]:
         """What the examples are like, as lines for people; [] where there is nothing to say."""
         return []
+
+    def paint(self, number: int) -> list[tuple[str, list[Part]]] | None:
+        """An example for people, parted by what its tokens are; None: there are no such parts, and `render` is all."""
+        return None
 
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:
