@@ -82,8 +82,8 @@ def _leave_out_validation(settings: Settings, data: XLabDataModule) -> Settings:
     is_asked = data.texts.splitting.ratios.get('val', 0) > 0 or any(source.only == 'val' for source in data.sources)
     if settings.command == 'validate' and not is_asked:
         raise UsageError(
-            'data.splits.val is 0, so there is nothing to validate on; xlab test evaluates the test split, and a source with '
-            'only: val gives texts of your own'
+            'data.splits.val is 0: there is nothing to validate on; xlab test evaluates the test split, and a source '
+            'that is only: val gives texts of your own'
         )
     if not settings.is_fit or is_asked or settings.values.trainer.limit_val_batches is not None:
         return settings

@@ -171,12 +171,11 @@ class Location(Source):
         }
 
     def passed_over(self) -> str:
-        cut = (
-            f'cut into {describe(self._reading.document)}; train comes first, val and test last'
-            if self.in_order
-            else ''
-        )
-        return '; '.join(filter(None, [str(self._listing() or ''), cut]))
+        found = str(self._listing() or '')
+        if not self.in_order:
+            return found
+        cut = f'cut into {describe(self._reading.document)}; train comes first, val and test last'
+        return f'{found}; {cut}' if found else cut
 
     def _wanted(self, columns: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([self.column, *columns]))
