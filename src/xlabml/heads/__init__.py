@@ -7,6 +7,7 @@ from a checkpoint.
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
 from .language_model import LanguageModel, language_model
+from .late_interaction import TokenVectors
 from .pooling import (
     AttentionPooling,
     FirstPooling,
@@ -45,6 +46,7 @@ __all__ = [
     'TextEncoder',
     'TextVectors',
     'Ties',
+    'TokenVectors',
     'WeightedMeanPooling',
     'language_model',
 ]

@@ -68,7 +68,7 @@ class TextEncoder(TextVectors):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
-        self.d_vector = dense[-1].d_out if dense else trunk.d_model
+        self.d_vector = dense[-1].d_out if dense else pooling.d_out
 
     @classmethod
     def build(
@@ -95,10 +95,11 @@ class TextEncoder(TextVectors):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
+        pool = pooling(made.d_model)
         layers = list[Dense]()
         for make in dense or []:
-            layers.append(make(layers[-1].d_out if layers else made.d_model))
-        return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
+            layers.append(make(layers[-1].d_out if layers else pool.d_out))
+        return cls(made, pool, layers, normalize, prompts, include_prompt)
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
