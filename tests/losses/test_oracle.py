@@ -11,6 +11,7 @@ from xlabml import losses
 pytest.importorskip('sentence_transformers', reason='needs sentence-transformers (pip install sentence-transformers)')
 
 from sentence_transformers import util
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer import losses as theirs
 
 DIRECTIONS = {'q2d': 'query_to_doc', 'd2q': 'doc_to_query', 'q2q': 'query_to_query', 'd2d': 'doc_to_doc'}
@@ -227,12 +228,16 @@ def test_matryoshka():
     assert_equal(ours, random_views(n_negatives=1, d=8), oracle)
 
 
-class _Layered(torch.nn.Module):
+class _Layered(Transformer):
     """Stands in for a transformer: the columns of some views, as if each text were one token, for every layer."""
 
+    auto_model = SimpleNamespace(config=SimpleNamespace(output_hidden_states=False))
+
+    def get_embedding_dimension(self):
+        return 6
+
     def __init__(self):
-        super().__init__()
-        self.auto_model = SimpleNamespace(config=SimpleNamespace(output_hidden_states=False))
+        torch.nn.Module.__init__(self)
 
     def forward(self, features):
         return {**features, 'token_embeddings': features['all_layer_embeddings'][-1]}
