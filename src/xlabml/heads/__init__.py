@@ -8,6 +8,7 @@ from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
 from .joint import JointModel
 from .language_model import LanguageModel, language_model
+from .late_interaction import TokenVectors
 from .pooling import (
     AttentionPooling,
     FirstPooling,
@@ -47,6 +48,7 @@ __all__ = [
     'TextEncoder',
     'TextVectors',
     'Ties',
+    'TokenVectors',
     'WeightedMeanPooling',
     'language_model',
 ]

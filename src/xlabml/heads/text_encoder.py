@@ -71,7 +71,7 @@ class TextEncoder(TextVectors):
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
         self.causal = causal
-        self.d_vector = dense[-1].d_out if dense else trunk.d_model
+        self.d_vector = dense[-1].d_out if dense else pooling.d_out
 
     @classmethod
     def build(
@@ -98,8 +98,9 @@ class TextEncoder(TextVectors):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
-        layers = stack_dense(made.d_model, dense)
-        return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
+        pool = pooling(made.d_model)
+        layers = stack_dense(pool.d_out, dense)
+        return cls(made, pool, layers, normalize, prompts, include_prompt)
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
