@@ -6,7 +6,9 @@ from a checkpoint.
 
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
+from .joint import JointModel
 from .language_model import LanguageModel, language_model
+from .late_interaction import TokenVectors
 from .pooling import (
     AttentionPooling,
     FirstPooling,
@@ -30,6 +32,7 @@ __all__ = [
     'Dense',
     'FirstPooling',
     'Head',
+    'JointModel',
     'LanguageModel',
     'LastPooling',
     'LinearHead',
@@ -45,6 +48,7 @@ __all__ = [
     'TextEncoder',
     'TextVectors',
     'Ties',
+    'TokenVectors',
     'WeightedMeanPooling',
     'language_model',
 ]
