@@ -36,6 +36,7 @@ from .groups import (
     LabelledTexts,
     NoDuplicates,
     PerClass,
+    Preferences,
     SameSource,
     TextGroups,
 )
@@ -156,6 +157,7 @@ __all__ = [
     'Plan',
     'PlanRows',
     'Positions',
+    'Preferences',
     'Reading',
     'RemoteFiles',
     'Report',

@@ -16,10 +16,19 @@ from .pooling import (
     Pooling,
     WeightedMeanPooling,
 )
-from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
+from .preference import (
+    PREFERENCES,
+    CrossPreferenceModel,
+    Davidson,
+    PreferenceModel,
+    PreferenceNetwork,
+    RaoKupper,
+    Ties,
+)
 from .text_encoder import Dense, TextEncoder
 
 __all__ = [
+    'PREFERENCES',
     'AttentionPooling',
     'Calibration',
     'CrossPreferenceModel',
@@ -37,6 +46,7 @@ __all__ = [
     'PairHead',
     'Pooling',
     'PreferenceModel',
+    'PreferenceNetwork',
     'RaoKupper',
     'SequenceClassifier',
     'TextEncoder',
