@@ -169,7 +169,9 @@ def test_the_swap_error_is_0_apart_and_that_of_one_order_together(make_batches, 
     assert figures['gated_loss'] != figures['loss']
     assert set(task.evaluator.names()) == set(figures)
     assert 'exchanging the answers moves' in task.evaluator.report(['a', 'tie', 'b'])[-1]
-    assert evaluate(task, exchanged) == pytest.approx(figures)
+    of_tied_shares = ['majority_accuracy']  # classes of one share: the first is answered
+    there = {name: value for name, value in evaluate(task, exchanged).items() if name not in of_tied_shares}
+    assert there == pytest.approx({name: figures[name] for name in there})
 
 
 def test_predictions_say_of_which_both_orders_were_read(make_batches, tokenizer):

@@ -6,6 +6,7 @@ from a checkpoint.
 
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
+from .joint import JointModel
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -25,7 +26,9 @@ from .preference import (
     RaoKupper,
     Ties,
 )
+from .static_encoder import StaticEncoder
 from .text_encoder import Dense, TextEncoder
+from .text_vectors import TextVectors
 
 __all__ = [
     'PREFERENCES',
@@ -37,6 +40,7 @@ __all__ = [
     'Dense',
     'FirstPooling',
     'Head',
+    'JointModel',
     'LanguageModel',
     'LastPooling',
     'LinearHead',
@@ -49,7 +53,9 @@ __all__ = [
     'PreferenceNetwork',
     'RaoKupper',
     'SequenceClassifier',
+    'StaticEncoder',
     'TextEncoder',
+    'TextVectors',
     'Ties',
     'WeightedMeanPooling',
     'language_model',

@@ -11,6 +11,7 @@ from xlabml.batches import Layout
 from xlabml.transformer import Transformer
 
 from .pooling import MeanPooling, Pooling
+from .text_vectors import TextVectors
 
 
 class Dense(nn.Module):
@@ -39,7 +40,7 @@ class Dense(nn.Module):
         return self.activation(self.linear(vectors.to(self.linear.weight.dtype)))
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextVectors):
     """A trunk and a pooling: one vector a text, which does not depend on the other texts of a pass.
 
     Args:
@@ -49,6 +50,7 @@ class TextEncoder(nn.Module):
         normalize: Bring vectors to length 1, after all else; a zero vector stays one.
         prompts: Texts that are put before others, by name (query, document).
         include_prompt: Whether the tokens of a prompt are pooled with those of the text.
+        causal: Whether a token attends to no later one when texts are embedded; None: as the trunk does.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TextEncoder(nn.Module):
         normalize: bool = True,
         prompts: Mapping[str, str] | None = None,
         include_prompt: bool = True,
+        causal: bool | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -67,6 +70,7 @@ class TextEncoder(nn.Module):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
+        self.causal = causal
         self.d_vector = dense[-1].d_out if dense else trunk.d_model
 
     @classmethod
@@ -94,15 +98,18 @@ class TextEncoder(nn.Module):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
-        layers = list[Dense]()
-        for make in dense or []:
-            layers.append(make(layers[-1].d_out if layers else made.d_model))
+        layers = stack_dense(made.d_model, dense)
         return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
         return frozenset({'trunk.embedding.weight'})
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.trunk.embedding.num_embeddings
 
     @property
     def max_len(self) -> int:
@@ -135,7 +142,7 @@ class TextEncoder(nn.Module):
         n_prompt: Int[Tensor, ' s'] | None = None,
     ) -> Float[Tensor, 's e']:
         """The same before they are brought to length 1, whatever `normalize` says."""
-        hidden = self.trunk(ids, layout)
+        hidden = self.trunk(ids, layout, causal=self.causal)
         vectors = self.pooling(hidden, row_layout(ids) if layout is None else layout, self._skipped(n_prompt))
         for layer in self.dense:
             vectors = layer(vectors)
@@ -147,6 +154,14 @@ class TextEncoder(nn.Module):
 
     def _skipped(self, n_prompt: Tensor | None) -> Tensor | None:
         return None if self.include_prompt else n_prompt
+
+
+def stack_dense(d_in: int, dense: Sequence[Callable[[int], Dense]] | None) -> list[Dense]:
+    """Layers over pooled vectors, each made from the width before it."""
+    layers = list[Dense]()
+    for make in dense or []:
+        layers.append(make(layers[-1].d_out if layers else d_in))
+    return layers
 
 
 def row_layout(ids: Int[Tensor, 'b n']) -> Layout:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -285,7 +286,7 @@ class Classifier(Task):
         if isinstance(network, CrossPreferenceModel) and self.second_pass < 1:
 
             def gated(*arguments: Any) -> Float[Tensor, 'e 4']:
-                logits, is_second = network.gated(*arguments, confidence=self.second_pass)
+                logits, is_second = partial(network.gated, confidence=self.second_pass)(*arguments)
                 return torch.cat([logits, is_second.to(logits.dtype)[:, None]], dim=1)
 
             logits = self._of_rows(batch, gated)
