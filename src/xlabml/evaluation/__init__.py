@@ -18,6 +18,7 @@ from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
 from .objective import ObjectiveEvaluator
+from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
@@ -45,6 +46,7 @@ __all__ = [
     'Neighbours',
     'ObjectiveEvaluator',
     'PairClassification',
+    'PreferenceEvaluator',
     'RegressionEvaluator',
     'Relevance',
     'Reliability',

@@ -18,12 +18,21 @@ from .pooling import (
     Pooling,
     WeightedMeanPooling,
 )
-from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
+from .preference import (
+    PREFERENCES,
+    CrossPreferenceModel,
+    Davidson,
+    PreferenceModel,
+    PreferenceNetwork,
+    RaoKupper,
+    Ties,
+)
 from .static_encoder import StaticEncoder
 from .text_encoder import Dense, TextEncoder
 from .text_vectors import TextVectors
 
 __all__ = [
+    'PREFERENCES',
     'AttentionPooling',
     'Calibration',
     'CrossPreferenceModel',
@@ -42,6 +51,7 @@ __all__ = [
     'PairHead',
     'Pooling',
     'PreferenceModel',
+    'PreferenceNetwork',
     'RaoKupper',
     'SequenceClassifier',
     'StaticEncoder',
