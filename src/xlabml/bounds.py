@@ -18,6 +18,7 @@ MOST: dict[str, int] = {
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
     **dict.fromkeys(('n_layers', 'global_every'), 10_000),
     'window': _TABLE,
+    'document': 1 << 30,
     'horizon_tokens': _STEPS,
     'ns_steps': 99,
     'min_steps': _STEPS,  # of the trainer, and of AdaptiveClip, which keeps it below window_steps

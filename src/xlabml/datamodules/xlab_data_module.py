@@ -137,6 +137,8 @@ class XLabDataModule(SavedData):
         given = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__()
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
+        if len(self.sources) == 1 and stream is None:
+            self.sources = [self.sources[0].alone()]
         self.examples = examples()
         self.n_vocab = n_vocab
         self.max_len = max_len
@@ -151,9 +153,9 @@ class XLabDataModule(SavedData):
         self.batch_groups = batch_groups
         self.near_duplicates = near_duplicates
         self.accept_changes = accept_changes
-        splitting = Splitting(
-            {**DEFAULT_SPLITS, **(splits or {})}, group, stratify, tuple(source.only for source in self.sources)
-        )
+        only = tuple(source.only for source in self.sources)
+        in_order = tuple(source.in_order and stream is None for source in self.sources)
+        splitting = Splitting({**DEFAULT_SPLITS, **(splits or {})}, group, stratify, only, in_order)
         settled = {
             'sources': self.sources,
             'splits': splitting.ratios,

@@ -1,4 +1,5 @@
-"""Splits that need more than a document's own hash: drawn by a column's value, within classes, or fixed by the source.
+"""Splits that need more than a document's own hash: drawn by a column's value, within classes, by the document's place
+in its source, or fixed by the source.
 
 A document's unit is what may not be divided: its content or, with data.group, all documents of one value. The hash of
 the unit is its place between 0 and 1. With data.stratify, places are ranks among the units of one class: of n units the
@@ -18,7 +19,7 @@ from xlabml.data.store import TokenStore
 from xlabml.errors import SettingsError
 from xlabml.plain import PlainDict
 
-from .splits import Splitting, split_names, splits_of
+from .splits import Splitting, split_names, splits_in_order, splits_of
 from .strata import Strata
 from .units import Records, records_of_source, records_of_store, units_of
 
@@ -113,7 +114,12 @@ def draw_splits(
     for i, name in enumerate(only):
         if name is not None:
             drawn[i] = _fix(readers[i](), split_names.index(name), splitting.group, fixed)
-    divided = [i for i, name in enumerate(only) if name is None]
+    divided = []
+    for i, name in enumerate(only):
+        if name is None and splitting.by_place(i):
+            drawn[i] = splits_in_order(sum(len(records.rows) for records in readers[i]()), splitting.ratios)
+        elif name is None:
+            divided.append(i)
     strata = Strata(splitting)
     for i in divided:
         some = [_divide(records, splitting, fixed, strata) for records in readers[i]()]

@@ -1,0 +1,35 @@
+"""One novel in one file, and nothing else."""
+
+import json
+
+from xlabml.data import Location
+from xlabml.datamodules import XLabDataModule
+
+
+def novel(tmp_path):
+    path = tmp_path / 'novel.txt'
+    path.write_text(''.join(f'Sentence number {i} of a tale, told by a teller.\n\n' for i in range(2000)))
+    return path
+
+
+def test_a_text_file_is_cut_and_its_end_is_val_and_test(tmp_path, capfd):
+    path = novel(tmp_path)
+    data = XLabDataModule([Location(str(path))], n_vocab=300, max_len=64, batch_tokens=256, num_workers=0)
+    data.prepare_data()
+    assert 'novel.txt: cut into windows of about 4,000 characters' in capfd.readouterr().err
+    corpus = data.texts.corpus
+    text = path.read_text()
+    places = {}
+    for split in ('train', 'val', 'test'):
+        texts = [data.tokenizer.decode(corpus.tokens(i).tolist()) for i in corpus.documents(split).tolist()]
+        places[split] = [text.index(found) for found in texts]
+        assert text.find(''.join(texts)) == places[split][0]
+    assert places['train'][0] == 0
+    assert max(places['train']) < min(places['val']) <= max(places['val']) < min(places['test'])
+
+
+def test_beside_another_source_a_file_is_one_document(tmp_path):
+    path = novel(tmp_path)
+    (tmp_path / 'b.jsonl').write_text(json.dumps({'text': 'another text'}) + '\n')
+    both = XLabDataModule([Location(str(path)), Location(str(tmp_path / 'b.jsonl'))], n_vocab=300)
+    assert [source.in_order for source in both.sources] == [False, False]
