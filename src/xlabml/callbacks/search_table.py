@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as L
+import numpy as np
+from jaxtyping import Float32
 
 from xlabml.data.groups import Groups
 from xlabml.engine import Callback, Run, Task
@@ -26,17 +28,21 @@ class SearchTable(Callback):
     """Print, and write to `search.txt` in the run's folder, what a test's search reaches beside baselines over whole
     texts: BM25 and, with scikit-learn (extra `baselines`), TF-IDF of characters and latent semantic analysis.
 
-    Figures are those of the evaluator `Retrieval` of the task, with 95 % bootstrap intervals; gains over BM25 are
-    paired over the queries. The baselines read what the model's limits cut as well.
+    The vectors and the k's are those of the evaluator `Retrieval` of the task; intervals are 95 % bootstrap intervals,
+    gains over BM25 are paired over the queries. The baselines read what the model's limits cut as well.
 
     Args:
+        metrics: Which figures, at each of the evaluator's k's.
         beside: Checkpoints of other embedders, by the names that they have in the table: they embed the same texts
             (anchors after their prompt `query`, others after `document`, where they have these), and what this model
             exceeds each of them by is printed with its interval.
         seed: Of the intervals.
     """
 
-    def __init__(self, beside: dict[str, str] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, metrics: Sequence[Metric] = ('recall',), beside: dict[str, str] | None = None, seed: int = 0
+    ) -> None:
+        self.metrics = tuple(metrics)
         self.beside = dict(beside or {})
         if _OWN in self.beside:
             raise ValueError(
@@ -66,7 +72,7 @@ class SearchTable(Callback):
         if not trainer.is_global_zero or retrieval is None or retrieval.last is None or not isinstance(groups, Groups):
             return
         words = groups.texts_by_hash()
-        table = describe_search(retrieval.last, words, retrieval.at, retrieval.metrics, self.seed, self._others)
+        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others)
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / 'search.txt').write_text(table, 'utf-8')
@@ -106,15 +112,17 @@ def describe_search(
     found = [words[one] for one in texts.text_hash[documents].tolist()]
     vectors = {_OWN: (texts.vectors[queries], texts.vectors[documents])}
     for name, other in (others or {}).items():
-        vectors[name] = tuple(
-            other.encode(some, prompt=prompt if prompt in other.model.prompts else None)
-            for some, prompt in ((asked, 'query'), (found, 'document'))
-        )
+        vectors[name] = (_embed(other, asked, 'query'), _embed(other, found, 'document'))
     rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed)}
     lines = [f'{len(queries)} queries, {len(documents)} documents', format_table(list(rows.values()))]
     lines += [f'{_OWN} over {name}: {_gain(rows[_OWN], rows[name], seed)}' for name in others or {}]
     lines += [] if has_sklearn() else [NO_SKLEARN]
     return '\n'.join(lines) + '\n'
+
+
+def _embed(embedder: TextEmbedder, texts: list[str], prompt: str) -> Float32[np.ndarray, 'n d']:
+    """The vectors of texts behind a prompt, where the model has one of that name."""
+    return embedder.encode(texts, prompt=prompt if prompt in embedder.model.prompts else None)
 
 
 def _gain(ours: SearchRow, theirs: SearchRow, seed: int) -> str:
