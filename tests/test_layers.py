@@ -34,7 +34,8 @@ MAY_IMPORT = {
     'evaluation': {'batches', 'bm25', 'data'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
-    'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
+    'metadata': set(),
+    'data': {'tokenizer', 'batches', 'artifacts', 'paths', 'metadata'},
     'engine': {
         *(
             'training',
@@ -65,10 +66,12 @@ INSIDE_DATA = {
     'corpus': {'sources', 'store'},
     'rows': {'sources', 'store', 'corpus', 'order'},
     'groups': {'sources', 'store', 'corpus', 'rows', 'order'},
+    'mixed': {'sources', 'store', 'corpus', 'rows', 'groups', 'order'},
+    'conditioned': {'sources', 'store', 'corpus', 'rows', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
-    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'order', 'stream', 'batching'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'mixed', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
 """The rooms inside data and which each may import."""

@@ -29,12 +29,15 @@ MOST: dict[str, int] = {
     # the data
     **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'batch_groups'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
+    'reads': 1_000_000,
+    'layers': 10_000,
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
     **dict.fromkeys(
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
     **dict.fromkeys(('window_shards', 'eval_shards'), 1_000_000),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -170,7 +171,26 @@ def test_hybrid_search_adds_the_words(ckpt, tmp_path, capsys):
     assert rows == np.argsort(-fused, kind='stable').tolist()
 
 
+def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt, tmp_path, capsys, cache, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    command = [ckpt, '--search', corpus, 'the lazy dog', '--results', '3']
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'faiss', None)
+        assert main([*command, '--approximate']) == 2
+        assert "pip install 'xlabml[ann]'" in capsys.readouterr().err
+    pytest.importorskip('faiss')
+    assert main(command) == 0
+    exact = capsys.readouterr().out
+    for _ in range(2):  # the second finds the index
+        assert main([*command, '--approximate']) == 0
+        printed = capsys.readouterr()
+        assert printed.out == exact
+        assert 'approximate search: 100.0% of the ten nearest' in printed.err
+    assert len(list((cache / 'vectors').glob('*.faiss'))) == 1
+
+
 @pytest.mark.parametrize(('arguments', 'status', 'message'), [
+    (['--search', 'corpus.txt', 'a', '--hybrid', '--approximate'], 2, '--approximate and --hybrid do not go together'),
     (['--embed', 'corpus.txt'], 2, '--embed needs --output PATH'),
     (['--embed', 'corpus.txt', '--output', 'v.npy', 'a'], 2, "'a' would have no effect: --embed takes no PROMPT"),
     (['--embed', 'corpus.txt', '--output', 'v.npy', '-k', '3'], 2, '-k would have no effect: nothing is continued'),

@@ -13,5 +13,5 @@ def test_a_longest_text_need_not_divide_the_tokens_of_a_step_of_rows(tmp_path):
     groups = functools.partial(TextGroups, roles={'anchor': 'q', 'positive': 'p'})
     sources = [Location(str(tmp_path / 'pairs.jsonl'))]
     assert XLabDataModule(sources, max_len=160, examples=groups).max_len == 160  # 1,024 is no multiple of it
-    with pytest.raises(ValueError, match='batch_tokens is 1024, no multiple of data.max_len, 160'):
+    with pytest.raises(ValueError, match=r'batch_tokens is 1024, no multiple of data\.max_len, 160'):
         XLabDataModule(sources, max_len=160)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from xlabml.pipelines.vector_files import Stamp, VectorFile
 from .corpus import Corpus, Scan
 from .errors import typed_paths
 from .output import visible
+
+if TYPE_CHECKING:
+    from xlabml.pipelines.approximate import ApproximateIndex
 
 _SAMPLE = 1024
 _BLOCK = 65_536
@@ -87,12 +90,17 @@ def search(options: argparse.Namespace) -> None:
 
 def find_texts(options: argparse.Namespace) -> list[Found]:
     """The texts of a corpus that are nearest to a query, the nearest first."""
+    if options.approximate:
+        from xlabml.pipelines.approximate import require_library
+
+        require_library()
     with typed_paths():
         job = Job.open(options, Corpus(options.search, options.column))
     embedder = job.embedder
     prompt = 'query' if 'query' in embedder.model.prompts else None
     query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
-    vectors = np.load(_cached(job), mmap_mode='r', allow_pickle=False)
+    cached = _cached(job)
+    vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:
         from xlabml.bm25 import BM25, fuse
 
@@ -101,7 +109,11 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         rows = np.argsort(-scores, kind='stable')[: options.results]
         best = scores[rows]
     else:
-        hits = find_nearest(query, vectors, options.results)
+        hits = (
+            _approximate(cached, vectors).search(query, options.results)
+            if options.approximate
+            else find_nearest(query, vectors, options.results)
+        )
         rows = hits.rows[0]
         best = hits.scores[0]
     texts = job.corpus.pick(rows.tolist())
@@ -190,6 +202,20 @@ def _cached(job: Job) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(write_vectors(job, path, 'float32', True, 'sha256 of the corpus'), file=sys.stderr)
     return path
+
+
+def _approximate(cached: Path, vectors: np.ndarray) -> 'ApproximateIndex':
+    """The index of cached vectors, kept beside them; says how much of the exact search it finds."""
+    from xlabml.pipelines.approximate import ApproximateIndex
+
+    path = cached.with_suffix('.faiss')
+    if path.exists():
+        index = ApproximateIndex.load(path)
+    else:
+        index = ApproximateIndex.build(vectors)
+        index.save(path)
+    print(f'approximate search: {index.recall(vectors):.1%} of the ten nearest by exact search', file=sys.stderr)
+    return index
 
 
 def _in_a_line(text: str) -> str:

@@ -13,7 +13,11 @@ _OF_BOTH: dict[str, tuple[str, str | int | None]] = {
     'processes': ('--processes', None),
 }
 _OF_EMBED: dict[str, tuple[str, str | int | None]] = {'output': ('--output', None), 'dtype': ('--dtype', 'float32')}
-_OF_SEARCH: dict[str, tuple[str, str | int | None]] = {'results': ('--results', 10), 'hybrid': ('--hybrid', None)}
+_OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
+    'results': ('--results', 10),
+    'hybrid': ('--hybrid', None),
+    'approximate': ('--approximate', None),
+}
 
 
 def add(parser: Parser) -> None:
@@ -35,6 +39,12 @@ def add(parser: Parser) -> None:
     )
     option('--results', type=count(), metavar='N', help='of --search: how many texts (default: 10)')
     option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
+    option(
+        '--approximate',
+        action='store_true',
+        default=None,
+        help='of --search: by an index that is kept, for millions of texts; needs faiss, the extra `ann`',
+    )
     option('--column', help='where the text is, in tables (default: text)')
     option('--document-prompt', metavar='NAME', help='a prompt of the model, before each text (default: document)')
     option('--dim', type=count(), metavar='N', help='keep the first N channels of vectors (default: all)')
@@ -75,6 +85,8 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error('--embed needs --output PATH, the file to write')
     if searches and not (options.prompt or '').strip():
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
+    if options.approximate and options.hybrid:
+        parser.error('--approximate and --hybrid do not go together: BM25 scores every text')
     options.query = options.prompt
     for name, (_, default) in (_OF_BOTH | _OF_EMBED | _OF_SEARCH).items():
         if getattr(options, name) is None:

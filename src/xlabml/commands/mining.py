@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +12,8 @@ from .errors import UsageError, typed_paths
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from xlabml.data import Source
     from xlabml.pipelines import TextEmbedder
-    from xlabml.pipelines.mining import Embed, Pair, Rescore
+    from xlabml.pipelines.mining import Pair, Rescore
 
 
 class Texts(NamedTuple):
@@ -82,6 +80,8 @@ def mine(options: argparse.Namespace) -> None:
     from xlabml.pipelines import TextEmbedder
     from xlabml.pipelines.mining import Miner, Rules, check_output, write_negatives
 
+    from .pair_files import embed_with
+
     if options.seed is not None and not options.sample:
         raise UsageError('--seed would have no effect: nothing is drawn without --sample')
     first, last = options.ranks
@@ -100,7 +100,7 @@ def mine(options: argparse.Namespace) -> None:
         embedder = TextEmbedder.load(options.ckpt, options.device)
         other = None if options.rescore is None else TextEmbedder.load(options.rescore, options.device)
         texts = _read(options)
-    embed_documents = _embed(embedder, 'document', options.batch_tokens)
+    embed_documents = embed_with(embedder, 'document', options.batch_tokens)
     vectors = embed_documents(texts.corpus)
     answers: dict[str, set[str]] = defaultdict(set)
     for pair in texts.pairs:
@@ -108,7 +108,7 @@ def mine(options: argparse.Namespace) -> None:
     miner = Miner(
         texts.corpus,
         vectors,
-        _embed(embedder, 'query', options.batch_tokens),
+        embed_with(embedder, 'query', options.batch_tokens),
         embed_documents,
         rules,
         None if other is None else _rescore_by(other, texts.corpus, options.batch_tokens),
@@ -125,11 +125,11 @@ def _read(options: argparse.Namespace) -> Texts:
         UsageError: An option does not go with the file.
         DataError: A text is empty, or there is no pair.
     """
-    from xlabml.data import BeirFolder, Location
+    from xlabml.data import BeirFolder
     from xlabml.data.sources.beir import read_corpus
-    from xlabml.errors import DataError
 
     from .corpus import Corpus
+    from .pair_files import pairs_of, read_pairs
 
     is_beir = Path(options.file).is_dir() and any(Path(options.file).glob('qrels*'))
     for name, is_used, why in (
@@ -143,14 +143,10 @@ def _read(options: argparse.Namespace) -> Texts:
             raise UsageError(f'--{name} would have no effect: {why}')
     anchor = options.anchor or ('query' if is_beir else 'anchor')
     positive = options.positive or 'positive'
-    source: Source = (
-        BeirFolder(options.file, options.split or 'train') if is_beir else Location(options.file, column=anchor)
-    )
-    if not is_beir and not source.files():
-        raise UsageError(f'there are no pairs at {options.file}: no such file or folder, or none that can be read')
-    pairs = list(_pairs(source, anchor, positive))
-    if not pairs:
-        raise DataError(f'{options.file} has no pairs; choose another file')
+    if is_beir:
+        pairs = list(pairs_of(BeirFolder(options.file, options.split or 'train'), anchor, positive))
+    else:
+        pairs = read_pairs(options.file, anchor, positive)
     if is_beir:
         corpus = dict.fromkeys(text for _, text in read_corpus(options.file) if text and not text.isspace())
     elif options.corpus is not None:
@@ -160,36 +156,14 @@ def _read(options: argparse.Namespace) -> Texts:
     return Texts(pairs, list(corpus))
 
 
-def _pairs(source: 'Source', anchor: str, positive: str) -> Iterator['Pair']:
-    """The pairs of a source; errors as of `_read`."""
-    from xlabml.data.groups import Columns, GroupRecords
-    from xlabml.errors import DataError
-    from xlabml.pipelines.mining import Pair
-
-    records = GroupRecords(source, Columns({'anchor': (anchor,), 'positive': (positive,)}))
-    for document in records.documents():
-        if not isinstance(document.text, str):
-            raise DataError(f'{source}, row {document.row}: {anchor} or {positive} holds no text; mend the record')
-        assert isinstance(document.cuts, list)
-        ends = [*document.cuts, len(document.text)]
-        query, *positives = (document.text[begin:end] for begin, end in zip([0, *ends], ends))
-        if any(text.isspace() for text in (query, *positives)):
-            raise DataError(f'{source}, row {document.row}: {anchor} or {positive} is blank; mend the record')
-        yield Pair(query, positives)
-
-
-def _embed(embedder: 'TextEmbedder', prompt: str, batch_tokens: int | None) -> 'Embed':
-    """Vectors of length 1, with the prompt of this name where the model has it."""
-    usual = prompt if prompt in embedder.model.prompts else None
-    return lambda texts: embedder.encode(texts, usual, normalize=True, batch_tokens=batch_tokens)
-
-
 def _rescore_by(embedder: 'TextEmbedder', corpus: list[str], batch_tokens: int | None) -> 'Rescore':
     """The cosine of query and text by another embedder."""
     import numpy as np
 
-    embed_queries = _embed(embedder, 'query', batch_tokens)
-    embed_documents = _embed(embedder, 'document', batch_tokens)
+    from .pair_files import embed_with
+
+    embed_queries = embed_with(embedder, 'query', batch_tokens)
+    embed_documents = embed_with(embedder, 'document', batch_tokens)
     vectors = embed_documents(corpus)
     row = {text: i for i, text in enumerate(corpus)}
 

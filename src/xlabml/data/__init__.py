@@ -1,6 +1,7 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
 from .batching import BatchSequence, EvalBatches, Positions, loader
+from .conditioned import Conditioned, ConditionedRows, Independent, Sampling, SomeOfPresent
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -40,6 +41,7 @@ from .groups import (
     TextGroups,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
+from .mixed import FormatMixture
 from .order import (
     START,
     Mixture,
@@ -118,6 +120,8 @@ __all__ = [
     'Chunk',
     'ChunkPairs',
     'Concat',
+    'Conditioned',
+    'ConditionedRows',
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
@@ -128,11 +132,13 @@ __all__ = [
     'EvalBatches',
     'Examples',
     'Format',
+    'FormatMixture',
     'GroupFormat',
     'GroupSets',
     'Groups',
     'InOrder',
     'InPieces',
+    'Independent',
     'Invalid',
     'JoinColumns',
     'LabelledTexts',
@@ -163,9 +169,11 @@ __all__ = [
     'RowPieces',
     'Rows',
     'SameSource',
+    'Sampling',
     'Shard',
     'ShardCache',
     'SharedJob',
+    'SomeOfPresent',
     'Source',
     'Splitting',
     'StandardLibrary',

@@ -6,6 +6,7 @@ from a checkpoint.
 
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
+from .joint import JointModel
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -17,7 +18,9 @@ from .pooling import (
     WeightedMeanPooling,
 )
 from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
+from .static_encoder import StaticEncoder
 from .text_encoder import Dense, TextEncoder
+from .text_vectors import TextVectors
 
 __all__ = [
     'AttentionPooling',
@@ -28,6 +31,7 @@ __all__ = [
     'Dense',
     'FirstPooling',
     'Head',
+    'JointModel',
     'LanguageModel',
     'LastPooling',
     'LinearHead',
@@ -39,7 +43,9 @@ __all__ = [
     'PreferenceModel',
     'RaoKupper',
     'SequenceClassifier',
+    'StaticEncoder',
     'TextEncoder',
+    'TextVectors',
     'Ties',
     'WeightedMeanPooling',
     'language_model',
