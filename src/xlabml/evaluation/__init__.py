@@ -17,6 +17,7 @@ from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
 from .objective import ObjectiveEvaluator
 from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
@@ -28,6 +29,7 @@ from .sums import Sums, precise
 from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
 
 __all__ = [
+    'NO_SKLEARN',
     'Bitext',
     'CalibratedEvaluator',
     'Calibrator',
@@ -52,6 +54,7 @@ __all__ = [
     'Reliability',
     'Reranking',
     'Retrieval',
+    'Scores',
     'SearchRow',
     'Similarity',
     'Sums',
@@ -68,7 +71,9 @@ __all__ = [
     'evaluate_search',
     'evaluate_similarity',
     'format_table',
+    'has_sklearn',
     'k_means',
+    'lexical_systems',
     'majority_figures',
     'make_relevance',
     'make_search',
