@@ -81,6 +81,7 @@ class Location(Source):
         self.quoting = quoting
         self.document = document
         self._reading = Reading(encoding, delimiter, quoting, document=FILE if document is None else document)
+        self.in_order = self._reading.document != FILE
         self.only = only
 
     def __str__(self) -> str:
@@ -95,15 +96,12 @@ class Location(Source):
         found.column = columns[0]
         return found
 
-    @property
-    def in_order(self) -> bool:  # type: ignore[override]
-        return self._reading.document != FILE
-
     def alone(self) -> 'Location':
         if self.document is not None or _is_pattern(self.path) or kind_of(Path(self.path)) not in TEXTS:
             return self
         found = copy(self)
         found._reading = replace(self._reading, document=WINDOW)
+        found.in_order = True
         return found
 
     def addresses(self) -> list[str]:
