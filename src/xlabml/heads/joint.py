@@ -123,7 +123,7 @@ class JointModel(LanguageModel):
             layout: Where documents or texts begin; None: every row is one.
             cache: As in LanguageModel.forward, like `args` and `options`.
             n_prompt: As in TextEncoder.forward.
-            vectors: Whether the vectors are asked for.
+            vectors: Whether to compute the vectors.
             layers: As in TextEncoder.forward.
         """
         if vectors:

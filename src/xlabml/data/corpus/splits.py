@@ -93,7 +93,7 @@ def splits_of_few(
     """The splits of a small set in which a split that has a share would have no document: the one of train that lies
     nearest to it is put there, its copies with it.
 
-    Adding documents moves others only until chance gives the split one.
+    As documents are added, it is back in train once the split has one by its hash.
 
     Returns:
         None where there are more than `FEW`, or every split has its documents.

@@ -53,7 +53,7 @@ class Location(Source):
         only: The split that all its documents are in, `test` for a data set's own test file; null: they are divided as
             data.splits says. An exact copy of a document of an earlier source is dropped here as elsewhere.
         document: What a document of a txt, text or md file is: `file`, `paragraph`, `line`, a number of characters
-            (windows of about so many, cut at the end of a paragraph or a line), or a pattern that matches the first
+            (windows of about that size, cut at the end of a paragraph or a line), or a pattern that matches the first
             line of each (`^CHAPTER`). null: `file`; but windows of 4,000 characters where a text file is all that
             there is. Documents of a file that is cut are divided by their place: the end of the text is val and test.
     """
