@@ -43,7 +43,9 @@ def test_merged_weights_compute_what_the_adapters_do():
     plain = make_trunk().eval()
     assert (adapted(IDS) - plain(IDS)).abs().max() > 0.05
     plain.load_state_dict(merge_weights(adapted.state_dict()))
-    torch.testing.assert_close(plain(IDS), adapted(IDS), rtol=1e-6, atol=3e-6)
+    found = adapted(IDS)
+    # Relative to the largest hidden state (about 2.5): float32 rounds to 1.2e-7 of it at each of the layers.
+    assert (plain(IDS) - found).abs().max() <= 1e-6 * found.abs().max()
     wide = adapted.double()
     plain = plain.double()
     plain.load_state_dict(merge_weights(wide.state_dict()))

@@ -51,14 +51,16 @@ class Embedder(VectorTask):
         objective: Makes what is minimised, a function of the vectors of a step.
         objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
-        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier; all only where something is left
-            to train.
-        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
-            learn alike.
+        layers: Numbers of earlier layers, from 1, whose vectors are trained too, where the objective is
+            `AdaptiveLayers`: a model of these layers alone embeds as well. None: all earlier layers then.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         evaluators: Figures to report beside the loss when evaluating.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier; all only where something is left
+            to train.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
     """
 
     network: TextEncoder
@@ -79,12 +81,13 @@ class Embedder(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
-        freeze: str = 'none',
-        layer_decay: float = 1.0,
+        layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
         evaluators: list[Evaluator] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = TextEncoder.build(n_vocab, max_len, trunk, pooling, dense, normalize, prompts, include_prompt)
@@ -92,6 +95,7 @@ class Embedder(VectorTask):
         self.prompts = self.network.prompts
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
@@ -116,12 +120,13 @@ class Embedder(VectorTask):
 
     def loss(self, batch: Batch) -> Sums:
         """The sum of the objective over the groups."""
-        return self.vector_sums(self.embed(batch), batch)
+        return self.vector_sums(self.embed(batch, self.layers), batch)
 
     def outputs(self, batch: Batch) -> EmbedderOutputs:
         """The sums of the loss, and the vectors that they are of."""
-        vectors = self.embed(batch)
-        return EmbedderOutputs(self.vector_sums(vectors, batch), vectors)
+        vectors = self.embed(batch, self.layers)
+        sums = self.vector_sums(vectors, batch)
+        return EmbedderOutputs(sums, vectors[-1] if self.layers else vectors)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss."""
