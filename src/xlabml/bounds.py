@@ -14,7 +14,7 @@ _TABLE = 1 << 24
 
 MOST: dict[str, int] = {
     # the model
-    **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
+    **dict.fromkeys(('n_vocab', 'max_len', 'd_ff', 'separator'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
     **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
     'window': _TABLE,
