@@ -17,6 +17,7 @@ from xlabml.errors import SettingsError
 from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
+from .few_shot import check_per_class
 from .formats import GroupFormat
 from .groups import Groups, TextLimits
 from .index import make_index
@@ -275,6 +276,8 @@ class LabelledTexts(GroupFormat):
         cut: Whether a text that is too long loses its end or its middle.
         leave_out_empty: Whether records with an empty text are left out and counted; else they are refused.
         batching: Which examples come together in a step; None: `InOrder`. `PerClass` has as many of each class.
+        per_class: Train on so many documents of each class, drawn from the training split; None: on all.
+        draw: Which draw that is; the draw of fewer is a part of it.
 
     Raises:
         ValueError: No column of a label is named, or several, or the rest does not go together.
@@ -298,8 +301,13 @@ class LabelledTexts(GroupFormat):
         cut: str = 'end',
         leave_out_empty: bool = False,
         batching: Callable[[], Batching] | None = None,
+        per_class: int | None = None,
+        draw: int = 0,
     ) -> None:
         super().__init__()
+        check_per_class(per_class, draw, label)
+        self.per_class = per_class
+        self.draw = draw
         self.label_columns = LabelColumns(label, labels, ratings, tuple(probabilities or ()), number)
         self.classes = classes
         n_texts = 1 if pair is None else 2
@@ -330,7 +338,11 @@ class LabelledTexts(GroupFormat):
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """`classes` of the training split and their `class_counts`, `n_texts`, how many are encoded apart, and
         `preference`: none."""
-        counts, is_number = ({}, {}) if self.label_columns.number is not None else count_classes(corpus)
+        counts, is_number = (
+            ({}, {})
+            if self.label_columns.number is not None
+            else count_classes(corpus, self.documents(corpus, 'train'))
+        )
         asked: Sequence[str] | None = self.classes
         if asked is None and self.label_columns.probabilities:
             asked = self.label_columns.probabilities
@@ -351,7 +363,7 @@ class LabelledTexts(GroupFormat):
             assert isinstance(found, list)
             classes = tuple(map(str, found))
         fields = Fields(self.room, self.joined, self.cut == 'middle', classes)
-        return LabelledGroups(corpus, corpus.documents(split), reading, limits, fields, split)
+        return LabelledGroups(corpus, self.documents(corpus, split), reading, limits, fields, split)
 
     def settings(self) -> dict[str, Any]:
         labels = self.label_columns._asdict()
@@ -360,11 +372,13 @@ class LabelledTexts(GroupFormat):
         return {**super().settings(), **own}
 
 
-def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
-    """How often each class is in the training split, shares added up; and whether its name is a number."""
+def count_classes(
+    corpus: Corpus, documents: Int64[np.ndarray, ' documents']
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """How often each class is among training documents, shares added up; and whether its name is a number."""
     counts: dict[str, float] = {}
     is_number: dict[str, bool] = {}
-    for document in corpus.documents('train').tolist():
+    for document in documents.tolist():
         group = corpus.columns(document)[GROUP]
         for name, share in ({group['label']: 1.0} if 'label' in group else group.get(TARGET, {})).items():
             counts[str(name)] = counts.get(str(name), 0.0) + share
