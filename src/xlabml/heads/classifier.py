@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
+from xlabml.checkpoints import Part
 from xlabml.errors import SettingsError
 from xlabml.transformer import Transformer, Trunk
 
@@ -244,7 +245,12 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Applied by `probabilities`; None: a regression, which has none.
         classes: Their names, in the order of the logits; () of a regression.
         task: What the logits mean, one of TASKS.
+
+    Attributes:
+        of_outputs: What the names of weights begin with that are useless with other classes.
     """
+
+    of_outputs = ('head.', 'link.', 'calibration.')
 
     def __init__(
         self,
@@ -324,6 +330,11 @@ class SequenceClassifier(ExampleNetwork):
         outputs = self.head(vectors)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs if self.link is None else self.link(outputs)
+
+    def has_outputs_of(self, other: Part | None) -> bool:
+        """Whether the logits of another classifier, as its checkpoint describes it, mean the same as these."""
+        known = {} if other is None else other.arguments
+        return (known.get('task', 'single-label'), known.get('classes') or []) == (self.task, list(self.classes))
 
     def probabilities(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
         """Calibrated probabilities of logits; of a regression, the numbers as they are."""

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from xlabml.errors import NotSupportedError, SettingsError
+from xlabml.errors import NotSupportedError, SettingsError, XLabError
 
 Value: TypeAlias = bool | int | float | str | list[str] | None
 
@@ -117,6 +117,8 @@ def make_model(model_type: str, family: Family, values: Mapping[str, Value]) -> 
     options = {'add_pooling_layer': False} if 'add_pooling_layer' in inspect.signature(cls).parameters else {}
     try:
         return cls(cls.config_class(**values), **options)
+    except XLabError:  # of who limits what is built
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         detail = str(error).strip().partition('\n')[0][:300]
         raise SettingsError(
