@@ -38,6 +38,7 @@ MOST: dict[str, int] = {
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
     'draw': (1 << 32) - 1,
+    **dict.fromkeys(('max_windows', 'window_overlap'), _TABLE),
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,

@@ -60,6 +60,7 @@ class Classifier(TrunkTask):
         classes: Their names, in the order of the logits; None: found in the training split.
         class_counts: Training examples of each class; None: found in the training split.
         n_texts: Texts of an example that are encoded apart; None: as the format of the data has them.
+        max_windows: The most windows that a text is read in; None: as the format of the data has them.
         preference: Of preferences, whether both answers are read together (in both orders) or apart (each has a score);
             none: others. None: as the format of the data has them.
         task: single-label, multi-label, ordinal (classes in their order), or regression.
@@ -77,6 +78,8 @@ class Classifier(TrunkTask):
         freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
             gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
             of these steps on, the rest to the end. Frozen parts have no dropout.
+        windows: What the windows of a long text say of it: mean, max or vote. A window learns the label of its text,
+            and counts so much that all texts count alike; what is evaluated, calibrated and predicted is of texts.
         layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
             learn alike.
         optimizer: Makes the optimizer, from parameter groups.
@@ -89,7 +92,7 @@ class Classifier(TrunkTask):
 
     network: SequenceClassifier | PreferenceNetwork
     formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
-    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'preference')
+    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'max_windows', 'preference')
     counted: ClassVar[str] = 'examples'
     units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
 
@@ -100,6 +103,7 @@ class Classifier(TrunkTask):
         classes: list[str] | None = None,
         class_counts: list[float] | None = None,
         n_texts: int | None = None,
+        max_windows: int | None = None,
         preference: str | None = None,
         task: str = 'single-label',
         trunk: Callable[[int, int], Trunk] = Transformer,
@@ -111,6 +115,7 @@ class Classifier(TrunkTask):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        windows: str = 'mean',
         freeze: str = 'none',
         layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
@@ -127,7 +132,7 @@ class Classifier(TrunkTask):
         else:
             texts = 1 if n_texts is None else n_texts
             self.network = SequenceClassifier.build(
-                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated
+                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated, max_windows, windows
             )
         self.second_pass = second_pass
         self.classes = list(classes or [])
@@ -205,8 +210,21 @@ class Classifier(TrunkTask):
         return embed_in_chunks(of_row, range(len(batch.ids)))
 
     def loss(self, batch: Batch) -> Sums:
-        """The sum of the weighted losses of the examples."""
-        return self._sums(self.logits(batch), batch)
+        """The sum of the weighted losses of the examples; that of an example with windows is the mean of theirs."""
+        network = self.network
+        if not isinstance(network, SequenceClassifier) or network.max_windows == 1:
+            logits = self.logits(batch)
+            return self._sums(logits, self.objective(logits, class_targets(batch).labels), batch)
+
+        def by_window(*arguments: Any) -> Float[Tensor, 'e w k']:
+            return network(*arguments, by_window=True)
+
+        logits = self._of_rows(batch, by_window)
+        labels = class_targets(batch).labels
+        is_there = network.is_there(batch.example, batch.role, len(labels))  # e w
+        of_windows = self.objective(logits.flatten(0, 1), labels.repeat_interleave(network.max_windows, 0))
+        losses = (of_windows.view_as(is_there) * is_there).sum(1) / is_there.sum(1)
+        return self._sums(network.combine(logits.detach(), is_there), losses, batch)
 
     def outputs(self, batch: Batch) -> ExampleOutputs:
         """Logits and labels of the examples."""
@@ -308,10 +326,9 @@ class Classifier(TrunkTask):
             return MultiLabelEvaluator(calibration)
         return ClassEvaluator(calibration, self.task == 'ordinal', self.class_counts)
 
-    def _sums(self, logits: Float[Tensor, 'e k'], batch: Batch) -> Sums:
+    def _sums(self, logits: Float[Tensor, 'e k'], losses: Float[Tensor, ' e'], batch: Batch) -> Sums:
         targets = class_targets(batch)
         weights = targets.weights.to(logits.device)
-        losses = self.objective(logits, targets.labels)
         total = (losses * weights).sum()
         count = (weights > 0).sum()
         named = {'loss': total.detach()}

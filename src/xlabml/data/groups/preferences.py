@@ -390,6 +390,7 @@ class Preferences(GroupFormat):
         return {
             'classes': list(OUTCOMES),
             'class_counts': [round(counts.get(name, 0.0), 3) for name in OUTCOMES],
+            'max_windows': 1,
             'n_texts': _N_SEGMENTS,
             'preference': 'together' if self.together else 'apart',
         }
