@@ -216,10 +216,10 @@ class Classifier(TrunkTask):
             logits = self.logits(batch)
             return self._sums(logits, self.objective(logits, class_targets(batch).labels), batch)
 
-        def by_window(*arguments: Any) -> Float[Tensor, 'e w k']:
-            return network(*arguments, by_window=True)
+        def by_window(*arguments: Any) -> Float[Tensor, 'e wk']:
+            return network(*arguments, by_window=True).flatten(1)
 
-        logits = self._of_rows(batch, by_window)
+        logits = self._of_rows(batch, by_window).unflatten(1, (network.max_windows, -1))
         labels = class_targets(batch).labels
         is_there = network.is_there(batch.example, batch.role, len(labels))  # e w
         of_windows = self.objective(logits.flatten(0, 1), labels.repeat_interleave(network.max_windows, 0))
