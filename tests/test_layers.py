@@ -52,7 +52,9 @@ MAY_IMPORT = {
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
     'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
-    'pipelines': {'bm25', 'heads', 'inference', 'artifacts', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
+    'pipelines': {
+        *('bm25', 'heads', 'inference', 'artifacts', 'batches', 'tokenizer', 'checkpoints', 'metadata', 'untrusted'),
+    },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},
     'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
