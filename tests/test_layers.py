@@ -68,11 +68,12 @@ INSIDE_DATA = {
     'corpus': {'sources', 'store'},
     'rows': {'sources', 'store', 'corpus', 'order'},
     'groups': {'sources', 'store', 'corpus', 'rows', 'order'},
+    'mixed': {'sources', 'store', 'corpus', 'rows', 'groups', 'order'},
     'conditioned': {'sources', 'store', 'corpus', 'rows', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
-    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'order', 'stream', 'batching'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'mixed', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
 """The rooms inside data and which each may import."""

@@ -29,6 +29,7 @@ MOST: dict[str, int] = {
     # the data
     **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'batch_groups'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
+    'reads': 1_000_000,
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
     **dict.fromkeys(

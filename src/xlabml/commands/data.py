@@ -185,11 +185,11 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
     if not data.tokenizer_path.exists():
         raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
     ready = {store.manifest['source'] for store in data.texts.stores()}
-    for source in data.texts.sources:
+    for i, source in enumerate(data.texts.sources):
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
-        job = plan_store(source, data.tokenizer, data.texts.columns)
+        job = plan_store(source, data.tokenizer, data.texts.columns_of(i))
         print(f'# {source}, {len(job.parts)} parts')
         print(cluster.script(SharedJob.named(job, cluster.shared_folder), job))
 
@@ -245,7 +245,7 @@ def validate_data(
     for i, source in enumerate(data.texts.sources):
         n_valid = 0
         found = []
-        for invalid in validate(source, data.texts.columns):
+        for invalid in validate(source, data.texts.columns_of(i)):
             if invalid is None:
                 n_valid += 1
             else:

@@ -41,6 +41,7 @@ from .groups import (
     TextGroups,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
+from .mixed import FormatMixture
 from .order import (
     START,
     Mixture,
@@ -131,6 +132,7 @@ __all__ = [
     'EvalBatches',
     'Examples',
     'Format',
+    'FormatMixture',
     'GroupFormat',
     'GroupSets',
     'Groups',

@@ -98,7 +98,7 @@ def _check_unused(arguments: Mapping[str, Any], constructor: Callable) -> None:
     examples = arguments['examples']
     defaults = inspect.signature(constructor).parameters
     max_len = arguments['max_len']
-    for name in examples.unused:
+    for name in examples.unused_settings:
         value = arguments[name]
         default = defaults[name].default
         if callable(default):  # the plan; what makes it may be another object that makes the same

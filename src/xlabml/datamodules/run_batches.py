@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xlabml.data import BatchSequence, Passes, Source
 
-from .run_length import GroupSize, StepSize
+from .run_length import GroupSize, MixedSize, StepSize
 from .starts import Start
 
 
@@ -22,7 +22,7 @@ class RunBatches(NamedTuple):
     """
 
     passes: Passes
-    size: StepSize | GroupSize
+    size: StepSize | GroupSize | MixedSize
     seed: int
     rank: int
     step: int

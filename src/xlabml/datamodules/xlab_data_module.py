@@ -29,7 +29,7 @@ from xlabml.tokenizer import Tokenizer
 from .addresses import announce_addresses
 from .arguments import check_arguments
 from .run_batches import RunBatches
-from .run_length import GroupSize, Loading, StepSize, set_run_length
+from .run_length import GroupSize, Loading, MixedSize, StepSize, set_run_length
 from .saved_data import SavedData
 from .starts import leave_out
 
@@ -167,11 +167,17 @@ class XLabDataModule(SavedData):
         }
         check_arguments({**given, **settled}, XLabDataModule)
         self._loading = Loading(num_workers, pin_memory)
-        self._size: StepSize | GroupSize = StepSize(max_len, batch_tokens, device_batch_tokens)
+        self._size: StepSize | GroupSize | MixedSize = StepSize(max_len, batch_tokens, device_batch_tokens)
         of_examples = ExampleChoice(self.examples, plan(max_len), seed)
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
+        if self.examples.sized_by == 'steps':
+            kinds = {form.sized_by for form in self.examples.parts}
+            self._size = MixedSize(max_len, batch_tokens, batch_groups, ('tokens' in kinds, 'groups' in kinds))
+            n_rows = batch_tokens // max_len if 'tokens' in kinds else None
+            n_groups = batch_groups if 'groups' in kinds else None
+            of_examples = of_examples._replace(n_groups=n_groups, device_tokens=device_batch_tokens, n_rows=n_rows)
         found = self.examples.sources(self.sources)
         held = [self.examples.source(source) for source in held_out or []]
         read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
@@ -272,7 +278,7 @@ class XLabDataModule(SavedData):
         return self.trainer.global_rank if self.trainer else 0
 
     @property
-    def _step_size(self) -> StepSize | GroupSize:
+    def _step_size(self) -> StepSize | GroupSize | MixedSize:
         return self._size._replace(world=self.trainer.world_size if self.trainer else 1)
 
     @property

@@ -6,6 +6,7 @@ from a checkpoint.
 
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
+from .joint import JointModel
 from .language_model import LanguageModel, language_model
 from .pooling import (
     AttentionPooling,
@@ -30,6 +31,7 @@ __all__ = [
     'Dense',
     'FirstPooling',
     'Head',
+    'JointModel',
     'LanguageModel',
     'LastPooling',
     'LinearHead',

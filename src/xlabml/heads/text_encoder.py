@@ -50,6 +50,7 @@ class TextEncoder(TextVectors):
         normalize: Bring vectors to length 1, after all else; a zero vector stays one.
         prompts: Texts that are put before others, by name (query, document).
         include_prompt: Whether the tokens of a prompt are pooled with those of the text.
+        causal: Whether a token attends to no later one when texts are embedded; None: as the trunk does.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TextEncoder(TextVectors):
         normalize: bool = True,
         prompts: Mapping[str, str] | None = None,
         include_prompt: bool = True,
+        causal: bool | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -68,6 +70,7 @@ class TextEncoder(TextVectors):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
+        self.causal = causal
         self.d_vector = dense[-1].d_out if dense else trunk.d_model
 
     @classmethod
@@ -95,9 +98,7 @@ class TextEncoder(TextVectors):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
-        layers = list[Dense]()
-        for make in dense or []:
-            layers.append(make(layers[-1].d_out if layers else made.d_model))
+        layers = stack_dense(made.d_model, dense)
         return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
 
     @property
@@ -141,7 +142,7 @@ class TextEncoder(TextVectors):
         n_prompt: Int[Tensor, ' s'] | None = None,
     ) -> Float[Tensor, 's e']:
         """The same before they are brought to length 1, whatever `normalize` says."""
-        hidden = self.trunk(ids, layout)
+        hidden = self.trunk(ids, layout, causal=self.causal)
         vectors = self.pooling(hidden, row_layout(ids) if layout is None else layout, self._skipped(n_prompt))
         for layer in self.dense:
             vectors = layer(vectors)
@@ -153,6 +154,14 @@ class TextEncoder(TextVectors):
 
     def _skipped(self, n_prompt: Tensor | None) -> Tensor | None:
         return None if self.include_prompt else n_prompt
+
+
+def stack_dense(d_in: int, dense: Sequence[Callable[[int], Dense]] | None) -> list[Dense]:
+    """Layers over pooled vectors, each made from the width before it."""
+    layers = list[Dense]()
+    for make in dense or []:
+        layers.append(make(layers[-1].d_out if layers else d_in))
+    return layers
 
 
 def row_layout(ids: Int[Tensor, 'b n']) -> Layout:

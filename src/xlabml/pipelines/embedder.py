@@ -24,6 +24,7 @@ from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
 from .devices import find_device
+from .generator import JOINT_MODEL
 from .quantization import Calibration, VectorType, quantize
 
 EMBEDDER = 'xlabml.models.Embedder'
@@ -113,7 +114,7 @@ class TextEmbedder:
         if (
             network is not None
             and network.class_path.startswith('xlabml.')
-            and not (is_static or network.class_path.endswith('.TextEncoder'))
+            and not (is_static or network.class_path.endswith(('.TextEncoder', '.JointModel')))
         ):
             raise SettingsError(
                 f'{path} holds a {contents.task.class_path}, which makes no vectors of texts; give a checkpoint of '
@@ -323,7 +324,7 @@ class TextEmbedder:
 
 def find_embedder(ckpt: str | Path) -> Path:
     """The file of a checkpoint; arguments and errors as of `TextEmbedder.load`."""
-    return checkpoints.find(str(ckpt), Path(), EMBEDDER)
+    return checkpoints.find(str(ckpt), Path(), (EMBEDDER, JOINT_MODEL))
 
 
 def check_texts(texts: Sequence[object]) -> None:

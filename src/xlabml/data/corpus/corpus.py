@@ -27,6 +27,9 @@ class Corpus:
         copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
         near: Near-duplicates, of which only the earliest are in a split; None: all are.
         drawn: The split of each document, where more than its own hash decides; None: that alone.
+
+    Attributes:
+        part_of: The fingerprints of the stores of the corpus that this one is a part of; None: it is whole.
     """
 
     def __init__(
@@ -53,6 +56,31 @@ class Corpus:
             self._left_out = near.marks() if copies is None else near.marks() | copies
         self._first = np.cumsum([0, *(len(store) for store in stores)])
         self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
+        self.part_of: list[str] | None = None
+
+    def of_stores(self, numbers: Sequence[int]) -> 'Corpus':
+        """The corpus of some of the stores, in this order: its documents are numbered anew, and stay in their splits.
+
+        What is left out of it may be a copy of a document that is not in it, so what is made of it is named by the
+        whole, too: `part_of`.
+        """
+        if list(numbers) == list(range(len(self.stores))):
+            return self
+
+        def of_documents(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values[self._first[i] : self._first[i + 1]] for i in numbers])
+
+        copies = None if self._left_out is None else of_documents(self._left_out)
+        drawn = None if self.drawn is None else self.drawn._replace(splits=of_documents(self.drawn.splits))
+        found = Corpus([self.stores[i] for i in numbers], self.ratios, copies, None, drawn)
+        near = [] if self.near is None else [self.near.fingerprint]
+        found.part_of = [*(store.fingerprint for store in self.stores), *near]
+        return found
+
+    @property
+    def first_documents(self) -> Int64[np.ndarray, ' stores']:
+        """The number of the first document of each store."""
+        return self._first[:-1]
 
     def __len__(self) -> int:
         """How many documents there are, over all splits."""

@@ -30,6 +30,7 @@ class Reading(NamedTuple):
         seed: The seed of what a whole pass draws.
         n_groups: Groups of an optimizer step over all devices; None: examples are rows.
         device_tokens: Slots that a device holds at a time; None: its whole share of a step.
+        n_rows: Rows of an optimizer step over all devices, of a mixture of formats; None: of another.
     """
 
     tokenizer: Tokenizer
@@ -38,6 +39,7 @@ class Reading(NamedTuple):
     seed: int
     n_groups: int | None = None
     device_tokens: int | None = None
+    n_rows: int | None = None
 
 
 class Part(NamedTuple):
@@ -134,16 +136,24 @@ class Format(ABC):
     Attributes:
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
-        sized_by: What counts the size of a step: slots of rows (data.batch_tokens), or groups (data.batch_groups).
+        sized_by: What counts the size of a step: slots of rows (data.batch_tokens), groups (data.batch_groups), or, for
+            several formats, what counts that of the step's.
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
         from_data: Names of arguments that are facts of the data where they are null; see `facts`.
+        parts: The formats that this one has steps of, each with targets of its own; (): it is one format.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
-    sized_by: ClassVar[Literal['tokens', 'groups']] = 'tokens'
+    sized_by: ClassVar[Literal['tokens', 'groups', 'steps']] = 'tokens'
     unused: ClassVar[tuple[str, ...]] = ()
     from_data: ClassVar[tuple[str, ...]] = ()
+    parts: 'tuple[Format, ...]' = ()
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Names of settings of the data that mean nothing to this format, as it is set."""
+        return self.unused
 
     def settings(self) -> dict[str, object]:
         """Plain values: what the examples depend on, beside the documents."""
@@ -156,6 +166,14 @@ class Format(ABC):
     def sources(self, sources: Sequence[Source]) -> list[Source]:
         """The same of all sources, in their order."""
         return [self.source(source) for source in sources]
+
+    def columns_of(self, source: int) -> tuple[str, ...]:
+        """The columns of a source's documents, beside their texts, that the examples are made of.
+
+        Args:
+            source: Its number among the sources of this format.
+        """
+        return self.columns
 
     def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
         """Passes over the training examples, where it matters which of them come together in a step."""
