@@ -16,7 +16,8 @@ from .class_evaluators import (
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
-from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
+from .metadata import MetadataBits, Saving, format_savings
 from .objective import ObjectiveEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
@@ -40,6 +41,7 @@ __all__ = [
     'Geometry',
     'Interval',
     'LinearProbe',
+    'MetadataBits',
     'Monitor',
     'MultiLabelEvaluator',
     'Neighbours',
@@ -50,6 +52,7 @@ __all__ = [
     'Reliability',
     'Reranking',
     'Retrieval',
+    'Saving',
     'SearchRow',
     'Similarity',
     'Sums',
@@ -65,6 +68,7 @@ __all__ = [
     'average_ranks',
     'evaluate_search',
     'evaluate_similarity',
+    'format_savings',
     'format_table',
     'k_means',
     'majority_figures',
@@ -83,6 +87,7 @@ __all__ = [
     'separate',
     'spearman',
     'statistic_interval',
+    'sum_segments',
     'summarize',
     'v_measure',
 ]

@@ -10,15 +10,13 @@ from torch.optim import Optimizer
 from xlabml.batches import Batch, ReconstructionTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts, Task
-from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs
+from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs, sum_segments
 from xlabml.heads.denoising import DenoisingAutoencoder as Network
 from xlabml.heads.loading import describe_head
 from xlabml.heads.pooling import FirstPooling, Pooling
 from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
-
-from .token_task import sum_segments
 
 
 class DenoisingAutoencoder(Task):
