@@ -99,7 +99,7 @@ def test_another_format_is_refused():
     class Data:
         examples = object()
 
-    with pytest.raises(SettingsError, match='data.examples is object; set it to Conditioned'):
+    with pytest.raises(SettingsError, match='is object; set it to Conditioned'):
         MetadataBits().examples(Data())
     with pytest.raises(SettingsError, match='val_documents 0'):
         MetadataBits(val_documents=0)

@@ -135,7 +135,8 @@ class TokenEvaluator(Evaluator):
 
     def update(self, outputs: TokenOutputs, batch: Batch) -> None:
         row = outputs.sums.stack()
-        if outputs.nats is not None:
+        if self.metrics:
+            assert outputs.nats is not None
             targets = token_targets(batch).ids
             is_counted = targets != IGNORED
             values = [metric.values(outputs.nats[is_counted], targets[is_counted]).sum() for metric in self.metrics]
