@@ -25,11 +25,12 @@ MOST: dict[str, int] = {
     'window_steps': 1_000_000,
     **dict.fromkeys(('warmup_steps', 'cooldown_steps', 'peak_steps', 'period_steps'), _STEPS),
     **dict.fromkeys(('n_classes', 'n_outputs', 'n_texts', 'widths'), _TABLE),
-    **dict.fromkeys(('d_vector', 'd_teacher', 'dims'), 1 << 20),
+    **dict.fromkeys(('d_vector', 'd_teacher', 'dims', 'd_token', 'n_vectors', 'factor'), 1 << 20),
     # the data
     **dict.fromkeys(('batch_tokens', 'device_batch_tokens', 'batch_groups'), 1 << 36),
     **dict.fromkeys(('skip', 'skip_rows'), _STEPS),
     'reads': 1_000_000,
+    'layers': 10_000,
     **dict.fromkeys(('n_processes', 'num_workers'), 1024),
     **dict.fromkeys(('seed', 'seed_everything'), (1 << 32) - 1),  # what Lightning seeds numpy with
     **dict.fromkeys(

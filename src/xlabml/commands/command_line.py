@@ -77,7 +77,10 @@ def join_sources(arguments: Sequence[str]) -> list[str]:
     values = []
     for argument in given:
         if argument == flag:
-            values += [value] if (value := next(given, None)) is not None else []
+            value = next(given, None)
+            if value is None:
+                return list(arguments)  # argparse says that one is missing
+            values.append(value)
         elif argument.startswith(f'{flag}='):
             values.append(argument.removeprefix(f'{flag}='))
     if not values or any(value.lstrip().startswith(('[', '{')) for value in values):

@@ -14,10 +14,11 @@ from xlabml.errors import DataError
 from xlabml.pipelines import Calibration, TextEmbedder, find_nearest
 from xlabml.pipelines.embedder import Plan, find_embedder
 from xlabml.pipelines.quantization import VectorType, quantize
+from xlabml.pipelines.reranking import is_of_tokens, rerank
 from xlabml.pipelines.vector_files import Stamp, VectorFile
 
 from .corpus import Corpus, Scan
-from .errors import typed_paths
+from .errors import UsageError, typed_paths
 from .output import visible
 
 if TYPE_CHECKING:
@@ -96,7 +97,14 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         require_library()
     with typed_paths():
         job = Job.open(options, Corpus(options.search, options.column))
+        reranker = None if options.rerank is None else TextEmbedder.load(options.rerank, options.device)
     embedder = job.embedder
+    if is_of_tokens(embedder):
+        raise UsageError(
+            f'{job.ckpt} makes several vectors of a text, which order the first texts of a search: give it as '
+            '--rerank, and an encoder of one vector as CKPT'
+        )
+    n_found = options.results if reranker is None else max(options.results, options.candidates)
     prompt = 'query' if 'query' in embedder.model.prompts else None
     query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
     cached = _cached(job)
@@ -106,17 +114,22 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
 
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
         scores = fuse([dense, BM25(job.corpus.texts()).scores([options.query])])[0]
-        rows = np.argsort(-scores, kind='stable')[: options.results]
+        rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
     else:
         hits = (
-            _approximate(cached, vectors).search(query, options.results)
+            _approximate(cached, vectors).search(query, n_found)
             if options.approximate
-            else find_nearest(query, vectors, options.results)
+            else find_nearest(query, vectors, n_found)
         )
         rows = hits.rows[0]
         best = hits.scores[0]
     texts = job.corpus.pick(rows.tolist())
+    if reranker is not None:
+        best = rerank(reranker, options.query, [texts[row] for row in rows.tolist()])
+        order = np.argsort(-best, kind='stable')[: options.results]
+        rows = rows[order]
+        best = best[order]
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
 
 

@@ -17,6 +17,8 @@ _OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
     'results': ('--results', 10),
     'hybrid': ('--hybrid', None),
     'approximate': ('--approximate', None),
+    'rerank': ('--rerank', None),
+    'candidates': ('--candidates', 100),
 }
 
 
@@ -45,6 +47,8 @@ def add(parser: Parser) -> None:
         default=None,
         help='of --search: by an index that is kept, for millions of texts; needs faiss, the extra `ann`',
     )
+    option('--rerank', metavar='CKPT', help='of --search: order the first texts by this embedder, of tokens or texts')
+    option('--candidates', type=count(), metavar='N', help='of --rerank: how many texts it orders (default: 100)')
     option('--column', help='where the text is, in tables (default: text)')
     option('--document-prompt', metavar='NAME', help='a prompt of the model, before each text (default: document)')
     option('--dim', type=count(), metavar='N', help='keep the first N channels of vectors (default: all)')
@@ -87,6 +91,8 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
     if options.approximate and options.hybrid:
         parser.error('--approximate and --hybrid do not go together: BM25 scores every text')
+    if options.candidates is not None and options.rerank is None:
+        parser.error('--candidates would have no effect without --rerank')
     options.query = options.prompt
     for name, (_, default) in (_OF_BOTH | _OF_EMBED | _OF_SEARCH).items():
         if getattr(options, name) is None:

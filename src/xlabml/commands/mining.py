@@ -34,8 +34,8 @@ def add_task(tasks: '_SubParsersAction[Parser]') -> None:
         'mine',
         help='find hard negatives for the pairs of a file',
         description='For each query of FILE, find the texts that are nearest to it and do not answer it, and write '
-        'them with the pair as a line of JSON that data.examples: TextGroups reads. The texts are the positives of '
-        "FILE, or those of --corpus. FILE may be a folder of BEIR's, which has its own corpus and columns.",
+        'them with the pair as a line of JSON with the roles anchor, positive and negatives. The texts are '
+        "the positives of FILE, or of --corpus. FILE may be a folder of BEIR's, which has its own corpus and columns.",
     )
     option = task.add_argument
     option('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of an embedder")

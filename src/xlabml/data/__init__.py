@@ -37,6 +37,7 @@ from .groups import (
     LabelledTexts,
     NoDuplicates,
     PerClass,
+    Preferences,
     SameSource,
     TextGroups,
 )
@@ -162,6 +163,7 @@ __all__ = [
     'Plan',
     'PlanRows',
     'Positions',
+    'Preferences',
     'Reading',
     'RemoteFiles',
     'Report',

@@ -85,7 +85,7 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
     max_len = get('max_len')
     for name in ('batch_tokens', 'device_batch_tokens'):
         value = get(name)
-        if value is not None and value % max_len:
+        if value is not None and value % max_len and name not in get('examples').unused:
             raise ValueError(
                 f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
                 f'the nearest is {max(1, round(value / max_len)) * max_len}'

@@ -294,6 +294,11 @@ class XLabDataModule(SavedData):
             limits.append(self._run._replace(start=self._find_start()).n_steps(n_examples))
         return min(limits, default=-1)
 
+    @property
+    def examples_per_batch(self) -> int:
+        """Rows or groups of a micro-batch of one device."""
+        return self._step_size.per_batch
+
     def steps_of_tokens(self, n_tokens: int) -> int:
         """The number of optimizer steps that see n_tokens slots, the last one whole."""
         return self._step_size.steps_of_tokens(n_tokens)

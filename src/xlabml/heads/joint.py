@@ -114,6 +114,7 @@ class JointModel(LanguageModel):
         *args: Any,
         n_prompt: Int[Tensor, ' s'] | None = None,
         vectors: bool = False,
+        layers: Sequence[int] = (),
         **options: Any,
     ) -> Any:
         """What LanguageModel.forward returns; or the vector of each text, as of TextEncoder.forward.
@@ -122,8 +123,9 @@ class JointModel(LanguageModel):
             layout: Where documents or texts begin; None: every row is one.
             cache: As in LanguageModel.forward, like `args` and `options`.
             n_prompt: As in TextEncoder.forward.
-            vectors: Whether the vectors are asked for.
+            vectors: Whether to compute the vectors.
+            layers: As in TextEncoder.forward.
         """
         if vectors:
-            return self._encoder[0](ids, layout, n_prompt)
+            return self._encoder[0](ids, layout, n_prompt, layers)
         return super().forward(ids, layout, cache, *args, **options)

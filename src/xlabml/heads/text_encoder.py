@@ -71,7 +71,7 @@ class TextEncoder(TextVectors):
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
         self.causal = causal
-        self.d_vector = dense[-1].d_out if dense else trunk.d_model
+        self.d_vector = dense[-1].d_out if dense else pooling.d_out
 
     @classmethod
     def build(
@@ -98,8 +98,9 @@ class TextEncoder(TextVectors):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
-        layers = stack_dense(made.d_model, dense)
-        return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
+        pool = pooling(made.d_model)
+        layers = stack_dense(pool.d_out, dense)
+        return cls(made, pool, layers, normalize, prompts, include_prompt)
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
@@ -121,18 +122,21 @@ class TextEncoder(TextVectors):
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         n_prompt: Int[Tensor, ' s'] | None = None,
-    ) -> Float[Tensor, 's e']:
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's e'] | Float[Tensor, 'l s e']:
         """The vector of each text, in float32 (or float64, where the weights are); zero for padding.
 
         Args:
             layout: Where texts begin; None: every row is one.
             n_prompt: For each text, how many of its first tokens are its prompt's; they are pooled only where
                 include_prompt says so. None: no text has a prompt.
+            layers: Numbers of earlier layers, from 1, in rising order: the vectors that a model of these layers alone
+                has come before those of the whole along a new first axis. (): no such axis.
 
         Raises:
             ValueError: As in Transformer.forward.
         """
-        vectors = self.vectors(ids, layout, n_prompt)
+        vectors = self.vectors(ids, layout, n_prompt, layers)
         return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny) if self.normalize else vectors
 
     def vectors(
@@ -140,10 +144,20 @@ class TextEncoder(TextVectors):
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         n_prompt: Int[Tensor, ' s'] | None = None,
-    ) -> Float[Tensor, 's e']:
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's e'] | Float[Tensor, 'l s e']:
         """The same before they are brought to length 1, whatever `normalize` says."""
-        hidden = self.trunk(ids, layout, causal=self.causal)
-        vectors = self.pooling(hidden, row_layout(ids) if layout is None else layout, self._skipped(n_prompt))
+        hidden = self.trunk(ids, layout, causal=self.causal, layers=layers)
+        where = row_layout(ids) if layout is None else layout
+        skipped = self._skipped(n_prompt)
+        if not layers:
+            return self._pool(hidden, where, skipped)
+        return torch.stack([self._pool(one, where, skipped) for one in hidden])
+
+    def _pool(
+        self, hidden: Float[Tensor, 'b n d'], layout: Layout, skipped: Int[Tensor, ' s'] | None
+    ) -> Float[Tensor, 's e']:
+        vectors = self.pooling(hidden, layout, skipped)
         for layer in self.dense:
             vectors = layer(vectors)
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

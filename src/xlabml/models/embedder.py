@@ -51,6 +51,8 @@ class Embedder(VectorTask):
         objective: Makes what is minimised, a function of the vectors of a step.
         objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        layers: Numbers of earlier layers, from 1, whose vectors are trained too, where the objective is
+            `AdaptiveLayers`: a model of these layers alone embeds as well. None: all earlier layers then.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
@@ -75,6 +77,7 @@ class Embedder(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
@@ -85,6 +88,7 @@ class Embedder(VectorTask):
         self.prompts = self.network.prompts
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
@@ -109,12 +113,13 @@ class Embedder(VectorTask):
 
     def loss(self, batch: Batch) -> Sums:
         """The sum of the objective over the groups."""
-        return self.vector_sums(self.embed(batch), batch)
+        return self.vector_sums(self.embed(batch, self.layers), batch)
 
     def outputs(self, batch: Batch) -> EmbedderOutputs:
         """The sums of the loss, and the vectors that they are of."""
-        vectors = self.embed(batch)
-        return EmbedderOutputs(self.vector_sums(vectors, batch), vectors)
+        vectors = self.embed(batch, self.layers)
+        sums = self.vector_sums(vectors, batch)
+        return EmbedderOutputs(sums, vectors[-1] if self.layers else vectors)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss."""

@@ -1,7 +1,7 @@
 """A language model that also embeds texts, as one task: each step trains what its format asks for."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float, Int
@@ -67,6 +67,7 @@ class JointModel(VectorTask):
         objective: Makes what is minimised of vectors.
         objectives: For several data sets of groups, the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        layers: As in Embedder.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
@@ -103,6 +104,7 @@ class JointModel(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
@@ -114,6 +116,7 @@ class JointModel(VectorTask):
         self.prompts = dict(prompts or {})
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
@@ -158,9 +161,13 @@ class JointModel(VectorTask):
     # A batch
 
     def vectors(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None, n_prompt: Int[Tensor, ' s'] | None
-    ) -> Float[Tensor, 's d']:
-        found: Tensor = self.network(ids, layout, n_prompt=n_prompt, vectors=True)
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None,
+        n_prompt: Int[Tensor, ' s'] | None,
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's d'] | Float[Tensor, 'l s d']:
+        found: Tensor = self.network(ids, layout, n_prompt=n_prompt, vectors=True, layers=layers)
         return found
 
     def loss(self, batch: Batch) -> Sums:
@@ -171,8 +178,9 @@ class JointModel(VectorTask):
         """The sums, and the vectors of groups."""
         network = self.network
         if isinstance(batch.targets, PairTargets):
-            vectors = self.embed(batch)
+            vectors = self.embed(batch, self.layers)
             found = self.vector_sums(vectors, batch)
+            vectors = vectors[-1] if self.layers else vectors
             unused = idle(network.head_weight, network.head_bias)
             return JointOutputs(_sums(found.objective + unused, found.count, _GROUPS, found.objective), vectors)
         objective, *numbers, count = self._token_sums(batch)

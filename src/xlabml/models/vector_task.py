@@ -1,5 +1,6 @@
 """The base class of tasks that learn vectors of texts from groups of texts, by an objective of the vectors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,8 @@ from torch import Tensor, nn
 
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
 from xlabml.engine import Task
-from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums
-from xlabml.losses import Objective, embed_in_chunks, gather_views, make_views
+from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
 
 
 class VectorTask(Task):
@@ -24,11 +24,45 @@ class VectorTask(Task):
         objectives: What is minimised; several: one for each data set of groups.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
         prompts: Texts that the network puts before others, by name.
+        layers: Earlier layers whose vectors the objective takes, too, from 1.
     """
 
     objectives: nn.ModuleList
     gather: bool
     prompts: dict[str, str]
+    layers: tuple[int, ...] = ()
+
+    def choose_layers(self, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+        """The earlier layers whose vectors the objectives take.
+
+        Args:
+            layers: Those that the user named; None: all, where an objective needs them.
+            n_layers: Of the trunk.
+
+        Raises:
+            ValueError: No objective needs them, there are no such layers, or they have not a weight each.
+        """
+        wrappers = [one for one in self.objectives.modules() if isinstance(one, AdaptiveLayers)]
+        if not any('layers' in one.needs for one in self.objectives if isinstance(one, Objective)):
+            if layers is not None:
+                raise ValueError(
+                    f'model.layers is {list(layers)}, but model.objective needs no vectors of earlier layers; wrap it '
+                    'in AdaptiveLayers, or leave model.layers out'
+                )
+            return ()
+        found = tuple(range(1, n_layers)) if layers is None else tuple(sorted(set(layers)))
+        if not found or found[0] < 1 or found[-1] >= n_layers or len(found) != len(layers or found):
+            raise ValueError(
+                f'model.layers is {list(found if layers is None else layers)}; name earlier layers of the trunk, which '
+                f'has {n_layers}: numbers from 1 to {n_layers - 1}, each once'
+            )
+        for one in wrappers:
+            if one.layer_weights is not None and len(one.layer_weights) != len(found):
+                raise ValueError(
+                    f'layer_weights has {len(one.layer_weights)} numbers for the earlier layers '
+                    f'{", ".join(map(str, found))}; give one for each'
+                )
+        return found
 
     def setup(self, stage: str) -> None:
         """Refuse data that the objective cannot learn from, and have the network's prompts put before its texts.
@@ -43,39 +77,47 @@ class VectorTask(Task):
             return
         examples.use_prompts(self.prompts)
         found = [(type(one).__name__, one.needs) for one in self.objectives if isinstance(one, Objective)]
-        for name in (name for name, needs in found if 'layers' in needs):
-            raise SettingsError(
-                f'model.objective is {name}, which needs vectors of earlier layers, but the '
-                'network of Embedder has those of the last layer only; choose another objective'
-            )
         if stage == 'fit':
             n_together = data.batch_groups // (1 if self.gather else self.trainer.world_size)
             examples.require(found, data.texts.train_examples, n_together)
 
     def vectors(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None, n_prompt: Int[Tensor, ' s'] | None
-    ) -> Float[Tensor, 's d']:
-        """The vector of each text; the one call of the network."""
-        found: Tensor = self.network(ids, layout, n_prompt)
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None,
+        n_prompt: Int[Tensor, ' s'] | None,
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's d'] | Float[Tensor, 'l s d']:
+        """The vector of each text, and those of earlier layers before them; the one call of the network."""
+        found: Tensor = self.network(ids, layout, n_prompt, **({'layers': layers} if layers else {}))
         return found
 
-    def embed(self, batch: Batch) -> Float[Tensor, 's d']:
-        """The vector of each segment of a batch; its rows are chunks that are embedded one after the other."""
+    def embed(self, batch: Batch, layers: Sequence[int] = ()) -> Float[Tensor, 's d'] | Float[Tensor, 'l s d']:
+        """The vector of each segment of a batch; its rows are chunks that are embedded one after the other.
+
+        Args:
+            layers: Earlier layers whose vectors come before those of the last along a new first axis; (): no such axis.
+        """
         targets = batch.targets
         n_prompt = targets.n_prompt if isinstance(targets, PairTargets) else None
         if len(batch.ids) == 1 or batch.layout is None:
-            return self.vectors(batch.ids, batch.layout, n_prompt)
+            return self.vectors(batch.ids, batch.layout, n_prompt, layers)
         layout = batch.layout
 
-        def embed(row: int) -> Float[Tensor, 's d']:
+        def embed(row: int) -> Float[Tensor, '*l s d']:
             of_row, segments = row_of(layout, row, len(batch.ids))
-            return self.vectors(batch.ids[row : row + 1], of_row, None if n_prompt is None else n_prompt[segments])
+            of_segments = None if n_prompt is None else n_prompt[segments]
+            return self.vectors(batch.ids[row : row + 1], of_row, of_segments, layers)
 
         return embed_in_chunks(embed, range(len(batch.ids)))
 
-    def vector_sums(self, vectors: Float[Tensor, 's d'], batch: Batch) -> Sums:
-        """The sum of the objective over the groups of a batch."""
-        views = make_views(vectors, batch)
+    def vector_sums(self, vectors: Float[Tensor, 's d'] | Float[Tensor, 'l s d'], batch: Batch) -> Sums:
+        """The sum of the objective over the groups of a batch.
+
+        Args:
+            vectors: Of `embed`, with those of the earlier layers that the objective takes.
+        """
+        views = make_views(vectors[-1], batch, vectors[:-1]) if vectors.dim() > 2 else make_views(vectors, batch)
         if self.gather:
             views = gather_views(views)
         objective = self._objective(batch)

@@ -93,12 +93,13 @@ class TextEmbedder:
         self.cut = Cut(max_len=model.max_len)
 
     @classmethod
-    def load(cls, ckpt: str | Path, device: str = 'auto') -> 'TextEmbedder':
+    def load(cls, ckpt: str | Path, device: str = 'auto', n_layers: int | None = None) -> 'TextEmbedder':
         """Build the encoder that a training checkpoint or an exported file holds.
 
         Args:
             ckpt: The file; `last`, `best`: of the newest of the runs of embedders below the current folder.
             device: `cpu`, `cuda`, `cuda:1`, …; `auto`: a GPU if there is one.
+            n_layers: Use the first layers alone, of an encoder that was trained so (`AdaptiveLayers`); None: all.
 
         Raises:
             FileNotFoundError: A file is not there.
@@ -123,6 +124,11 @@ class TextEmbedder:
         with naming(path):
             tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
         model: TextVectors = load_network(contents, path, StaticEncoder if is_static else TextEncoder)
+        if n_layers is not None:
+            if not isinstance(model, TextEncoder):
+                raise RequestError(f'n_layers is {n_layers}, but {path} holds no layers: its vectors are of tokens')
+            with naming(path):
+                model.trunk.keep_layers(n_layers)
         try_out(path, network and network.arguments, lambda: model(torch.zeros(1, 3, dtype=torch.long)))
         with naming(path):
             return cls(model.to(where), tokenizer)

@@ -154,7 +154,8 @@ def _read(
         text_tokens.append(n_tokens)
         end_bytes.append(about['bytes'] - int(piece_sizes[store.tokens[first : first + n_tokens]].sum()))
         begins = np.append(pieces[:n_text, 0], n_tokens)
-        kinds, places = listed[:, 0], listed[:, 1]
+        kinds = listed[:, 0]
+        places = listed[:, 1]
         if len(places) and not (places <= n_text).all():
             raise manifests.wrong_values(store.folder, 'columns', f'not the places of document {document}')
         tokens = np.where(places >= 0, begins[np.maximum(places, 0)], places)

@@ -25,7 +25,7 @@ AFTER = -2
 """The place of what comes behind it."""
 
 _MAX_VALUE_CHARS = 80
-"""A longer value is none of a few that a model could be asked for."""
+"""Longer values are left out of the few that a type lists."""
 
 
 class ConditionedRecords(Source):

@@ -256,12 +256,16 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
     """The valid texts of the train split, straight from the sources: what a tokenizer is trained on.
 
     Args:
-        splitting: How documents are divided; where that takes more than their own hashes, sources are read twice.
+        splitting: How documents are divided; where that takes more than their own hashes, sources are read twice. Of
+            ratios alone their own hashes decide, even where they are few.
     """
     if not isinstance(splitting, Splitting):
-        splitting = Splitting(splitting)
-    check_ratios(splitting.ratios)
-    drawn = None if splitting.is_plain else splits_of_sources(sources, splitting)
+        drawn = None
+        ratios = splitting
+    else:
+        drawn = splits_of_sources(sources, splitting)
+        ratios = splitting.ratios
+    check_ratios(ratios)
     for i, source in enumerate(sources):
         documents = source.documents()
         first = 0
@@ -269,7 +273,7 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
             valid = [(document, data) for document in batch if isinstance(data := utf8(document.text), bytes)]
             if drawn is None:
                 digests = b''.join(document_hash(document, data) for document, data in valid)
-                splits = splits_of(hash_words(digests), splitting.ratios)
+                splits = splits_of(hash_words(digests), ratios)
             else:
                 splits = drawn[i][first : first + len(valid)]
             first += len(valid)

@@ -12,6 +12,9 @@ from xlabml.plain import PlainDict
 
 split_names: tuple[str, ...] = get_args(SplitName)
 
+FEW = 1000
+"""Documents of a set so small that chance may leave a split without any."""
+
 
 class Splitting(NamedTuple):
     """How documents are divided into splits.
@@ -82,6 +85,33 @@ def splits_of(hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, fl
         else:
             splits[hashes[:, 0] < np.uint64(int(end * 2**64))] = index
     return splits
+
+
+def splits_of_few(
+    hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, float]
+) -> Int8[np.ndarray, ' documents'] | None:
+    """The splits of a small set in which a split that has a share would have no document: the one of train that lies
+    nearest to it is put there, its copies with it.
+
+    As documents are added, it is back in train once the split has one by its hash.
+
+    Returns:
+        None where there are more than `FEW`, or every split has its documents.
+    """
+    if len(hashes) > FEW:
+        return None
+    splits = splits_of(hashes, ratios)
+    places = hashes[:, 0] / 2**64
+    ends = [0.0, *split_ends(ratios)]
+    is_changed = False
+    for i, name in enumerate(split_names[1:], 1):
+        if ratios.get(name, 0.0) > 0 and not (splits == i).any():
+            train = np.flatnonzero(splits == 0)
+            if len(np.unique(hashes[train], axis=0)) > 1:
+                distance = np.maximum(ends[i] - places[train], places[train] - ends[i + 1])
+                splits[(hashes == hashes[train[distance.argmin()]]).all(axis=1)] = i
+                is_changed = True
+    return splits if is_changed else None
 
 
 def splits_in_order(n: int, ratios: Mapping[str, float]) -> Int8[np.ndarray, ' documents']:

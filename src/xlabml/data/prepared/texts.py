@@ -15,6 +15,7 @@ from xlabml.data.corpus import (
     open_copies,
     open_near_duplicates,
     open_splits,
+    small_splits,
     train_texts,
 )
 from xlabml.data.order import Mixture
@@ -125,7 +126,10 @@ class Texts:
                 found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
-        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self.splits_folder)
+        if self.splitting.is_plain:
+            drawn = small_splits(stores, self.splitting.ratios)
+        else:
+            drawn = open_splits(stores, self.splitting, self.splits_folder)
         self._corpus = Corpus(stores, self.splitting.ratios, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from xlabml import paths
-from xlabml.data.corpus import Corpus, split_names, verify_copies, verify_near_duplicates, verify_splits
+from xlabml.data.corpus import Corpus, small_splits, split_names, verify_copies, verify_near_duplicates, verify_splits
 from xlabml.data.groups import verify_index
 from xlabml.data.mixed import FormatMixture
 from xlabml.data.rows import Format, RowFormat, verify_plan
@@ -65,7 +65,9 @@ def _verify_corpus(texts: Texts, stores: list[TokenStore]) -> Corpus | None:
     drops_near = texts.near_duplicates is not None and texts.near_duplicates.action == 'drop'
     if (texts.drop_duplicates and copies is None) or (drops_near and near is None):
         return None
-    if not texts.splitting.is_plain:
+    if texts.splitting.is_plain:
+        drawn = small_splits(stores, texts.splitting.ratios)
+    else:
         drawn = verify_splits(stores, texts.splitting, texts.splits_folder)
         if drawn is None:
             return None

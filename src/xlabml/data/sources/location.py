@@ -53,7 +53,7 @@ class Location(Source):
         only: The split that all its documents are in, `test` for a data set's own test file; null: they are divided as
             data.splits says. An exact copy of a document of an earlier source is dropped here as elsewhere.
         document: What a document of a txt, text or md file is: `file`, `paragraph`, `line`, a number of characters
-            (windows of about so many, cut at the end of a paragraph or a line), or a pattern that matches the first
+            (windows of about that size, cut at the end of a paragraph or a line), or a pattern that matches the first
             line of each (`^CHAPTER`). null: `file`; but windows of 4,000 characters where a text file is all that
             there is. Documents of a file that is cut are divided by their place: the end of the text is val and test.
     """
@@ -81,6 +81,7 @@ class Location(Source):
         self.quoting = quoting
         self.document = document
         self._reading = Reading(encoding, delimiter, quoting, document=FILE if document is None else document)
+        self.in_order = self._reading.document != FILE
         self.only = only
 
     def __str__(self) -> str:
@@ -95,15 +96,12 @@ class Location(Source):
         found.column = columns[0]
         return found
 
-    @property
-    def in_order(self) -> bool:  # type: ignore[override]
-        return self._reading.document != FILE
-
     def alone(self) -> 'Location':
         if self.document is not None or _is_pattern(self.path) or kind_of(Path(self.path)) not in TEXTS:
             return self
         found = copy(self)
         found._reading = replace(self._reading, document=WINDOW)
+        found.in_order = True
         return found
 
     def addresses(self) -> list[str]:
@@ -171,8 +169,11 @@ class Location(Source):
         }
 
     def passed_over(self) -> str:
-        cut = f'cut into {describe(self._reading.document)}; the last are val and test' if self.in_order else ''
-        return '; '.join(filter(None, [str(self._listing() or ''), cut]))
+        found = str(self._listing() or '')
+        if not self.in_order:
+            return found
+        cut = f'cut into {describe(self._reading.document)}; train comes first, val and test last'
+        return f'{found}; {cut}' if found else cut
 
     def _wanted(self, columns: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([self.column, *columns]))

@@ -1,6 +1,7 @@
 """Several formats in one run: whose step it is, what is in it, for any ranks."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from xlabml.batches import MaskedTargets, PairTargets, TokenTargets
 from xlabml.data import BatchSequence, EvalBatches, FormatMixture, NextTokens, TextGroups
 from xlabml.data.rows import MaskedTokens
 from xlabml.errors import SettingsError
+
+PAIRS = partial(TextGroups, {'anchor': 'q', 'positive': 'text'})
 
 
 def kind(batch):
@@ -187,3 +190,9 @@ def test_groups_or_rows_that_no_format_has_are_not_sized(make_data):
     pairs = lambda: TextGroups({'anchor': 'q', 'positive': 'text'})  # noqa: E731
     with pytest.raises(ValueError, match=r'data.batch_tokens is set'):
         make_data((pairs, pairs), reads=((0,), (0,)))
+
+
+def test_a_micro_batch_has_the_examples_of_its_size(make_data):
+    assert make_data().examples_per_batch == 12
+    assert make_data((NextTokens,), reads=((0,),), batch_tokens=256, batch_groups=64).examples_per_batch == 8
+    assert make_data((PAIRS,), reads=((0,),), batch_tokens=1024).examples_per_batch == 12
