@@ -96,7 +96,7 @@ class MetadataBits(Evaluator):
             return {}
         documents, nats, n_bytes = (torch.cat(values) for values in zip(*parts))
         self.last = compare(documents, nats, n_bytes, self._names, self._n_documents, self.n_draws, self.seed)
-        found = {}
+        found: dict[str, float] = {}
         for one in self.last:
             found[f'metadata_bits_per_byte/{one.name}'] = one.bits_per_byte
             if one.name != WITHOUT:
@@ -121,6 +121,9 @@ def compare(
         documents: Of each part of a document its number, `n_documents` apart from name to name.
         nats: The negative log-likelihood of its targets.
         n_bytes: The bytes of these.
+
+    Returns:
+        [] where no document was seen with each kind.
     """
     kept, number = torch.unique(documents % n_documents, return_inverse=True)  # in order: the same for any batches
     kind = documents // n_documents
@@ -129,8 +132,10 @@ def compare(
     size = torch.zeros(len(names), len(kept), dtype=torch.float64)
     size.index_put_((kind, number), n_bytes.double(), accumulate=True)
     is_whole = (size > 0).all(0)  # a limited evaluation may have seen some with one kind of metadata only
+    if not is_whole.any():
+        return []
     bits = bits[:, is_whole]
-    total = float(size[0, is_whole].sum()) or math.nan
+    total = float(size[0, is_whole].sum())
     found = []
     for i, name in enumerate(names):
 

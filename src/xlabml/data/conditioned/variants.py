@@ -1,9 +1,9 @@
 """The same documents several times, each time with other metadata: what an evaluation compares."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch
@@ -27,7 +27,7 @@ TOGETHER = 'together'
 
 
 class Variants(Examples):
-    """Rows of several views of the same documents, one after the other.
+    """Rows of several views of the same documents, side by side: a share of the rows has about that share of each view.
 
     Document d of the i-th view has the number i * n_documents + d in a batch.
 
@@ -52,10 +52,14 @@ class Variants(Examples):
             n_tokens = view.lengths(documents, reading.plan.length) - 1  # a plan adds the end of text
             plan = reading.plan.build(n_tokens, documents, counted_once=True)
             self._rows.append(Rows(corpus, plan, reading.tokenizer, view))
-        self._starts = np.cumsum([0, *map(len, self._rows)])
+        sizes = [len(rows) for rows in self._rows]
+        done = np.concatenate([(np.arange(n) + 0.5) / n for n in sizes])
+        order = np.argsort(done, kind='stable')
+        self._view_of = np.repeat(np.arange(len(sizes)), sizes)[order]
+        self._row_of = np.concatenate([np.arange(n) for n in sizes])[order]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._row_of)
 
     @property
     def fingerprint(self) -> str:
@@ -73,9 +77,8 @@ class Variants(Examples):
         self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']
     ) -> Float64[np.ndarray, ' e'] | Int64[np.ndarray, ' e']:
         found = np.zeros(len(numbers), np.int64)
-        for first, end, rows in zip(self._starts, self._starts[1:], self._rows):
-            is_here = (numbers >= first) & (numbers < end)
-            found[is_here] = rows.counts(numbers[is_here] - first, keys[is_here])
+        for i, here, own in self._by_view(numbers):
+            found[here] = self._rows[i].counts(own, keys[here])
         return found
 
     def batch(
@@ -85,12 +88,8 @@ class Variants(Examples):
         n_counted: float,
         seed: int = 0,
     ) -> Batch:
-        number_of = np.searchsorted(self._starts, numbers, 'right') - 1
-        number_of[numbers < 0] = number_of.max(initial=0)  # padding goes with the last rows
         made = []
-        for i in np.unique(np.maximum(number_of, 0)).tolist():
-            here = np.maximum(number_of, 0) == i
-            own = np.where(numbers[here] < 0, -1, numbers[here] - self._starts[i])
+        for i, here, own in self._by_view(numbers):
             batch = self._rows[i].batch(own, keys[here], n_counted, seed)
             documents = batch.documents.where(batch.documents < 0, batch.documents + i * self.n_documents)
             made.append(batch._replace(documents=documents))
@@ -101,8 +100,16 @@ class Variants(Examples):
         return f'{self._rows[i].name(document)} ({self.names[i]})'
 
     def render(self, number: int) -> list[tuple[str, str]]:
-        i = int(np.searchsorted(self._starts, number, 'right')) - 1
-        return self._rows[i].render(number - int(self._starts[i]))
+        return self._rows[self._view_of[number]].render(int(self._row_of[number]))
+
+    def _by_view(
+        self, numbers: Int64[np.ndarray, ' e']
+    ) -> Iterator[tuple[int, Bool[np.ndarray, ' e'], Int64[np.ndarray, ' own']]]:
+        """Of each view that some rows are of: its number, which they are, and their numbers in it."""
+        view_of = self._view_of[numbers]  # padding, -1, is of the last row's
+        for i in np.unique(view_of).tolist():
+            here = view_of == i
+            yield i, here, np.where(numbers >= 0, self._row_of[numbers], -1)[here]
 
 
 def make_variants(
