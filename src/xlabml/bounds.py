@@ -16,7 +16,7 @@ MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
-    **dict.fromkeys(('n_layers', 'global_every'), 10_000),
+    **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
     'window': _TABLE,
     'document': 1 << 30,
     'horizon_tokens': _STEPS,

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from xlabml.batches import Batch, Layout, TokenTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
-from xlabml.engine import HasTargets, Task
+from xlabml.engine import HasTargets
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Sums, TokenEvaluator, TokenMetric, TokenOutputs
 from xlabml.heads import LanguageModel, language_model
@@ -18,8 +18,10 @@ from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
 
+from .trunk_task import TrunkTask
 
-class TokenTask(Task):
+
+class TokenTask(TrunkTask):
     """A task that predicts tokens. Calling it returns logits: ids (b, n) to (b, n, v).
 
     Args:
@@ -35,6 +37,10 @@ class TokenTask(Task):
         horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: the run's length.
         clip: Makes the adaptive gradient clipping; None: `trainer.gradient_clip_val`.
         metrics: Metrics to report in evaluations, beside the task's figures.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier. A head that shares the embedding
+            is frozen with it.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
         evaluators: Further evaluators, some on examples of their own.
     """
 
@@ -58,6 +64,8 @@ class TokenTask(Task):
         horizon_tokens: int | None = None,
         clip: Callable[[], AdaptiveClip] | None = None,
         metrics: list[TokenMetric] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
         evaluators: list[Evaluator] | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +76,7 @@ class TokenTask(Task):
                 f'model.trunk.causal is {self.network.trunk.causal}, but {type(self).__name__} predicts a token from '
                 f'{direction}; set model.trunk.causal to {str(self.is_causal).lower()}'
             )
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
         self.schedule = schedule
         self.horizon_tokens = horizon_tokens
