@@ -13,7 +13,7 @@ from xlabml.batches import Batch, Layout, MaskedTargets, PairTargets, TokenTarge
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts, HasTargets
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
+from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums, sum_segments
 from xlabml.heads import Dense, MeanPooling, Pooling
 from xlabml.heads.joint import JointModel as Network
 from xlabml.heads.loading import describe_head
@@ -21,7 +21,6 @@ from xlabml.losses import CrossEntropy, InfoNCE, Loss, LossSums, Objective
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Cache, Transformer
 
-from .token_task import sum_segments
 from .vector_task import VectorTask, idle, row_of
 
 _NEXT = ('nats', 'correct', 'n_bytes', 'n_tokens')
