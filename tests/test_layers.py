@@ -24,6 +24,7 @@ MAY_IMPORT = {
     'moved': set(),
     'paths': set(),
     'plain': set(),
+    'tfidf': set(),
     'settings': {'bounds', 'moved'},
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
@@ -31,9 +32,9 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data'},
+    'evaluation': {'batches', 'bm25', 'data', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
-    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
+    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
     'engine': {
         *(
@@ -93,7 +94,7 @@ def test_every_room_is_in_the_table():
     assert rooms - {'__init__'} == set(MAY_IMPORT)
 
 
-LEAVES = {'anatomy', 'bm25', 'bounds', 'errors', 'figures', 'finite', 'hardware', 'moved', 'plain', 'settings'}
+LEAVES = {'anatomy', 'bm25', 'bounds', 'errors', 'figures', 'finite', 'hardware', 'moved', 'plain', 'settings', 'tfidf'}
 
 
 def test_the_table_of_the_architecture_page_is_this_one():

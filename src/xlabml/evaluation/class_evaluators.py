@@ -6,10 +6,10 @@ that batch size and device count change nothing.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from xlabml.batches import Batch
@@ -52,7 +52,15 @@ class ExampleOutputs(NamedTuple):
 
 @runtime_checkable
 class Calibrator(Protocol):
-    """What makes logits that can be trusted of those of a network, fitted on a validation split."""
+    """What makes logits that can be trusted of those of a network, fitted on a validation split.
+
+    Attributes:
+        set_coverage: How often the set of an example is to hold its class, 0..1.
+        answered: Of how many examples the answer is to be given, 0..1.
+    """
+
+    set_coverage: float
+    answered: float
 
     def fit(self, logits: Tensor, labels: Tensor) -> None:
         """Fit on logits (e, k) and labels (e,) or (e, k), and keep what was found."""
@@ -88,11 +96,18 @@ class ExampleEvaluator(Evaluator):
     """The base: gathers all examples.
 
     Attributes:
+        kind: What the outputs mean: a task, as in SequenceClassifier.
         last: All examples of the last evaluation; None before the first.
+        outputs: Their calibrated logits; of a regression, the predicted numbers.
+        parts: Likewise, by name, of each model that they are mixed of; {}: of none.
     """
+
+    kind: ClassVar[str]
 
     def __init__(self) -> None:
         self.last: Examples | None = None
+        self.outputs: Tensor | None = None
+        self.parts: dict[str, Tensor] = {}
         self._seen: list[Examples] = []
 
     @property
@@ -115,6 +130,7 @@ class ExampleEvaluator(Evaluator):
         self._seen = []
         if not found:
             self.last = None
+            self.outputs = None
             return dict.fromkeys(self.names() or [], float('nan'))
         order = torch.cat([some.documents for some in found]).argsort()
         self.last = Examples(
@@ -190,6 +206,8 @@ class ClassEvaluator(CalibratedEvaluator):
         figures: Of the last evaluation.
     """
 
+    kind: ClassVar[str] = 'single-label'
+
     def __init__(
         self,
         calibrator: Calibrator | None = None,
@@ -202,6 +220,8 @@ class ClassEvaluator(CalibratedEvaluator):
         self.figures: dict[str, float] = {}
         self.confusion: Int[Tensor, 'k k'] | None = None
         self.reliability: Reliability | None = None
+        self._covered: Float[Tensor, ' e'] | None = None
+        self._answered: Float[Tensor, ' e'] | None = None
 
     def names(self) -> list[str]:
         names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'accuracy_low', 'accuracy_high', 'macro_f1', 'auroc']
@@ -221,6 +241,7 @@ class ClassEvaluator(CalibratedEvaluator):
     def evaluate(self, examples: Examples) -> dict[str, float]:
         labels = examples.labels
         logits, sets, answers = self.calibrate(examples)
+        self.outputs = logits
         probs = self.probabilities(logits)
         classes = as_classes(labels)
         correct = is_correct(probs, labels)
@@ -247,8 +268,11 @@ class ClassEvaluator(CalibratedEvaluator):
             before = self.probabilities(examples.logits)
             figures['uncalibrated_loss'] = float(log_losses(examples.logits.log_softmax(-1), labels).mean())
             figures['uncalibrated_ece'] = _reliability(before, labels).ece
-            figures |= _set_figures(sets, classes)
-            figures['answered'] = float(answers.to(torch.float64).mean())
+            self._covered = sets.gather(1, classes[:, None])[:, 0].to(torch.float64)
+            self._answered = answers.to(torch.float64)
+            figures['set_coverage'] = float(self._covered.mean())
+            figures['set_size'] = float(sets.sum(1).to(torch.float64).mean())
+            figures['answered'] = float(self._answered.mean())
             figures['answered_accuracy'] = float(correct[answers].mean())
         self.figures = figures
         return figures
@@ -269,6 +293,24 @@ class ClassEvaluator(CalibratedEvaluator):
                 "the loss is not clearly below that of the classes' shares in the training split "
                 f'({self.figures["majority_loss"]:.4f})'
             )
+        return lines + self._broken_promises()
+
+    def _broken_promises(self) -> list[str]:
+        """A line for each ratio that was asked for and is clearly another one here."""
+        calibrator = self.calibrator
+        if calibrator is None or self._covered is None or self._answered is None:
+            return []
+        lines = []
+        for held, asked, what in (
+            (self._covered, calibrator.set_coverage, 'the sets of classes hold the true one of'),
+            (self._answered, calibrator.answered, 'an answer is given to'),
+        ):
+            found = mean_interval(held)
+            if not found.low <= asked <= found.high:
+                lines.append(
+                    f'{what} {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of the examples, where {asked:.0%} '
+                    'was asked for: what is fitted on the validation split does not hold for these'
+                )
         return lines
 
 
@@ -278,6 +320,8 @@ class MultiLabelEvaluator(CalibratedEvaluator):
     `loss` is the binary cross-entropy a class; `accuracy` counts examples of which all classes are right. Calibration
     error is that of all yes-or-no answers, each by the probability of what it says.
     """
+
+    kind: ClassVar[str] = 'multi-label'
 
     def names(self) -> list[str]:
         names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'micro_f1', 'macro_f1', 'auroc', 'brier']
@@ -290,6 +334,7 @@ class MultiLabelEvaluator(CalibratedEvaluator):
     def evaluate(self, examples: Examples) -> dict[str, float]:
         labels = examples.labels
         logits, _, _ = self.calibrate(examples)
+        self.outputs = logits
         probs = self.probabilities(logits)
         report = multi_label_report(probs, labels)
         n_both = (report.recall * report.n_labels).sum()
@@ -312,10 +357,13 @@ class MultiLabelEvaluator(CalibratedEvaluator):
 class RegressionEvaluator(ExampleEvaluator):
     """Figures of one predicted number an example, in the unit of the labels; nothing is calibrated."""
 
+    kind: ClassVar[str] = 'regression'
+
     def names(self) -> list[str]:
         return ['loss', 'loss_low', 'loss_high', 'rmse', 'mean_absolute_error', 'spearman']
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
+        self.outputs = examples.logits
         predicted = examples.logits[:, 0]
         labels = examples.labels.view(-1).to(torch.float64)
         return {
@@ -362,9 +410,3 @@ def _said(probs: Float[Tensor, 'e k']) -> Float[Tensor, ' ek']:
 def _binary_reliability(probs: Float[Tensor, 'e k'], labels: Float[Tensor, 'e k']) -> Reliability:
     is_right = torch.where(probs >= 0.5, labels.to(torch.float64), 1 - labels.to(torch.float64))
     return reliability(_said(probs), is_right.flatten())
-
-
-def _set_figures(sets: Bool[Tensor, 'e k'], classes: Int[Tensor, ' e']) -> dict[str, float]:
-    """How many sets hold their example's class, and how many classes a set has."""
-    covered = sets.gather(1, classes[:, None]).to(torch.float64)
-    return {'set_coverage': float(covered.mean()), 'set_size': float(sets.sum(1).to(torch.float64).mean())}

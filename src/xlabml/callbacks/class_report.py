@@ -1,0 +1,152 @@
+"""What every result of a classifier is read beside: baselines, doubts, and the examples that runs are compared by."""
+
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from xlabml import artifacts
+from xlabml.artifacts.hashes import short_hash
+from xlabml.data import Examples
+from xlabml.data.corpus import Corpus
+from xlabml.data.prepared import StreamedTexts, Texts
+from xlabml.engine import Callback, Run, Task
+from xlabml.errors import SettingsError
+from xlabml.evaluation import ExampleEvaluator
+from xlabml.evaluation.class_baselines import Outputs, length_baseline, majority, untrained
+from xlabml.evaluation.class_results import ClassResults, make_keys
+from xlabml.evaluation.class_table import class_table, describe_table
+
+from .linear_models import LabelledExamples, draw_training, linear_model
+
+LINEAR = {'regression': 'TF-IDF + ridge'}
+LINEAR_OF_CLASSES = 'TF-IDF + logistic'
+EXAMPLES = '{}-examples.parquet'
+"""The file of the results of a split, in the folder of a run."""
+
+
+class ClassReport(Callback):
+    """Print a classifier beside its baselines, at the end of `fit` on val and of `test` on test.
+
+    Baselines are trained on the training split: the classes' shares, the length of the text, a linear model of TF-IDF
+    features (extra `baselines`), and a head before training. Losses have 95 % bootstrap intervals, differences are
+    paired; with `data.group` groups are drawn whole. What was said of each example is written to
+    `val-examples.parquet` and `test-examples.parquet` in the run's folder, for `xlab-manage compare`. Tasks without
+    labelled texts are left alone.
+
+    Args:
+        max_examples: Baselines are trained on so many examples at most, drawn at random; 0: there are none.
+        seed: Of the drawings.
+    """
+
+    def __init__(self, max_examples: int = 50_000, seed: int = 0) -> None:
+        if max_examples < 0:
+            raise ValueError(f'baselines.max_examples is {max_examples}; it must be 0 (no baselines) or more')
+        self.max_examples = max_examples
+        self.seed = seed
+        self.results: ClassResults | None = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if Run.of(trainer).ended is None and not trainer.interrupted:
+            self._report(trainer, pl_module, 'val')
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._report(trainer, pl_module, 'test')
+
+    def _report(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        run = Run.of(trainer)
+        texts = getattr(run.data, 'texts', None)
+        found = [one for one in Task.of(module).evaluators if isinstance(one, ExampleEvaluator)]
+        if not trainer.is_global_zero or run.is_trial or texts is None or not found or found[0].last is None:
+            return
+        examples = texts.open_examples(split, split)
+        if not isinstance(examples, LabelledExamples):
+            return
+        evaluator = found[0]
+        assert evaluator.last is not None
+        assert evaluator.outputs is not None
+        documents = evaluator.last.documents.numpy()
+        systems: dict[str, Outputs] = {'classifier': evaluator.outputs, **evaluator.parts}
+        said = []
+        if self.max_examples and not isinstance(texts, StreamedTexts):
+            try:
+                train = texts.open_examples('train', 'train')
+                systems |= self._simple(train, examples.texts_of(documents), evaluator)
+                systems |= self._linear(train, examples.texts_of(documents), evaluator)
+            except SettingsError as error:  # no scikit-learn, or an evaluation on a file that has no training split
+                said = [str(error)]
+        self.results = ClassResults(
+            evaluator.kind,
+            tuple(examples.classes),
+            tuple(run.data.document_id(document) for document in documents.tolist()),
+            make_keys([content_key(texts.corpus, document) for document in documents.tolist()]),
+            evaluator.last.labels,
+            _groups(texts, documents),
+            systems,
+        )
+        rows = class_table(systems, self.results.labels, evaluator.kind, self.results.groups, self.seed)
+        title = f'{split}: {len(documents):,} examples'
+        lines = [*describe_table(rows, title, evaluator.kind), *said]
+        folder = run.output_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with artifacts.replacing(folder / EXAMPLES.format(split)) as beside:
+            self.results.write(beside)
+        print(*lines, sep='\n', flush=True)
+
+    def _simple(self, train: Examples, texts: list[tuple[str, ...]], evaluator: ExampleEvaluator) -> dict[str, Outputs]:
+        """The outputs for some texts of what needs no model."""
+        assert isinstance(train, LabelledExamples)
+        task = evaluator.kind
+        n_outputs = len(train.classes) or 1
+        numbers = draw_training(train, self.max_examples, self.seed)
+        labels = torch.from_numpy(train.targets(numbers))
+        known = (_lengths(train.texts_of(train.documents[numbers])), labels)
+        return {
+            'mean' if task == 'regression' else 'majority': majority(labels, task, n_outputs).expand(len(texts), -1),
+            'length': length_baseline(known, _lengths(texts), task, n_outputs),
+            'untrained head': untrained(len(texts), n_outputs),
+        }
+
+    def _linear(self, train: Examples, texts: list[tuple[str, ...]], evaluator: ExampleEvaluator) -> dict[str, Outputs]:
+        """The outputs for some texts of the linear model; {} where the classifier is mixed with it already."""
+        name = LINEAR.get(evaluator.kind, LINEAR_OF_CLASSES)
+        if name in evaluator.parts:
+            return {}
+        return {name: torch.from_numpy(linear_model(train, evaluator.kind, self.max_examples, self.seed).logits(texts))}
+
+
+def content_key(corpus: Corpus, document: int) -> str:
+    """The hash of a document's content, whatever its file and its row."""
+    store, number = corpus.locate(document)
+    return ''.join(f'{int(word):016x}' for word in store.hashes[number])
+
+
+def _groups(texts: Texts, documents: np.ndarray) -> Int[torch.Tensor, ' e'] | None:
+    """The group of each document, where groups are never divided."""
+    column = texts.splitting.group
+    if column is None:
+        return None
+    values = [texts.corpus.columns(document)[column] for document in documents.tolist()]
+    numbers = [int(short_hash([str(value)]), 16) % (1 << 62) for value in values]
+    return torch.tensor(numbers, dtype=torch.long)
+
+
+def _lengths(texts: list[tuple[str, ...]]) -> torch.Tensor:
+    """How long each text is in characters; of two, how much longer the first is."""
+    found = [len(fields[0]) - (len(fields[1]) if len(fields) > 1 else 0) for fields in texts]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def read_results(folder: Path, split: str) -> ClassResults:
+    """The results of a split of a run.
+
+    Raises:
+        SettingsError: There are none.
+    """
+    path = folder / EXAMPLES.format(split)
+    if not path.is_file():
+        command = 'fit' if split == 'val' else f'test --ckpt_path {folder}'
+        raise SettingsError(f'{folder} has no {path.name}; xlab {command} writes it')
+    return ClassResults.read(path)
