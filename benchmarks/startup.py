@@ -70,7 +70,7 @@ def main() -> None:
             'import lightning': ('-c', 'import lightning'),
             'xlab --help': (xlab, '--help'),
             'plain script, one step': ('-c', PLAIN_STEP),
-            'xlab fit, one step': (*fit, '--trainer.callbacks=startup.LeaveAfterStep'),
+            'xlab fit, one step': (*fit, '--trainer.callbacks=[{class_path: startup.LeaveAfterStep}]'),
         }
         times = alternate({name: lambda c=c: seconds(lambda: run(*c)) for name, c in commands.items()}, options.rounds)
     for name, taken in times.items():

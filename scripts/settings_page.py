@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from docstring_parser import DocstringStyle, parse
 
-from xlabml import data, datamodules, evaluation, losses, models, settings, training, transformer
+from xlabml import data, datamodules, evaluation, losses, metadata, models, settings, training, transformer
 from xlabml.commands.groups import CALLBACKS
 from xlabml.commands.trainer import Trainer
 from xlabml.untrusted.matching import parameters
@@ -22,6 +22,9 @@ PAGE = Path(__file__).parents[1] / 'docs/settings.md'
 PARTS = {
     'Sources (`data.sources`, `data.held_out`)': (data, data.Source),
     'Examples (`data.examples`)': (data.rows, data.Format),
+    'Examples with metadata (`data.examples`)': (data.conditioned, data.Format),
+    'Types of metadata (`data.examples.types`)': (metadata, metadata.MetadataType),
+    'Sampling of metadata (`data.examples.sampling`)': (data.conditioned, data.Sampling),
     'Plans (`data.plan`)': (data, data.Plan),
     'Losses (`model.loss`)': (losses, losses.Loss),
     'Metrics (`model.metrics`)': (evaluation, evaluation.TokenMetric),

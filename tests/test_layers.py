@@ -18,6 +18,7 @@ MAY_IMPORT = {
     'artifacts': set(),
     'bm25': set(),
     'bounds': set(),
+    'budget': set(),
     'figures': set(),
     'finite': set(),
     'hardware': set(),
@@ -35,7 +36,8 @@ MAY_IMPORT = {
     'evaluation': {'batches', 'bm25', 'data', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
-    'data': {'tokenizer', 'batches', 'artifacts', 'paths'},
+    'metadata': set(),
+    'data': {'tokenizer', 'batches', 'artifacts', 'budget', 'paths', 'metadata'},
     'engine': {
         *(
             'training',
@@ -52,7 +54,17 @@ MAY_IMPORT = {
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
     'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
     'inference': {'transformer', 'batches'},
-    'pipelines': {'bm25', 'heads', 'inference', 'artifacts', 'batches', 'tokenizer', 'checkpoints', 'untrusted'},
+    'pipelines': {
+        'bm25',
+        'budget',
+        'heads',
+        'inference',
+        'artifacts',
+        'batches',
+        'tokenizer',
+        'checkpoints',
+        'untrusted',
+    },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},
     'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
@@ -66,10 +78,12 @@ INSIDE_DATA = {
     'corpus': {'sources', 'store'},
     'rows': {'sources', 'store', 'corpus', 'order'},
     'groups': {'sources', 'store', 'corpus', 'rows', 'order'},
+    'mixed': {'sources', 'store', 'corpus', 'rows', 'groups', 'order'},
+    'conditioned': {'sources', 'store', 'corpus', 'rows', 'order'},
     'order': set(),
     'stream': {'sources', 'store', 'corpus', 'rows', 'order'},
     'batching': {'sources', 'store', 'corpus', 'rows', 'order', 'stream'},
-    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'order', 'stream', 'batching'},
+    'prepared': {'sources', 'store', 'corpus', 'rows', 'groups', 'mixed', 'order', 'stream', 'batching'},
     'inspection': {'sources', 'store', 'corpus', 'rows', 'order'},
 }
 """The rooms inside data and which each may import."""
@@ -94,7 +108,20 @@ def test_every_room_is_in_the_table():
     assert rooms - {'__init__'} == set(MAY_IMPORT)
 
 
-LEAVES = {'anatomy', 'bm25', 'bounds', 'errors', 'figures', 'finite', 'hardware', 'moved', 'plain', 'settings', 'tfidf'}
+LEAVES = {
+    'anatomy',
+    'bm25',
+    'bounds',
+    'budget',
+    'errors',
+    'figures',
+    'finite',
+    'hardware',
+    'moved',
+    'plain',
+    'settings',
+    'tfidf',
+}
 
 
 def test_the_table_of_the_architecture_page_is_this_one():

@@ -58,6 +58,13 @@ class ReconstructionTargets(TokenTargets):
     __slots__ = ()
 
 
+class MaskedTargets(TokenTargets):
+    """Those of masked tokens, where a batch of one task has them and another next tokens: a target stands in the place
+    of its input, so that a network may attend to both sides."""
+
+    __slots__ = ()
+
+
 class PairTargets(NamedTuple):
     """Targets of an embedder.
 

@@ -34,7 +34,7 @@ __all__ = [
 
 _NOT_THE_USERS = frozenset({'xlabml', 'torch.nn', 'torch.optim'})
 _TRUSTED = set(_NOT_THE_USERS)
-_ROOMS = ('data', 'datamodules', 'evaluation', 'heads', 'losses', 'models', 'training', 'transformer')
+_ROOMS = ('data', 'datamodules', 'evaluation', 'heads', 'losses', 'metadata', 'models', 'training', 'transformer')
 """Where parts live that settings can name."""
 
 _PLAIN = (str, int, float, bool, type(None))

@@ -4,14 +4,17 @@ import functools
 import json
 
 import pytest
+import torch
 
 from xlabml.callbacks import SearchTable
+from xlabml.callbacks.search_table import describe_search
 from xlabml.commands.trainer import Trainer
 from xlabml.data import Location
 from xlabml.data.groups import TextGroups
 from xlabml.datamodules import XLabDataModule
-from xlabml.evaluation import Retrieval
+from xlabml.evaluation import Retrieval, has_sklearn
 from xlabml.models import Embedder
+from xlabml.pipelines import TextEmbedder
 from xlabml.tokenizer import train_tokenizer
 from xlabml.transformer import Transformer
 
@@ -39,11 +42,11 @@ def data(tmp_path_factory):
     return make
 
 
-def run(data, folder, evaluators):
+def run(data, folder, evaluators, beside=None):
     trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
     trainer = Trainer(
         accelerator='cpu', precision='32-true', logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=[SearchTable()],
+        enable_model_summary=False, default_root_dir=folder, callbacks=[SearchTable(beside=beside)],
     )  # fmt: skip
     task = Embedder(330, 16, trunk, evaluators=evaluators)
     trainer.test(task, datamodule=data(), verbose=False)
@@ -55,13 +58,44 @@ def test_the_table_is_printed_and_kept(data, tmp_path, capsys):
     written = (tmp_path / 'search.txt').read_text()
     assert written in capsys.readouterr().out
     title, header, *rows = written.splitlines()
+    rows = rows if has_sklearn() else rows[:-1]  # the last line says what is left out
     n = int(title.split()[0])
     assert title == f'{n} queries, {n} documents'
     assert 25 < n < 55
     assert header.split() == ['recall_at_1', 'recall_at_1', 'over', 'BM25']
-    assert [row.split('  ')[0] for row in rows] == ['BM25', 'vectors', 'vectors + BM25']
+    names = [row.split('  ')[0] for row in rows]
+    assert [name for name in names if 'TF-IDF' not in name and 'LSA' not in name] == [
+        'BM25',
+        'vectors',
+        'vectors + BM25',
+    ]
     assert float(rows[0].split()[1]) == 1.0  # each name stands in one document
-    assert float(rows[1].split()[1]) == pytest.approx(float(trainer.callback_metrics['test_recall_at_1']), abs=5e-4)
+    assert float(rows[-2].split()[1]) == pytest.approx(float(trainer.callback_metrics['test_recall_at_1']), abs=5e-4)
+
+
+def test_other_models_stand_beside_it_on_the_same_texts(data, tmp_path):
+    trainer = run(data, tmp_path, [Retrieval([1], ['recall'])])
+    task = trainer.lightning_module
+    groups = trainer.datamodule.texts.open_examples('test', 'test')
+    torch.manual_seed(1)
+    trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
+    others = {'twin': task.network.eval(), 'another': Embedder(330, 16, trunk).network.eval()}
+    others = {name: TextEmbedder(network, groups.tokenizer) for name, network in others.items()}
+    retrieval = next(one for one in task.evaluators if isinstance(one, Retrieval))
+    table = describe_search(retrieval.last, groups.texts_by_hash(), [1], ['recall'], others=others)
+    lines = {line.split('  ')[0]: line.split() for line in table.splitlines()}
+    assert lines['twin'][1:] == lines['vectors'][1:]
+    assert lines['twin + BM25'][3:] == lines['vectors + BM25'][3:]
+    assert 'vectors over twin: recall_at_1 +0.000 [+0.000, +0.000]' in table
+    gain = float(lines['vectors'][1]) - float(lines['another'][1])
+    assert f'vectors over another: recall_at_1 {gain:+.3f} [' in table
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_the_test(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.ckpt'):
+        run(data, tmp_path, [Retrieval([1], ['recall'])], beside={'other': str(tmp_path / 'nowhere.ckpt')})
+    with pytest.raises(ValueError, match="'vectors' in beside, which is the name of the tested model"):
+        SearchTable(beside={'vectors': 'x.ckpt'})
 
 
 def test_without_retrieval_it_says_what_to_add(data, tmp_path):

@@ -2,15 +2,19 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
+import torch
 from bert_folders import write_folder
 
 from xlabml.commands import embedding
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
+from xlabml.heads import TextEncoder, TokenVectors
 from xlabml.pipelines import Calibration, TextEmbedder, embedder, vector_files
+from xlabml.pipelines.reranking import rerank
 
 TEXTS = [
     'The Quick brown fox',
@@ -159,6 +163,39 @@ def test_search_prints_the_nearest_texts_and_keeps_the_vectors(ckpt, tmp_path, c
     assert len(list((cache / 'vectors').glob('*.npy'))) == 2
 
 
+def test_the_first_texts_are_reranked(ckpt, tmp_path, capsys, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    command = [ckpt, '--search', corpus, 'the lazy dog', '--results', '2']
+    assert main([*command[:-1], '4']) == 0
+    first = [int(line.split('  ')[1]) for line in capsys.readouterr().out.splitlines()]
+    model = TextEmbedder.load(ckpt, 'cpu')
+    late = TextEncoder(model.model.trunk, TokenVectors(16, d_token=None, n_vectors=4), normalize=False).eval()
+    reranker = TextEmbedder(late, model.tokenizer)
+    states = [
+        late.trunk(torch.tensor([[sos, *model.tokenizer.encode(text), eos]]))[0]
+        for text in ['the lazy dog', *(TEXTS[row] for row in first)]
+        for sos, eos in [(model.tokenizer.special_ids['sos'], model.tokenizer.special_ids['eos'])]
+    ]
+    vectors = [group_means(one.detach().numpy(), 4) for one in states]
+    expected = [(vectors[0] @ one.T).max(axis=1).mean() for one in vectors[1:]]
+    np.testing.assert_allclose(rerank(reranker, 'the lazy dog', [TEXTS[row] for row in first]), expected, atol=1e-5)
+    loaded = {'late': reranker, ckpt: model}
+    monkeypatch.setattr(TextEmbedder, 'load', lambda path, device: loaded[str(path)])
+    assert main([*command, '--rerank', 'late', '--candidates', '4']) == 0
+    rows = [int(line.split('  ')[1]) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [first[i] for i in np.argsort(-np.array(expected))[:2]]
+    loaded[ckpt] = reranker
+    assert main(command) == 2
+    assert 'makes several vectors of a text' in capsys.readouterr().err
+
+
+def group_means(tokens, most):
+    n = min(most, len(tokens))
+    groups = np.arange(len(tokens)) * n // len(tokens)
+    means = np.stack([tokens[groups == group].mean(axis=0) for group in range(n)])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
 def test_hybrid_search_adds_the_words(ckpt, tmp_path, capsys):
     bm25 = pytest.importorskip('xlabml.bm25')
     corpus = write_lines(tmp_path / 'corpus.txt')
@@ -170,7 +207,27 @@ def test_hybrid_search_adds_the_words(ckpt, tmp_path, capsys):
     assert rows == np.argsort(-fused, kind='stable').tolist()
 
 
+def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt, tmp_path, capsys, cache, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    command = [ckpt, '--search', corpus, 'the lazy dog', '--results', '3']
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'faiss', None)
+        assert main([*command, '--approximate']) == 2
+        assert "pip install 'xlabml[ann]'" in capsys.readouterr().err
+    pytest.importorskip('faiss')
+    assert main(command) == 0
+    exact = capsys.readouterr().out
+    for _ in range(2):  # the second finds the index
+        assert main([*command, '--approximate']) == 0
+        printed = capsys.readouterr()
+        assert printed.out == exact
+        assert 'approximate search: 100.0% of the ten nearest' in printed.err
+    assert len(list((cache / 'vectors').glob('*.faiss'))) == 1
+
+
 @pytest.mark.parametrize(('arguments', 'status', 'message'), [
+    (['--search', 'corpus.txt', 'a', '--hybrid', '--approximate'], 2, '--approximate and --hybrid do not go together'),
+    (['--search', 'corpus.txt', 'a', '--candidates', '5'], 2, '--candidates would have no effect without --rerank'),
     (['--embed', 'corpus.txt'], 2, '--embed needs --output PATH'),
     (['--embed', 'corpus.txt', '--output', 'v.npy', 'a'], 2, "'a' would have no effect: --embed takes no PROMPT"),
     (['--embed', 'corpus.txt', '--output', 'v.npy', '-k', '3'], 2, '-k would have no effect: nothing is continued'),

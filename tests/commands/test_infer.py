@@ -123,7 +123,7 @@ def test_a_wrong_argument_is_one_line_and_status_2(capsys, arguments, message):
     ('arguments', 'message'),
     [
         (['nothing.ckpt', 'the'], 'there is no checkpoint nothing.ckpt'),
-        (['last', 'the'], 'there is no checkpoint of xlabml.models.XLabModel in'),
+        (['last', 'the'], 'there is no checkpoint of xlabml.models.XLabModel or xlabml.models.JointModel in'),
         (['{ckpt}', 'the', '-d', 'toaster'], "device 'toaster' cannot be used here"),
         (['{ckpt}', 'the', '-t', 'nothing.model'], 'nothing.model'),
         (['{ckpt}', 'the', '--import', 'no_such_module'], "cannot import 'no_such_module'"),

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from xlabml.commands import fit
+from xlabml.commands.errors import UsageError
+from xlabml.commands.parsing import make_parsers, parse
 
 RECIPE = (Path(__file__).parents[2] / 'conf' / 'xlab.yaml').read_bytes()
 ABSENT = '/nowhere/texts.jsonl'
@@ -202,3 +204,20 @@ def test_a_key_with_dots_builds_no_class(xlab, tiny, tmp_path, settings):
     assert status == 2, printed
     assert 'a key with dots that names a class' in printed
     assert not (tmp_path / 'pwned').exists()
+
+
+def test_every_argument_of_the_trainer_has_a_type():
+    """jsonargparse builds whatever class a file names for an argument of any type."""
+    actions = make_parsers(['fit']).commands['fit']._actions
+    kinds = {one.dest: str(getattr(one, '_typehint', one.type)) for one in actions if one.dest.startswith('trainer.')}
+    assert len(kinds) > 40
+    assert not {name: kind for name, kind in kinds.items() if 'Untyped' in kind or 'typing.Any' in kind}
+
+
+@pytest.mark.parametrize('name', ['callbacks', 'devices', 'plugins', 'accelerator', 'num_nodes'])
+def test_a_class_that_does_not_belong_there_is_not_built(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = {'class_path': 'subprocess.Popen', 'init_args': {'args': ['touch', 'pwned']}}
+    for value in (evil, [evil]):
+        with pytest.raises(UsageError):
+            parse({'trainer': {name: value}}, make_parsers(()))

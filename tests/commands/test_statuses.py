@@ -173,7 +173,7 @@ def test_a_folder_that_may_not_be_read_ends_with_1(run, command, folder):
         '--data.max_len=100000',
         '--trainer.limit_train_batches=5',
         '--trainer.accumulate_grad_batches=2',
-        '--data.splits={train: 0.9, val: 0, test: 0.1}',
+        '--data.splits={train: 0, val: 0.9, test: 0.1}',
         '--data.weights=[0]',
         '--data.sources=[{path: texts.jsonl, column: words}]',
         '--trainer.max_epochs=1',

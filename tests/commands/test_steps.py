@@ -189,3 +189,21 @@ def test_smoke_generates_with_every_task_that_says_it_does(xlab, tiny, task, is_
     (line,) = [line for line in printed.splitlines() if line.startswith('smoke:')]
     assert (', sampled ' in line) == is_sampled
     assert ('documents scored' in line) == is_sampled
+
+
+@pytest.mark.parametrize(
+    ('typed', 'found'),
+    [
+        (['--data.sources', 'novel.txt'], ['novel.txt']),
+        (['--data.sources=*.txt', '--data.sources', 'b c.jsonl'], ['*.txt', 'b c.jsonl']),
+        (['--data.sources=[{path: a, column: body}, b.txt]'], ['a', 'b.txt']),
+        (['--data.sources=WikipediaLeads', '--data.sources=texts'], [None, 'texts']),
+        (['--data={sources: [xlabml.data.WikipediaLeads, novel.txt]}'], [None, 'novel.txt']),
+        (['--data.sources=a.txt', '--data.sources=[{path: b.txt}]'], ['b.txt']),
+    ],
+)
+def test_paths_stand_for_sources(typed, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('novel.txt').write_text('It was a dark night. ' * 60_000)  # longer than settings may be
+    sources = parse(['fit', *typed]).values.data.sources
+    assert [source.init_args.get('path') for source in sources] == found

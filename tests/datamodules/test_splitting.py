@@ -62,7 +62,7 @@ def test_a_group_is_on_one_side_of_the_splits_and_its_rows_hold_no_other_documen
         assert {*data.texts.rows(name).plan.documents.tolist()} == {*documents}
     assert len(found) == 40
     assert all(len(splits) == 1 for splits in found.values())
-    assert data.texts.columns == ['author']
+    assert data.texts.columns_of(0) == ['author']
 
 
 def test_each_topic_has_its_share_of_each_split(corpus):
@@ -88,7 +88,7 @@ def test_what_is_not_set_changes_no_fingerprint_and_leaves_nothing_in_the_cache(
     data.texts.train_examples  # noqa: B018
     assert not (cache / 'splits').exists()
     assert not {'data.group', 'data.stratify', 'data.sources.only'} & {*data.state_dict()['data']['settings']}
-    assert data.texts.columns == []
+    assert data.texts.columns_of(0) == []
     assert {store.manifest['identity']['columns'] == [] for store in data.texts.corpus.stores} == {True}
 
 

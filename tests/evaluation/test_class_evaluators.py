@@ -44,7 +44,7 @@ def make_outputs(n=120, k=3, seed=0):
 
 
 def take(outputs, at):
-    return ExampleOutputs(*(part[at] for part in outputs))
+    return ExampleOutputs(*(None if part is None else part[at] for part in outputs))
 
 
 def evaluate(evaluator, *some, gather=None):

@@ -122,3 +122,36 @@ def test_a_calibration_that_would_tell_a_from_b_is_refused():
 def test_ties_that_cannot_be_are_refused(make_ties):
     with pytest.raises(ValueError, match='give a positive number'):
         make_ties()
+
+
+@pytest.mark.parametrize('kind', [PreferenceModel, CrossPreferenceModel])
+def test_an_example_of_one_text_has_two_equal_answers(kind):
+    model = make_model(kind)
+    found = predict(model)
+    alone = model(make_ids(5), make_layout([5]), torch.zeros(1, dtype=torch.long), torch.zeros(1).long(), 1)
+    assert torch.equal(alone, alone.flip(-1))
+    assert not torch.equal(found, found.flip(-1))
+
+
+@torch.no_grad()
+def test_a_second_pass_is_made_where_the_first_is_not_certain():
+    model = make_model(CrossPreferenceModel)
+    layout = make_layout(LENGTHS, [True] * 4 + [False] + [True] * 2)
+    ids = make_ids(sum(LENGTHS))
+    orders = model.orders(ids, layout, EXAMPLE, ROLE, 3)
+    # of example 1 the text of role 1 stands first
+    first = model(ids[:, 12:15], None, torch.zeros(1).long(), torch.ones(1).long(), 1, by_order=True)[0, 0]
+    torch.testing.assert_close(orders[1, 0], first)
+    confidences = model.probabilities(orders[:, 0]).max(-1).values
+    between = float(confidences.sort().values[1]) + 1e-4
+    found, is_second = model.gated(ids, layout, EXAMPLE, ROLE, 3, between)
+    assert is_second.tolist() == (confidences < between).tolist()
+    assert is_second.sum() == 2
+    wanted = torch.where(is_second[:, None], model.combine(orders), orders[:, 0])
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(model.gated(ids, layout, EXAMPLE, ROLE, 3, 1.0)[0], model.combine(orders))
+    never, none = model.gated(ids, layout, EXAMPLE, ROLE, 3, 0.0)
+    torch.testing.assert_close(never, orders[:, 0])
+    assert not none.any()
+    mirrored, _ = model.gated(ids, layout, EXAMPLE, 1 - ROLE, 3, between)
+    assert torch.equal(mirrored.flip(-1), found)

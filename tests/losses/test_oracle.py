@@ -11,6 +11,7 @@ from xlabml import losses
 pytest.importorskip('sentence_transformers', reason='needs sentence-transformers (pip install sentence-transformers)')
 
 from sentence_transformers import util
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer import losses as theirs
 
 DIRECTIONS = {'q2d': 'query_to_doc', 'd2q': 'doc_to_query', 'q2q': 'query_to_query', 'd2d': 'doc_to_doc'}
@@ -225,3 +226,50 @@ def test_matryoshka():
     oracle = Whole(theirs.MatryoshkaLoss(model, loss, [8, 4, 2], [1.0, 0.5, 0.25]))
     ours = losses.Matryoshka(lambda: losses.InfoNCE(similarity='dot'), [8, 4, 2], [1.0, 0.5, 0.25])
     assert_equal(ours, random_views(n_negatives=1, d=8), oracle)
+
+
+class _Layered(Transformer):
+    """Stands in for a transformer: the columns of some views, as if each text were one token, for every layer."""
+
+    auto_model = SimpleNamespace(config=SimpleNamespace(output_hidden_states=False))
+
+    def get_embedding_dimension(self):
+        return 6
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def forward(self, features):
+        return {**features, 'token_embeddings': features['all_layer_embeddings'][-1]}
+
+
+class _Pooled(torch.nn.Module):
+    def forward(self, features):
+        return {**features, 'sentence_embedding': features['token_embeddings']}
+
+
+@pytest.mark.parametrize(('wrap', 'dims'), [(False, None), (True, (6, 3))])
+def test_adaptive_layers(wrap, dims):
+    from sentence_transformers import SentenceTransformer
+
+    views = random_views(n_examples=5, n_negatives=1)
+    generator = torch.Generator().manual_seed(9)
+    layers = torch.randn(3, *views.vectors.shape, generator=generator, dtype=torch.float64).requires_grad_()
+    views = views._replace(layers=layers)
+    model = SentenceTransformer(modules=[_Layered(), _Pooled()], device='cpu')
+    inner = theirs.MultipleNegativesRankingLoss(model)
+    objective = losses.InfoNCE
+    if wrap:
+        inner = theirs.MatryoshkaLoss(model, inner, list(dims))
+        objective = lambda: losses.Matryoshka(losses.InfoNCE, dims)  # noqa: E731
+    oracle = theirs.AdaptiveLayerLoss(model, inner, n_layers_per_step=-1)
+    of_layers = [columns_of(views._replace(vectors=vectors)) for vectors in [*views.layers, views.vectors]]
+    features = [{'all_layer_embeddings': list(column)} for column in zip(*of_layers)]
+    plain = oracle(features, None)
+    ours = losses.AdaptiveLayers(objective)(views).mean()
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-11)
+    for name in ('vectors', 'layers'):
+        found, wanted = (
+            torch.autograd.grad(value, getattr(views, name), retain_graph=True)[0] for value in (ours, plain)
+        )
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-11)

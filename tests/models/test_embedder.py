@@ -14,7 +14,7 @@ from ranks import free_port
 from xlabml.heads import AttentionPooling, MaxPooling
 from xlabml.losses import CoSENT, InfoNCE, Matryoshka, SupCon
 from xlabml.models import Embedder
-from xlabml.models import embedder as module
+from xlabml.models import vector_task as module
 from xlabml.transformer import Transformer
 
 

@@ -194,3 +194,13 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path, embedder):
     with pytest.raises(FileNotFoundError):
         TextEmbedder.load(tmp_path / 'nowhere.ckpt', 'cpu')
     assert settings.find_class('xlabml.heads.TextEncoder')
+
+
+def test_the_first_layers_alone_embed(ckpt, embedder):
+    shallow = TextEmbedder.load(ckpt, 'cpu', n_layers=1)
+    n_layers = embedder.model.trunk.n_layers
+    assert len(shallow.model.list_blocks()) == 1 < n_layers
+    ids = torch.tensor([[1, *embedder.tokenizer.encode('lazy dog'), 2]])
+    np.testing.assert_allclose(shallow.model(ids), embedder.model(ids, layers=(1,))[0], atol=1e-6)
+    with pytest.raises(ValueError, match=f'n_layers is {n_layers + 1}; give 1 to {n_layers}'):
+        TextEmbedder.load(ckpt, 'cpu', n_layers=n_layers + 1)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -69,3 +70,25 @@ def test_a_restored_state_leaves_the_options_alone():
     assert [group['weight_decay'] for group in new.param_groups] == [0.0, 0.0]
     moment = new.state[module.weight]['exp_avg']
     torch.testing.assert_close(moment, old.state[module.weight]['exp_avg'])
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('exp_avg', 'x', 'exp_avg of parameter 0 .* is no tensor of floats'),
+        ('exp_avg_sq', {}, 'exp_avg_sq of parameter 0 .* is no tensor of floats'),
+        ('exp_avg', torch.ones(4, 4, dtype=torch.long), 'is no tensor of floats'),
+        ('step', 'x', 'step of parameter 0 .* is not a number'),
+        ('step', [1], 'step of parameter 0 .* is not a number'),
+    ],
+)
+def test_a_damaged_state_is_refused_as_it_is_loaded(name, value, message):
+    optimizer = AdamW(parameter_groups(nn.Linear(4, 4)))
+    optimizer.param_groups[0]['params'][0].grad = torch.ones(4, 4)
+    optimizer.step()
+    keep_own_options(optimizer)
+    saved = optimizer.state_dict()
+    number = saved['param_groups'][0]['params'][0]
+    saved['state'][number] = {**saved['state'][number], name: value}
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)

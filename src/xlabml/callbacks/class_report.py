@@ -134,8 +134,8 @@ def _groups(texts: Texts, documents: np.ndarray) -> Int[torch.Tensor, ' e'] | No
 
 
 def _lengths(texts: list[tuple[str, ...]]) -> torch.Tensor:
-    """How long each text is in characters; of two, how much longer the first is."""
-    found = [len(fields[0]) - (len(fields[1]) if len(fields) > 1 else 0) for fields in texts]
+    """How long each text is in characters; of several, how much longer the last but one is than the last."""
+    found = [len(fields[0]) if len(fields) == 1 else len(fields[-2]) - len(fields[-1]) for fields in texts]
     return torch.tensor(found, dtype=torch.float64)
 
 

@@ -231,6 +231,8 @@ class Curves(Callback):
         if hasattr(run.data, 'source_shares'):
             shares = run.data.source_shares(first, step)
             row |= {f'share/{name}': share for name, share in shares.items()}
+        if hasattr(run.data, 'pass_figures'):
+            row |= run.data.pass_figures(step)
         if self._has_spectra(trainer, first, step):
             begin = time.perf_counter()
             row |= {f'spectra/{name}': value for name, value in spectra.summarize(pl_module).items()}

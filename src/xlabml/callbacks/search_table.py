@@ -1,27 +1,56 @@
-"""The table that a test of an embedder ends with: BM25, its vectors, and both fused, with intervals."""
+"""The table that a test of an embedder ends with: baselines, its vectors, and both fused, with intervals."""
 
 from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as L
+import numpy as np
+from jaxtyping import Float32
 
 from xlabml.data.groups import Groups
 from xlabml.engine import Callback, Run, Task
-from xlabml.evaluation import Retrieval, Texts, format_table, make_search, search_table
+from xlabml.evaluation import (
+    NO_SKLEARN,
+    Retrieval,
+    SearchRow,
+    Texts,
+    format_table,
+    has_sklearn,
+    make_search,
+    search_table,
+)
 from xlabml.evaluation.ranking import Metric
+from xlabml.pipelines import TextEmbedder
+
+_OWN = 'vectors'
 
 
 class SearchTable(Callback):
-    """Print, and write to `search.txt` in the run's folder, what a test's search reaches beside BM25 over whole texts.
+    """Print, and write to `search.txt` in the run's folder, what a test's search reaches beside baselines over whole
+    texts: BM25 and, with scikit-learn (extra `baselines`), TF-IDF of characters and latent semantic analysis.
 
-    Figures are those of the evaluator `Retrieval` of the task, with 95 % bootstrap intervals; a model's gain over BM25
-    is paired over the queries. BM25 reads what the model's limits cut as well.
+    The vectors and the k's are those of the evaluator `Retrieval` of the task; intervals are 95 % bootstrap intervals,
+    gains over BM25 are paired over the queries. The baselines read what the model's limits cut as well.
 
     Args:
+        metrics: Which figures, at each of the evaluator's k's.
+        beside: Checkpoints of other embedders, by the names that they have in the table: they embed the same texts
+            (anchors after their prompt `query`, others after `document`, where they have these), and what this model
+            exceeds each of them by is printed with its interval.
         seed: Of the intervals.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self, metrics: Sequence[Metric] = ('recall',), beside: dict[str, str] | None = None, seed: int = 0
+    ) -> None:
+        self.metrics = tuple(metrics)
+        self.beside = dict(beside or {})
+        if _OWN in self.beside:
+            raise ValueError(
+                f'the callback SearchTable has a checkpoint named {_OWN!r} in beside, which is the name of the tested '
+                'model; choose another'
+            )
         self.seed = seed
+        self._others: dict[str, TextEmbedder] = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._retrieval(pl_module) is None:
@@ -34,13 +63,16 @@ class SearchTable(Callback):
                 'the callback SearchTable needs groups of texts of one data set; choose such a format in '
                 'data.examples, or leave the callback out'
             )
+        if trainer.is_global_zero:
+            self._others = {name: TextEmbedder.load(path) for name, path in self.beside.items()}
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         retrieval = self._retrieval(pl_module)
         groups = self._groups(trainer)
         if not trainer.is_global_zero or retrieval is None or retrieval.last is None or not isinstance(groups, Groups):
             return
-        table = describe_search(retrieval.last, groups.texts_by_hash(), retrieval.at, retrieval.metrics, self.seed)
+        words = groups.texts_by_hash()
+        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others)
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / 'search.txt').write_text(table, 'utf-8')
@@ -58,7 +90,12 @@ class SearchTable(Callback):
 
 
 def describe_search(
-    texts: Texts, words: Mapping[int, str], at: Sequence[int], metrics: Sequence[Metric], seed: int = 0
+    texts: Texts,
+    words: Mapping[int, str],
+    at: Sequence[int],
+    metrics: Sequence[Metric],
+    seed: int = 0,
+    others: Mapping[str, TextEmbedder] | None = None,
 ) -> str:
     """The table of a search, for people.
 
@@ -68,15 +105,26 @@ def describe_search(
         at: The k's of the figures.
         metrics: Which figures.
         seed: Of the intervals.
+        others: Other models that embed the same texts, by name.
     """
     queries, documents, relevance = make_search(texts)
-    rows = search_table(
-        [words[one] for one in texts.text_hash[queries].tolist()],
-        [words[one] for one in texts.text_hash[documents].tolist()],
-        relevance,
-        {'vectors': (texts.vectors[queries], texts.vectors[documents])},
-        at,
-        metrics,
-        seed,
-    )
-    return f'{len(queries)} queries, {len(documents)} documents\n{format_table(rows)}\n'
+    asked = [words[one] for one in texts.text_hash[queries].tolist()]
+    found = [words[one] for one in texts.text_hash[documents].tolist()]
+    vectors = {_OWN: (texts.vectors[queries], texts.vectors[documents])}
+    for name, other in (others or {}).items():
+        vectors[name] = (_embed(other, asked, 'query'), _embed(other, found, 'document'))
+    rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed)}
+    lines = [f'{len(queries)} queries, {len(documents)} documents', format_table(list(rows.values()))]
+    lines += [f'{_OWN} over {name}: {_gain(rows[_OWN], rows[name], seed)}' for name in others or {}]
+    lines += [] if has_sklearn() else [NO_SKLEARN]
+    return '\n'.join(lines) + '\n'
+
+
+def _embed(embedder: TextEmbedder, texts: list[str], prompt: str) -> Float32[np.ndarray, 'n d']:
+    """The vectors of texts behind a prompt, where the model has one of that name."""
+    return embedder.encode(texts, prompt=prompt if prompt in embedder.model.prompts else None)
+
+
+def _gain(ours: SearchRow, theirs: SearchRow, seed: int) -> str:
+    gains = ours.over(theirs, seed)
+    return ', '.join(f'{name} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]' for name, gain in gains.items())

@@ -12,14 +12,14 @@ from .reading import look, require_file
 _WRITTEN = re.compile(r'step=(\d{1,18})(-[\w.+-]+=[\w.+-]+)?\.ckpt')
 
 
-def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}') -> Path:
+def find(ckpt: str, root: Path, class_path: str | tuple[str, ...] | None = None, typed: str = '{}') -> Path:
     """Find the checkpoint that a user typed.
 
     Args:
         ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one, or `best`:
             the best of that run.
         root: The folder that holds `logs`.
-        class_path: The task whose runs count; None: any.
+        class_path: The task whose runs count, or several; None: any.
         typed: How another path is typed in its place, `--ckpt_path {}` for example.
 
     Raises:
@@ -28,6 +28,7 @@ def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}'
     """
     if ckpt not in ('last', 'best'):
         return require_file(Path(ckpt))
+    kinds = (class_path,) if isinstance(class_path, str) else class_path or ()
     runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
     for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
         if not any(run.glob('checkpoints/*.ckpt')):
@@ -35,13 +36,13 @@ def find(ckpt: str, root: Path, class_path: str | None = None, typed: str = '{}'
         newest = find_newest(run / 'checkpoints')
         try:
             with naming_another(ckpt, newest, typed):
-                if class_path is None or _class_path(newest) == class_path:
+                if class_path is None or _class_path(newest) in kinds:
                     return newest if ckpt == 'last' else find_best(newest)
         except FileNotFoundError:
             if newest.exists():
                 raise
             return find(ckpt, root, class_path, typed)  # the run trains on, and has just deleted it for a newer one
-    kind = '' if class_path is None else f' of {class_path}'
+    kind = '' if class_path is None else f' of {" or ".join(kinds)}'
     raise FileNotFoundError(
         f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
         'train a model with fit, or give the path of a checkpoint'

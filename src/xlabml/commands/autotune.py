@@ -67,6 +67,11 @@ def tune(config: Parsed) -> int:
     built = XLabDataModule(
         **settings.build_arguments(XLabDataModule, data)
     )  # refuses what cannot be, before it takes time
+    if built.examples.sized_by == 'steps':
+        raise UsageError(
+            f'--autotune measures rows, and {type(built.examples).__name__} has steps of several formats; set '
+            'data.device_batch_tokens to what fits into memory'
+        )
     if built.examples.sized_by == 'groups':
         raise UsageError(
             f'--autotune measures rows, and the examples of {type(built.examples).__name__} are groups, the texts of a '

@@ -1,6 +1,7 @@
 """The command line before jsonargparse parses it, and settings as plain values afterwards."""
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,29 @@ def files_first(arguments: Sequence[str]) -> list[str]:
             raise UsageError(f'-c {files[1]} goes with a command: {", ".join(COMMANDS)}')
         return others
     return [*others[: where + 1], *files, *others[where + 1 :]]
+
+
+def join_sources(arguments: Sequence[str]) -> list[str]:
+    """Make one list of the paths that are typed one by one: `--data.sources a.jsonl --data.sources b.jsonl`.
+
+    What is typed as a list or a dictionary stands alone, as everywhere: the last one counts. (jsonargparse would look
+    for a list in the file of a path that is typed alone.)
+    """
+    flag = '--data.sources'
+    others = without_option(arguments, flag)
+    given = iter(arguments)
+    values = []
+    for argument in given:
+        if argument == flag:
+            value = next(given, None)
+            if value is None:
+                return list(arguments)  # argparse says that one is missing
+            values.append(value)
+        elif argument.startswith(f'{flag}='):
+            values.append(argument.removeprefix(f'{flag}='))
+    if not values or any(value.lstrip().startswith(('[', '{')) for value in values):
+        return list(arguments)
+    return [*others, f'{flag}={json.dumps(values)}']
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:

@@ -1,6 +1,8 @@
 """The subcommands that prepare and inspect data."""
 
 import inspect
+import os
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -30,9 +32,11 @@ from xlabml.data import (
     write_invalid,
 )
 from xlabml.data.prepared import verify
+from xlabml.data.rows import Part
 from xlabml.datamodules import XLabDataModule
 
 from .errors import MOST_SHOWN, UsageError, typed_paths, usage_errors
+from .output import visible
 
 FLAGS = {
     'dump': 'Also write the text, in base64.',
@@ -181,11 +185,11 @@ def _print_scripts(data: XLabDataModule, cluster: Any) -> None:
     if not data.tokenizer_path.exists():
         raise UsageError(f'there is no tokenizer at {data.tokenizer_path} yet; run xlab train_tokenizer first')
     ready = {store.manifest['source'] for store in data.texts.stores()}
-    for source in data.texts.sources:
+    for i, source in enumerate(data.texts.sources):
         if str(source) in ready:
             print(f'# {source}: its store is there already')
             continue
-        job = plan_store(source, data.tokenizer, data.texts.columns)
+        job = plan_store(source, data.tokenizer, data.texts.columns_of(i))
         print(f'# {source}, {len(job.parts)} parts')
         print(cluster.script(SharedJob.named(job, cluster.shared_folder), job))
 
@@ -241,7 +245,7 @@ def validate_data(
     for i, source in enumerate(data.texts.sources):
         n_valid = 0
         found = []
-        for invalid in validate(source, data.texts.columns):
+        for invalid in validate(source, data.texts.columns_of(i)):
             if invalid is None:
                 n_valid += 1
             else:
@@ -279,8 +283,24 @@ def print_examples(data: XLabDataModule, split: str, n: int) -> None:
     for first, end in pairwise(examples.source_starts):
         for number in first + permute(np.arange(min(n, end - first)), end - first, data.seed, 0):
             print(f'{split} example {number}')
+            painted = examples.paint(int(number))
+            if painted is not None:
+                for name, parts in painted:
+                    print(f'  {name}: {"".join(map(show_part, parts))}')
+                continue
             for name, text in examples.render(int(number)):
                 print(f'  {name}: {shorten(text, MOST_SHOWN, placeholder=" …")}')
+
+
+def show_part(part: Part) -> str:
+    """A part of an example, as a terminal shows it: metadata coloured, targets underlined. Else metadata stands in ‹›,
+    or where it is a target in «»."""
+    text = visible(part.text)
+    if not sys.stdout.isatty() and 'FORCE_COLOR' not in os.environ:
+        quotes = '«»' if part.is_counted else '‹›'
+        return f'{quotes[0]}{text}{quotes[1]}' if part.is_metadata else text
+    codes = ['36'] * part.is_metadata + ['4'] * part.is_counted
+    return f'\033[{";".join(codes)}m{text}\033[0m' if codes else text
 
 
 def print_row(data: XLabDataModule, split: str, row: int) -> None:

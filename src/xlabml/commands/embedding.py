@@ -4,7 +4,7 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,15 @@ from xlabml.errors import DataError
 from xlabml.pipelines import Calibration, TextEmbedder, find_nearest
 from xlabml.pipelines.embedder import Plan, find_embedder
 from xlabml.pipelines.quantization import VectorType, quantize
+from xlabml.pipelines.reranking import is_of_tokens, rerank
 from xlabml.pipelines.vector_files import Stamp, VectorFile
 
 from .corpus import Corpus, Scan
-from .errors import typed_paths
+from .errors import UsageError, typed_paths
 from .output import visible
+
+if TYPE_CHECKING:
+    from xlabml.pipelines.approximate import ApproximateIndex
 
 _SAMPLE = 1024
 _BLOCK = 65_536
@@ -87,24 +91,45 @@ def search(options: argparse.Namespace) -> None:
 
 def find_texts(options: argparse.Namespace) -> list[Found]:
     """The texts of a corpus that are nearest to a query, the nearest first."""
+    if options.approximate:
+        from xlabml.pipelines.approximate import require_library
+
+        require_library()
     with typed_paths():
         job = Job.open(options, Corpus(options.search, options.column))
+        reranker = None if options.rerank is None else TextEmbedder.load(options.rerank, options.device)
     embedder = job.embedder
+    if is_of_tokens(embedder):
+        raise UsageError(
+            f'{job.ckpt} makes several vectors of a text, which order the first texts of a search: give it as '
+            '--rerank, and an encoder of one vector as CKPT'
+        )
+    n_found = options.results if reranker is None else max(options.results, options.candidates)
     prompt = 'query' if 'query' in embedder.model.prompts else None
     query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
-    vectors = np.load(_cached(job), mmap_mode='r', allow_pickle=False)
+    cached = _cached(job)
+    vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:
         from xlabml.bm25 import BM25, fuse
 
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
         scores = fuse([dense, BM25(job.corpus.texts()).scores([options.query])])[0]
-        rows = np.argsort(-scores, kind='stable')[: options.results]
+        rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
     else:
-        hits = find_nearest(query, vectors, options.results)
+        hits = (
+            _approximate(cached, vectors).search(query, n_found)
+            if options.approximate
+            else find_nearest(query, vectors, n_found)
+        )
         rows = hits.rows[0]
         best = hits.scores[0]
     texts = job.corpus.pick(rows.tolist())
+    if reranker is not None:
+        best = rerank(reranker, options.query, [texts[row] for row in rows.tolist()])
+        order = np.argsort(-best, kind='stable')[: options.results]
+        rows = rows[order]
+        best = best[order]
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
 
 
@@ -190,6 +215,20 @@ def _cached(job: Job) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(write_vectors(job, path, 'float32', True, 'sha256 of the corpus'), file=sys.stderr)
     return path
+
+
+def _approximate(cached: Path, vectors: np.ndarray) -> 'ApproximateIndex':
+    """The index of cached vectors, kept beside them; says how much of the exact search it finds."""
+    from xlabml.pipelines.approximate import ApproximateIndex
+
+    path = cached.with_suffix('.faiss')
+    if path.exists():
+        index = ApproximateIndex.load(path)
+    else:
+        index = ApproximateIndex.build(vectors)
+        index.save(path)
+    print(f'approximate search: {index.recall(vectors):.1%} of the ten nearest by exact search', file=sys.stderr)
+    return index
 
 
 def _in_a_line(text: str) -> str:

@@ -13,7 +13,13 @@ _OF_BOTH: dict[str, tuple[str, str | int | None]] = {
     'processes': ('--processes', None),
 }
 _OF_EMBED: dict[str, tuple[str, str | int | None]] = {'output': ('--output', None), 'dtype': ('--dtype', 'float32')}
-_OF_SEARCH: dict[str, tuple[str, str | int | None]] = {'results': ('--results', 10), 'hybrid': ('--hybrid', None)}
+_OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
+    'results': ('--results', 10),
+    'hybrid': ('--hybrid', None),
+    'approximate': ('--approximate', None),
+    'rerank': ('--rerank', None),
+    'candidates': ('--candidates', 100),
+}
 
 
 def add(parser: Parser) -> None:
@@ -35,6 +41,14 @@ def add(parser: Parser) -> None:
     )
     option('--results', type=count(), metavar='N', help='of --search: how many texts (default: 10)')
     option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
+    option(
+        '--approximate',
+        action='store_true',
+        default=None,
+        help='of --search: by an index that is kept, for millions of texts; needs faiss, the extra `ann`',
+    )
+    option('--rerank', metavar='CKPT', help='of --search: order the first texts by this embedder, of tokens or texts')
+    option('--candidates', type=count(), metavar='N', help='of --rerank: how many texts it orders (default: 100)')
     option('--column', help='where the text is, in tables (default: text)')
     option('--document-prompt', metavar='NAME', help='a prompt of the model, before each text (default: document)')
     option('--dim', type=count(), metavar='N', help='keep the first N channels of vectors (default: all)')
@@ -75,6 +89,10 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error('--embed needs --output PATH, the file to write')
     if searches and not (options.prompt or '').strip():
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
+    if options.approximate and options.hybrid:
+        parser.error('--approximate and --hybrid do not go together: BM25 scores every text')
+    if options.candidates is not None and options.rerank is None:
+        parser.error('--candidates would have no effect without --rerank')
     options.query = options.prompt
     for name, (_, default) in (_OF_BOTH | _OF_EMBED | _OF_SEARCH).items():
         if getattr(options, name) is None:

@@ -16,6 +16,9 @@ from .saved import Seals
 _OF_THE_TASK = ('causal',)
 """Arguments of a trunk that the new task decides, not the run that it begins with."""
 
+_OF_THE_ENCODER = ('pooling', 'dense', 'normalize', 'prompts', 'include_prompt')
+"""Arguments that make vectors of the trunk's hidden states: weights of these mean nothing in others."""
+
 
 class Initial(NamedTuple):
     """The checkpoint that a new run starts from.
@@ -61,7 +64,8 @@ def _find(asked: str, root: Path) -> Path:
 
 
 def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
-    """Settings that a new run takes over: those of the trunk, the longest row, and the size of the tokenizer.
+    """Settings that a new run takes over: the trunk, what makes vectors of texts where both tasks do, the longest row,
+    and the size of the tokenizer.
 
     Args:
         initial: The checkpoint that the run starts from.
@@ -78,12 +82,13 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
     found: PlainDict = {'data': {}}
     with naming(initial.path, remedy=REMEDY):
         if network is not None and 'trunk' in network.arguments and 'trunk' in parameters(task):
-            matched = match_arguments(task, {'trunk': network.arguments['trunk']}, 'model', seals.close)
+            names = {'trunk', *_OF_THE_ENCODER} & network.arguments.keys() & parameters(task).keys()
+            saved = {name: network.arguments[name] for name in sorted(names)}
+            matched = match_arguments(task, saved, 'model', seals.close)
             trunk = below(matched, 'trunk')
             known = below(trunk, 'init_args')
             trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
-            found['model'] = {'class_path': class_path, 'init_args': {'trunk': trunk}}
-        names = ['max_len', *([] if has_tokenizer else ['n_vocab'])]
-        sizes = {name: data[name] for name in names if name in data}
+            found['model'] = {'class_path': class_path, 'init_args': {**matched, 'trunk': trunk}}
+        sizes = {name: data[name] for name in ['max_len', *([] if has_tokenizer else ['n_vocab'])] if name in data}
         found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
     return found

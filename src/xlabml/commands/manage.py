@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import converting, projecting
+from . import converting, dimensions, distilling, mining, projecting
 from .arguments import Parser, add_common, import_modules
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -54,6 +54,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     task.add_argument('--output', metavar='FOLDER', help='(default: describe, in the folder of the run, or beside it)')
     task.set_defaults(run=describe)
     converting.add_tasks(tasks)
+    dimensions.add_task(tasks)
+    distilling.add_task(tasks)
+    mining.add_task(tasks)
     projecting.add_task(tasks)
     for task in tasks.choices.values():
         add_common(task)

@@ -4,6 +4,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, NoReturn
 
@@ -11,12 +12,16 @@ from jsonargparse import Namespace, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from xlabml import data
+from xlabml.data import Location, Source
+from xlabml.data.sources import kind_of
 from xlabml.models import DEFAULT
 
 from .arguments import Parser
 from .errors import show
 
 _UNKNOWN = object()
+_SOURCES = list[Location | Source]
 _adapt_typehints = _typehints.adapt_typehints
 
 
@@ -92,11 +97,32 @@ class SettingsParser(Parser, LightningArgumentParser):
 
 
 def _adapt_lists_anew(value: object, kind: object, *args: object, **options: object) -> object:
-    """jsonargparse's, but an item of a list takes nothing over from the item that was in its place in another list."""
+    """jsonargparse's, but an item of a list takes nothing over from the item that was in its place in another list, and
+    paths may stand for sources.
+    """
+    if kind == _SOURCES:
+        value = _as_sources(value)
     is_whole = isinstance(value, list) and not any(isinstance(item, _typehints.NestedArg) for item in value)
     if is_whole and not options.get('append') and isinstance(options.get('prev_val'), list):
         options['prev_val'] = None
     return _adapt_typehints(value, kind, *args, **options)
+
+
+def _as_sources(value: object) -> object:
+    """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`."""
+    if isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
+        value = [value]
+    if not isinstance(value, list):
+        return value
+    return [{'path': item} if isinstance(item, str) and not _is_source_class(item) else item for item in value]
+
+
+def _is_source_class(name: str) -> bool:
+    """Whether a name is that of a source, and no path: a class of ours, or a dotted path to one that is no file."""
+    found = getattr(data, name, None)
+    if isinstance(found, type) and issubclass(found, Source):
+        return True
+    return '.' in name and all(map(str.isidentifier, name.split('.'))) and not kind_of(Path(name))
 
 
 def _is_same_class(path: str, other: str) -> bool:

@@ -22,6 +22,7 @@ from .command_line import (
     COMMANDS,
     DATA_COMMANDS,
     files_first,
+    join_sources,
     plain,
     refuse_linked,
     refuse_long,
@@ -152,7 +153,7 @@ def parse(argv: Sequence[str] | PlainDict, parsers: Parsers | None = None) -> Se
         config = parsers.main.parse_object(argv)
     else:
         refuse_long(argv)
-        arguments = files_first([argument for argument in argv if argument != '--autotune'])
+        arguments = join_sources(files_first([argument for argument in argv if argument != '--autotune']))
         refuse_linked(arguments)
         config = parsers.main.parse_args(arguments)
     command = config.subcommand if parsers.commands else None

@@ -33,6 +33,7 @@ def resolve(settings: Settings, data: XLabDataModule) -> Settings:
     settings = choose_precision(settings)
     settings = _choose_run(settings)
     settings = _ask_task(settings, data)
+    settings = _leave_out_validation(settings, data)
     return settings if settings.command in DATA_COMMANDS else _ask_data(settings, data)
 
 
@@ -74,6 +75,20 @@ def _ask_task(settings: Settings, data: XLabDataModule) -> Settings:
     if settings.values.checkpoint.monitor == 'auto' and isinstance(monitor, Monitor):
         settings = settings.changed({'checkpoint.monitor': monitor.name, 'checkpoint.mode': monitor.mode})
     return settings
+
+
+def _leave_out_validation(settings: Settings, data: XLabDataModule) -> Settings:
+    """Train without validation where data.splits.val is 0 and no source is `only: val`."""
+    is_asked = data.texts.splitting.ratios.get('val', 0) > 0 or any(source.only == 'val' for source in data.sources)
+    if settings.command == 'validate' and not is_asked:
+        raise UsageError(
+            'data.splits.val is 0: there is nothing to validate on; xlab test evaluates the test split, and a source '
+            'that is only: val gives texts of your own'
+        )
+    if not settings.is_fit or is_asked or settings.values.trainer.limit_val_batches is not None:
+        return settings
+    _say('data.splits.val is 0: there is no validation, and no best checkpoint')
+    return settings.changed({'trainer.limit_val_batches': 0})
 
 
 def _ask_data(settings: Settings, data: XLabDataModule) -> Settings:

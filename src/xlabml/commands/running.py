@@ -83,8 +83,9 @@ def _fit(built: Built) -> None:
     with usage_errors():
         attention = attention_lines(trainer, task)
     data.prepare_data()
-    for rows in (data.texts.train_examples, data.texts.open_examples('val', 'val')):
-        assert len(rows)  # an empty split is refused before anything is written
+    assert len(data.texts.train_examples)  # an empty split is refused before anything is written
+    if settings.values.trainer.limit_val_batches != 0:
+        assert len(data.texts.open_examples('val', 'val'))
     length = data.run_steps(trainer.max_steps, settings.values.trainer.max_epochs)
     if resumed is not None and _is_finished(built, length):
         step = resumed.checkpoint.step

@@ -168,7 +168,7 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
 def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[Parsed, str]:
     """Settings of data: the first documents of the sources, and a tokenizer; and how the tokenizer differs from the
     settings. Raises an error where a source is missing."""
-    records = [_first_records(source, data.texts.columns) for source in data.texts.sources]
+    records = [_first_records(source, data.texts.columns_of(i)) for i, source in enumerate(data.texts.sources)]
     with _cache(cache):
         path = data.tokenizer_path
     sources = []
@@ -206,6 +206,9 @@ def _batch_sizes(values: Parsed, examples: Format) -> dict[str, int]:
     """Two micro-batches a step: on a CPU of a row, elsewhere as large as in the run, to see that they fit. Of groups
     there are a few, in chunks of the longest text."""
     data = values['data']
+    if examples.sized_by == 'steps':
+        sizes = {'batch_tokens': data['max_len'] * min(2, data['batch_tokens'] // data['max_len'])}
+        return {**sizes, 'batch_groups': min(data['batch_groups'], _GROUPS), 'device_batch_tokens': data['max_len']}
     if examples.sized_by == 'groups':
         return {'batch_groups': min(data['batch_groups'], _GROUPS), 'device_batch_tokens': data['max_len']}
     has_gpu = torch.cuda.is_available() and values['trainer']['accelerator'] in ('auto', 'gpu', 'cuda')

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from xlabml import engine
 from xlabml.callbacks import Compiling, Garbage, Heap, Stopping
 from xlabml.callbacks.events import Events
+from xlabml.engine.trainer import as_list
 
 
 class Trainer(engine.Trainer):
@@ -20,6 +22,7 @@ class Trainer(engine.Trainer):
             the start, needs a C++ compiler, and its recompiles are counted and warned about.
         freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
         keep_memory: Whether a process that trains on a CPU keeps the memory that it frees for its next step.
+        callbacks: More of them.
     """
 
     def __init__(
@@ -29,12 +32,12 @@ class Trainer(engine.Trainer):
         compile: bool = False,
         freeze_garbage: bool = True,
         keep_memory: bool = True,
+        callbacks: list[Callback] | Callback | None = None,
         **kwargs: Any,
     ) -> None:
         if logger is True:
             logger = Events(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
-        callbacks = kwargs.pop('callbacks', None)
-        given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks else []
+        given = as_list(callbacks)
         wanted = {Compiling: compile, Garbage: freeze_garbage, Heap: keep_memory}
         own = [callback() for callback, is_wanted in wanted.items() if is_wanted]
         if not any(isinstance(callback, Stopping) for callback in given):

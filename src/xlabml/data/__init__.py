@@ -1,6 +1,7 @@
 """Texts -> batches: sources, splits, the token store, plans (pack, chunk, concat), the order, collation, statistics."""
 
 from .batching import BatchSequence, EvalBatches, Positions, loader
+from .conditioned import Conditioned, ConditionedRows, Independent, Sampling, SomeOfPresent
 from .corpus import (
     Corpus,
     NearDuplicates,
@@ -36,10 +37,12 @@ from .groups import (
     LabelledTexts,
     NoDuplicates,
     PerClass,
+    Preferences,
     SameSource,
     TextGroups,
 )
 from .inspection import check_picture, compute_statistics, format_statistics, plot_histogram
+from .mixed import FormatMixture
 from .order import (
     START,
     Mixture,
@@ -118,6 +121,8 @@ __all__ = [
     'Chunk',
     'ChunkPairs',
     'Concat',
+    'Conditioned',
+    'ConditionedRows',
     'Corpus',
     'CutAtColumn',
     'CutAtPattern',
@@ -128,11 +133,13 @@ __all__ = [
     'EvalBatches',
     'Examples',
     'Format',
+    'FormatMixture',
     'GroupFormat',
     'GroupSets',
     'Groups',
     'InOrder',
     'InPieces',
+    'Independent',
     'Invalid',
     'JoinColumns',
     'LabelledTexts',
@@ -156,6 +163,7 @@ __all__ = [
     'Plan',
     'PlanRows',
     'Positions',
+    'Preferences',
     'Reading',
     'RemoteFiles',
     'Report',
@@ -163,9 +171,11 @@ __all__ = [
     'RowPieces',
     'Rows',
     'SameSource',
+    'Sampling',
     'Shard',
     'ShardCache',
     'SharedJob',
+    'SomeOfPresent',
     'Source',
     'Splitting',
     'StandardLibrary',

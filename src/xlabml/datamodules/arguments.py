@@ -85,7 +85,7 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
     max_len = get('max_len')
     for name in ('batch_tokens', 'device_batch_tokens'):
         value = get(name)
-        if value is not None and value % max_len:
+        if value is not None and value % max_len and name not in get('examples').unused:
             raise ValueError(
                 f'data.{name} is {value}, no multiple of data.max_len, {max_len}; '
                 f'the nearest is {max(1, round(value / max_len)) * max_len}'
@@ -98,7 +98,7 @@ def _check_unused(arguments: Mapping[str, Any], constructor: Callable) -> None:
     examples = arguments['examples']
     defaults = inspect.signature(constructor).parameters
     max_len = arguments['max_len']
-    for name in examples.unused:
+    for name in examples.unused_settings:
         value = arguments[name]
         default = defaults[name].default
         if callable(default):  # the plan; what makes it may be another object that makes the same

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xlabml.data import BatchSequence, Passes, Source
 
-from .run_length import GroupSize, StepSize
+from .run_length import GroupSize, MixedSize, StepSize
 from .starts import Start
 
 
@@ -22,7 +22,7 @@ class RunBatches(NamedTuple):
     """
 
     passes: Passes
-    size: StepSize | GroupSize
+    size: StepSize | GroupSize | MixedSize
     seed: int
     rank: int
     step: int
@@ -65,6 +65,12 @@ class RunBatches(NamedTuple):
         """What share of the targets of the steps from step to end - 1 each source has."""
         counts = self.of_all_ranks().source_targets(max(step, self.start.step), end, len(sources))
         return {f'{source}': count / sum(counts) for source, count in zip(sources, counts)}
+
+    def pass_figures(self, step: int) -> dict[str, float]:
+        """Figures of the examples of the pass in which a step ends, by name."""
+        if type(self.passes).figures is Passes.figures:
+            return {}
+        return self.passes.figures(self.of_all_ranks().place(max(step, self.start.step)).pass_index)
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""

@@ -109,6 +109,62 @@ class GroupSize(NamedTuple):
         )
 
 
+class MixedSize(NamedTuple):
+    """What one optimizer step sees where each is of one of several formats: rows or groups, a batch on each device.
+
+    Args:
+        max_len: Slots in a row.
+        batch_tokens: Slots of a step of rows, over all devices: a multiple of max_len.
+        batch_groups: Groups of a step of groups, over all devices.
+        uses: Which formats there are: of rows, of groups.
+        world: How many devices there are.
+    """
+
+    max_len: int
+    batch_tokens: int
+    batch_groups: int
+    uses: tuple[bool, bool]
+    world: int = 1
+
+    @property
+    def per_step(self) -> int:
+        """Places of one step: as many as the larger of its kinds has examples, the others leave some empty."""
+        rows, groups = self.uses
+        return max(self.batch_tokens // self.max_len * rows, self.batch_groups * groups)
+
+    @property
+    def per_batch(self) -> int:
+        """Places of the batch of one device.
+
+        Raises:
+            SettingsError: The rows or the groups of a step cannot be dealt out evenly.
+        """
+        sizes = (('batch_tokens', self.batch_tokens, self.max_len), ('batch_groups', self.batch_groups, 1))
+        for is_used, (name, size, each) in zip(self.uses, sizes):
+            if is_used and size // each % self.world:
+                raise SettingsError(
+                    f'data.{name} is {size}, which cannot be dealt to {self.world} devices; make it a multiple of '
+                    f'{self.world * each}'
+                )
+        return self.per_step // self.world
+
+    @property
+    def accumulation(self) -> int:
+        """1: a device has its share of a step in one batch, and computes it chunk by chunk."""
+        return self.per_step // self.world // self.per_batch
+
+    def steps(self, n_examples: int) -> int:
+        """The number of steps that read n_examples places, the last one whole."""
+        return math.ceil(n_examples / self.per_step)
+
+    def steps_of_tokens(self, n_tokens: int) -> int:
+        """Not known: steps of several formats see other numbers of tokens."""
+        raise SettingsError(
+            f'{n_tokens:,} tokens are no number of steps where steps are of several formats (FormatMixture); give a '
+            'length in steps'
+        )
+
+
 class Loading(NamedTuple):
     """How batches are loaded.
 

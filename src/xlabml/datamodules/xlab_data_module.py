@@ -29,7 +29,7 @@ from xlabml.tokenizer import Tokenizer
 from .addresses import announce_addresses
 from .arguments import check_arguments
 from .run_batches import RunBatches
-from .run_length import GroupSize, Loading, StepSize, set_run_length
+from .run_length import GroupSize, Loading, MixedSize, StepSize, set_run_length
 from .saved_data import SavedData
 from .starts import leave_out
 
@@ -137,6 +137,8 @@ class XLabDataModule(SavedData):
         given = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__()
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
+        if len(self.sources) == 1 and stream is None:
+            self.sources = [self.sources[0].alone()]
         self.examples = examples()
         self.n_vocab = n_vocab
         self.max_len = max_len
@@ -151,9 +153,9 @@ class XLabDataModule(SavedData):
         self.batch_groups = batch_groups
         self.near_duplicates = near_duplicates
         self.accept_changes = accept_changes
-        splitting = Splitting(
-            {**DEFAULT_SPLITS, **(splits or {})}, group, stratify, tuple(source.only for source in self.sources)
-        )
+        only = tuple(source.only for source in self.sources)
+        in_order = tuple(source.in_order and stream is None for source in self.sources)
+        splitting = Splitting({**DEFAULT_SPLITS, **(splits or {})}, group, stratify, only, in_order)
         settled = {
             'sources': self.sources,
             'splits': splitting.ratios,
@@ -165,11 +167,17 @@ class XLabDataModule(SavedData):
         }
         check_arguments({**given, **settled}, XLabDataModule)
         self._loading = Loading(num_workers, pin_memory)
-        self._size: StepSize | GroupSize = StepSize(max_len, batch_tokens, device_batch_tokens)
+        self._size: StepSize | GroupSize | MixedSize = StepSize(max_len, batch_tokens, device_batch_tokens)
         of_examples = ExampleChoice(self.examples, plan(max_len), seed)
         if self.examples.sized_by == 'groups':
             self._size = GroupSize(batch_groups)
             of_examples = of_examples._replace(n_groups=batch_groups, device_tokens=device_batch_tokens)
+        if self.examples.sized_by == 'steps':
+            kinds = {form.sized_by for form in self.examples.parts}
+            self._size = MixedSize(max_len, batch_tokens, batch_groups, ('tokens' in kinds, 'groups' in kinds))
+            n_rows = batch_tokens // max_len if 'tokens' in kinds else None
+            n_groups = batch_groups if 'groups' in kinds else None
+            of_examples = of_examples._replace(n_groups=n_groups, device_tokens=device_batch_tokens, n_rows=n_rows)
         found = self.examples.sources(self.sources)
         held = [self.examples.source(source) for source in held_out or []]
         read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
@@ -231,6 +239,7 @@ class XLabDataModule(SavedData):
         else:
             end = _ENDLESS if self.stream is not None else self.run_steps(-1, 1)
         end = max(run.step, end)
+        run.passes.end_at(None if end == _ENDLESS else end)
         if self.texts.read.max_source_epochs is not None:
             check_epochs(self.texts.read, run.passes, None if end == _ENDLESS else batches.place(end))
         per_step = run.size.accumulation
@@ -269,7 +278,7 @@ class XLabDataModule(SavedData):
         return self.trainer.global_rank if self.trainer else 0
 
     @property
-    def _step_size(self) -> StepSize | GroupSize:
+    def _step_size(self) -> StepSize | GroupSize | MixedSize:
         return self._size._replace(world=self.trainer.world_size if self.trainer else 1)
 
     @property
@@ -285,6 +294,11 @@ class XLabDataModule(SavedData):
             limits.append(self._run._replace(start=self._find_start()).n_steps(n_examples))
         return min(limits, default=-1)
 
+    @property
+    def examples_per_batch(self) -> int:
+        """Rows or groups of a micro-batch of one device."""
+        return self._step_size.per_batch
+
     def steps_of_tokens(self, n_tokens: int) -> int:
         """The number of optimizer steps that see n_tokens slots, the last one whole."""
         return self._step_size.steps_of_tokens(n_tokens)
@@ -292,6 +306,10 @@ class XLabDataModule(SavedData):
     def source_shares(self, step: int, end: int) -> dict[str, float]:
         """What share of the targets of the steps from step to end - 1 each source has; {} where there is one source."""
         return {} if len(self.sources) == 1 else self._run.source_shares(step, end, self.sources)
+
+    def pass_figures(self, step: int) -> dict[str, float]:
+        """Figures of the examples of the pass in which a step ends, by name."""
+        return self._run.pass_figures(step)
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""

@@ -42,11 +42,9 @@ class DeepSpeed(DeepSpeedStrategy):
     """Lightning's DeepSpeed strategy with our batches, under any of its names (deepspeed_stage_2 and so on)."""
 
     def _auto_select_batch_size(self) -> int:
-        """Rows of a micro-batch on a device, which Lightning cannot read from our loader of whole batches."""
+        """Rows or groups of a micro-batch on a device, which Lightning cannot read from our loader of whole batches."""
         assert self.lightning_module is not None
-        trainer = self.lightning_module.trainer
-        data = Run.of(trainer).data
-        return data.batch_tokens // data.max_len // (trainer.world_size * trainer.accumulate_grad_batches)
+        return Run.of(self.lightning_module.trainer).data.examples_per_batch
 
 
 for _name in [name for name in StrategyRegistry.available_strategies() if name.startswith('deepspeed')]:

@@ -145,7 +145,10 @@ class Task(Optimized, ABC):
         Args:
             examples: The format of the data, the setting `data.examples`; its `targets` is a kind of targets.
         """
-        if cls.formats and examples.targets not in cls.formats:
+        parts = getattr(examples, 'parts', ())
+        for part in parts:
+            cls.check_format(part)
+        if not parts and cls.formats and examples.targets not in cls.formats:
             kinds = ' or '.join(kind.__name__ for kind in cls.formats)
             raise SettingsError(
                 f'data.examples is {type(examples).__name__}, which yields {examples.targets.__name__}, but '
@@ -265,7 +268,8 @@ class Task(Optimized, ABC):
     def _update(self, batch: Batch, dataloader_idx: int) -> None:
         outputs = self.outputs(batch)
         for evaluator in self._of_loader[dataloader_idx]:
-            evaluator.update(outputs, batch)
+            if evaluator.reads(batch):
+                evaluator.update(outputs, batch)
 
     def _finish(self, stage: str) -> None:
         gather = RankGather(self.trainer)

@@ -1,11 +1,13 @@
 """Lightning's Trainer, with length and validation interval in optimizer steps."""
 
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as L
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.plugins import _PLUGIN_INPUT
 from lightning.pytorch.trainer.connectors.accelerator_connector import _PRECISION_INPUT
 
 from .checkpoint_io import CheckpointIO, Restoring
@@ -16,6 +18,8 @@ from .run import Run
 from .signals import Signals
 
 DEFAULT_STEPS = 1950
+
+_T = TypeVar('_T')
 
 
 class Trainer(L.Trainer):
@@ -31,6 +35,11 @@ class Trainer(L.Trainer):
         val_check_interval: Validate every n optimizer steps (an int), or after this share of the run (a float in
             0..1), and when the run ends.
         plugins: As Lightning's; one that writes checkpoints atomically is added.
+        callbacks: As Lightning's. (What the constructor touches is named here with its type: jsonargparse takes what is
+            looked up in kwargs to be of any type, and would build whatever class a file of settings names.)
+        accelerator: As Lightning's.
+        devices: As Lightning's; torchrun's number where it started this process.
+        num_nodes: As Lightning's, like devices.
 
     Attributes:
         run: The state that the task and the callbacks share.
@@ -46,7 +55,11 @@ class Trainer(L.Trainer):
         max_epochs: int | None = None,
         max_time: str | timedelta | dict[str, int] | None = None,
         val_check_interval: int | float = 0.1,
-        plugins: Any = None,
+        plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        accelerator: str | Accelerator = 'auto',
+        devices: list[int] | str | int = 'auto',
+        num_nodes: int = 1,
         **kwargs: Any,
     ) -> None:
         if max_steps < -1 or max_steps == 0:
@@ -63,26 +76,26 @@ class Trainer(L.Trainer):
             if value is not None and value < least:
                 raise ValueError(f'trainer.{name} is {value}; it must be {least} or more')
         if precision == 'auto':
-            precision = auto_precision(kwargs.get('accelerator', 'auto'))
-        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
-        if not any(isinstance(plugin, TorchCheckpointIO) for plugin in plugins):
-            plugins.append(CheckpointIO())
-        callbacks = kwargs.pop('callbacks', None) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        for callback in callbacks:
-            if not isinstance(callback, Callback):  # a bare name in YAML stays a string
+            precision = auto_precision(accelerator)
+        all_plugins: list[_PLUGIN_INPUT] = as_list(plugins)
+        if not any(isinstance(plugin, TorchCheckpointIO) for plugin in all_plugins):
+            all_plugins.append(CheckpointIO())
+        all_callbacks = as_list(callbacks)
+        for callback in all_callbacks:
+            if not isinstance(callback, Callback):
                 raise ValueError(
                     f'trainer.callbacks holds {callback!r}, which is no callback; '
                     'write [{class_path: PATH.OF.THE.CLASS, init_args: {…}}]'
                 )
-        kwargs.update(started_by_torchrun(kwargs.get('devices', 'auto'), kwargs.get('num_nodes', 1)))
+        kwargs.update({'devices': devices, 'num_nodes': num_nodes, **started_by_torchrun(devices, num_nodes)})
         super().__init__(
             *args,
             precision=precision,
             max_steps=max_steps,
             max_epochs=max_epochs if max_epochs is not None else -1,
-            callbacks=callbacks,
-            plugins=plugins,
+            callbacks=all_callbacks,
+            plugins=all_plugins,
+            accelerator=accelerator,
             # Lightning's own intervals are switched off: validation goes by steps, and the data has no epochs.
             val_check_interval=1,
             check_val_every_n_epoch=None,
@@ -108,3 +121,10 @@ class Trainer(L.Trainer):
                 )
             every = max(1, round(self.max_steps * every))
         return step % every == 0 or step == self.max_steps
+
+
+def as_list(found: _T | list[_T] | None) -> list[_T]:
+    """A new list of what may be given as a list, alone, or not at all."""
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]

@@ -17,7 +17,9 @@ from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
 from .objective import ObjectiveEvaluator
+from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
@@ -27,6 +29,7 @@ from .sums import Sums, precise
 from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
 
 __all__ = [
+    'NO_SKLEARN',
     'Bitext',
     'CalibratedEvaluator',
     'Calibrator',
@@ -45,11 +48,13 @@ __all__ = [
     'Neighbours',
     'ObjectiveEvaluator',
     'PairClassification',
+    'PreferenceEvaluator',
     'RegressionEvaluator',
     'Relevance',
     'Reliability',
     'Reranking',
     'Retrieval',
+    'Scores',
     'SearchRow',
     'Similarity',
     'Sums',
@@ -66,7 +71,9 @@ __all__ = [
     'evaluate_search',
     'evaluate_similarity',
     'format_table',
+    'has_sklearn',
     'k_means',
+    'lexical_systems',
     'majority_figures',
     'make_relevance',
     'make_search',

@@ -1,34 +1,41 @@
-"""The table that every search has to be read beside: BM25, a model's vectors and both fused, with intervals."""
+"""The table that every search has to be read beside: baselines, a model's vectors, both fused, with intervals."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
-from xlabml.bm25 import BM25, fuse
+from xlabml.bm25 import fuse
 
 from .bootstrap import Interval, mean_interval, paired_interval
+from .lexical import Scores, lexical_systems
 from .ranking import Metric, Relevance, rank_relevant, ranking_figures
 from .vectors import compare, normalized
-
-Scores: TypeAlias = Callable[[slice], Float[np.ndarray, 'i n']]
-"""The scores of all documents for the queries of a slice."""
 
 
 class SearchRow(NamedTuple):
     """A system of a table.
 
     Args:
-        name: BM25, vectors or fused.
+        name: BM25, another baseline, a model's, or the model's with BM25.
         figures: The mean over the queries, with its interval, by the figure's name.
         over_bm25: What the figures exceed those of BM25 by, on the same queries.
+        values: The figures of each query, by name.
     """
 
     name: str
     figures: dict[str, Interval]
     over_bm25: dict[str, Interval]
+    values: dict[str, Float64[np.ndarray, ' q']]
+
+    def over(self, other: 'SearchRow', seed: int = 0) -> dict[str, Interval]:
+        """What the figures exceed those of another system by: means of the differences of each query."""
+        return {
+            name: paired_interval(torch.from_numpy(ours), torch.from_numpy(other.values[name]), seed=seed)
+            for name, ours in self.values.items()
+        }
 
 
 def search_table(
@@ -40,7 +47,7 @@ def search_table(
     metrics: Sequence[Metric] = ('recall',),
     seed: int = 0,
 ) -> list[SearchRow]:
-    """BM25, the vectors of each model, and each model fused with BM25 by z-scores.
+    """The baselines (`lexical_systems`), the vectors of each model, and each model fused with BM25 by z-scores.
 
     Args:
         queries: Their texts.
@@ -49,28 +56,18 @@ def search_table(
         vectors: Of the queries and of the documents, by the name of the model; compared by their cosine.
         seed: Of the intervals.
     """
-    bm25 = BM25(documents)
-
-    def lexical(some: slice) -> Float[np.ndarray, 'i n']:
-        return bm25.scores(queries[some])
-
-    systems: dict[str, Scores] = {'BM25': lexical}
+    systems = lexical_systems(queries, documents, seed)
+    lexical = systems['BM25']
     for name, (of_queries, of_documents) in vectors.items():
         systems[name] = _dense(normalized(of_queries), normalized(of_documents))
         systems[f'{name} + BM25'] = _fused(systems[name], lexical)
-    found = {
-        name: ranking_figures(rank_relevant(scores, relevance, len(documents)), relevance, at, metrics)
-        for name, scores in systems.items()
-    }
-    lexical_figures = {figure: torch.from_numpy(values) for figure, values in found['BM25'].items()}
-    rows = []
-    for name, figures in found.items():
-        row = SearchRow(name, {}, {})
-        for figure, values in figures.items():
-            ours = torch.from_numpy(values)
-            row.figures[figure] = mean_interval(ours, seed=seed)
-            row.over_bm25[figure] = paired_interval(ours, lexical_figures[figure], seed=seed)
-        rows.append(row)
+    rows: list[SearchRow] = []
+    for name, scores in systems.items():
+        ranks = rank_relevant(scores, relevance, len(documents))
+        values = ranking_figures(ranks, relevance, at, metrics)
+        figures = {figure: mean_interval(torch.from_numpy(each), seed=seed) for figure, each in values.items()}
+        row = SearchRow(name, figures, {}, values)
+        rows.append(row._replace(over_bm25=row.over(rows[0] if rows else row, seed)))
     return rows
 
 

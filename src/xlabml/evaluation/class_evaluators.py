@@ -42,12 +42,14 @@ class ExampleOutputs(NamedTuple):
         labels: Of each example its class, or a number for each column.
         weights: 0 leaves an example out; all others count alike.
         documents: The number of its document, which no other example of the split has; -1: padding, left out.
+        orders: Of preferences, the logits by each order of the answers; None: of others.
     """
 
     logits: Float[Tensor, 'e k']
     labels: Labels
     weights: Float[Tensor, ' e']
     documents: Int[Tensor, ' e']
+    orders: Float[Tensor, 'e 2 k'] | None = None
 
 
 @runtime_checkable
@@ -82,11 +84,13 @@ class Examples(NamedTuple):
         logits: As in ExampleOutputs.
         labels: Likewise.
         documents: Likewise.
+        orders: Likewise.
     """
 
     logits: Float[Tensor, 'e k']
     labels: Labels
     documents: Int[Tensor, ' e']
+    orders: Float[Tensor, 'e 2 k'] | None = None
 
 
 _Evaluated = TypeVar('_Evaluated', bound='ExampleEvaluator')
@@ -121,9 +125,9 @@ class ExampleEvaluator(Evaluator):
         counts = (outputs.weights > 0) & (outputs.documents >= 0)
         if not outputs.labels.is_floating_point():
             counts = counts & (outputs.labels >= 0)
-        self._seen.append(
-            Examples(*(part.detach()[counts].cpu() for part in (outputs.logits, outputs.labels, outputs.documents)))
-        )
+        orders = outputs.orders
+        parts = (outputs.logits, outputs.labels, outputs.documents, *(() if orders is None else (orders,)))
+        self._seen.append(Examples(*(part.detach()[counts].cpu() for part in parts)))
 
     def result(self, gather: Gather) -> dict[str, float]:
         found = [some for rank in gather.everything(self._seen) for some in rank if some.documents.numel()]
@@ -137,6 +141,7 @@ class ExampleEvaluator(Evaluator):
             torch.cat([some.logits for some in found])[order].to(torch.float64),
             torch.cat([some.labels for some in found])[order],
             torch.cat([some.documents for some in found])[order],
+            _joined([some.orders for some in found], order),
         )
         return self.evaluate(self.last)
 
@@ -387,6 +392,11 @@ def majority_figures(train_counts: Sequence[float], labels: Labels) -> dict[str,
         'majority_loss': float(log_losses(probs.log(), labels).mean()),
         'majority_accuracy': float(is_correct(probs, labels).mean()),
     }
+
+
+def _joined(parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known)[order].to(torch.float64) if known else None
 
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:

@@ -64,6 +64,10 @@ class Evaluator(ABC):
     def start(self) -> None:
         """Begin an evaluation, without earlier batches."""
 
+    def reads(self, batch: Batch) -> bool:
+        """Whether a batch is of the kind that it evaluates; of several formats, the others are not handed to it."""
+        return True
+
     @abstractmethod
     def update(self, outputs: Any, batch: Batch) -> None:
         """Add a batch.

@@ -1,6 +1,5 @@
 """Fits the linear model of TF-IDF features that classifiers are compared with, by scikit-learn."""
 
-import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,8 @@ from jaxtyping import Float, Int
 from xlabml.errors import NotSupportedError
 from xlabml.tfidf import MAX_FEATURES, Tfidf, TfidfModel
 
+from .baselines import has_sklearn
+
 MISSING = "TF-IDF + linear model: not fitted, since scikit-learn is not installed: pip install 'xlabml[baselines]'"
 
 _STRENGTH = 10.0
@@ -16,11 +17,6 @@ _STRENGTH = 10.0
 4,837 text messages a log loss of 0.085 for 0.042; 100 is like 10)."""
 _RIDGE = 1.0
 _MAX_STEPS = 1000
-
-
-def is_installed() -> bool:
-    """Whether scikit-learn can be imported."""
-    return importlib.util.find_spec('sklearn') is not None
 
 
 def fit_linear(
@@ -42,7 +38,7 @@ def fit_linear(
     Raises:
         NotSupportedError: scikit-learn is not installed.
     """
-    if not is_installed():
+    if not has_sklearn():
         raise NotSupportedError(MISSING)
     from scipy.sparse import csr_matrix
 

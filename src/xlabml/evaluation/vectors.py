@@ -141,6 +141,9 @@ class VectorEvaluator(Evaluator):
         self._parts = []
         self._n_groups = 0
 
+    def reads(self, batch: Batch) -> bool:
+        return isinstance(batch.targets, PairTargets)
+
     def update(self, outputs: VectorOutputs, batch: Batch) -> None:
         targets = batch.targets
         assert isinstance(targets, PairTargets), 'an embedder trains on PairTargets'

@@ -6,7 +6,9 @@ from a checkpoint.
 
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
+from .joint import JointModel
 from .language_model import LanguageModel, language_model
+from .late_interaction import TokenVectors
 from .pooling import (
     AttentionPooling,
     FirstPooling,
@@ -16,10 +18,21 @@ from .pooling import (
     Pooling,
     WeightedMeanPooling,
 )
-from .preference import CrossPreferenceModel, Davidson, PreferenceModel, RaoKupper, Ties
+from .preference import (
+    PREFERENCES,
+    CrossPreferenceModel,
+    Davidson,
+    PreferenceModel,
+    PreferenceNetwork,
+    RaoKupper,
+    Ties,
+)
+from .static_encoder import StaticEncoder
 from .text_encoder import Dense, TextEncoder
+from .text_vectors import TextVectors
 
 __all__ = [
+    'PREFERENCES',
     'AttentionPooling',
     'Calibration',
     'CrossPreferenceModel',
@@ -28,6 +41,7 @@ __all__ = [
     'Dense',
     'FirstPooling',
     'Head',
+    'JointModel',
     'LanguageModel',
     'LastPooling',
     'LinearHead',
@@ -37,10 +51,14 @@ __all__ = [
     'PairHead',
     'Pooling',
     'PreferenceModel',
+    'PreferenceNetwork',
     'RaoKupper',
     'SequenceClassifier',
+    'StaticEncoder',
     'TextEncoder',
+    'TextVectors',
     'Ties',
+    'TokenVectors',
     'WeightedMeanPooling',
     'language_model',
 ]

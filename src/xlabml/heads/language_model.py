@@ -96,6 +96,7 @@ class LanguageModel(nn.Module):
         ends: bool = False,
         each: bool | Literal['only'] = False,
         sparse: bool = False,
+        causal: bool | None = None,
     ) -> (
         Float[Tensor, 'b n v']
         | Float[Tensor, 'b n']
@@ -113,13 +114,14 @@ class LanguageModel(nn.Module):
                 empty segment are meaningless.
             each: With targets, also return the result of `nats`, from the same pass through the trunk; 'only': return
                 nothing else.
+            causal: As in Transformer.forward.
 
         Raises:
             ValueError: As in Transformer.forward; or there are targets and a cache, through which no gradient flows.
         """
         if targets is not None and cache is not None:
             raise ValueError('there is no loss with a cache; call the model with targets, or with a cache')
-        hidden = self.hidden(ids, layout, cache)
+        hidden = self.hidden(ids, layout, cache, causal)
         weight = self._weight
         if targets is not None:
             return self._losses(hidden.flatten(0, 1), targets, each, sparse and not torch.compiler.is_compiling())
@@ -128,10 +130,14 @@ class LanguageModel(nn.Module):
         return make_logits(hidden, weight, self.head_bias, self.logit_cap)
 
     def hidden(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, cache: Cache | None = None
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        cache: Cache | None = None,
+        causal: bool | None = None,
     ) -> Float[Tensor, 'b n d']:
         """The final hidden states, the input of the head."""
-        return self.trunk(ids, layout, cache)
+        return self.trunk(ids, layout, cache, causal)
 
     def nats(
         self, ids: Int[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout | None = None

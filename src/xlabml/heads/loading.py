@@ -51,7 +51,8 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
     Args:
         contents: The contents of the checkpoint.
         path: Its file, for messages.
-        kind: The class of heads that the caller can use.
+        kind: The class of heads that the caller can use: that of the network, or one that it has as a part (its
+            attribute `offers` says which: the part's class, and the name of the attribute that it is).
 
     Returns:
         The network, in evaluation mode, without gradients, on the device of the checkpoint's tensors.
@@ -64,16 +65,20 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
         raise CheckpointError(f'{path} does not describe its network; load its task, {contents.task.class_path}')
     with building(path, contents.weights):
         head = settings.find_class(contents.network.class_path)
-        if not issubclass(head, kind):
+        part = getattr(head, 'offers', {}).get(kind)
+        if part is None and not issubclass(head, kind):
             raise CheckpointError(f'{path} holds a {contents.network.class_path}, not a {kind.__name__}')
-        build = _builder(head)
+        build: Callable[..., nn.Module] = _builder(head)
         known = match_arguments(build, contents.network.arguments, 'model')
         network = build(**settings.build_arguments(build, known))
     weights = network_weights(contents.weights)
     _check_shapes(network, weights, path)
     network.load_state_dict(weights)
     require_finite(dict(network.named_parameters()), path)
-    return network.eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False)
+    found = network if part is None else getattr(network, part)
+    assert isinstance(found, kind)
+    return found
 
 
 class Initialized(NamedTuple):

@@ -62,15 +62,19 @@ class Pooling(nn.Module, ABC):
 
     Args:
         d_model: Width of the hidden states.
+
+    Attributes:
+        d_out: Width of the vectors.
     """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
+        self.d_out = d_model
 
     def forward(
         self, hidden: Float[Tensor, 'b n d'], layout: Layout, n_skipped: Int[Tensor, ' s'] | None = None
-    ) -> Float[Tensor, 's d']:
+    ) -> Float[Tensor, 's w']:
         """Pool each segment; zero where nothing of it counts.
 
         Args:
@@ -89,7 +93,7 @@ class Pooling(nn.Module, ABC):
         return vectors.masked_fill((counted == 0)[:, None], 0)
 
     @abstractmethod
-    def pool(self, hidden: Float[Tensor, 't d'], segments: Segments) -> Float[Tensor, 's d']:
+    def pool(self, hidden: Float[Tensor, 't d'], segments: Segments) -> Float[Tensor, 's w']:
         """Pool each segment; what comes of those without a token that counts is not read.
 
         Args:

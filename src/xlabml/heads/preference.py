@@ -1,17 +1,19 @@
 """Which of two answers is better, or a tie: classes `a`, `tie`, `b`, in this order.
 
 `PreferenceModel` scores each answer on its own: u = f(prompt, A), v = f(prompt, B); what it says when A and B change
-places is the same, mirrored. Where the data has the two texts of an example in an order of their own (that of their
-hash), the mirror is exact to the last bit. `CrossPreferenceModel` reads prompt, A and B together, in both orders.
+places is the same, mirrored. `CrossPreferenceModel` reads prompt, A and B together, in both orders. Where the data has
+the two texts of an example in an order of their own (that of the answers' hashes, whichever is A), the mirror is exact
+to the last bit; an example of one text alone has two equal answers.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
@@ -21,6 +23,7 @@ from xlabml.transformer import Transformer
 from .calibration import Calibration
 from .classifier import ExampleNetwork, Head, LinearHead
 from .pooling import MeanPooling, Pooling
+from .text_encoder import row_layout
 
 PREFERENCES = ('a', 'tie', 'b')
 
@@ -91,29 +94,128 @@ class RaoKupper(Ties):
         return torch.stack([-not_a, 2 * eta + torch.log(-torch.expm1(-2 * eta)) - (not_a + not_b), -not_b], dim=1)
 
 
-class PreferenceModel(ExampleNetwork):
-    """An order-free preference: the same scalar of each answer with its prompt, and a model of ties over both.
+class Standing(NamedTuple):
+    """What the head returns for the texts of examples, in the order in which they stand.
 
-    An example has two texts: role 0 is the prompt with A, role 1 the prompt with B. `score` alone is a reward model.
+    Args:
+        outputs: For the first text of each example, and for the second; where there is one only, twice for that.
+        first_role: The role of the first.
+    """
+
+    outputs: Float[Tensor, 'e 2 o']
+    first_role: Int[Tensor, ' e']
+
+
+class PreferenceNetwork(ExampleNetwork):
+    """The base: two texts an example, and log-probabilities of a, tie, b.
 
     Args:
         trunk: Computes the hidden states.
         pooling: Makes a vector of those of a text.
-        head: Makes one number of a vector.
-        ties: Makes logits of the difference.
+        head: Makes the outputs of a text of its vector.
         calibration: Applied by `probabilities`; None: as it is with a temperature of 1.
 
     Raises:
         SettingsError: The calibration would treat A and B differently.
     """
 
+    task = 'single-label'
+    classes = PREFERENCES
+
     def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
+        self, trunk: Transformer, pooling: Pooling, head: Head, calibration: Calibration | None = None
     ) -> None:
         super().__init__(trunk, pooling, n_texts=2)
         self.head = head
-        self.ties = ties
         self.calibration = _check_calibration(calibration)
+
+    @abstractmethod
+    def orders(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        example: Int[Tensor, ' s'] | None = None,
+        role: Int[Tensor, ' s'] | None = None,
+        n_examples: int | None = None,
+    ) -> Float[Tensor, 'e 2 3']:
+        """Log-probabilities of a, tie and b by each order, that of the text that stands first before the other.
+
+        Their difference is the swap error of one order alone. Arguments as in `vectors`.
+        """
+
+    @abstractmethod
+    def combine(self, orders: Float[Tensor, 'e 2 3']) -> Float[Tensor, 'e 3']:
+        """What both orders say together, before calibration."""
+
+    def forward(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        example: Int[Tensor, ' s'] | None = None,
+        role: Int[Tensor, ' s'] | None = None,
+        n_examples: int | None = None,
+        by_order: bool = False,
+    ) -> Float[Tensor, 'e 3'] | Float[Tensor, 'e 2 3']:
+        """Log-probabilities of a, tie and b, before calibration; arguments as in `vectors`.
+
+        Args:
+            by_order: Whether those of each order are returned, as by `orders`.
+        """
+        orders = self.orders(ids, layout, example, role, n_examples)
+        return orders if by_order else self.combine(orders)
+
+    def probabilities(self, logits: Float[Tensor, 'e 3']) -> Float[Tensor, 'e 3']:
+        """Calibrated probabilities of logits."""
+        calibrated = logits if self.calibration is None else self.calibration.logits(logits)
+        # Class by class: a and b stand at equal places, so that vectorized code treats them alike.
+        return torch.stack([some.exp() for some in mirrored_log_softmax(calibrated).unbind(1)], dim=1)
+
+    def standing(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None,
+        example: Int[Tensor, ' s'] | None,
+        role: Int[Tensor, ' s'] | None,
+        n_examples: int | None,
+    ) -> Standing:
+        """The head's outputs where the texts stand, in float32 or wider: equal tensors have equal outputs, to the last
+        bit, whatever the roles are. Arguments as in `vectors`."""
+        layout = row_layout(ids) if layout is None else layout
+        n_segments = len(layout.starts) - 1
+        at = torch.arange(n_segments, device=ids.device) if example is None else example.long()
+        roles = torch.zeros_like(at) if role is None else role.long()
+        n = n_segments if n_examples is None else n_examples
+        is_second = torch.zeros_like(at, dtype=torch.bool)
+        is_second[1:] = at[1:] == at[:-1]
+        vectors = self.vectors(ids, layout, at, is_second.long(), n)
+        outputs = self.head(vectors.flatten(0, 1)[:, None])
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).unflatten(0, (-1, 2))  # e 2 o
+
+        place = torch.where(at >= 0, at, n)  # padding goes to a place that is cut off
+        n_texts = at.new_zeros(n + 1).index_add(0, place, torch.ones_like(at))[:-1]
+        first_role = at.new_zeros(n + 1).index_add(0, place, torch.where(is_second, 0, roles))[:-1]
+        second = torch.where((n_texts < 2)[:, None], outputs[:, 0], outputs[:, 1])
+        return Standing(torch.stack([outputs[:, 0], second], dim=1), first_role)
+
+
+class PreferenceModel(PreferenceNetwork):
+    """An order-free preference: the same scalar of each answer with its prompt, and a model of ties over both.
+
+    An example has two texts: role 0 is the prompt with A, role 1 the prompt with B. `score` alone is a reward model.
+
+    Args:
+        trunk: As in the base, like the next two.
+        pooling: Makes a vector of the hidden states of a text.
+        head: Makes one number of a vector.
+        ties: Makes logits of the difference.
+        calibration: As in the base.
+    """
+
+    def __init__(
+        self, trunk: Transformer, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
+    ) -> None:
+        super().__init__(trunk, pooling, head, calibration)
+        self.ties = ties
 
     @classmethod
     def build(
@@ -123,7 +225,7 @@ class PreferenceModel(ExampleNetwork):
         trunk: Callable[[int, int], Transformer] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
-        ties: Callable[[], Ties] = Davidson,
+        ties: Callable[[], Ties] | None = None,
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
@@ -136,14 +238,15 @@ class PreferenceModel(ExampleNetwork):
             trunk: Makes the trunk.
             pooling: Makes the pooling.
             head: Makes the head.
-            ties: Makes the model of ties.
+            ties: Makes the model of ties; None: Davidson.
             calibration: temperature or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
         """
         made = trunk(n_vocab, max_len)
         calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered)
-        return cls(made, pooling(made.d_model), head(made.d_model, 1, 1), ties(), calibrated)
+        of_ties = (Davidson if ties is None else ties)()
+        return cls(made, pooling(made.d_model), head(made.d_model, 1, 1), of_ties, calibrated)
 
     def score(
         self,
@@ -154,50 +257,36 @@ class PreferenceModel(ExampleNetwork):
         n_examples: int | None = None,
     ) -> Float[Tensor, 'e 2']:
         """The score of both answers of each example: the reward of each, whatever the other is."""
-        vectors = self.vectors(ids, layout, example, role, n_examples)
-        scores = self.head(vectors.flatten(0, 1)[:, None]).view(-1, 2)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        outputs, first_role = self.standing(ids, layout, example, role, n_examples)
+        scores = outputs[:, :, 0]
+        return torch.where((first_role == 1)[:, None], scores.flip(-1), scores)
 
-    def forward(
+    def orders(
         self,
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         example: Int[Tensor, ' s'] | None = None,
         role: Int[Tensor, ' s'] | None = None,
         n_examples: int | None = None,
-    ) -> Float[Tensor, 'e 3']:
-        """Log-probabilities of a, tie and b, before calibration; arguments as in `vectors`.
-
-        The scores are computed where the texts stand, and change places as roles do.
-        """
+    ) -> Float[Tensor, 'e 2 3']:
+        """Log-probabilities of a, tie and b by u − v, and by v − u: they are the same."""
         u, v = self.score(ids, layout, example, role, n_examples).unbind(1)
-        return mirrored_log_softmax(self.ties(u - v))
+        return torch.stack(
+            [mirrored_log_softmax(self.ties(u - v)), mirrored_log_softmax(self.ties(v - u)).flip(-1)], dim=1
+        )
 
-    def probabilities(self, logits: Float[Tensor, 'e 3']) -> Float[Tensor, 'e 3']:
-        """Calibrated probabilities of logits."""
-        calibrated = logits if self.calibration is None else self.calibration.logits(logits)
-        return mirrored_log_softmax(calibrated).exp()
+    def combine(self, orders: Float[Tensor, 'e 2 3']) -> Float[Tensor, 'e 3']:
+        """Those of one order, since they are the same."""
+        return orders[:, 0]
 
 
-class CrossPreferenceModel(ExampleNetwork):
+class CrossPreferenceModel(PreferenceNetwork):
     """Prompt, A and B attend to one another, in both orders: the mean of what both say.
 
     An example has two texts: role 0 is prompt, A, B; role 1 is prompt, B, A. What stands first in a text is its first
-    answer, so that of role 1 the classes a and b change places.
-
-    Args:
-        trunk: Computes the hidden states.
-        pooling: Makes a vector of those of a text.
-        head: Makes three logits of a vector: the first answer, a tie, the second.
-        calibration: As in PreferenceModel.
+    answer, so that of role 1 the classes a and b change places. The head makes three logits of a vector: the first
+    answer, a tie, the second.
     """
-
-    def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, calibration: Calibration | None = None
-    ) -> None:
-        super().__init__(trunk, pooling, n_texts=2)
-        self.head = head
-        self.calibration = _check_calibration(calibration)
 
     @classmethod
     def build(
@@ -235,28 +324,71 @@ class CrossPreferenceModel(ExampleNetwork):
         role: Int[Tensor, ' s'] | None = None,
         n_examples: int | None = None,
     ) -> Float[Tensor, 'e 2 3']:
-        """Log-probabilities of a, tie and b by each order: they differ by the swap error of a single pass."""
-        vectors = self.vectors(ids, layout, example, role, n_examples)
-        logits = self.head(vectors.flatten(0, 1)[:, None])
-        logits = mirrored_log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32))).unflatten(0, (-1, 2))
-        return torch.stack([logits[:, 0], logits[:, 1].flip(-1)], dim=1)
+        """Log-probabilities of a, tie and b by each order."""
+        outputs, first_role = self.standing(ids, layout, example, role, n_examples)
+        first, second = (mirrored_log_softmax(outputs[:, i]) for i in range(2))
+        is_exchanged = (first_role == 1)[:, None]
+        return torch.stack(
+            [torch.where(is_exchanged, first.flip(-1), first), torch.where(is_exchanged, second, second.flip(-1))],
+            dim=1,
+        )
 
-    def forward(
+    def combine(self, orders: Float[Tensor, 'e 2 3']) -> Float[Tensor, 'e 3']:
+        """The logarithm of the mean probability of both orders."""
+        return torch.logaddexp(orders[:, 0], orders[:, 1]) - math.log(2)
+
+    def gated(
         self,
         ids: Int[Tensor, 'b n'],
-        layout: Layout | None = None,
-        example: Int[Tensor, ' s'] | None = None,
-        role: Int[Tensor, ' s'] | None = None,
-        n_examples: int | None = None,
-    ) -> Float[Tensor, 'e 3']:
-        """The logarithm of the mean probability of both orders, before calibration; arguments as in `vectors`."""
-        first, second = self.orders(ids, layout, example, role, n_examples).unbind(1)
-        return torch.logaddexp(first, second) - math.log(2)
+        layout: Layout,
+        example: Int[Tensor, ' s'],
+        role: Int[Tensor, ' s'],
+        n_examples: int,
+        confidence: float,
+    ) -> tuple[Float[Tensor, 'e 3'], Bool[Tensor, ' e']]:
+        """What the first order says alone, and both together where that is not certain: a second pass for these.
 
-    def probabilities(self, logits: Float[Tensor, 'e 3']) -> Float[Tensor, 'e 3']:
-        """Calibrated probabilities of logits."""
-        calibrated = logits if self.calibration is None else self.calibration.logits(logits)
-        return mirrored_log_softmax(calibrated).exp()
+        Which order is the first follows from the texts, not from which answer is A.
+
+        Args:
+            ids: As in `vectors`, like the next four.
+            layout: Where texts begin.
+            example: Of each segment its example, -1 for padding.
+            role: Of each segment 0 or 1.
+            n_examples: How many there are.
+            confidence: The calibrated probability of the first order's answer from which on it stands alone.
+
+        Returns:
+            Log-probabilities before calibration, and for which examples both orders were read.
+        """
+        is_second = torch.zeros_like(example, dtype=torch.bool)
+        is_second[1:] = (example[1:] == example[:-1]) & (example[1:] >= 0)
+
+        def read(keep: Tensor) -> Float[Tensor, 'e 2 3']:
+            """What one text of each example says: by its own order, and by the other one if the answers were equal."""
+            some, of_some = take_segments(ids, layout, keep)
+            return self.orders(some, of_some, example[keep], role[keep], n_examples)
+
+        first = read((example >= 0) & ~is_second)
+        has_two = torch.zeros_like(first[:, 0, 0], dtype=torch.bool)
+        has_two[example[is_second].long()] = True
+        found = torch.where(has_two[:, None], first[:, 0], self.combine(first))
+        is_unsure = (self.probabilities(found).max(-1).values < confidence) & has_two
+        keep = is_second & is_unsure[example.long().clamp(min=0)]
+        if keep.any():
+            both = self.combine(torch.stack([found, read(keep)[:, 0]], dim=1))
+            found = torch.where(is_unsure[:, None], both, found)
+        return found, is_unsure
+
+
+def take_segments(
+    ids: Int[Tensor, 'b n'], layout: Layout, keep: Bool[Tensor, ' s']
+) -> tuple[Int[Tensor, '1 m'], Layout]:
+    """Some of the segments of a batch as one flat row."""
+    lengths = layout.starts.long().diff()
+    is_kept = keep.repeat_interleave(lengths)
+    starts = torch.cat([lengths.new_zeros(1), lengths[keep].cumsum(0)])
+    return ids.flatten()[is_kept][None], Layout(starts, layout.max_length)
 
 
 def _check_calibration(calibration: Calibration | None) -> Calibration | None:

@@ -11,6 +11,7 @@ from xlabml.batches import Layout
 from xlabml.transformer import Transformer
 
 from .pooling import MeanPooling, Pooling
+from .text_vectors import TextVectors
 
 
 class Dense(nn.Module):
@@ -39,7 +40,7 @@ class Dense(nn.Module):
         return self.activation(self.linear(vectors.to(self.linear.weight.dtype)))
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextVectors):
     """A trunk and a pooling: one vector a text, which does not depend on the other texts of a pass.
 
     Args:
@@ -49,6 +50,7 @@ class TextEncoder(nn.Module):
         normalize: Bring vectors to length 1, after all else; a zero vector stays one.
         prompts: Texts that are put before others, by name (query, document).
         include_prompt: Whether the tokens of a prompt are pooled with those of the text.
+        causal: Whether a token attends to no later one when texts are embedded; None: as the trunk does.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TextEncoder(nn.Module):
         normalize: bool = True,
         prompts: Mapping[str, str] | None = None,
         include_prompt: bool = True,
+        causal: bool | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -67,7 +70,8 @@ class TextEncoder(nn.Module):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.include_prompt = include_prompt
-        self.d_vector = dense[-1].d_out if dense else trunk.d_model
+        self.causal = causal
+        self.d_vector = dense[-1].d_out if dense else pooling.d_out
 
     @classmethod
     def build(
@@ -94,15 +98,19 @@ class TextEncoder(nn.Module):
             include_prompt: Whether the tokens of a prompt are pooled.
         """
         made = trunk(n_vocab, max_len)
-        layers = list[Dense]()
-        for make in dense or []:
-            layers.append(make(layers[-1].d_out if layers else made.d_model))
-        return cls(made, pooling(made.d_model), layers, normalize, prompts, include_prompt)
+        pool = pooling(made.d_model)
+        layers = stack_dense(pool.d_out, dense)
+        return cls(made, pool, layers, normalize, prompts, include_prompt)
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
         return frozenset({'trunk.embedding.weight'})
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.trunk.embedding.num_embeddings
 
     @property
     def max_len(self) -> int:
@@ -114,18 +122,21 @@ class TextEncoder(nn.Module):
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         n_prompt: Int[Tensor, ' s'] | None = None,
-    ) -> Float[Tensor, 's e']:
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's e'] | Float[Tensor, 'l s e']:
         """The vector of each text, in float32 (or float64, where the weights are); zero for padding.
 
         Args:
             layout: Where texts begin; None: every row is one.
             n_prompt: For each text, how many of its first tokens are its prompt's; they are pooled only where
                 include_prompt says so. None: no text has a prompt.
+            layers: Numbers of earlier layers, from 1, in rising order: the vectors that a model of these layers alone
+                has come before those of the whole along a new first axis. (): no such axis.
 
         Raises:
             ValueError: As in Transformer.forward.
         """
-        vectors = self.vectors(ids, layout, n_prompt)
+        vectors = self.vectors(ids, layout, n_prompt, layers)
         return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny) if self.normalize else vectors
 
     def vectors(
@@ -133,10 +144,20 @@ class TextEncoder(nn.Module):
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         n_prompt: Int[Tensor, ' s'] | None = None,
-    ) -> Float[Tensor, 's e']:
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's e'] | Float[Tensor, 'l s e']:
         """The same before they are brought to length 1, whatever `normalize` says."""
-        hidden = self.trunk(ids, layout)
-        vectors = self.pooling(hidden, row_layout(ids) if layout is None else layout, self._skipped(n_prompt))
+        hidden = self.trunk(ids, layout, causal=self.causal, layers=layers)
+        where = row_layout(ids) if layout is None else layout
+        skipped = self._skipped(n_prompt)
+        if not layers:
+            return self._pool(hidden, where, skipped)
+        return torch.stack([self._pool(one, where, skipped) for one in hidden])
+
+    def _pool(
+        self, hidden: Float[Tensor, 'b n d'], layout: Layout, skipped: Int[Tensor, ' s'] | None
+    ) -> Float[Tensor, 's e']:
+        vectors = self.pooling(hidden, layout, skipped)
         for layer in self.dense:
             vectors = layer(vectors)
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
@@ -147,6 +168,14 @@ class TextEncoder(nn.Module):
 
     def _skipped(self, n_prompt: Tensor | None) -> Tensor | None:
         return None if self.include_prompt else n_prompt
+
+
+def stack_dense(d_in: int, dense: Sequence[Callable[[int], Dense]] | None) -> list[Dense]:
+    """Layers over pooled vectors, each made from the width before it."""
+    layers = list[Dense]()
+    for make in dense or []:
+        layers.append(make(layers[-1].d_out if layers else d_in))
+    return layers
 
 
 def row_layout(ids: Int[Tensor, 'b n']) -> Layout:

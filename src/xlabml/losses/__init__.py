@@ -10,6 +10,7 @@ from .cross_entropy import CrossEntropy, make_logits
 from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
 from .gathering import gather_views
 from .info_nce import InfoNCE
+from .late_interaction import LateInteraction, max_similarity
 from .loss import Loss, LossSums
 from .matryoshka import AdaptiveLayers, Matryoshka
 from .objective import Objective
@@ -35,6 +36,7 @@ __all__ = [
     'Huber',
     'InfoNCE',
     'KLDistillation',
+    'LateInteraction',
     'ListMLE',
     'Loss',
     'LossSums',
@@ -54,4 +56,5 @@ __all__ = [
     'gather_views',
     'make_logits',
     'make_views',
+    'max_similarity',
 ]

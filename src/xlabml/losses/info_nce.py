@@ -108,14 +108,14 @@ class InfoNCE(Objective):
         positives = ((views.role == POSITIVE) & views.is_own(views.example)).nonzero()[:, 0]  # r: a row each
         example = views.example[positives]
         queries = anchors[example]
-        score = (vectors[queries] * vectors[positives]).sum(dim=-1) * self.scale
+        score = self.compare_pairs(vectors[queries], vectors[positives]) * self.scale
         guide_score = (guide[queries] * guide[positives]).sum(dim=-1, keepdim=True)
         is_same = self._is_same(views, queries, positives, anchors)
         logits = []
         for direction in self.directions:
             compared = queries if direction.startswith('q') else positives
             candidates = documents if direction.endswith('d') else anchors
-            similarity = vectors[compared] @ vectors[candidates].mT  # r c
+            similarity = self.compare(vectors[compared], vectors[candidates])  # r c
             in_example = views.example[candidates] == example[:, None]
             is_own_negative = in_example & (views.role[candidates] >= NEGATIVE) & (direction == 'q2d')
             is_negative = (~in_example | is_own_negative) & ~is_same[:, candidates]
@@ -133,6 +133,14 @@ class InfoNCE(Objective):
         else:
             normalizer = torch.cat(logits, dim=1).logsumexp(dim=1)
         return mean_by_example(normalizer - score, example, views)
+
+    def compare(self, x: Float[Tensor, 'i d'], y: Float[Tensor, 'j d']) -> Float[Tensor, 'i j']:
+        """The similarity of each x and each y, which are normalized where cosines are compared."""
+        return x @ y.mT
+
+    def compare_pairs(self, x: Float[Tensor, 'i d'], y: Float[Tensor, 'i d']) -> Float[Tensor, ' i']:
+        """The similarity of each x and the y in its place."""
+        return (x * y).sum(dim=-1)
 
     def _is_same(
         self, views: Views, queries: Int[Tensor, ' r'], positives: Int[Tensor, ' r'], anchors: Int[Tensor, ' e']

@@ -5,10 +5,20 @@ from xlabml.engine import Task
 from .classifier import Classifier
 from .denoising_autoencoder import DenoisingAutoencoder
 from .embedder import Embedder
+from .joint_model import JointModel
 from .masked_language_model import MaskedLanguageModel
 from .xlab_model import XLabModel
 
-__all__ = ['DEFAULT', 'Classifier', 'DenoisingAutoencoder', 'Embedder', 'MaskedLanguageModel', 'Task', 'XLabModel']
+__all__ = [
+    'DEFAULT',
+    'Classifier',
+    'DenoisingAutoencoder',
+    'Embedder',
+    'JointModel',
+    'MaskedLanguageModel',
+    'Task',
+    'XLabModel',
+]
 
 DEFAULT = XLabModel
 """The default task."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +20,23 @@ from xlabml.evaluation import (
     ExampleEvaluator,
     ExampleOutputs,
     MultiLabelEvaluator,
+    PreferenceEvaluator,
     RegressionEvaluator,
     Sums,
     precise,
 )
-from xlabml.heads import Head, LinearHead, MeanPooling, Pooling, SequenceClassifier
+from xlabml.heads import (
+    PREFERENCES,
+    CrossPreferenceModel,
+    Head,
+    LinearHead,
+    MeanPooling,
+    Pooling,
+    PreferenceModel,
+    PreferenceNetwork,
+    SequenceClassifier,
+    Ties,
+)
 from xlabml.heads.loading import describe_head
 from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear, decay_rates, parameter_groups, split_by_depth
@@ -31,7 +44,8 @@ from xlabml.transformer import Transformer
 
 
 class Classifier(Task):
-    """Texts to classes, or to a number (`data.examples: LabelledTexts`).
+    """Texts to classes, or to a number (`data.examples: LabelledTexts`), or which of two answers is better
+    (`data.examples: Preferences`).
 
     Probabilities are calibrated: at each validation of `fit` a temperature is fitted on the validation split, before
     the checkpoint is saved, and kept in it. The figures of that validation are those of a fit on the other half of the
@@ -44,12 +58,17 @@ class Classifier(Task):
         classes: Their names, in the order of the logits; None: found in the training split.
         class_counts: Training examples of each class; None: found in the training split.
         n_texts: Texts of an example that are encoded apart; None: as the format of the data has them.
+        preference: Of preferences, whether both answers are read together (in both orders) or apart (each has a score);
+            none: others. None: as the format of the data has them.
         task: single-label, multi-label, ordinal (classes in their order), or regression.
         trunk: Makes the trunk, which turns ids into hidden states; an encoder has `causal: false`.
         pooling: Makes what turns the hidden states of a text into a vector.
         head: Makes what turns the vectors of an example into logits.
         loss: Makes what is minimised; None: cross-entropy, of several labels the binary one, of a regression the
             squared error.
+        ties: Makes the model of ties of preferences that are read apart; None: `Davidson`.
+        second_pass: At prediction of preferences that are read together: the confidence after one order below which
+            the other one is read too, 0..1; 1: both are read of all.
         calibration: temperature, vector or none.
         set_coverage: How often the set of classes of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
@@ -65,9 +84,9 @@ class Classifier(Task):
         SettingsError: The classes do not fit the task, or there is nothing of the kind to freeze.
     """
 
-    network: SequenceClassifier
+    network: SequenceClassifier | PreferenceNetwork
     formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
-    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts')
+    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'preference')
     counted: ClassVar[str] = 'examples'
     units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
 
@@ -78,11 +97,14 @@ class Classifier(Task):
         classes: list[str] | None = None,
         class_counts: list[float] | None = None,
         n_texts: int | None = None,
+        preference: str | None = None,
         task: str = 'single-label',
         trunk: Callable[[int, int], Transformer] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         loss: Callable[[], ClassLoss] | None = None,
+        ties: Callable[[], Ties] | None = None,
+        second_pass: float = 1.0,
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
@@ -95,10 +117,18 @@ class Classifier(Task):
         super().__init__()
         self._holds_frozen = False
         self.frozen: list[nn.Module] = []
-        texts = 1 if n_texts is None else n_texts
-        self.network = SequenceClassifier.build(
-            n_vocab, max_len, classes, task, texts, trunk, pooling, head, calibration, set_coverage, answered
-        )
+        check_preference(preference, task, classes, ties, second_pass)
+        calibrated = (calibration, set_coverage, answered)
+        if preference == 'together':
+            self.network = CrossPreferenceModel.build(n_vocab, max_len, trunk, pooling, head, *calibrated)
+        elif preference == 'apart':
+            self.network = PreferenceModel.build(n_vocab, max_len, trunk, pooling, head, ties, *calibrated)
+        else:
+            texts = 1 if n_texts is None else n_texts
+            self.network = SequenceClassifier.build(
+                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated
+            )
+        self.second_pass = second_pass
         self.classes = list(classes or [])
         self.class_counts = class_counts
         self.task = task
@@ -129,7 +159,7 @@ class Classifier(Task):
 
     def describe_network(self) -> Part:
         """The classifier, from the arguments of this task."""
-        return describe_head(SequenceClassifier, Part.of(self.hparams).arguments)
+        return describe_head(type(self.network), Part.of(self.hparams).arguments)
 
     def train(self, mode: bool = True) -> 'Classifier':
         """Once a run trains, frozen parts are never in training mode: no dropout moves what they return."""
@@ -165,11 +195,21 @@ class Classifier(Task):
             )
 
     def logits(self, batch: Batch) -> Float[Tensor, 'e k']:
-        """Logits of each example of a batch; its rows are chunks that go through the network one after the other."""
+        """Logits of each example of a batch."""
+        return self._of_rows(batch, self.network)
+
+    def _of_rows(self, batch: Batch, compute: Callable[..., Float[Tensor, 'e k']]) -> Float[Tensor, 'e k']:
+        """What is computed of each example; the rows of a batch are chunks that go through the network one after the
+        other.
+
+        Args:
+            batch: Of any number of rows.
+            compute: From arguments as those of the network.
+        """
         n_examples = len(class_targets(batch).labels)
         layout = batch.layout
         if len(batch.ids) == 1 or layout is None:
-            return self.network(batch.ids, layout, batch.example, batch.role, n_examples)
+            return compute(batch.ids, layout, batch.example, batch.role, n_examples)
         n = len(batch.example) // len(batch.ids)  # every row has as many segments, and whole examples
         last = batch.example.view(-1, n).max(1).values.cummax(0).values.tolist()
         first = [0, *(end + 1 for end in last[:-1])]
@@ -179,7 +219,7 @@ class Classifier(Task):
             starts = layout.starts[row * n : (row + 1) * n + 1] - layout.starts[row * n]
             is_text = None if layout.is_text is None else layout.is_text[segments]
             example = batch.example[segments]
-            return self.network(
+            return compute(
                 batch.ids[row : row + 1],
                 Layout(starts, layout.max_length, is_text),
                 torch.where(example < 0, -1, example - first[row]),
@@ -197,7 +237,16 @@ class Classifier(Task):
         """Logits and labels of the examples."""
         targets = class_targets(batch)
         is_first = (batch.example >= 0) & (batch.role == 0)
-        return ExampleOutputs(self.logits(batch), targets.labels, targets.weights, batch.documents[is_first].long())
+        documents = batch.documents[is_first].long()
+        network = self.network
+        if not isinstance(network, PreferenceNetwork):
+            return ExampleOutputs(self.logits(batch), targets.labels, targets.weights, documents)
+
+        def by_order(*arguments: Any) -> Float[Tensor, 'e 6']:
+            return network(*arguments, by_order=True).flatten(1)
+
+        orders = self._of_rows(batch, by_order).unflatten(1, (2, -1))
+        return ExampleOutputs(network.combine(orders), targets.labels, targets.weights, documents, orders)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss of training and, of classes, the accuracy."""
@@ -232,8 +281,21 @@ class Classifier(Task):
         """The calibrated probability of each class, whether it is in the set, and how many tokens were cut."""
         targets = class_targets(batch)
         n = len(targets.labels)
-        probs = self.network.probabilities(self.logits(batch)).double()
-        values = {f'{_PROBABILITY}{i}': probs[:, i] for i in range(probs.size(1))}
+        network = self.network
+        second: dict[str, Tensor] = {}
+        if isinstance(network, CrossPreferenceModel) and self.second_pass < 1:
+
+            def gated(*arguments: Any) -> Float[Tensor, 'e 4']:
+                logits, is_second = partial(network.gated, confidence=self.second_pass)(*arguments)
+                return torch.cat([logits, is_second.to(logits.dtype)[:, None]], dim=1)
+
+            logits = self._of_rows(batch, gated)
+            second[_SECOND_PASS] = logits[:, -1].double()
+            logits = logits[:, :-1]
+        else:
+            logits = self.logits(batch)
+        probs = network.probabilities(logits).double()
+        values = second | {f'{_PROBABILITY}{i}': probs[:, i] for i in range(probs.size(1))}
         calibration = self.network.calibration
         if calibration is not None and self.task != 'multi-label':
             sets = calibration.sets(probs)
@@ -257,10 +319,14 @@ class Classifier(Task):
         if 'answered' in totals:
             found['set'] = [name for i, name in enumerate(self.classes) if totals[f'{_IN_SET}{i}']]
             found['answered'] = bool(totals['answered'])
+        if _SECOND_PASS in totals:
+            found['both_orders'] = bool(totals[_SECOND_PASS])
         return {**found, 'truncated': is_truncated}
 
     def _make_evaluator(self) -> ExampleEvaluator:
         calibration = self.network.calibration
+        if isinstance(self.network, PreferenceNetwork):
+            return PreferenceEvaluator(calibration, self.class_counts, self.second_pass)
         if self.task == 'regression':
             return RegressionEvaluator()
         if self.task == 'multi-label':
@@ -290,9 +356,44 @@ def class_targets(batch: Batch) -> ClassTargets:
     if not isinstance(batch.targets, ClassTargets):
         raise ValueError(
             f'a batch has {type(batch.targets).__name__}, but a classifier trains on ClassTargets; set '
-            'data.examples to LabelledTexts'
+            'data.examples to LabelledTexts or Preferences'
         )
     return batch.targets
+
+
+def check_preference(
+    preference: str | None,
+    task: str,
+    classes: list[str] | None,
+    ties: Callable[[], Ties] | None,
+    second_pass: float,
+) -> None:
+    """See that what is said of preferences goes together; arguments as in Classifier.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    if preference not in (None, 'none', 'together', 'apart'):
+        raise SettingsError(f'model.preference is {preference!r}; choose one of none, together, apart')
+    if ties is not None and preference != 'apart':
+        raise SettingsError(
+            f'model.ties goes with preferences that are read apart, but model.preference is {preference or "none"}; '
+            'leave it out, or set data.examples.together to false'
+        )
+    if not 0 < second_pass <= 1:
+        raise SettingsError(f'model.second_pass is {second_pass}; give a ratio above 0, at most 1')
+    if second_pass < 1 and preference != 'together':
+        raise SettingsError(
+            'model.second_pass goes with preferences that are read together, but model.preference is '
+            f'{preference or "none"}; leave it out'
+        )
+    if preference in (None, 'none'):
+        return
+    if task != 'single-label' or tuple(classes or ()) != PREFERENCES:
+        raise SettingsError(
+            f'model.task is {task} and model.classes are {", ".join(classes or ()) or "none"}, but preferences are '
+            f'single-label with the classes {", ".join(PREFERENCES)}; leave both out'
+        )
 
 
 def find_frozen(trunk: Transformer, freeze: str) -> list[nn.Module]:
@@ -327,3 +428,4 @@ _LOSSES: dict[str, Callable[[], ClassLoss]] = {
 }
 _PROBABILITY = 'probability_'
 _IN_SET = 'set_'
+_SECOND_PASS = 'second_pass'

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from xlabml import checkpoints
 from xlabml.errors import RequestError, SettingsError
-from xlabml.heads import TextEncoder
+from xlabml.heads import StaticEncoder, TextEncoder, TextVectors
 from xlabml.heads.loading import load_network
 from xlabml.heads.text_encoder import frame, pack
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
 from .devices import find_device
+from .generator import JOINT_MODEL
 from .quantization import Calibration, VectorType, quantize
 
 EMBEDDER = 'xlabml.models.Embedder'
@@ -80,8 +81,8 @@ class TextEmbedder:
         ValueError: They have not the same number of tokens.
     """
 
-    def __init__(self, model: TextEncoder, tokenizer: Tokenizer) -> None:
-        n_vocab = model.trunk.embedding.num_embeddings
+    def __init__(self, model: TextVectors, tokenizer: Tokenizer) -> None:
+        n_vocab = model.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
                 f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
@@ -92,12 +93,13 @@ class TextEmbedder:
         self.cut = Cut(max_len=model.max_len)
 
     @classmethod
-    def load(cls, ckpt: str | Path, device: str = 'auto') -> 'TextEmbedder':
+    def load(cls, ckpt: str | Path, device: str = 'auto', n_layers: int | None = None) -> 'TextEmbedder':
         """Build the encoder that a training checkpoint or an exported file holds.
 
         Args:
             ckpt: The file; `last`, `best`: of the newest of the runs of embedders below the current folder.
             device: `cpu`, `cuda`, `cuda:1`, …; `auto`: a GPU if there is one.
+            n_layers: Use the first layers alone, of an encoder that was trained so (`AdaptiveLayers`); None: all.
 
         Raises:
             FileNotFoundError: A file is not there.
@@ -109,10 +111,11 @@ class TextEmbedder:
         with checkpoints.naming_another(str(ckpt), path):
             contents = checkpoints.load(path)
         network = contents.network
+        is_static = network is not None and network.class_path.endswith('.StaticEncoder')
         if (
             network is not None
             and network.class_path.startswith('xlabml.')
-            and not network.class_path.endswith('.TextEncoder')
+            and not (is_static or network.class_path.endswith(('.TextEncoder', '.JointModel')))
         ):
             raise SettingsError(
                 f'{path} holds a {contents.task.class_path}, which makes no vectors of texts; give a checkpoint of '
@@ -120,7 +123,12 @@ class TextEmbedder:
             )
         with naming(path):
             tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
-        model = load_network(contents, path, TextEncoder)
+        model: TextVectors = load_network(contents, path, StaticEncoder if is_static else TextEncoder)
+        if n_layers is not None:
+            if not isinstance(model, TextEncoder):
+                raise RequestError(f'n_layers is {n_layers}, but {path} holds no layers: its vectors are of tokens')
+            with naming(path):
+                model.trunk.keep_layers(n_layers)
         try_out(path, network and network.arguments, lambda: model(torch.zeros(1, 3, dtype=torch.long)))
         with naming(path):
             return cls(model.to(where), tokenizer)
@@ -282,6 +290,8 @@ class TextEmbedder:
 
     def encode_chunk(self, texts: list[str], plan: Plan) -> tuple[Float32[np.ndarray, 'n d'], int]:
         """The vectors of some texts, and how many of these were cut."""
+        if isinstance(self.model, StaticEncoder):
+            return self._encode_bags(self.model, texts, plan)
         room = self.model.max_len - 2 - len(plan.prompt)
         encoded = self.tokenizer.encode(texts)
         n_cut = sum(len(ids) > room for ids in encoded)
@@ -297,6 +307,21 @@ class TextEmbedder:
                 found[rows] = self._finish(self.model.vectors(ids, layout, n_prompt), plan).cpu().numpy()
         return found, n_cut
 
+    def _encode_bags(
+        self, model: StaticEncoder, texts: list[str], plan: Plan
+    ) -> tuple[Float32[np.ndarray, 'n d'], int]:
+        """The same by a table: no token around a text, no passes, no list of ids."""
+        flat, lengths = self.tokenizer.encode_flat(texts, torch.get_num_threads())
+        n_cut = int((lengths > model.max_len).sum())
+        if n_cut:
+            begins = np.repeat(lengths.cumsum() - lengths, lengths)
+            flat = flat[np.arange(len(flat)) - begins < model.max_len]
+            lengths = np.minimum(lengths, model.max_len)
+        starts = np.concatenate([[0], lengths.cumsum()])
+        with torch.inference_mode():
+            means = model.means(torch.tensor(flat, device=self.device), torch.tensor(starts, device=self.device))
+            return self._finish(means, plan).cpu().numpy(), n_cut
+
     @staticmethod
     def _finish(vectors: Float[Tensor, 's e'], plan: Plan) -> Float[Tensor, 's d']:
         vectors = vectors[:, : plan.truncate_dim].float()
@@ -305,7 +330,7 @@ class TextEmbedder:
 
 def find_embedder(ckpt: str | Path) -> Path:
     """The file of a checkpoint; arguments and errors as of `TextEmbedder.load`."""
-    return checkpoints.find(str(ckpt), Path(), EMBEDDER)
+    return checkpoints.find(str(ckpt), Path(), (EMBEDDER, JOINT_MODEL))
 
 
 def check_texts(texts: Sequence[object]) -> None:

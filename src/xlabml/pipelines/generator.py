@@ -19,6 +19,9 @@ from .devices import find_device
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
 """The task whose checkpoints generate text, like those of its subclasses."""
 
+JOINT_MODEL = 'xlabml.models.JointModel'
+"""A task whose checkpoints generate text and embed it."""
+
 Text = TypeVar('Text', str, list[str])
 """A text, or several; the result has the same form."""
 
@@ -63,7 +66,7 @@ class TextGenerator:
                 cannot be used.
         """
         where = find_device(device)
-        path = checkpoints.find(str(ckpt), Path(), LANGUAGE_MODEL)
+        path = checkpoints.find(str(ckpt), Path(), (LANGUAGE_MODEL, JOINT_MODEL))
         with checkpoints.naming_another(str(ckpt), path):
             contents = checkpoints.load(path)
         with naming(path):
@@ -215,7 +218,8 @@ def is_language_model(class_path: str) -> bool:
         if is_ours
         else [f'{base.__module__}.{base.__name__}' for base in settings.find_class(class_path).__mro__]
     )
-    return any(name.startswith('xlabml.models.') and name.endswith('.XLabModel') for name in names)
+    ends = ('.XLabModel', '.JointModel')
+    return any(name.startswith('xlabml.models.') and name.endswith(ends) for name in names)
 
 
 def _require_language_model(class_path: str, path: Path) -> None:

@@ -104,12 +104,17 @@ def _check_state(optimizer: torch.optim.Optimizer, state: StateDict) -> None:
             values = state['state'].get(number, {})
             alike |= {frozenset(values)} if values else set()
             for name, value in values.items():
-                if name in _ELEMENTWISE and isinstance(value, Tensor) and value.shape != parameter.shape:
+                if value is None:
+                    continue  # torch's SGD, before its first momentum
+                if name in _ELEMENTWISE and not (isinstance(value, Tensor) and value.is_floating_point()):
+                    raise ValueError(f'optimizer_states: {name} of parameter {number} ({group}) is no tensor of floats')
+                if name in _ELEMENTWISE and value.shape != parameter.shape:
                     raise ValueError(
                         f'optimizer_states: {name} of parameter {number} ({group}) has shape {tuple(value.shape)}, '
                         f'but the parameter has shape {tuple(parameter.shape)}'
                     )
-                if name == 'step' and (value.numel() if isinstance(value, Tensor) else 1) != 1:
+                is_number = value.numel() == 1 if isinstance(value, Tensor) else type(value) in (int, float)
+                if name == 'step' and not is_number:
                     raise ValueError(f'optimizer_states: step of parameter {number} ({group}) is not a number')
         # Optimizers of other libraries are not checked: their state can differ by shape (Adafactor) or size.
         wanted = getattr(optimizer, 'state_names', lambda _: None)(own)

@@ -1,7 +1,7 @@
 """The trunk: ids -> hidden states, as a decoder or an encoder."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -184,7 +184,8 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         causal: bool | None = None,
         first: Float[Tensor, 's d'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 'b n d'] | Float[Tensor, 'l b n d']:
         """Compute the hidden states.
 
         Args:
@@ -195,6 +196,8 @@ class Transformer(nn.Module):
             causal: Whether a token attends to no later one in this pass; None: as the trunk does.
             first: With a layout, a vector for each segment that takes the place of its first token's embedding, before
                 the position is added; None: none does.
+            layers: Numbers of earlier layers, from 1, in rising order: their hidden states, each normalized as those of
+                the last layer are, come before those of the last layer along a new first axis. (): no such axis.
 
         A layout on a device is not read by the host, so it is not checked.
 
@@ -203,7 +206,7 @@ class Transformer(nn.Module):
                 the chosen attention backend does not support the call.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-            return self._read(ids, layout, cache, causal, first)
+            return self._read(ids, layout, cache, causal, first, layers)
 
     def _read(
         self,
@@ -212,7 +215,8 @@ class Transformer(nn.Module):
         cache: Cache | None,
         causal: bool | None,
         first: Float[Tensor, 's d'] | None,
-    ) -> Float[Tensor, 'b n d']:
+        layers: Sequence[int],
+    ) -> Float[Tensor, 'b n d'] | Float[Tensor, 'l b n d']:
         place, passes = self._open(ids, layout, cache, causal)
         angles = self.positions.angles(place.position)
         local_angles = angles
@@ -226,16 +230,20 @@ class Transformer(nn.Module):
         hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
-        for block, layer_pass in zip(self._layers, passes):
+        earlier: list[Tensor] = []
+        for number, (block, layer_pass) in enumerate(zip(self._layers, passes), 1):
             block_angles = angles if block.attention.rule.window is None else local_angles
             hidden = run_block(block, hidden, block_angles, layer_pass, self.checkpointing)
+            if number in layers:
+                earlier.append(self.norm(hidden))
         if cache is not None and layout is None:
             cache.advance(ids.size(1))
         elif cache is not None and layout is not None:
             assert place.documents is not None
             segments = place.documents.segments or []
             cache.begin(layout, is_even=all(segment == (layout.max_length, True) for segment in segments))
-        return self.norm(hidden)
+        hidden = self.norm(hidden)
+        return torch.stack([*earlier, hidden]) if layers else hidden
 
     def _open(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None, causal: bool | None = None
@@ -256,6 +264,17 @@ class Transformer(nn.Module):
         shape = ids.size(0), ids.size(1)
         slopes = self.positions.slopes
         return place, self.chooser.open_passes(rules, slopes, place, cache, shape, self.embedding.weight.dtype)
+
+    def keep_layers(self, n_layers: int) -> None:
+        """Remove all layers but the first ones.
+
+        Raises:
+            ValueError: It has not as many.
+        """
+        if not 1 <= n_layers <= self.n_layers:
+            raise ValueError(f'n_layers is {n_layers}; give 1 to {self.n_layers}, the layers of the model')
+        self.blocks = self.blocks[:n_layers]
+        self.n_layers = n_layers
 
     def new_cache(self, batch: int, length: int) -> Cache:
         """An empty cache, on the device of the weights.

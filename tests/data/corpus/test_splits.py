@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from xlabml.data import check_ratios, splits_of
+from xlabml.data.corpus.splits import splits_of_few
 from xlabml.data.store import content_hash, hash_words
 
 RATIOS = {'train': 0.9, 'val': 0.05, 'test': 0.05}
@@ -51,3 +52,15 @@ def test_a_larger_train_share_moves_no_document_out_of_train():
 def test_bad_ratios_are_refused(ratios, message):
     with pytest.raises(ValueError, match=message):
         check_ratios(ratios)
+
+
+def test_of_few_documents_the_nearest_fill_an_empty_split():
+    ratios = {'train': 0.9, 'val': 0.05, 'test': 0.05}
+    hashes = np.array([[int(place * 2**64), 0] for place in (0.1, 0.5, 0.895, 0.2, 0.895)], np.uint64)
+    hashes[4] = hashes[2]  # a copy
+    assert splits_of_few(hashes, ratios).tolist() == [0, 2, 1, 0, 1]
+    assert splits_of_few(hashes, {'train': 1.0}) is None
+    assert splits_of_few(hashes[:1], ratios) is None  # train keeps one
+    assert splits_of_few(np.repeat(hashes, 201, axis=0), ratios) is None  # more than FEW
+    filled = np.concatenate([hashes, np.array([[int(0.92 * 2**64), 1], [int(0.99 * 2**64), 1]], np.uint64)])
+    assert splits_of_few(filled, ratios) is None

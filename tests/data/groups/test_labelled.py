@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from xlabml.budget import share_room
 from xlabml.data.groups import LabelledTexts
-from xlabml.data.groups.labelled import share_room
 from xlabml.data.order import example_keys
 from xlabml.errors import DataError, SettingsError
 
@@ -121,7 +121,12 @@ def test_rows_hold_whole_examples(make_groups):
 def test_classes_are_those_of_the_training_split_numbers_by_size(make_corpus):
     form = make_form()
     corpus = make_corpus(form, [{'text': f't {i}', 'stars': n} for i, n in enumerate([10, 9, 9, 2])])
-    assert form.facts(corpus) == {'classes': ['2', '9', '10'], 'class_counts': [1.0, 2.0, 1.0], 'n_texts': 1}
+    assert form.facts(corpus) == {
+        'classes': ['2', '9', '10'],
+        'class_counts': [1.0, 2.0, 1.0],
+        'n_texts': 1,
+        'preference': 'none',
+    }
 
 
 def test_the_order_of_classes_is_that_of_the_settings(make_groups):

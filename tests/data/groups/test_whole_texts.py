@@ -62,7 +62,8 @@ def test_a_search_is_described_beside_bm25(groups):
     figures = retrieval.result(OneRank())
     lines = describe_search(retrieval.last, groups.texts_by_hash(), [1], ['recall']).splitlines()
     assert lines[0] == '8 queries, 17 documents'
-    assert [line.split('  ')[0] for line in lines[2:]] == ['BM25', 'vectors', 'vectors + BM25']
-    assert float(lines[3].split()[1]) == pytest.approx(figures['recall_at_1'], abs=5e-4)
+    found = {line.split('  ')[0]: line for line in lines[2:]}
+    assert {'BM25', 'vectors', 'vectors + BM25'} <= set(found)
+    assert float(found['vectors'].split()[1]) == pytest.approx(figures['recall_at_1'], abs=5e-4)
     # Of BM25's queries all name a letter that two documents have: the short one, `no a`, is no answer.
-    assert lines[2].split()[1] == '0.000'
+    assert found['BM25'].split()[1] == '0.000'

@@ -406,6 +406,6 @@ def test_changed_settings_are_another_source_and_defaults_are_what_they_were(tmp
 
 def test_a_hub_has_no_encoding():
     with pytest.raises(
-        ValueError, match='encoding, delimiter and quoting are of files, and there is no file or folder'
+        ValueError, match='encoding, delimiter, quoting and document are of files, and there is no file or folder'
     ):
         Location('some/dataset', encoding='latin-1').fingerprint()

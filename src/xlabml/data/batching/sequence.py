@@ -126,7 +126,7 @@ class BatchSequence(Dataset[Batch]):
         for part in self._take(start, self.row(end) - start):
             examples = self.passes.open(part.pass_index)
             part = part.there()
-            store = np.searchsorted(examples.source_starts, part.numbers, 'right') - 1
+            store = examples.source_of(part.numbers)
             sources = self.passes.sources(part.pass_index)
             source = store if sources is None else np.array(sources)[store]
             found += np.bincount(source, examples.counts(part.numbers, part.keys), n_sources)
@@ -139,7 +139,9 @@ class BatchSequence(Dataset[Batch]):
             if not self._block_start <= start < self._block_start + len(self._block.numbers):
                 pass_index, places = self.places.take(start, max(n, _ORDER_BLOCK))
                 keys = example_keys(self.seed, pass_index, places)
-                self._block = Taken(pass_index, self.passes.order(pass_index, places), keys)
+                steps = self.first_step + (start + np.arange(len(places))) // self.rows_per_step
+                numbers = self.passes.at_steps(pass_index, self.passes.order(pass_index, places), steps)
+                self._block = Taken(pass_index, numbers, keys)
                 self._block_start = start
             first = start - self._block_start
             part = self._block.cut(first, first + n)

@@ -2,7 +2,7 @@
 
 from .copies import mark_copies, open_copies, verify_copies
 from .corpus import Corpus, train_texts
-from .drawn_splits import DrawnSplits, open_splits, verify_splits
+from .drawn_splits import DrawnSplits, open_splits, small_splits, verify_splits
 from .held_out import Overlap, check_held_out, find_overlap, read_hashes
 from .near_duplicates import NearDuplicates, NearPairs, open_near_duplicates, verify_near_duplicates
 from .near_reports import check_near_duplicates, describe_near_duplicates, shared_between_splits
@@ -27,6 +27,7 @@ __all__ = [
     'open_splits',
     'read_hashes',
     'shared_between_splits',
+    'small_splits',
     'split_names',
     'splits_of',
     'train_texts',

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, Int64, UInt8
+from jaxtyping import Int8, Int64, UInt8, UInt64
 
 from xlabml.data.sources import Source, split_text, utf8
 from xlabml.data.store import TokenStore, count_changed, document_hash, hash_words
@@ -27,6 +27,9 @@ class Corpus:
         copies: 1 for each document that is in no split, because an earlier one has the same content; None: all are.
         near: Near-duplicates, of which only the earliest are in a split; None: all are.
         drawn: The split of each document, where more than its own hash decides; None: that alone.
+
+    Attributes:
+        part_of: The fingerprints of the stores of the corpus that this one is a part of; None: it is whole.
     """
 
     def __init__(
@@ -53,6 +56,31 @@ class Corpus:
             self._left_out = near.marks() if copies is None else near.marks() | copies
         self._first = np.cumsum([0, *(len(store) for store in stores)])
         self._first_token = np.cumsum([0, *(len(store.tokens) for store in stores)])
+        self.part_of: list[str] | None = None
+
+    def of_stores(self, numbers: Sequence[int]) -> 'Corpus':
+        """The corpus of some of the stores, in this order: its documents are numbered anew, and stay in their splits.
+
+        What is left out of it may be a copy of a document that is not in it, so what is made of it is named by the
+        whole, too: `part_of`.
+        """
+        if list(numbers) == list(range(len(self.stores))):
+            return self
+
+        def of_documents(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values[self._first[i] : self._first[i + 1]] for i in numbers])
+
+        copies = None if self._left_out is None else of_documents(self._left_out)
+        drawn = None if self.drawn is None else self.drawn._replace(splits=of_documents(self.drawn.splits))
+        found = Corpus([self.stores[i] for i in numbers], self.ratios, copies, None, drawn)
+        near = [] if self.near is None else [self.near.fingerprint]
+        found.part_of = [*(store.fingerprint for store in self.stores), *near]
+        return found
+
+    @property
+    def first_documents(self) -> Int64[np.ndarray, ' stores']:
+        """The number of the first document of each store."""
+        return self._first[:-1]
 
     def __len__(self) -> int:
         """How many documents there are, over all splits."""
@@ -167,6 +195,15 @@ class Corpus:
         counts = [n for store in self.stores if (n := count_changed(store.manifest)) is not None]
         return sum(counts) if counts else None
 
+    def words(self, documents: Int64[np.ndarray, ' documents']) -> UInt64[np.ndarray, ' documents']:
+        """A word of each document's content hash that does not decide its split: what a document draws from."""
+        index = self._store_of(documents)
+        found = np.empty(len(documents), np.uint64)
+        for i in np.unique(index):
+            here = index == i
+            found[here] = self.stores[i].hashes[documents[here] - self._first[i], 1]
+        return found
+
     def tokens(self, document: int) -> np.ndarray:
         """A document's ids, mapped."""
         store, number = self.locate(document)
@@ -219,12 +256,16 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
     """The valid texts of the train split, straight from the sources: what a tokenizer is trained on.
 
     Args:
-        splitting: How documents are divided; where that takes more than their own hashes, sources are read twice.
+        splitting: How documents are divided; where that takes more than their own hashes, sources are read twice. Of
+            ratios alone their own hashes decide, even where they are few.
     """
     if not isinstance(splitting, Splitting):
-        splitting = Splitting(splitting)
-    check_ratios(splitting.ratios)
-    drawn = None if splitting.is_plain else splits_of_sources(sources, splitting)
+        drawn = None
+        ratios = splitting
+    else:
+        drawn = splits_of_sources(sources, splitting)
+        ratios = splitting.ratios
+    check_ratios(ratios)
     for i, source in enumerate(sources):
         documents = source.documents()
         first = 0
@@ -232,7 +273,7 @@ def train_texts(sources: Sequence[Source], splitting: Splitting | Mapping[str, f
             valid = [(document, data) for document in batch if isinstance(data := utf8(document.text), bytes)]
             if drawn is None:
                 digests = b''.join(document_hash(document, data) for document, data in valid)
-                splits = splits_of(hash_words(digests), splitting.ratios)
+                splits = splits_of(hash_words(digests), ratios)
             else:
                 splits = drawn[i][first : first + len(valid)]
             first += len(valid)

@@ -1,11 +1,13 @@
-"""Splits that need more than a document's own hash: drawn by a column's value, within classes, or fixed by the source.
+"""Splits that need more than a document's own hash: drawn by a column's value, within classes, by the document's place
+in its source, or fixed by the source.
 
 A document's unit is what may not be divided: its content or, with data.group, all documents of one value. The hash of
 the unit is its place between 0 and 1. With data.stratify, places are ranks among the units of one class: of n units the
 one with the k-th smallest hash lies at (k - 1/2) / n, so that each split has its share of every class, rounded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +15,12 @@ import numpy as np
 from jaxtyping import Int8
 
 from xlabml.artifacts import folders, manifests
-from xlabml.data.sources import Source
-from xlabml.data.store import TokenStore
+from xlabml.data.sources import Source, utf8
+from xlabml.data.store import TokenStore, document_hash, hash_words
 from xlabml.errors import SettingsError
 from xlabml.plain import PlainDict
 
-from .splits import Splitting, split_names, splits_of
+from .splits import FEW, Splitting, split_names, splits_in_order, splits_of, splits_of_few
 from .strata import Strata
 from .units import Records, records_of_source, records_of_store, units_of
 
@@ -82,13 +84,45 @@ def verify_splits(stores: Sequence[TokenStore], splitting: Splitting, folder: Pa
     return DrawnSplits(splits, splitting.settings())
 
 
-def splits_of_sources(sources: Sequence[Source], splitting: Splitting) -> list[Int8[np.ndarray, ' documents']]:
-    """The splits of the valid documents of each source, straight from the sources: the same as from their stores."""
+def small_splits(stores: Sequence[TokenStore], ratios: Mapping[str, float]) -> DrawnSplits | None:
+    """The splits of a set whose documents are few, where one would have none (`splits_of_few`); None elsewhere."""
+    if sum(map(len, stores)) > FEW:
+        return None
+    splits = splits_of_few(np.concatenate([store.hashes for store in stores]), ratios)
+    return None if splits is None else DrawnSplits(splits, {'data.splits, of few documents': 'each has one'})
+
+
+def splits_of_sources(sources: Sequence[Source], splitting: Splitting) -> list[Int8[np.ndarray, ' documents']] | None:
+    """The splits of the valid documents of each source, straight from the sources: the same as from their stores.
+
+    Returns:
+        None where each document's own hash decides.
+    """
+    if splitting.is_plain:
+        return _splits_of_few_in(sources, splitting.ratios)
     columns = splitting.columns
     readers = [lambda source=source: records_of_source(source, columns) for source in sources]
     sizes: list[int] = []
     drawn = draw_splits(splitting, readers, sizes)
     return np.split(drawn, np.cumsum(sizes)[:-1])
+
+
+def _splits_of_few_in(
+    sources: Sequence[Source], ratios: Mapping[str, float]
+) -> list[Int8[np.ndarray, ' documents']] | None:
+    """As `small_splits`, from the sources: at most `FEW` documents are read."""
+    sizes: list[int] = []
+    digests = b''
+    for source in sources:
+        documents = ((document, utf8(document.text)) for document in source.documents())
+        valid = (document_hash(document, data) for document, data in documents if isinstance(data, bytes))
+        found = list(islice(valid, FEW + 1))
+        sizes.append(len(found))
+        digests += b''.join(found)
+        if sum(sizes) > FEW:
+            return None
+    splits = splits_of_few(hash_words(digests), ratios)
+    return None if splits is None else np.split(splits, np.cumsum(sizes)[:-1])
 
 
 def draw_splits(
@@ -113,7 +147,12 @@ def draw_splits(
     for i, name in enumerate(only):
         if name is not None:
             drawn[i] = _fix(readers[i](), split_names.index(name), splitting.group, fixed)
-    divided = [i for i, name in enumerate(only) if name is None]
+    divided = []
+    for i, name in enumerate(only):
+        if name is None and splitting.by_place(i):
+            drawn[i] = splits_in_order(sum(len(records.rows) for records in readers[i]()), splitting.ratios)
+        elif name is None:
+            divided.append(i)
     strata = Strata(splitting)
     for i in divided:
         some = [_divide(records, splitting, fixed, strata) for records in readers[i]()]

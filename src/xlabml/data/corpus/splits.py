@@ -12,6 +12,9 @@ from xlabml.plain import PlainDict
 
 split_names: tuple[str, ...] = get_args(SplitName)
 
+FEW = 1000
+"""Documents of a set so small that chance may leave a split without any."""
+
 
 class Splitting(NamedTuple):
     """How documents are divided into splits.
@@ -21,12 +24,15 @@ class Splitting(NamedTuple):
         group: The column whose value decides, in place of the content; None: the content.
         stratify: The column within each of whose values the shares hold; None: over all documents.
         only: The split that each source is fixed to; None for a source whose documents are divided.
+        in_order: Whether the documents of each source are divided by their place in it, the first to train; a column
+            that decides is heard before.
     """
 
     ratios: Mapping[str, float]
     group: str | None = None
     stratify: str | None = None
     only: tuple[SplitName | None, ...] = ()
+    in_order: tuple[bool, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -36,12 +42,22 @@ class Splitting(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether the content's hash alone decides, so that nothing else has to be known."""
-        return not self.columns and not any(self.only)
+        return not self.columns and not any(self.only) and not any(self.in_order)
+
+    def by_place(self, source: int) -> bool:
+        """Whether the documents of a source are divided by their place."""
+        return not self.columns and any(self.in_order) and self.in_order[source]
 
     def settings(self) -> PlainDict:
         """What is set beside the ratios, by the names that the user knows; {} where nothing is."""
         only = list(self.only) if any(self.only) else None
-        found: PlainDict = {'data.group': self.group, 'data.stratify': self.stratify, 'data.sources.only': only}
+        in_order = list(self.in_order) if any(self.in_order) and not self.columns else None
+        found: PlainDict = {
+            'data.group': self.group,
+            'data.stratify': self.stratify,
+            'data.sources.only': only,
+            'data.sources.in_order': in_order,
+        }
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -68,6 +84,48 @@ def splits_of(hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, fl
             splits[:] = index
         else:
             splits[hashes[:, 0] < np.uint64(int(end * 2**64))] = index
+    return splits
+
+
+def splits_of_few(
+    hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, float]
+) -> Int8[np.ndarray, ' documents'] | None:
+    """The splits of a small set in which a split that has a share would have no document: the one of train that lies
+    nearest to it is put there, its copies with it.
+
+    As documents are added, it is back in train once the split has one by its hash.
+
+    Returns:
+        None where there are more than `FEW`, or every split has its documents.
+    """
+    if len(hashes) > FEW:
+        return None
+    splits = splits_of(hashes, ratios)
+    places = hashes[:, 0] / 2**64
+    ends = [0.0, *split_ends(ratios)]
+    is_changed = False
+    for i, name in enumerate(split_names[1:], 1):
+        if ratios.get(name, 0.0) > 0 and not (splits == i).any():
+            train = np.flatnonzero(splits == 0)
+            if len(np.unique(hashes[train], axis=0)) > 1:
+                distance = np.maximum(ends[i] - places[train], places[train] - ends[i + 1])
+                splits[(hashes == hashes[train[distance.argmin()]]).all(axis=1)] = i
+                is_changed = True
+    return splits if is_changed else None
+
+
+def splits_in_order(n: int, ratios: Mapping[str, float]) -> Int8[np.ndarray, ' documents']:
+    """The split of each of n documents by its place: the first are train, those behind val, test and predict.
+
+    Each split with a share has a document, taken from train, where that has two or more.
+    """
+    counts = np.diff([0, *(round(end * n) for end in split_ends(ratios))])
+    for i, name in enumerate(split_names):
+        if ratios.get(name, 0.0) > 0 and not counts[i] and counts[0] > 1:
+            counts[i] = 1
+            counts[0] -= 1
+    splits = np.full(n, -1, np.int8)
+    splits[: counts.sum()] = np.repeat(np.arange(len(split_names)), counts)
     return splits
 
 

@@ -7,6 +7,7 @@ from .formats import GroupFormat, TextGroups
 from .groups import Groups, Prompts, TextLimits
 from .index import GroupIndex, make_index, verify_index
 from .labelled import LabelledGroups, LabelledTexts
+from .preferences import PreferenceGroups, Preferences
 from .records import GROUP, Columns, GroupRecords
 from .sets import GroupSets, SetExamples
 
@@ -26,6 +27,8 @@ __all__ = [
     'LabelledTexts',
     'NoDuplicates',
     'PerClass',
+    'PreferenceGroups',
+    'Preferences',
     'Prompts',
     'SameSource',
     'SetExamples',

@@ -9,6 +9,7 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import IGNORED, Batch, ClassTargets, Layout
+from xlabml.budget import share_room, split_ratios
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Reading, ranges
 from xlabml.data.sources import Source
@@ -92,7 +93,7 @@ class LabelledGroups(Groups):
     def labels(self, numbers: Int64[np.ndarray, ' groups']) -> Int64[np.ndarray, ' groups']:
         """The class of each example; IGNORED where it has no single one."""
         found = self.index.labels[self.documents[numbers]]
-        return found if self._number_of is None else np.where(found >= 0, self._number_of[found], IGNORED)
+        return found if self._number_of is None else np.where(found >= 0, self._number_of[found.clip(0)], IGNORED)
 
     def batch(
         self,
@@ -157,9 +158,9 @@ class LabelledGroups(Groups):
         found = np.zeros((len(numbers), 1 if classes is None else len(classes)), np.float32)
         places = {name: i for i, name in enumerate(classes or ())}
         for i, document in enumerate(self.documents[numbers].tolist()):
-            target = self.corpus.columns(document)[GROUP][TARGET]
+            target = self.corpus.columns(document)[GROUP].get(TARGET, {})
             if classes is None:
-                found[i, 0] = target
+                found[i, 0] = target or 0.0  # none: it is only predicted
                 continue
             for name, share in target.items():
                 if name not in places:
@@ -193,7 +194,7 @@ class LabelledGroups(Groups):
         elif target.ndim:
             label = ', '.join(f'{name} {share:g}' for name, share in zip(classes, target.tolist()) if share)
         else:
-            label = classes[int(target)]
+            label = classes[int(target)] if target >= 0 else ''
         return [*found, ('label', label)]
 
     def _fields_of(self, documents: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, 'e f']:
@@ -304,7 +305,7 @@ class LabelledTexts(GroupFormat):
         n_texts = 1 if pair is None else 2
         found = [1 / n_texts] * n_texts if room is None else room
         _check(self.label_columns, text, pair, found, cut)
-        self.room = tuple(share / sum(found) for share in found)
+        self.room = split_ratios(found)
         self.joined = joined or pair is None
         self.cut = cut
         self.batching = (InOrder if batching is None else batching)()
@@ -316,6 +317,8 @@ class LabelledTexts(GroupFormat):
         return self._records
 
     def source(self, source: Source) -> Source:
+        if source.only == 'predict':  # nothing is learned from its labels, which need not be there
+            return LabelledRecords(source, self.records._replace(label=None, others=()), LabelColumns())
         return LabelledRecords(source, self.records, self.label_columns)
 
     def limits(self, max_len: int, row_slots: int | None) -> TextLimits:
@@ -325,15 +328,9 @@ class LabelledTexts(GroupFormat):
         return TextLimits(self.roles, (max_len - 2,) * n, (None,) * n, max_len, row_slots)
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
-        """`classes` of the training split and their `class_counts`, and `n_texts`, how many are encoded apart."""
-        counts: dict[str, float] = {}
-        is_number: dict[str, bool] = {}
-        documents = corpus.documents('train').tolist() if self.label_columns.number is None else []
-        for document in documents:
-            group = corpus.columns(document)[GROUP]
-            for name, share in ({group['label']: 1.0} if 'label' in group else group[TARGET]).items():
-                counts[str(name)] = counts.get(str(name), 0.0) + share
-                is_number[str(name)] = isinstance(name, int)
+        """`classes` of the training split and their `class_counts`, `n_texts`, how many are encoded apart, and
+        `preference`: none."""
+        counts, is_number = ({}, {}) if self.label_columns.number is not None else count_classes(corpus)
         asked: Sequence[str] | None = self.classes
         if asked is None and self.label_columns.probabilities:
             asked = self.label_columns.probabilities
@@ -343,6 +340,7 @@ class LabelledTexts(GroupFormat):
             'classes': list(asked),
             'class_counts': [round(counts.get(name, 0.0), 3) for name in asked],
             'n_texts': 1 if self.joined else len(self.roles),
+            'preference': 'none',
         }
 
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> LabelledGroups:
@@ -362,19 +360,16 @@ class LabelledTexts(GroupFormat):
         return {**super().settings(), **own}
 
 
-def share_room(lengths: Int64[np.ndarray, 'e f'], room: int, ratios: tuple[float, ...]) -> Int64[np.ndarray, 'e f']:
-    """How many tokens of each text fit: its ratio of the room, and what the others leave over, the first one first.
-
-    Args:
-        lengths: Of the texts of each example.
-        room: Tokens of an example.
-        ratios: Of each text; their sum is 1.
-    """
-    kept = np.minimum(lengths, np.floor(room * np.array(ratios) + 1e-9).astype(np.int64))
-    for i in range(lengths.shape[1]):
-        left = room - kept.sum(1)
-        kept[:, i] += np.minimum(lengths[:, i] - kept[:, i], left)
-    return kept
+def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
+    """How often each class is in the training split, shares added up; and whether its name is a number."""
+    counts: dict[str, float] = {}
+    is_number: dict[str, bool] = {}
+    for document in corpus.documents('train').tolist():
+        group = corpus.columns(document)[GROUP]
+        for name, share in ({group['label']: 1.0} if 'label' in group else group.get(TARGET, {})).items():
+            counts[str(name)] = counts.get(str(name), 0.0) + share
+            is_number[str(name)] = isinstance(name, int)
+    return counts, is_number
 
 
 def _check(labels: LabelColumns, text: str, pair: str | None, room: list[float], cut: str) -> None:

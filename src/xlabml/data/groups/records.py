@@ -158,8 +158,12 @@ class GroupRecords(Source):
                 )
         group = {'roles': roles, **self._values(known, [role for role in roles if role != INSTRUCTION], where)}
         cuts = list(accumulate(map(len, texts)))[:-1]
-        content = json.dumps([texts, group], ensure_ascii=False, sort_keys=True).encode('utf-8', 'surrogatepass')
-        return Document(row, ''.join(texts), {**kept, GROUP: group}, cuts, content)
+        content = json.dumps(self._content(texts, group), ensure_ascii=False, sort_keys=True)
+        return Document(row, ''.join(texts), {**kept, GROUP: group}, cuts, content.encode('utf-8', 'surrogatepass'))
+
+    def _content(self, texts: list[str], group: dict[str, Any]) -> list[Any]:
+        """Plain values that are the same for copies of a record."""
+        return [texts, group]
 
     def _split(self, value: object) -> list[object]:
         """The texts of a column: one, or a list; each a text or, with instructions, a pair."""

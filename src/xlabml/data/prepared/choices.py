@@ -57,6 +57,7 @@ class ExampleChoice(NamedTuple):
         seed: The seed of the orders, and of what examples draw.
         n_groups: Groups of an optimizer step over all devices, of a format of groups; None: of another.
         device_tokens: Slots that a device holds at a time, of a format of groups; None: its whole share of a step.
+        n_rows: Rows of an optimizer step over all devices, of a mixture of formats; None: of another.
     """
 
     examples: Format
@@ -64,3 +65,4 @@ class ExampleChoice(NamedTuple):
     seed: int
     n_groups: int | None = None
     device_tokens: int | None = None
+    n_rows: int | None = None

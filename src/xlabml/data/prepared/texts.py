@@ -15,11 +15,11 @@ from xlabml.data.corpus import (
     open_copies,
     open_near_duplicates,
     open_splits,
+    small_splits,
     train_texts,
 )
 from xlabml.data.order import Mixture
 from xlabml.data.rows import Epochs, Examples, Mixed, Passes, Reading, Rows
-from xlabml.data.sources import Source
 from xlabml.data.store import Engine, TerminalProgress, TokenStore, prepare_store, store_folder
 from xlabml.errors import SettingsError
 from xlabml.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ class Texts:
         self.splitting = read.splitting
         self.drop_duplicates = read.drop_duplicates
         self.near_duplicates = read.near_duplicates
-        self.examples, self.plan, self.seed, self._n_groups, self._device_tokens = examples
+        self.examples, self.plan, self.seed, self._n_groups, self._device_tokens, self._n_rows = examples
         self.near_pairs: NearPairs | None = None
         self.tokenizer_file = TokenizerFile(tokenizer, self._tokenizer_identity, self._tokenizer_texts)
         self._tokenizer_choice = tokenizer
@@ -100,23 +100,25 @@ class Texts:
             return
         self.say_passed_over(self._once(TerminalProgress().say))
         self.tokenizer_file.ensure()
-        folders = [self._store_folder(source) for source in self.sources]
-        for source, folder in zip(self.sources, folders):
+        folders = self._store_folders()
+        for i, (source, folder) in enumerate(zip(self.sources, folders)):
             if not folder.exists():
-                source.parts(self.columns)  # what is wrong with the last source is said before the first is tokenized
+                source.parts(
+                    self.columns_of(i)
+                )  # what is wrong with the last source is said before the first is tokenized
         with TerminalProgress() as report:
             stores = [
                 prepare_store(
                     source,
                     self.tokenizer,
                     folder,
-                    self.columns,
+                    self.columns_of(i),
                     report=report,
                     say=report.say,
                     n_processes=self.n_processes,
                     engine=engine,
                 )
-                for source, folder in zip(self.sources, folders)
+                for i, (source, folder) in enumerate(zip(self.sources, folders))
             ]
             copies = open_copies(stores, self.copies_folder) if self.drop_duplicates else None
             near = self.near_duplicates
@@ -124,7 +126,10 @@ class Texts:
                 found = paths.near_duplicates()
                 self.near_pairs = open_near_duplicates(stores, near, copies, found, report)
         dropped = self.near_pairs if near is not None and near.action == 'drop' else None
-        drawn = None if self.splitting.is_plain else open_splits(stores, self.splitting, self.splits_folder)
+        if self.splitting.is_plain:
+            drawn = small_splits(stores, self.splitting.ratios)
+        else:
+            drawn = open_splits(stores, self.splitting, self.splits_folder)
         self._corpus = Corpus(stores, self.splitting.ratios, copies, dropped, drawn)
 
     def say_passed_over(self, say: Callable[[str], None]) -> None:
@@ -133,13 +138,15 @@ class Texts:
             if passed_over := source.passed_over():
                 say(f'{source}: {passed_over}')
 
-    def _store_folder(self, source: Source) -> Path:
-        return store_folder(paths.stores(), source, self.tokenizer, self.columns)
+    def _store_folders(self) -> list[Path]:
+        return [
+            store_folder(paths.stores(), source, self.tokenizer, self.columns_of(i))
+            for i, source in enumerate(self.sources)
+        ]
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the sources that are kept beside their texts."""
-        return sorted({*self.splitting.columns, *self.examples.columns})
+    def columns_of(self, source: int) -> list[str]:
+        """The columns of a source, by its number, that are kept beside its texts."""
+        return sorted({*self.splitting.columns, *self.examples.columns_of(source)})
 
     @property
     def corpus(self) -> Corpus:
@@ -161,7 +168,7 @@ class Texts:
         """
         if not self.tokenizer_path.exists():
             return []
-        folders = [self._store_folder(source) for source in self.sources]
+        folders = self._store_folders()
         return [TokenStore.open(folder) for folder in folders if folder.exists()]
 
     @property
@@ -201,7 +208,8 @@ class Texts:
 
     def reading(self) -> Reading:
         """What the format makes examples with."""
-        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed, self._n_groups, self._device_tokens)
+        sizes = (self._n_groups, self._device_tokens, self._n_rows)
+        return Reading(self.tokenizer, self.plan, paths.plans(), self.seed, *sizes)
 
     # Training
 
@@ -244,8 +252,10 @@ class Texts:
         }
 
     def _order_settings(self) -> dict[str, object]:
-        groups = {} if self._n_groups is None else {'data.batch_groups': self._n_groups}
-        return {'data.weights': self.read.weights, 'seed_everything': self.seed, **groups}
+        sizes = {} if self._n_groups is None else {'data.batch_groups': self._n_groups}
+        if self._n_rows is not None:
+            sizes['data.batch_tokens'] = self._n_rows * self.plan.length
+        return {'data.weights': self.read.weights, 'seed_everything': self.seed, **sizes}
 
     def trained_on(self) -> dict[str, object]:
         """Plain values that the sequence of training examples follows from, as a checkpoint holds them."""

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from xlabml import paths
-from xlabml.data.corpus import Corpus, split_names, verify_copies, verify_near_duplicates, verify_splits
+from xlabml.data.corpus import Corpus, small_splits, split_names, verify_copies, verify_near_duplicates, verify_splits
 from xlabml.data.groups import verify_index
-from xlabml.data.rows import RowFormat, verify_plan
+from xlabml.data.mixed import FormatMixture
+from xlabml.data.rows import Format, RowFormat, verify_plan
 from xlabml.data.store import TokenStore, describe_changed
 
 from .texts import Texts
@@ -27,16 +28,28 @@ def verify(texts: Texts) -> Iterator[str]:
             yield f'  {changed}'
     stores = texts.corpus_stores()
     corpus = _verify_corpus(texts, stores) if stores else None
-    if corpus is not None and texts.examples.sized_by == 'groups':
-        index = verify_index(corpus, texts.reading().folder)
+    form = texts.examples
+    if corpus is None:
+        return
+    if isinstance(form, FormatMixture):
+        for part, some in zip(form.parts, form.reads):
+            yield from _verify_examples(texts, part, corpus.of_stores(some))
+    else:
+        yield from _verify_examples(texts, form, corpus)
+
+
+def _verify_examples(texts: Texts, form: Format, corpus: Corpus) -> Iterator[str]:
+    """What was laid out of a corpus for the examples of a format."""
+    reading = texts.reading()
+    if form.sized_by == 'groups':
+        index = verify_index(corpus, reading.folder)
         if index is not None:
             yield f'groups: {index.folder} is as it was written ({len(index.roles):,} texts)'
-    if corpus is None or not isinstance(texts.examples, RowFormat):
+    if not isinstance(form, RowFormat):
         return
-    reading = texts.reading()
     for split in split_names:
         for stage in ('train', 'val'):
-            view = texts.examples.view(corpus, stage, 0, reading)
+            view = form.view(corpus, stage, 0, reading)
             plan = verify_plan(texts.plan, corpus, split, stage != 'train', reading.folder, view)
             if plan is not None:
                 yield f'plan: {plan.folder} is as it was written ({len(plan):,} rows of {split})'
@@ -52,7 +65,9 @@ def _verify_corpus(texts: Texts, stores: list[TokenStore]) -> Corpus | None:
     drops_near = texts.near_duplicates is not None and texts.near_duplicates.action == 'drop'
     if (texts.drop_duplicates and copies is None) or (drops_near and near is None):
         return None
-    if not texts.splitting.is_plain:
+    if texts.splitting.is_plain:
+        drawn = small_splits(stores, texts.splitting.ratios)
+    else:
         drawn = verify_splits(stores, texts.splitting, texts.splits_folder)
         if drawn is None:
             return None

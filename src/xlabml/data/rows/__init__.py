@@ -1,6 +1,6 @@
 """Documents -> examples that are rows: formats and token views, plans (Pack, Chunk, Concat), and rows as tensors."""
 
-from .formats import Examples, Format, Reading
+from .formats import Examples, Format, Part, Reading
 from .joining import join_batches, take_rows
 from .masked_tokens import MaskedNextTokens, MaskedTokens
 from .masking import Masking, SpanMasking, TokenMasking, WordMasking
@@ -24,6 +24,7 @@ __all__ = [
     'NextTokenView',
     'NextTokens',
     'Pack',
+    'Part',
     'Passes',
     'Plan',
     'PlanRows',

@@ -30,6 +30,7 @@ class Reading(NamedTuple):
         seed: The seed of what a whole pass draws.
         n_groups: Groups of an optimizer step over all devices; None: examples are rows.
         device_tokens: Slots that a device holds at a time; None: its whole share of a step.
+        n_rows: Rows of an optimizer step over all devices, of a mixture of formats; None: of another.
     """
 
     tokenizer: Tokenizer
@@ -38,6 +39,21 @@ class Reading(NamedTuple):
     seed: int
     n_groups: int | None = None
     device_tokens: int | None = None
+    n_rows: int | None = None
+
+
+class Part(NamedTuple):
+    """A stretch of an example for people.
+
+    Args:
+        text: Some tokens, decoded.
+        is_metadata: Whether they say something of the text and are none of it.
+        is_counted: Whether they are targets.
+    """
+
+    text: str
+    is_metadata: bool
+    is_counted: bool
 
 
 class Examples(ABC):
@@ -93,9 +109,17 @@ class Examples(ABC):
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
 
+    def source_of(self, numbers: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
+        """The number of the store that each example is of."""
+        return np.searchsorted(self.source_starts, numbers, 'right') - 1
+
     def describe(self) -> list[str]:
         """What the examples are like, as lines for people; [] where there is nothing to say."""
         return []
+
+    def paint(self, number: int) -> list[tuple[str, list[Part]]] | None:
+        """An example for people, parted by what its tokens are; None: there are no such parts, and `render` is all."""
+        return None
 
     @abstractmethod
     def render(self, number: int) -> list[tuple[str, str]]:
@@ -112,16 +136,24 @@ class Format(ABC):
     Attributes:
         targets: The kind of targets that its batches have; a task names the kinds that it trains on.
         columns: The columns of a document, beside its text, that the examples are made of.
-        sized_by: What counts the size of a step: slots of rows (data.batch_tokens), or groups (data.batch_groups).
+        sized_by: What counts the size of a step: slots of rows (data.batch_tokens), groups (data.batch_groups), or, for
+            several formats, what counts that of the step's.
         unused: Names of settings of the data that mean nothing to this format; setting one is an error.
         from_data: Names of arguments that are facts of the data where they are null; see `facts`.
+        parts: The formats that this one has steps of, each with targets of its own; (): it is one format.
     """
 
     targets: ClassVar[type]
     columns: ClassVar[tuple[str, ...]] = ()
-    sized_by: ClassVar[Literal['tokens', 'groups']] = 'tokens'
+    sized_by: ClassVar[Literal['tokens', 'groups', 'steps']] = 'tokens'
     unused: ClassVar[tuple[str, ...]] = ()
     from_data: ClassVar[tuple[str, ...]] = ()
+    parts: 'tuple[Format, ...]' = ()
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Names of settings of the data that mean nothing to this format, as it is set."""
+        return self.unused
 
     def settings(self) -> dict[str, object]:
         """Plain values: what the examples depend on, beside the documents."""
@@ -134,6 +166,14 @@ class Format(ABC):
     def sources(self, sources: Sequence[Source]) -> list[Source]:
         """The same of all sources, in their order."""
         return [self.source(source) for source in sources]
+
+    def columns_of(self, source: int) -> tuple[str, ...]:
+        """The columns of a source's documents, beside their texts, that the examples are made of.
+
+        Args:
+            source: Its number among the sources of this format.
+        """
+        return self.columns
 
     def arrange(self, passes: 'Passes', reading: Reading) -> 'Passes':
         """Passes over the training examples, where it matters which of them come together in a step."""

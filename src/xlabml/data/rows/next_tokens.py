@@ -21,7 +21,7 @@ class RowFormat(Format):
     """
 
     targets = TokenTargets
-    unused = ('batch_groups',)
+    unused: ClassVar[tuple[str, ...]] = ('batch_groups',)
     is_causal: ClassVar[bool] = True
 
     @abstractmethod

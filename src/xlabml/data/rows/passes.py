@@ -44,6 +44,28 @@ class Passes(ABC):
     def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """The numbers of the examples at these places of a pass's order."""
 
+    def at_steps(
+        self, pass_index: int, numbers: Int64[np.ndarray, ' rows'], steps: Int64[np.ndarray, ' rows']
+    ) -> Int64[np.ndarray, ' rows']:
+        """The numbers of the examples that are read in place of some, where that depends on the step.
+
+        Args:
+            numbers: As `order` returned them.
+            steps: The optimizer steps made before each is read.
+        """
+        return numbers
+
+    def end_at(self, n_steps: int | None) -> None:  # noqa: B027  # most do not depend on it
+        """Told where the run ends; None: only a clock ends it.
+
+        Raises:
+            SettingsError: What is read depends on it.
+        """
+
+    def figures(self, pass_index: int) -> dict[str, float]:
+        """Figures of the examples of a pass, for the curves, by name."""
+        return {}
+
     @abstractmethod
     def name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""

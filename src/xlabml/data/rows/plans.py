@@ -276,6 +276,7 @@ def _identity(plan: Plan, corpus: Corpus, split: str, counted_once: bool, view: 
         'counted_once': counted_once,
         **({'view': lengths} if lengths else {}),
         **({} if corpus.drawn is None else {'drawn': corpus.drawn.settings}),
+        **({} if corpus.part_of is None else {'part_of': corpus.part_of}),
     }
 
 

@@ -64,6 +64,9 @@ class Source(ABC):
     only: SplitName | None = None
     """The split that all its documents are in; None: they are divided. It is no part of the fingerprint."""
 
+    in_order = False
+    """Whether its documents are one text, cut, so that their place in it and not their hash decides their split."""
+
     @abstractmethod
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
         """All documents, one after the other, with these columns beside the text.
@@ -89,6 +92,10 @@ class Source(ABC):
         """The same records for a format that reads these columns, and the text only where `text_name` is among them."""
         return self
 
+    def alone(self) -> 'Source':
+        """The same source where it is all that a run reads."""
+        return self
+
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:
         """What `documents` yields, one part after the other; the same parts every time.
 
@@ -110,7 +117,8 @@ class Source(ABC):
         return []
 
     def passed_over(self) -> str:
-        """What lies where it is read from and is not read, as a line for people; '' where there is nothing."""
+        """What lies where it is read from and is not read, and how files are cut, as a line for people; '' where there
+        is nothing to say."""
         return ''
 
     def addresses(self) -> list[str]:

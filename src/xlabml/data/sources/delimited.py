@@ -1,7 +1,6 @@
 """Rows of csv and tsv files, read by Arrow, whose parser drops or swallows what is not well quoted: that is checked."""
 
 import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pyarrow
 import pyarrow.csv
 
 from . import tally
-from .encodings import explain_not_utf8, open_utf8
+from .encodings import explain_not_utf8, open_text, open_utf8
 from .kinds import kind_of
 from .quotes import CheckedQuotes, Quoting
 
@@ -136,7 +135,7 @@ def _line_of_row(path: Path, dialect: Dialect, encoding: str | None, row: int) -
     """The line where a row begins, counted from 1 as rows are; None where Python's reader cannot tell."""
     quoting: Any = csv.QUOTE_NONE if dialect.quoting == 'none' else csv.QUOTE_MINIMAL
     escape = '\\' if dialect.quoting == 'escaped' else None
-    with open_utf8(path, encoding) as raw, io.TextIOWrapper(raw, 'utf-8', 'replace', newline='') as text:  # type: ignore[type-var]
+    with open_text(path, encoding, 'replace') as text:
         reader = csv.reader(text, delimiter=dialect.delimiter, quoting=quoting, escapechar=escape)
         n_rows = end = 0
         try:

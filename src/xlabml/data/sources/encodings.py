@@ -2,9 +2,11 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,13 @@ def open_utf8(path: Path, encoding: str | None = None) -> io.BufferedIOBase:
         raw.close()
         raise
     return io.BufferedReader(_Recoded(raw, path, encoding), _BLOCK_BYTES)
+
+
+@contextlib.contextmanager
+def open_text(path: Path, encoding: str | None = None, errors: str = 'strict') -> Iterator[io.TextIOBase]:
+    """A text file's characters, line ends as they are; the other arguments are those of `open_utf8` and `open`."""
+    with open_utf8(path, encoding) as raw, io.TextIOWrapper(raw, 'utf-8', errors, newline='') as text:  # type: ignore[type-var]
+        yield text
 
 
 def is_utf8(path: Path, encoding: str | None) -> bool:

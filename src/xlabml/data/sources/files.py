@@ -19,7 +19,8 @@ from typing import NamedTuple, get_args
 from xlabml.errors import SettingsError
 
 from . import tally
-from .encodings import check_encoding, explain_not_utf8, is_utf8, open_utf8, starts_with
+from .cutting import FILE, check_document, cut
+from .encodings import check_encoding, explain_not_utf8, is_utf8, open_text, starts_with
 from .json_rows import read_json, read_json_lines
 from .kinds import PACKED, TABLES, TEXTS, UNPACKED_RATIO, is_packed, kind_of
 from .quotes import Quoting, check_delimiter
@@ -58,6 +59,7 @@ class Reading:
         delimiter: What parts the fields of csv and tsv files; None: a comma, and a tab.
         quoting: What quotes in these are for; None: `doubled` in csv, `none` in tsv.
         text: The column that has to hold texts; None: none has.
+        document: What a document of a txt, text or md file is (`cutting`).
 
     Raises:
         ValueError: There is no such encoding, or the delimiter is not one character.
@@ -67,8 +69,10 @@ class Reading:
     delimiter: str | None = None
     quoting: Quoting | None = None
     text: str | None = None
+    document: str | int = FILE
 
     def __post_init__(self) -> None:
+        check_document(self.document)
         if self.encoding is not None:
             check_encoding(self.encoding)
         if self.delimiter is not None:
@@ -89,6 +93,12 @@ class Reading:
         for name, value in given.items():
             if value is not None and not kinds & {*_DELIMITED}:
                 raise SettingsError(f'{name} is {value!r}, but none of the files is csv or tsv; leave it out')
+        if self.document != FILE:
+            if not kinds & {*TEXTS}:
+                raise SettingsError(
+                    f'document is {self.document!r}, but none of the files is one of {", ".join(TEXTS)}; leave it out'
+                )
+            given['document'] = self.document
         if self.encoding is not None:
             given['encoding'] = check_encoding(self.encoding)
         if '.tsv' in kinds and self.quoting is None:
@@ -191,7 +201,7 @@ def _rows(path: Path, span: Span, columns: list[str], reading: Reading) -> Itera
 
         return read_delimited(path, columns, Dialect.of(path, reading.delimiter, reading.quoting), encoding)
     if kind in TEXTS:
-        return _read_text(path, encoding)
+        return _read_text(path, encoding, reading.document)
     raise SettingsError(_unreadable(path))
 
 
@@ -202,13 +212,13 @@ def _unreadable(path: Path) -> str:
     )
 
 
-def _read_text(path: Path, encoding: str | None) -> Iterator[dict[str, object]]:
-    with open_utf8(path, encoding) as raw:
-        data = raw.read()
-    try:
-        yield {'text': data.decode(), 'path': str(path)}
-    except UnicodeDecodeError as error:
-        raise explain_not_utf8(path) or error from None
+def _read_text(path: Path, encoding: str | None, document: str | int) -> Iterator[dict[str, object]]:
+    with open_text(path, encoding) as text:
+        try:
+            for found in cut(text, document):
+                yield {'text': found, 'path': str(path)}
+        except UnicodeDecodeError as error:
+            raise explain_not_utf8(path) or error from None
 
 
 def _parquet_spans(path: Path, column: str, n_bytes: int) -> list[tuple[Span, int]]:

@@ -13,9 +13,10 @@ from typing import Any
 from xlabml.errors import SettingsError
 
 from .base import Document, Part, Source, SplitName, check_columns
+from .cutting import FILE, WINDOW, describe
 from .files import Reading, Span, describe_no_file, file_columns, is_marked, read_span, spans
 from .json_rows import refuse_type
-from .kinds import is_readable
+from .kinds import TEXTS, is_readable, kind_of
 from .listing import Listing, list_folder, list_pattern
 from .quotes import Quoting
 
@@ -29,10 +30,10 @@ _HUB_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 class Location(Source):
     """A dataset of a Hugging Face hub, or local files: parquet, arrow, jsonl, json, csv, tsv, txt, text, md.
 
-    A txt, text or md file is one document. A folder means all such files in it and in its folders, but hidden ones (.
-    or _) and a README beside tables; what is passed over is said. It may be one that the datasets library saved
-    (`save_to_disk`), or have the layout of a hub's: `name` is then a folder in it, and `split` what the files' names
-    begin with, or a folder's name.
+    A txt, text or md file is one document, or is cut into some. A folder means all such files in it and in its folders,
+    but hidden ones (. or _) and a README beside tables; what is passed over is said. It may be one that the datasets
+    library saved (`save_to_disk`), or have the layout of a hub's: `name` is then a folder in it, and `split` what the
+    files' names begin with, or a folder's name.
 
     Text files may be compressed (.gz, .bz2, .xz, .zst). Parquet and plain jsonl files are read in parts, side by side;
     the others each as a whole, so that a large corpus of these is best kept in many.
@@ -51,6 +52,10 @@ class Location(Source):
             in csv, `none` in tsv.
         only: The split that all its documents are in, `test` for a data set's own test file; null: they are divided as
             data.splits says. An exact copy of a document of an earlier source is dropped here as elsewhere.
+        document: What a document of a txt, text or md file is: `file`, `paragraph`, `line`, a number of characters
+            (windows of about that size, cut at the end of a paragraph or a line), or a pattern that matches the first
+            line of each (`^CHAPTER`). null: `file`; but windows of 4,000 characters where a text file is all that
+            there is. Documents of a file that is cut are divided by their place: the end of the text is val and test.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Location(Source):
         delimiter: str | None = None,
         quoting: Quoting | None = None,
         only: SplitName | None = None,
+        document: str | int | None = None,
     ) -> None:
         self.path = path
         self.name = name
@@ -73,7 +79,9 @@ class Location(Source):
         self.encoding = encoding
         self.delimiter = delimiter
         self.quoting = quoting
-        self._reading = Reading(encoding, delimiter, quoting)
+        self.document = document
+        self._reading = Reading(encoding, delimiter, quoting, document=FILE if document is None else document)
+        self.in_order = self._reading.document != FILE
         self.only = only
 
     def __str__(self) -> str:
@@ -88,9 +96,17 @@ class Location(Source):
         found.column = columns[0]
         return found
 
+    def alone(self) -> 'Location':
+        if self.document is not None or _is_pattern(self.path) or kind_of(Path(self.path)) not in TEXTS:
+            return self
+        found = copy(self)
+        found._reading = replace(self._reading, document=WINDOW)
+        found.in_order = True
+        return found
+
     def addresses(self) -> list[str]:
         path = self._local_path()
-        is_local = path.exists() or '://' in self.path or any(letter in self.path for letter in '*?[')
+        is_local = path.exists() or '://' in self.path or _is_pattern(self.path)
         return (
             [] if is_local or not _HUB_ID.fullmatch(self.path) or is_readable(path) else [f'hf://datasets/{self.path}']
         )
@@ -153,7 +169,11 @@ class Location(Source):
         }
 
     def passed_over(self) -> str:
-        return str(self._listing() or '')
+        found = str(self._listing() or '')
+        if not self.in_order:
+            return found
+        cut = f'cut into {describe(self._reading.document)}; train comes first, val and test last'
+        return f'{found}; {cut}' if found else cut
 
     def _wanted(self, columns: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([self.column, *columns]))
@@ -195,14 +215,14 @@ class Location(Source):
             )
         if path.is_symlink() or path.exists():
             raise ValueError(describe_no_file(path))
-        if any(letter in self.path for letter in '*?['):
+        if _is_pattern(self.path):
             self._refuse_hub_settings('a pattern')
             return list_pattern(str(path))
         if _HUB_ID.fullmatch(self.path) and not is_readable(path):
-            if (self._reading.encoding, self._reading.delimiter, self._reading.quoting) != (None, None, None):
+            if self._reading != Reading():
                 raise SettingsError(
-                    f'source {self}: encoding, delimiter and quoting are of files, and there is no file or folder of '
-                    'this path; check it, or leave them out'
+                    f'source {self}: encoding, delimiter, quoting and document are of files, and there is no file or '
+                    'folder of this path; check it, or leave them out'
                 )
             return None
         raise SettingsError(f'there is no file or folder {self.path} (from {Path.cwd()}); check the path of the source')
@@ -276,6 +296,10 @@ class Location(Source):
                 f'({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no details"}); check path, '
                 'name, split and the network, or set path to a local folder, file or pattern'
             ) from error
+
+
+def _is_pattern(path: str) -> bool:
+    return any(letter in path for letter in '*?[')
 
 
 def check_file(file: Path, columns: list[str], reading: Reading, source: str) -> None:

@@ -1,0 +1,100 @@
+"""Make the files of the retrieval runs in docs/log.md: pairs of a query and a text, as JSON lines.
+
+    python benchmarks/search_pairs.py debian debian_descriptions.jsonl.xz FOLDER
+    python benchmarks/search_pairs.py leads wiki_leads_en.jsonl.gz FOLDER
+
+debian: title, text, and group: the home page or, where a package has none, the stem of its name. No group is in two of
+the files: train.jsonl has nine tenths of the groups; val.jsonl and test.jsonl have one record of each of their groups,
+test.jsonl 2,000; families.jsonl has all records of about half of the groups of test.jsonl. random.jsonl has all
+records.
+leads: title, description, text, and masked: the text without the words of the title; in leads.jsonl. Articles without a
+description, and those whose description another one has too, are left out.
+"""
+
+import argparse
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+_OPEN = {'.xz': lzma.open, '.gz': gzip.open, '.bz2': bz2.open}
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file of JSON lines, compressed or not."""
+    with _OPEN.get(path.suffix, open)(path, 'rt', encoding='utf-8') as file:
+        return [json.loads(line) for line in file]
+
+
+def debian(records: list[Record]) -> Iterator[Record]:
+    """Titles and texts, with the group that a split must not divide."""
+    for record in records:
+        stem = re.sub(r'^lib|[\d.]+$', '', record['package'].split('-')[0])
+        yield {'title': record['title'], 'text': record['text'], 'group': record['homepage'] or f'package {stem}'}
+
+
+def leads(records: list[Record]) -> Iterator[Record]:
+    """Articles with a description of their own."""
+    counts = Counter(record['description'] for record in records)
+    for record in records:
+        if record['description'] and counts[record['description']] == 1:
+            words = sorted(set(re.findall(r'\w+', record['title'])), key=len, reverse=True)
+            masked = re.sub(rf'\b(?:{"|".join(map(re.escape, words))})\b', ' ', record['text'], flags=re.IGNORECASE)
+            yield {name: record[name] for name in ('title', 'description', 'text')} | {
+                'masked': re.sub(r'[ \t]+', ' ', masked).strip()
+            }
+
+
+def place(text: str) -> float:
+    """A number from 0 to 1 that follows from a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+
+
+def one_a_group(records: Iterable[Record]) -> list[Record]:
+    """The record of each group whose content has the smallest hash."""
+    found: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: place(record['title'] + record['text'])):
+        found.setdefault(record['group'], record)
+    return sorted(found.values(), key=lambda record: place(record['group']))
+
+
+def debian_files(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each file."""
+    of_group = {record['group']: place(record['group']) for record in records}
+
+    def between(low: float, high: float) -> list[Record]:
+        return [record for record in records if low <= of_group[record['group']] < high]
+
+    return {
+        'train': between(0, 0.9),
+        'val': one_a_group(between(0.9, 0.93)),
+        'test': one_a_group(between(0.93, 1))[:2000],
+        'families': between(0.93, 0.966),
+        'random': records,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('kind', choices=['debian', 'leads'])
+    parser.add_argument('source', type=Path)
+    parser.add_argument('folder', type=Path)
+    arguments = parser.parse_args()
+    records = read(arguments.source)
+    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else {'leads': list(leads(records))}
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for name, some in files.items():
+        with (arguments.folder / f'{name}.jsonl').open('w', encoding='utf-8') as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + '\n' for record in some)
+        print(f'{name}.jsonl: {len(some):,} records')
+
+
+if __name__ == '__main__':
+    main()

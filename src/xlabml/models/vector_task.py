@@ -1,0 +1,164 @@
+"""The base class of tasks that learn vectors of texts from groups of texts, by an objective of the vectors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
+from xlabml.engine import Task
+from xlabml.evaluation import Sums
+from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
+
+
+class VectorTask(Task):
+    """A task whose network makes vectors of texts.
+
+    All texts of a step go through the network in one flat pass, or in chunks of data.device_batch_tokens, whose
+    activations are computed anew in the backward pass: the objective has all texts of the step either way.
+
+    Attributes:
+        objectives: What is minimised; several: one for each data set of groups.
+        gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        prompts: Texts that the network puts before others, by name.
+        layers: Earlier layers whose vectors the objective takes, too, from 1.
+    """
+
+    objectives: nn.ModuleList
+    gather: bool
+    prompts: dict[str, str]
+    layers: tuple[int, ...] = ()
+
+    def choose_layers(self, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+        """The earlier layers whose vectors the objectives take.
+
+        Args:
+            layers: Those that the user named; None: all, where an objective needs them.
+            n_layers: Of the trunk.
+
+        Raises:
+            ValueError: No objective needs them, there are no such layers, or they have not a weight each.
+        """
+        wrappers = [one for one in self.objectives.modules() if isinstance(one, AdaptiveLayers)]
+        if not any('layers' in one.needs for one in self.objectives if isinstance(one, Objective)):
+            if layers is not None:
+                raise ValueError(
+                    f'model.layers is {list(layers)}, but model.objective needs no vectors of earlier layers; wrap it '
+                    'in AdaptiveLayers, or leave model.layers out'
+                )
+            return ()
+        found = tuple(range(1, n_layers)) if layers is None else tuple(sorted(set(layers)))
+        if not found or found[0] < 1 or found[-1] >= n_layers or len(found) != len(layers or found):
+            raise ValueError(
+                f'model.layers is {list(found if layers is None else layers)}; name earlier layers of the trunk, which '
+                f'has {n_layers}: numbers from 1 to {n_layers - 1}, each once'
+            )
+        for one in wrappers:
+            if one.layer_weights is not None and len(one.layer_weights) != len(found):
+                raise ValueError(
+                    f'layer_weights has {len(one.layer_weights)} numbers for the earlier layers '
+                    f'{", ".join(map(str, found))}; give one for each'
+                )
+        return found
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the objective cannot learn from, and have the network's prompts put before its texts.
+
+        Raises:
+            SettingsError: A role or a column that the objective needs is not named, or the classes do not suffice.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, 'datamodule', None)
+        examples = getattr(data, 'examples', None)
+        if data is None or examples is None or not hasattr(examples, 'use_prompts'):
+            return
+        examples.use_prompts(self.prompts)
+        found = [(type(one).__name__, one.needs) for one in self.objectives if isinstance(one, Objective)]
+        if stage == 'fit':
+            n_together = data.batch_groups // (1 if self.gather else self.trainer.world_size)
+            examples.require(found, data.texts.train_examples, n_together)
+
+    def vectors(
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None,
+        n_prompt: Int[Tensor, ' s'] | None,
+        layers: Sequence[int] = (),
+    ) -> Float[Tensor, 's d'] | Float[Tensor, 'l s d']:
+        """The vector of each text, and those of earlier layers before them; the one call of the network."""
+        found: Tensor = self.network(ids, layout, n_prompt, **({'layers': layers} if layers else {}))
+        return found
+
+    def embed(self, batch: Batch, layers: Sequence[int] = ()) -> Float[Tensor, 's d'] | Float[Tensor, 'l s d']:
+        """The vector of each segment of a batch; its rows are chunks that are embedded one after the other.
+
+        Args:
+            layers: Earlier layers whose vectors come before those of the last along a new first axis; (): no such axis.
+        """
+        targets = batch.targets
+        n_prompt = targets.n_prompt if isinstance(targets, PairTargets) else None
+        if len(batch.ids) == 1 or batch.layout is None:
+            return self.vectors(batch.ids, batch.layout, n_prompt, layers)
+        layout = batch.layout
+
+        def embed(row: int) -> Float[Tensor, '*l s d']:
+            of_row, segments = row_of(layout, row, len(batch.ids))
+            of_segments = None if n_prompt is None else n_prompt[segments]
+            return self.vectors(batch.ids[row : row + 1], of_row, of_segments, layers)
+
+        return embed_in_chunks(embed, range(len(batch.ids)))
+
+    def vector_sums(self, vectors: Float[Tensor, 's d'] | Float[Tensor, 'l s d'], batch: Batch) -> Sums:
+        """The sum of the objective over the groups of a batch.
+
+        Args:
+            vectors: Of `embed`, with those of the earlier layers that the objective takes.
+        """
+        views = make_views(vectors[-1], batch, vectors[:-1]) if vectors.dim() > 2 else make_views(vectors, batch)
+        if self.gather:
+            views = gather_views(views)
+        objective = self._objective(batch)
+        # Every weight has a gradient in every step, also those that take no part in it, or ranks would wait for them.
+        rest = idle(*(one for one in self.objectives if one is not objective)) + views.vectors.new_zeros(())
+        if not views.n_own:  # nothing of this rank's to compare; the gather has a backward pass all the same
+            nothing = views.vectors.sum() * 0.0 + rest
+            return Sums(nothing, torch.zeros_like(nothing), {'loss': nothing.detach()})
+        total = objective(views).sum() + rest
+        return Sums(total, total.new_tensor(float(views.n_own)), {'loss': total.detach()})
+
+    def pair_cosines(self, batch: Batch) -> dict[str, Tensor]:
+        """The cosine of each positive and the anchor of its group, summed over segments by `count`."""
+        vectors = F.normalize(self.embed(batch), dim=-1)
+        is_anchor = (batch.role == ANCHOR) & (batch.example >= 0)
+        is_positive = (batch.role == POSITIVE) & (batch.example >= 0)
+        n_examples = int(batch.example.max()) + 1
+        anchors = vectors.new_zeros(n_examples, vectors.size(-1))
+        anchors[batch.example[is_anchor]] = vectors[is_anchor]
+        cosine = (vectors * anchors[batch.example.clamp(min=0)]).sum(dim=-1) if n_examples else vectors[:, 0]
+        return {'cosine': cosine * is_positive, 'count': is_positive.long()}
+
+    def _objective(self, batch: Batch) -> nn.Module:
+        """The objective of the data set that a batch is from."""
+        number = batch.targets.set if isinstance(batch.targets, PairTargets) else 0
+        return self.objectives[number if len(self.objectives) > 1 else 0]
+
+
+def row_of(layout: Layout, row: int, n_rows: int) -> tuple[Layout, slice]:
+    """The layout of a row of a batch whose rows have as many segments each, and which of the segments are its own."""
+    n = (len(layout.starts) - 1) // n_rows
+    segments = slice(row * n, (row + 1) * n)
+    starts = layout.starts[row * n : (row + 1) * n + 1] - layout.starts[row * n]
+    return Layout(starts, layout.max_length, None if layout.is_text is None else layout.is_text[segments]), segments
+
+
+def idle(*parts: Any) -> Tensor | float:
+    """Zero, with a gradient of zero for every weight of these modules and parameters."""
+    weights = [
+        weight
+        for part in parts
+        for weight in (part.parameters() if isinstance(part, nn.Module) else [] if part is None else [part])
+    ]
+    return sum((weight.sum() * 0.0 for weight in weights), 0.0)

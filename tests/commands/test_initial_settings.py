@@ -1,0 +1,37 @@
+"""What a new run takes over from the checkpoint that it begins with."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from xlabml.checkpoints import Part
+from xlabml.commands.initial import Initial, initial_settings
+from xlabml.commands.saved import Seals
+
+POOLING = {'class_path': 'xlabml.heads.AttentionPooling', 'init_args': {'n_heads': 2}}
+TRUNK = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 16, 'causal': True}}
+
+
+def initial(**arguments):
+    network = Part('xlabml.heads.TextEncoder', {'n_vocab': 320, 'max_len': 32, 'trunk': TRUNK, **arguments})
+    return Initial(Path('first.ckpt'), SimpleNamespace(network=network, data={'max_len': 32, 'n_vocab': 320}))
+
+
+@pytest.mark.parametrize('task', ['xlabml.models.Embedder', 'xlabml.models.Classifier'])
+def test_what_makes_vectors_is_taken_over_where_the_task_has_it(task):
+    seals = Seals()
+    first = initial(pooling=POOLING, normalize=False, prompts={'query': 'q: '})
+    found = seals.open(initial_settings(first, task, False, seals))
+    arguments = found['model']['init_args']
+    assert arguments['pooling'] == POOLING
+    assert arguments['trunk']['init_args'] == {'d_model': 16}  # whether it is causal is the task's
+    assert found['data'] == {'max_len': 32, 'n_vocab': 320}
+    expected = {'normalize': False, 'prompts': {'query': 'q: '}} if task.endswith('Embedder') else {}
+    assert {name: arguments[name] for name in arguments.keys() - {'trunk', 'pooling'}} == expected
+
+
+def test_a_language_model_takes_over_the_trunk_alone():
+    found = initial_settings(initial(pooling=POOLING), 'xlabml.models.XLabModel', True, Seals())
+    assert list(found['model']['init_args']) == ['trunk']
+    assert found['data'] == {'max_len': 32}

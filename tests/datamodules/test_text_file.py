@@ -1,0 +1,50 @@
+"""One novel in one file, and nothing else."""
+
+import json
+
+from xlabml.data import Location
+from xlabml.data.corpus import train_texts
+from xlabml.datamodules import XLabDataModule
+
+
+def novel(tmp_path):
+    path = tmp_path / 'novel.txt'
+    path.write_text(''.join(f'Sentence number {i} of a tale, told by a teller.\n\n' for i in range(2000)))
+    return path
+
+
+def test_a_text_file_is_cut_and_its_end_is_val_and_test(tmp_path, capfd):
+    path = novel(tmp_path)
+    data = XLabDataModule([Location(str(path))], n_vocab=300, max_len=64, batch_tokens=256, num_workers=0)
+    data.prepare_data()
+    assert 'novel.txt: cut into windows of about 4,000 characters' in capfd.readouterr().err
+    corpus = data.texts.corpus
+    text = path.read_text()
+    places = {}
+    for split in ('train', 'val', 'test'):
+        texts = [data.tokenizer.decode(corpus.tokens(i).tolist()) for i in corpus.documents(split).tolist()]
+        places[split] = [text.index(found) for found in texts]
+        assert text.find(''.join(texts)) == places[split][0]
+    assert places['train'][0] == 0
+    assert max(places['train']) < min(places['val']) <= max(places['val']) < min(places['test'])
+
+
+def test_beside_another_source_a_file_is_one_document(tmp_path):
+    path = novel(tmp_path)
+    (tmp_path / 'b.jsonl').write_text(json.dumps({'text': 'another text'}) + '\n')
+    both = XLabDataModule([Location(str(path)), Location(str(tmp_path / 'b.jsonl'))], n_vocab=300)
+    assert [source.in_order for source in both.sources] == [False, False]
+
+
+def test_few_documents_have_all_splits_and_the_tokenizer_sees_only_those_of_train(tmp_path):
+    texts = [f'Text number {i}.' + letter * 40 for i, letter in enumerate('abcdefghij')]
+    path = tmp_path / 'few.jsonl'
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    data = XLabDataModule([Location(str(path))], n_vocab=300, num_workers=0)
+    data.prepare_data()
+    corpus = data.texts.corpus
+    sizes = {split: len(corpus.documents(split)) for split in ('train', 'val', 'test')}
+    assert sizes == {'train': 8, 'val': 1, 'test': 1}
+    seen = [data.tokenizer.decode(corpus.tokens(i).tolist()) for i in corpus.documents('train').tolist()]
+    assert list(train_texts(data.sources, data.texts.splitting)) == seen
+    assert data.texts.corpus.splits(corpus.documents('val')).tolist() == [1]
