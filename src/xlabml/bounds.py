@@ -60,7 +60,7 @@ MOST: dict[str, int] = {
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,
-    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'render'), _STEPS),
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'max_examples', 'max_features', 'render'), _STEPS),
 }
 
 ANY = 1 << 63

@@ -8,7 +8,9 @@ from jaxtyping import Int64
 from xlabml import artifacts, paths
 from xlabml.artifacts.hashes import short_hash
 from xlabml.data import Examples
-from xlabml.evaluation.linear import fit_linear
+from xlabml.errors import NotSupportedError
+from xlabml.evaluation import has_sklearn
+from xlabml.evaluation.linear import MISSING, fit_linear
 from xlabml.tfidf import MAX_FEATURES, TfidfModel
 
 _FORMAT = 1
@@ -65,7 +67,10 @@ def linear_model(
     if path.is_file():
         with np.load(path, allow_pickle=False) as found:
             return TfidfModel.of_arrays(dict(found))
+    if not has_sklearn():
+        raise NotSupportedError(MISSING)
     numbers = draw_training(examples, max_examples, seed)
+    print(f'baselines: fits a linear model of TF-IDF features to {len(numbers):,} examples', flush=True)
     texts = examples.texts_of(examples.documents[numbers])
     n_outputs = len(examples.classes) or 1
     model = fit_linear(texts, examples.targets(numbers), task, n_outputs, max_features)

@@ -7,7 +7,7 @@ sigmoid) are probabilities, or the predicted number of a regression in one colum
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from .classification import Labels, as_shares
@@ -30,7 +30,10 @@ def majority(labels: Labels, task: str, n_outputs: int) -> Float[Tensor, ' k']:
 
 
 def length_baseline(
-    train: tuple[Float[Tensor, ' t'], Labels], lengths: Float[Tensor, ' e'], task: str, n_outputs: int
+    train: tuple[Float[Tensor, ' t'], Int[Tensor, ' t'] | Float[Tensor, 't k']],
+    lengths: Float[Tensor, ' e'],
+    task: str,
+    n_outputs: int,
 ) -> Outputs:
     """The shares (of a regression: the mean) of the training examples that are about as long, in ten bins.
 

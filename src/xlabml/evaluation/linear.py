@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from xlabml.errors import NotSupportedError
 from xlabml.tfidf import MAX_FEATURES, Tfidf, TfidfModel
 
-from .baselines import has_sklearn
+from .lexical import has_sklearn
 
 MISSING = "TF-IDF + linear model: not fitted, since scikit-learn is not installed: pip install 'xlabml[baselines]'"
 
