@@ -1,7 +1,7 @@
 """What a classifier said of each example of a split, as a parquet file: what runs are compared by."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +12,13 @@ from jaxtyping import Int
 from pyarrow import parquet
 from torch import Tensor
 
-from xlabml.errors import DataError
+from xlabml.errors import DataError, SettingsError
 
 from .class_baselines import Outputs
 from .classification import Labels
+
+FILE = '{}-examples.parquet'
+"""The file of the results of a split, in the folder of a run."""
 
 _FORMAT = '1'
 
@@ -31,6 +34,7 @@ class ClassResults(NamedTuple):
         labels: Of each example.
         groups: The group of each (`data.group`); None: there are none.
         systems: Calibrated outputs by the name of the system, the classifier first.
+        texts: What each example says, the beginning of it; (): not known.
     """
 
     task: str
@@ -40,12 +44,16 @@ class ClassResults(NamedTuple):
     labels: Labels
     groups: Int[Tensor, ' e'] | None
     systems: Mapping[str, Outputs]
+    texts: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file; the caller sees to it that this is atomic."""
         columns = {'id': pa.array(self.ids), 'key': pa.array(self.keys), 'label': _as_column(self.labels)}
         if self.groups is not None:
             columns['group'] = pa.array(self.groups.tolist(), pa.int64())
+        if self.texts:
+            # Half a surrogate pair, which no encoding has, is shown as an escape.
+            columns['text'] = pa.array([one.encode('utf-8', 'backslashreplace').decode() for one in self.texts])
         columns |= {f'output: {name}': _as_column(outputs) for name, outputs in self.systems.items()}
         known = {'xlabml.format': _FORMAT, 'xlabml.task': self.task, 'xlabml.classes': '\n'.join(self.classes)}
         parquet.write_table(pa.table(columns).replace_schema_metadata(known), path)
@@ -72,6 +80,7 @@ class ClassResults(NamedTuple):
                 _of_column(table.column('label')),
                 groups,
                 {name.removeprefix('output: '): _of_column(table.column(name)) for name in names},
+                tuple(table.column('text').to_pylist()) if 'text' in table.column_names else (),
             )
         except (KeyError, ValueError, OSError, pa.ArrowException) as error:
             raise DataError(f'{path} holds no results of a classifier ({error}); run xlab test again') from error
@@ -93,7 +102,25 @@ class ClassResults(NamedTuple):
             labels=self.labels[places],
             groups=None if self.groups is None else self.groups[places],
             systems={name: outputs[places] for name, outputs in self.systems.items()},
+            texts=tuple(self.texts[i] for i in order) if self.texts else (),
         )
+
+
+def find_results(folder: Path, splits: Sequence[str] = ('test', 'val')) -> tuple[ClassResults, str]:
+    """The results in the folder of a run, of the first of some splits that it has, and which that is.
+
+    Raises:
+        SettingsError: There are none.
+    """
+    for split in splits:
+        path = folder / FILE.format(split)
+        if path.is_file():
+            return ClassResults.read(path), split
+    command = 'test --ckpt_path CKPT' if 'test' in splits else 'fit'
+    raise SettingsError(
+        f'{folder} has no {" or ".join(FILE.format(split) for split in splits)}, which xlab {command} writes for '
+        'classifiers; run that first'
+    )
 
 
 def make_keys(hashes: list[str]) -> tuple[str, ...]:
@@ -133,6 +160,7 @@ def pool(parts: list[ClassResults]) -> ClassResults:
         labels=torch.cat([part.labels for part in parts]),
         groups=torch.cat(groups) if len(groups) == len(parts) else None,
         systems={name: torch.cat([part.systems[name] for part in parts]) for name in shared},
+        texts=tuple(one for part in parts for one in part.texts) if all(part.texts for part in parts) else (),
     )
     return whole.picked(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
 

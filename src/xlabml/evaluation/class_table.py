@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -124,8 +123,3 @@ def _signed(value: Interval) -> str:
 
 def _short(value: float, sign: str = '') -> str:
     return f'{value:{sign}.3f}' if abs(value) < 99.9 else f'{value:{sign}.3g}'
-
-
-def as_outputs(values: Sequence[Sequence[float]]) -> Outputs:
-    """Rows of numbers as outputs."""
-    return torch.tensor(values, dtype=torch.float64)
