@@ -37,6 +37,7 @@ MOST: dict[str, int] = {
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'fold': _TABLE,
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
