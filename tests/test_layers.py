@@ -63,6 +63,7 @@ MAY_IMPORT = {
         'batches',
         'tokenizer',
         'checkpoints',
+        'metadata',
         'untrusted',
     },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},

@@ -8,6 +8,7 @@ from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
+from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
 from .predictions import Predictions
 from .progress import Progress
@@ -25,6 +26,7 @@ __all__ = [
     'Curves',
     'Garbage',
     'Heap',
+    'MetadataTable',
     'NonFinite',
     'Predictions',
     'Progress',

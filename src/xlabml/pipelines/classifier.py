@@ -75,10 +75,12 @@ class Framed(NamedTuple):
     Args:
         segments: Its texts, in the order in which they stand.
         n_cut: Tokens of its texts that are not read.
+        tokens: Those of each turn of each text, whole.
     """
 
     segments: list[Segment]
     n_cut: int
+    tokens: list[list[list[int]]]
 
     @property
     def n_slots(self) -> int:
@@ -109,7 +111,7 @@ class TextClassifier:
     def __init__(
         self, model: SequenceClassifier | PreferenceNetwork, tokenizer: Tokenizer, framing: Framing | None = None
     ) -> None:
-        n_vocab = model.trunk.embedding.num_embeddings
+        n_vocab = model.trunk.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
                 f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
@@ -166,19 +168,28 @@ class TextClassifier:
         framed = frame_examples(several, self.framing, self.tokenizer, self.model.max_len)
         found: dict[int, Prediction] = {}
         for numbers in passes(framed, batch_tokens):
-            for number, probs in zip(numbers, self._probabilities([framed[i].segments for i in numbers])):
+            for number, probs in zip(numbers, self._probabilities([framed[i] for i in numbers])):
                 found[number] = self._say(probs, framed[number].n_cut)
         done = [found[i] for i in range(len(framed))]
         return done[0] if is_one else done
 
-    def _probabilities(self, examples: Sequence[Sequence[Segment]]) -> Tensor:
+    def _probabilities(self, examples: Sequence[Framed]) -> Tensor:
         """Calibrated probabilities (e, k) of some examples, in float64."""
         model = self.model
-        ids, layout = pack([segment.ids for some in examples for segment in some], next(model.parameters()).device)
-        example = torch.tensor([i for i, some in enumerate(examples) for _ in some], device=ids.device)
-        role = torch.tensor([segment.role for some in examples for segment in some], device=ids.device)
+        segments = [(i, segment) for i, some in enumerate(examples) for segment in some.segments]
+        ids, layout = pack([segment.ids for _, segment in segments], next(model.parameters()).device)
+        example = torch.tensor([i for i, _ in segments], device=ids.device)
+        role = torch.tensor([segment.role for _, segment in segments], device=ids.device)
         with torch.inference_mode():
-            return model.probabilities(model(ids, layout, example, role, len(examples))).double().cpu()
+            logits = model(ids, layout, example, role, len(examples))
+            if isinstance(model, SequenceClassifier) and model.blend is not None and model.blend.model is not None:
+                texts = [self._texts(some) for some in examples]
+                logits = model.blend(logits, model.blend.beside(texts))
+            return model.probabilities(logits).double().cpu()
+
+    def _texts(self, example: Framed) -> list[str]:
+        """The texts of an example as a linear model read those of the training data: decoded."""
+        return ['\n'.join(self.tokenizer.decode(turn) for turn in field) for field in example.tokens]
 
     def _say(self, probs: Tensor, n_cut: int) -> Prediction:
         """What the probabilities (k,) of an example say."""
@@ -241,7 +252,7 @@ def frame_examples(examples: Sequence[object], framing: Framing, tokenizer: Toke
     found = []
     for fields in turns:
         tokens = [[next(encoded) for _ in field] for field in fields]
-        found.append(Framed(*framing.segments(tokens, max_len, tokenizer.special_ids)))
+        found.append(Framed(*framing.segments(tokens, max_len, tokenizer.special_ids), tokens))
     return found
 
 
