@@ -1,14 +1,17 @@
 """A classifier that is mixed with a linear model: trained, resumed, tested, scored and asked."""
 
 import json
+from functools import partial
 
 import pytest
 
 from xlabml import checkpoints
+from xlabml.errors import NotSupportedError, SettingsError
 from xlabml.evaluation.class_results import ClassResults
 from xlabml.evaluation.class_table import example_losses
 from xlabml.models import classifier as task
 from xlabml.pipelines import TextClassifier
+from xlabml.transformer import Transformer
 
 
 @pytest.fixture
@@ -38,13 +41,18 @@ def flags(tmp_path, corpus, texts):
     ]
 
 
-def test_without_scikit_learn_it_is_refused_before_anything_is_trained(xlab, flags, monkeypatch):
+def test_without_scikit_learn_it_is_refused_before_anything_is_trained(monkeypatch):
     monkeypatch.setattr(task, 'has_sklearn', lambda: False)
-    status, printed = xlab('fit', *flags)
-    assert status == 2, printed
-    assert "pip install 'xlabml[baselines]'" in printed
+    trunk = partial(Transformer, d_model=8, n_layers=1, n_heads=2)
+    model = task.Classifier(20, 8, ['a', 'b'], trunk=trunk, blend='tfidf')
+    with pytest.raises(NotSupportedError, match=r"pip install 'xlabml\[baselines\]'"):
+        model.check_training(10)
+    task.Classifier(20, 8, ['a', 'b'], trunk=trunk).check_training(10)
+    with pytest.raises(SettingsError, match='would treat A and B of preferences differently'):
+        task.Classifier(20, 8, ['a', 'tie', 'b'], preference='apart', trunk=trunk, blend='tfidf')
 
 
+@pytest.mark.slow
 def test_a_mixture_is_trained_resumed_tested_scored_and_asked(xlab, flags, tmp_path, monkeypatch):
     pytest.importorskip('sklearn')
     status, printed = xlab('fit', *flags, '--trainer.max_steps=2')

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
+from xlabml.commands import sweeps
 from xlabml.commands.errors import UsageError
+from xlabml.commands.parsing import parse
 from xlabml.commands.sweeps import Done, Member, describe, list_members, read_flags
 from xlabml.evaluation.class_results import ClassResults
 
@@ -85,16 +87,20 @@ def flags(tmp_path, corpus, texts):
     ]
 
 
-def test_what_does_not_go_with_several_runs_is_refused(xlab, flags):
-    for changed, message in (
-        (['--ckpt_path=last'], '--ckpt_path does not go with several runs'),
-        (['--smoke'], '--smoke tries one run'),
-        (['--trainer.devices=2'], 'train on one device each'),
-        (['--data.fold=[0,5]'], 'leave data.fold out'),
+def test_what_does_not_go_with_several_runs_is_refused(flags):
+    settings = parse(['fit', *flags])
+    sweeps._check(settings, set(), 5, [])
+    for asked, changed, message in (
+        ('--ckpt_path', {}, '--ckpt_path does not go with several runs'),
+        ('--seed_everything', {}, 'leave --seed_everything out'),
+        ('', {'trainer.devices': 2}, 'train on one device each'),
+        ('', {'data.fold': [0, 5]}, 'leave data.fold out'),
     ):
-        status, printed = xlab('fit', *flags, '--folds=5', *changed)
-        assert status == 2, printed
-        assert message in ' '.join(printed.split())
+        with pytest.raises(UsageError, match=message):
+            sweeps._check(settings.changed(changed), {asked}, 5, [1])
+    for words, message in ((['fit', '--smoke'], 'tries one run'), (['test'], 'go with fit')):
+        with pytest.raises(UsageError, match=message):
+            sweeps.sweep([*words, '--folds=5', *flags])
 
 
 @pytest.mark.slow
