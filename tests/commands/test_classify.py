@@ -117,6 +117,8 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
         writer = csv.writer(file)
         writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said)])
     labelled = folder / 'labelled.jsonl'
+    assert infer.main([str(path), '--classify', str(reviews)]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == len(said)
     call = [str(path), '--classify', '--file', str(reviews), '--id', 'review', '--output', str(labelled)]
     assert infer.main(call) == 0
     again = [flatten(json.loads(line)) for line in labelled.read_text().splitlines()]

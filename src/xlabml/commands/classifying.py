@@ -57,8 +57,8 @@ def parse(program: str, arguments: list[str]) -> argparse.Namespace:
         FLAG,
         metavar='TEXT',
         nargs='?',
-        help='the text; without it each line of standard input, or of --file, is one (of several texts an example: a '
-        'JSON list of them)',
+        help='the text, or a file, as with --file; without it each line of standard input is a text (of several texts '
+        'an example: a JSON list of them)',
     )
     add('more', metavar='TEXT', nargs='*', help='the second text of a pair; both answers behind a prompt')
     add('--file', metavar='PATH', help='a txt file with a text a line, or a table: jsonl, json, csv, tsv, parquet')
@@ -71,6 +71,9 @@ def parse(program: str, arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.classify is not None and options.file is not None:
         parser.error('a text and --file are both given; leave one out')
+    if options.classify is not None and not options.more and _is_file(options.classify):
+        options.file = options.classify  # who types the name of a file means what is in it
+        options.classify = None
     for name in ('columns', 'id'):
         if getattr(options, name) is not None and options.file is None:
             parser.error(f'--{name} would have no effect: it is of --file')
@@ -186,6 +189,14 @@ def _label(classifier: 'TextClassifier', asked: Iterator[Asked]) -> Iterator[tup
         for one in some:
             classifier.framing.fields_of(one.texts, one.where)  # refuses what cannot be read by the name of its place
         yield from zip([one.name for one in some], classifier.predict([one.texts for one in some]))
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of a file, which no long text is."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _strip(line: str) -> str:
