@@ -54,6 +54,7 @@ def test_the_table_has_each_run_their_mean_and_the_pooled_examples():
     assert lines[7].split() == ['deviation', '0.8165', '0.0000']
     assert lines[8] == 'seed 0: 100 examples, each tested once'
     assert lines[10].startswith('classifier ')
+    assert lines[-2].startswith('macro F1 1.000, calibration error')
     assert lines[-1].startswith('mean of 2 seeds: loss 0.')
     assert lines[-1].endswith('accuracy 100.0% [100.0%, 100.0%]')
     assert max(map(len, lines)) <= 80

@@ -9,7 +9,7 @@ from xlabml.errors import DataError
 from xlabml.evaluation.bootstrap import paired_interval
 from xlabml.evaluation.class_baselines import length_baseline, majority, untrained
 from xlabml.evaluation.class_results import ClassResults, make_keys, pool
-from xlabml.evaluation.class_table import class_table, describe_table, example_losses
+from xlabml.evaluation.class_table import class_table, describe_classes, describe_table, example_losses
 
 LABELS = torch.tensor([0, 0, 0, 1])
 
@@ -54,6 +54,15 @@ def test_a_table_is_paired_fits_eighty_columns_and_doubts_what_is_not_clear():
     )
     same = {'classifier': systems['worse'], 'same': systems['worse'].clone()}
     assert 'not clearly better than same' in describe_table(class_table(same, labels, 'single-label'), '', 'x')[-1]
+
+
+def test_classes_are_summed_up_in_a_line():
+    outputs = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [0.25, 0.75]]).log()
+    labels = torch.tensor([0, 1, 1, 0])
+    [line] = describe_classes(outputs, labels, 'single-label')
+    # Of class 0 precision 1 and recall 1/2, of class 1 2/3 and 1: F1 2/3 and 4/5. Of four at .75, three are right.
+    assert line.startswith('macro F1 0.733, calibration error 0.0000 (of a perfect one 0.1')
+    assert describe_classes(outputs, labels, 'regression') == []
 
 
 def test_groups_are_drawn_whole():

@@ -15,7 +15,7 @@ from xlabml.callbacks.progress import find_figures
 from xlabml.errors import SettingsError
 from xlabml.evaluation.bootstrap import mean_interval
 from xlabml.evaluation.class_results import ClassResults, find_results, pool
-from xlabml.evaluation.class_table import class_table, describe_table, example_losses, example_scores
+from xlabml.evaluation.class_table import class_table, describe_classes, describe_table, example_losses, example_scores
 
 from .command_line import plain, without_option
 from .errors import UsageError
@@ -197,7 +197,7 @@ def _describe_examples(done: Sequence[Done]) -> list[str]:
     for seed, whole in pooled.items():
         rows = class_table(whole.systems, whole.labels, whole.task, whole.groups)
         title = f'seed {seed}: {len(whole.ids):,} examples, each tested once'
-        lines += describe_table(rows, title, whole.task)
+        lines += describe_table(rows, title, whole.task) + describe_classes(whole.own, whole.labels, whole.task)
     first, *others = pooled.values()
     if others and all(other.keys == first.keys for other in others):
         systems = [whole.own for whole in pooled.values()]

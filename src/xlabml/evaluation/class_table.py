@@ -7,8 +7,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bootstrap import Interval, mean_interval, paired_interval
+from .calibration import perfect_ece, reliability
 from .class_baselines import Outputs
-from .classification import Labels, binary_log_losses, is_correct, log_losses
+from .classification import (
+    Labels,
+    as_classes,
+    binary_log_losses,
+    confusion_matrix,
+    is_correct,
+    log_losses,
+    report_of,
+)
 from .ranks import spearman
 
 _WIDTH = 20
@@ -111,6 +120,24 @@ def doubts(rows: Sequence[ClassRow]) -> list[str]:
         return []
     how = 'clearly worse' if best.above.high < 0 else 'not clearly better'
     return [f'{rows[0].name} is {how} than {best.name}']
+
+
+def describe_classes(outputs: Outputs, labels: Labels, task: str) -> list[str]:
+    """Macro F1, and how far confidence can be trusted beside what chance makes of a perfectly calibrated classifier;
+    [] where there are no classes of which an example has one.
+
+    Args:
+        outputs: Calibrated.
+        labels: Of the examples.
+        task: As in SequenceClassifier.
+    """
+    if task not in ('single-label', 'ordinal'):
+        return []
+    probs = outputs.double().softmax(-1)
+    confidence, predicted = probs.max(1)
+    f1 = report_of(confusion_matrix(predicted, as_classes(labels), probs.size(1))).macro_f1
+    ece = reliability(confidence, is_correct(probs, labels)).ece
+    return [f'macro F1 {f1:.3f}, calibration error {ece:.4f} (of a perfect one {perfect_ece(confidence):.4f})']
 
 
 def _plain(value: Interval) -> str:
