@@ -317,8 +317,9 @@ class XLabDataModule(SavedData):
         return {} if len(self.sources) == 1 else self._run.source_shares(step, end, self.sources)
 
     def pass_figures(self, step: int) -> dict[str, float]:
-        """Figures of the examples of the pass in which a step ends, by name."""
-        return self._run.pass_figures(step)
+        """Where a step ends in the data, by name: epochs (of a stream they are not known), figures of its pass."""
+        epochs = {} if self.stream is not None else self._run.epochs(step, self.sources)
+        return epochs | self._run.pass_figures(step)
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
