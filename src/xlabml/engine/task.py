@@ -285,7 +285,7 @@ class Task(Optimized, ABC):
     def _update(self, batch: Batch, dataloader_idx: int) -> None:
         if dataloader_idx:
             [evaluator] = self._of_loader[dataloader_idx]
-            evaluator.update(evaluator.outputs(self, batch), batch)
+            evaluator.update(evaluator.outputs_of(self, batch), batch)
             return
         outputs = self.outputs(batch)
         for evaluator in self._of_loader[0]:

@@ -147,7 +147,7 @@ class Benchmark(Evaluator):
         before = [prompts.get('query' if asks else 'document', '') for asks in is_query.tolist()]
         return WrittenTexts(texts, before, data.tokenizer, data.max_len, data.hparams.get('device_batch_tokens'))
 
-    def outputs(self, task: Any, batch: Batch) -> Float[Tensor, 's d']:
+    def outputs_of(self, task: Any, batch: Batch) -> Float[Tensor, 's d']:
         """The vector of each segment: the texts have no objective."""
         vectors: Tensor = task.embed(batch)
         return vectors

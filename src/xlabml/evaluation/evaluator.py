@@ -81,7 +81,7 @@ class Evaluator(ABC):
             SettingsError: It compares single vectors only.
         """
 
-    def outputs(self, task: Any, batch: Batch) -> Any:
+    def outputs_of(self, task: Any, batch: Batch) -> Any:
         """The input of `update` for a batch of its own examples; by default that of the other evaluators."""
         return task.outputs(batch)
 
