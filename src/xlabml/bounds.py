@@ -39,6 +39,7 @@ MOST: dict[str, int] = {
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
     'draw': (1 << 32) - 1,
     **dict.fromkeys(('max_windows', 'window_overlap'), _TABLE),
+    'fold': _TABLE,
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
@@ -58,11 +59,11 @@ MOST: dict[str, int] = {
     'top_k': _TABLE,
     'max_depth': 1000,
     # evaluators
-    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts'), 1_000_000),
+    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts', 'val_documents', 'n_draws'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,
-    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'render'), _STEPS),
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'max_examples', 'max_features', 'render'), _STEPS),
 }
 
 ANY = 1 << 63

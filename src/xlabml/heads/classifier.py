@@ -18,6 +18,7 @@ from xlabml.checkpoints import Part
 from xlabml.errors import SettingsError
 from xlabml.transformer import Transformer, Trunk
 
+from .blend import LinearBlend
 from .calibration import Calibration
 from .pooling import MeanPooling, Pooling
 from .text_encoder import row_layout
@@ -254,6 +255,7 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Applied by `probabilities`; None: a regression, which has none.
         classes: Their names, in the order of the logits; () of a regression.
         task: What the logits mean, one of TASKS.
+        blend: Mixes the logits with those of a linear model, before calibration; None: they stand alone.
         max_windows: The most windows that a text is read in; their number is the role of a segment. 1: there are none.
         windows: What the windows of a text say together, as in `combine_windows`.
 
@@ -272,6 +274,7 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Calibration | None = None,
         classes: Sequence[str] = (),
         task: str = 'single-label',
+        blend: LinearBlend | None = None,
         max_windows: int = 1,
         windows: str = 'mean',
     ) -> None:
@@ -281,6 +284,7 @@ class SequenceClassifier(ExampleNetwork):
         self.windows = windows
         if max_windows > 1:
             self.n_roles = max_windows
+        self.blend = blend
         self.head = head
         self.link = link
         self.calibration = calibration
@@ -301,6 +305,7 @@ class SequenceClassifier(ExampleNetwork):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
         max_windows: int | None = None,
         windows: str = 'mean',
     ) -> 'SequenceClassifier':
@@ -318,13 +323,16 @@ class SequenceClassifier(ExampleNetwork):
             calibration: temperature, vector or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
+            blend: tfidf: the logits are mixed with those of a linear model of TF-IDF features; None: they are not.
             max_windows: The most windows that a text is read in; None: 1.
             windows: mean, max or vote: what the windows of a text say together.
 
         Raises:
-            SettingsError: The classes or the windows do not fit the task.
+            SettingsError: The classes or the windows do not fit the task, or there is no such blend.
         """
         names = check_task(task, classes)
+        if blend not in (None, 'tfidf'):
+            raise SettingsError(f'model.blend is {blend!r}; give tfidf, or leave it out')
         n_outputs = len(names) if task in ('single-label', 'multi-label') else 1
         made = trunk(n_vocab, max_len)
         return cls(
@@ -337,6 +345,7 @@ class SequenceClassifier(ExampleNetwork):
             else Calibration(len(names), calibration, task == 'multi-label', set_coverage, answered),
             names,
             task,
+            None if blend is None else LinearBlend(task, len(names) or 1),
             max_windows or 1,
             windows,
         )

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from xlabml.batches import Batch, ReconstructionTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts
-from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs
+from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs, sum_segments
 from xlabml.heads.denoising import DenoisingAutoencoder as Network
 from xlabml.heads.loading import describe_head
 from xlabml.heads.pooling import FirstPooling, Pooling
@@ -18,7 +18,6 @@ from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
 
-from .token_task import sum_segments
 from .trunk_task import TrunkTask
 
 

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
+from xlabml.batches import Batch, Layout, TokenTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import HasTargets
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
+from xlabml.evaluation import Evaluator, Sums, TokenEvaluator, TokenMetric, TokenOutputs
 from xlabml.heads import LanguageModel, language_model
 from xlabml.heads.loading import describe_head
 from xlabml.losses import CrossEntropy, Loss, LossSums
@@ -42,6 +41,7 @@ class TokenTask(TrunkTask):
             is frozen with it.
         layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
             learn alike.
+        evaluators: Further evaluators, some on examples of their own.
     """
 
     network: LanguageModel
@@ -66,6 +66,7 @@ class TokenTask(TrunkTask):
         metrics: list[TokenMetric] | None = None,
         freeze: str = 'none',
         layer_decay: float = 1.0,
+        evaluators: list[Evaluator] | None = None,
     ) -> None:
         super().__init__()
         self.network = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
@@ -81,7 +82,7 @@ class TokenTask(TrunkTask):
         self.horizon_tokens = horizon_tokens
         self.clip = None if clip is None else clip()
         self.metrics = metrics or []
-        self.evaluators = [TokenEvaluator(self.figures, self.metrics)]
+        self.evaluators = [TokenEvaluator(self.figures, self.metrics), *(evaluators or [])]
         self.n_vocab = n_vocab
 
     def forward(
@@ -119,27 +120,12 @@ class TokenTask(TrunkTask):
         return _named(self.network(batch.ids, batch.layout, targets=targets, sparse=self.has_sparse_targets), batch)
 
     def outputs(self, batch: Batch) -> TokenOutputs:
-        """The sums of the loss; with metrics, also the negative log-likelihood of each target, from the same pass."""
-        if not self.metrics:
+        """The sums of the loss; where it is needed, also the negative log-likelihood of each target."""
+        if not self.metrics and not any(evaluator.needs_nats for evaluator in self.evaluators):
             return TokenOutputs(self.loss(batch))
         targets = token_targets(batch).ids
         sums, nats = self.network(batch.ids, batch.layout, targets=targets, each=True, sparse=self.has_sparse_targets)
         return TokenOutputs(_named(sums, batch), nats)
-
-
-def sum_segments(
-    nats: Float[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout
-) -> tuple[Int[Tensor, ' s'], Float[Tensor, ' s']]:
-    """The number of targets of each segment, and the sum of their negative log-likelihoods."""
-    values = nats.flatten().to(precise(nats.device))
-    slots = torch.arange(values.numel(), device=values.device)
-    segment = torch.searchsorted(layout.starts, slots, right=True) - 1
-    n_segments = len(layout.starts) - 1
-    counts = torch.zeros(n_segments, dtype=torch.long, device=values.device)
-    sums = torch.zeros(n_segments, dtype=values.dtype, device=values.device)
-    counts.index_add_(0, segment, (targets.flatten() != IGNORED).long())
-    sums.index_add_(0, segment, values)
-    return counts, sums
 
 
 def _named(sums: LossSums, batch: Batch) -> Sums:

@@ -1,6 +1,10 @@
-"""A few training documents of each class: a draw that does not change where documents are added that lose it."""
+"""Which documents of a split are examples, by their class: a few of each to train on, and none of an unknown one.
+
+A draw of a few does not change where documents are added that are not drawn themselves.
+"""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +54,36 @@ def draw_per_class(
         )
     kept = [document for some in by_class.values() for _, document in sorted(some)[:per_class]]
     return np.array(sorted(kept), np.int64)
+
+
+def of_classes(
+    corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
+) -> Int64[np.ndarray, ' e']:
+    """The documents whose class is one of these; a warning names the others.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    known = set(classes)
+    unknown: Counter[str] = Counter()
+    kept = []
+    for document in documents.tolist():
+        label = (corpus.columns(document)[GROUP] or {}).get('label')
+        if label is None or str(label) in known:
+            kept.append(document)
+        else:
+            unknown[str(label)] += 1
+    if not unknown:
+        return documents
+    named = ', '.join(f'{name!r} ({n:,})' for name, n in unknown.most_common(_MOST_NAMED))
+    if not kept:
+        raise SettingsError(f'no document of the split {split} has a class of the training split; it has {named}')
+    warnings.warn(
+        f'{unknown.total():,} of {len(documents):,} documents of the split {split} are left out, since no training '
+        f'document has their class: {named}{" …" if len(unknown) > _MOST_NAMED else ""}',
+        stacklevel=2,
+    )
+    return np.array(kept, np.int64)
 
 
 def check_per_class(per_class: int | None, draw: int, label: str | None) -> None:

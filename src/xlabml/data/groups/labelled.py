@@ -18,7 +18,7 @@ from xlabml.errors import SettingsError
 from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
-from .few_shot import check_per_class
+from .few_shot import check_per_class, of_classes
 from .formats import GroupFormat
 from .groups import Groups, TextLimits
 from .index import make_index
@@ -303,7 +303,10 @@ class LabelledTexts(GroupFormat):
         room: The ratio of the tokens that each of two joined texts may take where they are too long together; what one
             leaves over is the other's. None: half each.
         cut: Whether a text that is too long loses its end or its middle.
-        leave_out_empty: Whether records with an empty text are left out and counted; else they are refused.
+        leave_out_empty: Whether records with an empty text or without a label are left out and counted; else they are
+            refused.
+        leave_out_unknown: Whether examples to evaluate on, of a class that no training document has, are left out and
+            named in a warning; else they are refused.
         batching: Which examples come together in a step; None: `InOrder`. `PerClass` has as many of each class.
         max_windows: The most windows of data.max_len tokens that a longer text is read in; what lies behind is cut.
             1: the text itself is cut. `model.windows` says how they are put together.
@@ -332,6 +335,7 @@ class LabelledTexts(GroupFormat):
         room: list[float] | None = None,
         cut: str = 'end',
         leave_out_empty: bool = False,
+        leave_out_unknown: bool = False,
         batching: Callable[[], Batching] | None = None,
         max_windows: int = 1,
         window_overlap: int = 0,
@@ -353,6 +357,7 @@ class LabelledTexts(GroupFormat):
         self.room = split_ratios(found)
         self.joined = joined or pair is None
         self.cut = cut
+        self.leave_out_unknown = leave_out_unknown
         self.batching = (InOrder if batching is None else batching)()
         texts = {'text': (text,)} if pair is None else {'text': (text,), 'pair': (pair,)}
         self._records = Columns(texts, label, leave_out=leave_out_empty, others=self.label_columns.others)
@@ -407,6 +412,8 @@ class LabelledTexts(GroupFormat):
             classes = tuple(map(str, found))
         fields = Fields(self.room, self.joined, self.cut == 'middle', classes)
         documents = self.documents(corpus, split)
+        if self.leave_out_unknown and split != 'train' and classes is not None:
+            documents = of_classes(corpus, documents, classes, split)
         if self.max_windows == 1:
             return LabelledGroups(corpus, documents, reading, limits, fields, split)
         from .windowed import WindowedGroups  # which is derived from the class above
