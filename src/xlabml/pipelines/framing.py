@@ -144,7 +144,7 @@ class Framing(NamedTuple):
     def _windows(self, tokens: Sequence[int], max_len: int, special: Mapping[str, int]) -> tuple[list[Segment], int]:
         """A segment for each window of a text, and how many of its tokens lie behind the last one."""
         room = max_len - 2
-        n = int(count_windows(np.array(len(tokens)), room, self.max_windows, self.overlap))
+        n = int(count_windows(np.array([len(tokens)]), room, self.max_windows, self.overlap)[0])
         begins = [number * (room - self.overlap) for number in range(n)]
         segments = [[special['sos'], *tokens[begin : begin + room], special['eos']] for begin in begins]
         found = [Segment(number, ids) for number, ids in enumerate(segments)]
