@@ -1,11 +1,15 @@
 """A classifier of texts in windows: windows learn, texts are evaluated; chunks change nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pair_batches import pair_batch
 from test_classifier_task import CLASSES, gradients, make_classifier
 
 from xlabml.batches import ClassTargets
+from xlabml.data.groups import LabelledTexts
+from xlabml.errors import SettingsError
 from xlabml.losses import ClassCrossEntropy
 
 N_WINDOWS = 3
@@ -57,3 +61,10 @@ def test_chunks_have_the_loss_and_the_gradient_of_one_pass():
     for one, other in zip(chunks[1], whole[1]):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(model.outputs(batch).logits, model.outputs(make_batch([0, 1, 2, 0])).logits)
+
+
+def test_other_windows_than_those_of_the_data_are_refused():
+    model = make_classifier(max_windows=N_WINDOWS)
+    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(examples=LabelledTexts(label='stars', max_windows=2)))
+    with pytest.raises(SettingsError, match=r'model\.max_windows is 3, but data\.examples\.max_windows is 2'):
+        model.setup('fit')

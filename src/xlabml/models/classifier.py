@@ -194,6 +194,22 @@ class Classifier(TrunkTask):
                 'model.blend out'
             )
 
+    def setup(self, stage: str) -> None:
+        """As in the base, and refuse data whose texts have other windows than the network combines.
+
+        Raises:
+            SettingsError: They do.
+        """
+        super().setup(stage)
+        examples = getattr(getattr(self.trainer, 'datamodule', None), 'examples', None)
+        asked = getattr(examples, 'max_windows', 1)
+        own = getattr(self.network, 'max_windows', 1)
+        if examples is not None and own != asked:
+            raise SettingsError(
+                f'model.max_windows is {own}, but data.examples.max_windows is {asked}; leave the first out, which '
+                'takes it from the second'
+            )
+
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
         check_ids(batch, self.n_vocab)
