@@ -7,8 +7,9 @@ import pytest
 import torch
 from bert_folders import change_json
 from encoders import CONFIGS, write_encoder
-from foreign import mini_lm
+from foreign import mini_lm, sentence_piece
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor
 
 from xlabml.conversion import fetch_folder, import_folder, is_pretrained, read_pretrained
 from xlabml.conversion.checking import TEXTS, encode
@@ -142,6 +143,19 @@ def test_a_tokenizer_without_its_json_is_made_by_the_library(folder):
     found = open_network(folder)[1]
     assert found.encode(TEXT) == expected.encode(TEXT)
     assert found.special_ids['eos'] == expected.special_ids['eos']
+
+
+def test_a_sentencepiece_model_as_deberta_has_it_is_read_with_the_same_ids(tmp_path):
+    write_encoder(tmp_path / 'folder', 'deberta-v2')
+    (tmp_path / 'folder/tokenizer.json').unlink()
+    marks = {'pad': '[PAD]', 'bos': '[CLS]', 'eos': '[SEP]', 'unk': '[UNK]'}
+    options = {f'{role}_id': number for number, role in enumerate(marks)}
+    path = sentence_piece(
+        tmp_path / 'folder/spm.model', **options, **{f'{role}_piece': piece for role, piece in marks.items()}
+    )
+    found = open_network(tmp_path / 'folder')[1]
+    assert found.encode(TEXT) == SentencePieceProcessor(model_file=str(path)).encode(TEXT)
+    assert [found.special_ids[role] for role in ('pad', 'sos', 'eos', 'unk')] == [0, 1, 2, 3]
 
 
 def test_a_repository_of_the_hub_is_a_folder_of_its_cache(saved, monkeypatch):
