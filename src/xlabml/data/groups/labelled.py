@@ -384,7 +384,7 @@ def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
 
 def _of_classes(
     corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
-) -> Int64[np.ndarray, ' e']:
+) -> Int64[np.ndarray, ' kept']:
     """The documents whose class is one of these; a warning names the others.
 
     Raises:
