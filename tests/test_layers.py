@@ -52,7 +52,10 @@ MAY_IMPORT = {
         ),
     },
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
-    'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
+    'models': {
+        *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'),
+        *('tokenizer', 'pipelines'),
+    },
     'inference': {'transformer', 'batches'},
     'pipelines': {
         'bm25',

@@ -79,6 +79,8 @@ def build(
         task = cls(**build_arguments(cls, model.get('init_args') or {}))
         task.facts.update(settings.facts)
         made = settings.parser.instantiate_classes(values)
+    if settings.command != 'predict':
+        task.open_files()
     initialized = None if settings.initial is None else _begin_with(settings.initial, task, data)
     if settings.resumed is not None:
         with naming(str(settings.resumed.found.path)):
