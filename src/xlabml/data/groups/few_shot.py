@@ -58,7 +58,7 @@ def draw_per_class(
 
 def of_classes(
     corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
-) -> Int64[np.ndarray, ' e']:
+) -> Int64[np.ndarray, ' kept']:
     """The documents whose class is one of these; a warning names the others.
 
     Raises:

@@ -280,7 +280,7 @@ class LabelledGroups(Groups):
         return SettingsError(
             f'{where} has a label that is none of the {len(classes)} classes ({known}): {shown}; classes are those of '
             'the training split where data.examples.classes is not set. Mend the label, move documents of it into '
-            'train (data.stratify holds each class to the shares), or leave them out'
+            'train (data.stratify holds each class to the shares), or leave them out (data.examples.leave_out_unknown)'
         )
 
 
