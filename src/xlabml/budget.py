@@ -40,7 +40,7 @@ def share_room(lengths: Int64[np.ndarray, 'e f'], room: int, ratios: tuple[float
     return kept
 
 
-def count_windows(lengths: Int64[np.ndarray, ' e'], room: int, most: int, overlap: int) -> Int64[np.ndarray, ' e']:
+def count_windows(lengths: Int64[np.ndarray, '*e'], room: int, most: int, overlap: int) -> Int64[np.ndarray, '*e']:
     """How many windows texts are read in: as many as hold all of a text, one at least.
 
     Args:
