@@ -22,7 +22,7 @@ def flags(tmp_path, texts):
         '--data.splits={train: 0.7, val: 0.15, test: 0.15}',
         '--data.batch_groups=8',
         '--data.max_len=16',
-        '--data.n_vocab=400',
+        '--data.n_vocab=340',
         '--trainer.accelerator=cpu',
         '--trainer.precision=32-true',
         '--trainer.max_steps=2',

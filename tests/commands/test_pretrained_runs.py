@@ -37,7 +37,7 @@ def flags(tmp_path, texts):
     ]
 
 
-def test_a_run_on_an_encoder_resumes_bit_for_bit_without_its_folder(flags, xlab, tmp_path, texts, capsys):
+def test_a_run_on_an_encoder_resumes_bit_for_bit_without_its_folder(flags, xlab, tmp_path, texts):
     folder = tmp_path / 'electra'
     write_encoder(folder, 'electra')
     status, printed = xlab('fit', *flags, f'--init_from={folder}')
