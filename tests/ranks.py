@@ -41,7 +41,7 @@ HASHED = '--trainer.callbacks=[{class_path: ranks.WeightHash}]'
 def run(world, folder, function, *arguments):
     """Run function(*arguments) in so many processes, in a folder: their exit statuses, and what each printed."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['xlabml.commands.fit', 'ranks', 'torch.distributed.fsdp'])
+    context.set_forkserver_preload(['xlabml.commands.cli', 'ranks', 'torch.distributed.fsdp'])
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {**os.environ, 'XLABML_CACHE': str(folder.parent / 'cache')}

@@ -17,8 +17,12 @@ from xlabml.data import Location, Source
 from xlabml.data.sources import kind_of
 from xlabml.models import DEFAULT
 
-from .arguments import Parser
+from .arguments import MOST_NAME, UNKNOWN_FLAG, Parser
 from .errors import show
+from .files import read_list
+from .groups import LINKED
+from .near_names import names_within, nearest
+from .rewording import UNKNOWN_SETTING, in_words
 
 _UNKNOWN = object()
 _SOURCES = list[Location | Source]
@@ -54,13 +58,23 @@ class SettingsParser(Parser, LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """As of every parser; types and namespaces, which nobody typed, are left out of the message."""
-        message = re.sub(r'Type \S.*? expects a function or a callable class: ', '', message)
-        message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
-        message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
+        message = in_words(re.sub(r'Type \S.*? expects a function or a callable class: ', '', message))
         super().error(message, ex)
 
     def hint(self) -> str:
         return ' (xlab COMMAND --help lists what there is)'
+
+    def _nearest(self, message: str) -> str:
+        """As of every parser; a setting may be typed without its group, or be one of a class within the model."""
+        found = UNKNOWN_FLAG.search(message) or UNKNOWN_SETTING.search(message)
+        if found is None:
+            return super()._nearest(message)
+        typed = found[1][:MOST_NAME].removeprefix('--')
+        known = [*(flag.removeprefix('--') for flag in self.flags()), *names_within(DEFAULT, 'model')]
+        if typed in known:  # of the default class, and another one is set
+            return ''
+        near = nearest(typed, [name for name in known if name.removeprefix('model.') not in LINKED])
+        return f'; did you mean {" or ".join(f"--{name}" for name in near)}?' if near else ''
 
     @contextlib.contextmanager
     def _own_defaults(self) -> Iterator[None]:
@@ -109,8 +123,12 @@ def _adapt_lists_anew(value: object, kind: object, *args: object, **options: obj
 
 
 def _as_sources(value: object) -> object:
-    """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`."""
-    if isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
+    """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`, and `texts.yaml`
+    the list in that file.
+    """
+    if isinstance(value, str) and value.endswith(('.yaml', '.yml')):
+        value = read_list(Path(value), 'sources')
+    elif isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
         value = [value]
     if not isinstance(value, list):
         return value

@@ -9,10 +9,11 @@ from xlabml import artifacts, checkpoints
 from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 
-from .command_line import RUN_COMMANDS, plain, sets_model
+from .command_line import plain, sets_model
 from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
 from .initial import initial_settings, open_initial
+from .overview import RUN_COMMANDS
 from .parsing import Settings, drop_removed
 from .saved import Seals, saved_settings
 

@@ -18,10 +18,11 @@ from . import data as data_commands
 from .autotune import autotune
 from .building import Built, build
 from .claiming import nothing_left_behind
-from .command_line import DATA_COMMANDS, plain
+from .command_line import plain
 from .errors import usage_errors
 from .horizon import describe_new_horizon
 from .opening import open_data
+from .overview import DATA_COMMANDS
 from .parsing import Settings
 from .resolving import resolve
 from .resuming import resume
