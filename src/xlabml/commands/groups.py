@@ -1,6 +1,16 @@
 """The groups of settings, listed once: what a file may hold, what the parser knows and what a checkpoint may set."""
 
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
+from xlabml.callbacks import (
+    Checkpoints,
+    Curves,
+    NonFinite,
+    Overfitting,
+    Progress,
+    SampledText,
+    Spikes,
+    Stopping,
+    Summary,
+)
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 
@@ -10,6 +20,7 @@ CALLBACKS: dict[str, type] = {
     'checkpoint': Checkpoints,
     'curves': Curves,
     'nonfinite': NonFinite,
+    'overfitting': Overfitting,
     'progress': Progress,
     'samples': SampledText,
     'spikes': Spikes,

@@ -244,6 +244,11 @@ def _make_command(name: str) -> SettingsParser:
     return parser
 
 
+def _size_or_least(size: int | str) -> int:
+    """A size of the data for the task; the least one for `auto`, which is found before a task is built (sizing.py)."""
+    return 1 if isinstance(size, str) else size
+
+
 def _add_settings(parser: SettingsParser) -> SettingsParser:
     parser.add_argument(
         '--seed_everything', type=int, default=SEED, help='What weights, data order and dropout are drawn from.'
@@ -257,5 +262,5 @@ def _add_settings(parser: SettingsParser) -> SettingsParser:
         vars(parser._option_string_actions[f'--data.{name}'])['_enable_path'] = False
     parser.link_arguments('seed_everything', 'data.seed')
     for name, source in LINKED.items():
-        parser.link_arguments(source, f'model.init_args.{name}')
+        parser.link_arguments(source, f'model.init_args.{name}', compute_fn=_size_or_least)
     return parser

@@ -16,6 +16,7 @@ from .initial import initial_settings, open_initial
 from .overview import RUN_COMMANDS
 from .parsing import Settings, drop_removed
 from .saved import Seals, saved_settings
+from .sizing import AUTO
 
 _MAX_LOOKS = 5
 _LIMITS = ('max_steps', 'max_epochs', 'max_time')
@@ -65,7 +66,7 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
     seals = Seals()
     with naming(path, remedy=REMEDY):
         saved = saved_settings(checkpoint, seals)
-    if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
+    if any(typed.trainer.get(limit) not in (None, -1, AUTO) for limit in _LIMITS):
         # A length that is typed is the length: no other one of the saved run cuts it short.
         saved['trainer'] = {key: value for key, value in below(saved, 'trainer').items() if key not in _LIMITS}
     merged = _parse_above(settings, saved, seals, path)
