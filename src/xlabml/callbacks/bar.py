@@ -1,9 +1,9 @@
 """A progress bar of one line that fits the terminal: of its parts, the most important ones stay."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
@@ -39,7 +39,7 @@ class Bar(RichProgress):
     A task's fields are `pieces`, what stands behind its counter, and `unit`.
     """
 
-    def get_renderables(self) -> Iterable[RenderableType]:
+    def get_renderables(self) -> Iterator['_Line']:
         for task in self.tasks:
             if task.visible:
                 yield _Line(task)
@@ -51,7 +51,7 @@ class _Line:
     def __init__(self, task: RichTask) -> None:
         self.task = task
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield Text(line_of(self.task, options.max_width - 1), no_wrap=True, overflow='crop')
 
 

@@ -45,7 +45,9 @@ def names_within(cls: type, prefix: str, depth: int = _MAX_DEPTH) -> Iterator[st
     """The names of the arguments of a class, and of the classes that are their defaults, with dots between."""
     defaults = inspect.signature(cls).parameters
     for name in parameters(cls):
-        yield f'{prefix}.{name}'
         default = defaults[name].default if name in defaults else None
-        if depth and inspect.isclass(default) and default is not inspect.Parameter.empty:
+        if default is inspect.Parameter.empty:
+            continue  # handed over by xlabml: a width, a length
+        yield f'{prefix}.{name}'
+        if depth and inspect.isclass(default):
             yield from names_within(default, f'{prefix}.{name}', depth - 1)

@@ -92,7 +92,7 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
     into = opened.enter_context(artifacts.scratch()) if is_remote else Path()
     # Evaluated is the newest run of any task, as what it says of itself; trained is one of the default task.
     is_any = not settings.is_fit and not sets_model(settings.arguments)
-    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into)
+    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into, settings.is_fit)
 
 
 def _take_over(settings: Settings) -> Settings:
