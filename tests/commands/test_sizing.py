@@ -73,6 +73,7 @@ def text(tmp_path, monkeypatch):
     return 'a.txt'
 
 
+EVEN = {'val': 0.05, 'test': 0.05, 'predict': 0.0}
 AUTO = ['--data.n_vocab=auto', '--data.batch_tokens=auto', '--trainer.max_steps=auto', '--data.splits=auto']
 
 
@@ -82,10 +83,10 @@ def test_what_is_auto_is_found_before_the_data_is_opened_and_printed(text, capsy
     values = found.values
     assert values.data.n_vocab == values.model.init_args.n_vocab == 1024
     assert values.data.batch_tokens == 1024
-    assert values.trainer.max_steps == 250
+    assert values.trainer.max_steps == 200
     assert values.data.splits == {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
     said = capsys.readouterr().out
-    for word in ('data.n_vocab 1,024, for 51.2 KB of text', 'trainer.max_steps 250', 'val 0.05'):
+    for word in ('data.n_vocab 1,024, for 51.2 KB of text', 'trainer.max_steps 200', 'val 0.05'):
         assert word in said
     assert size_run(found) is found  # nothing is left to find
 

@@ -41,7 +41,7 @@ def _make(name: str, folder: Path, resumed_step: int | None) -> Logger:
         if name == 'wandb':
             return WandbLogger(name=title, save_dir=folder, project=_PROJECT, id=_wandb_id(folder), resume='allow')
         return MLFlowLogger(
-            experiment_name=_PROJECT, run_name=title, tracking_uri=f'sqlite:///{folder.absolute() / "mlflow.db"}'
+            experiment_name=_PROJECT, run_name=title, tracking_uri=(folder.absolute() / 'mlruns').as_uri()
         )
     except ModuleNotFoundError as error:
         raise UsageError(

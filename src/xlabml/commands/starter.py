@@ -33,25 +33,31 @@ data:
   #   - {{path: held_out.txt, only: val}}            a source that is for validation only
   sources:
 {sources}
-  # Shares of the documents; what is left is in no split. val: 0 trains without validation.
-  splits: {{train: 0.9, val: 0.05, test: 0.05}}
-  n_vocab: 4096          # tokens of the tokenizer; fewer for little text
-  max_len: 256           # tokens that the model attends to at most
-  batch_tokens: 4096     # tokens of an optimizer step
-  # device_batch_tokens: 1024   # at most so many in memory at a time; the rest is accumulated
+  # Shares of the documents, as in {{train: 0.9, val: 0.05, test: 0.05}}; val: 0 trains without validation.
+  splits: auto           # auto: found from the size of the texts, and printed
+  n_vocab: auto          # tokens of the tokenizer
+  batch_tokens: auto     # tokens of an optimizer step
+  max_len: 256           # tokens of a row: the model attends to no more
+  # device_batch_tokens: 1024   # tokens in memory at a time; a step of more accumulates them
 
 model:
-  trunk: {{d_model: 256, n_layers: 6, n_heads: 4}}     # 5 million parameters, and those of the vocabulary
-  optimizer: Muon        # or AdamW; the learning rates: --model.optimizer.help Muon
+  # 3 million parameters in the layers; {{d_model: 320, n_layers: 6, n_heads: 5}} has 7, {{d_model: 512, n_layers: 8,
+  # n_heads: 8}} 25. Those of the vocabulary, n_vocab times d_model, come on top.
+  trunk: {{d_model: 256, n_layers: 4, n_heads: 4}}
+  # optimizer: AdamW     # default: Muon; xlab fit --model.optimizer.help Muon explains its learning rates
 
 trainer:
-  max_steps: 1000        # optimizer steps of the run
+  max_steps: auto        # optimizer steps of the run
   val_check_interval: 0.1    # validate after each tenth of it; a whole number: after so many steps
   # precision: bf16-mixed    # default: the fastest that this machine computes well
+  # logger: csv          # default: tensorboard; or wandb, mlflow, [tensorboard, csv]
   # devices: 2
 
+# overfitting: {{patience: 3}}   # end the run after 3 validations that were no better than the best
+
 samples:
-  prompt: {prompt}       # what the text that is sampled at validations begins with
+  show: true             # print the text that is sampled at each validation
+  prompt: {prompt}            # what it begins with
 """
 
 
