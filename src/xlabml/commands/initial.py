@@ -47,7 +47,7 @@ def open_initial(asked: str, root: Path) -> Initial:
     with typed_paths():
         path = checkpoints.find(asked, root, typed='--init_from {}')
         with checkpoints.naming_another(asked, path, '--init_from {}'):
-            return Initial(path, checkpoints.load(path))
+            return Initial(path, checkpoints.load(path).merged())
 
 
 def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
