@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from xlabml.data import Location
 from xlabml.data.corpus import train_texts
 from xlabml.datamodules import XLabDataModule
+from xlabml.errors import SettingsError
 
 
 def novel(tmp_path):
@@ -48,3 +51,15 @@ def test_few_documents_have_all_splits_and_the_tokenizer_sees_only_those_of_trai
     seen = [data.tokenizer.decode(corpus.tokens(i).tolist()) for i in corpus.documents('train').tolist()]
     assert list(train_texts(data.sources, data.texts.splitting)) == seen
     assert data.texts.corpus.splits(corpus.documents('val')).tolist() == [1]
+
+
+def test_one_document_that_cannot_be_divided_is_refused_with_remedies_that_work(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text(json.dumps({'text': 'One text of a few sentences. ' * 40}) + '\n')
+    options = {'n_vocab': 300, 'max_len': 64, 'batch_tokens': 256}
+    data = XLabDataModule([Location(str(path))], **options)
+    with pytest.raises(SettingsError, match=r'too few to divide: .*only: val.*\{train: 1, val: 0, test: 0\}'):
+        [data.texts.open_examples(split, 'val') for split in ('train', 'val')]
+    data = XLabDataModule([Location(str(path))], splits={'train': 1.0, 'val': 0.0, 'test': 0.0}, **options)
+    data.prepare_data()
+    assert len(data.texts.train_examples)

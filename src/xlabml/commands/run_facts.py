@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from xlabml.callbacks.summary import count_parameters
 from xlabml.data import split_names
 from xlabml.datamodules import XLabDataModule
@@ -35,7 +37,8 @@ def describe_run(data: XLabDataModule, task: Task, length: int) -> Iterator[str]
 
 def _describe_texts(data: XLabDataModule) -> Iterator[str]:
     corpus = data.texts.corpus
-    documents = {split: corpus.documents(split) for split in split_names}
+    splits = corpus.splits(np.arange(len(corpus)))
+    documents = {split: np.flatnonzero(splits == i) for i, split in enumerate(split_names)}
     n_documents = sum(map(len, documents.values()))
     n_tokens = sum(int(corpus.token_spans(some)[1].sum()) for some in documents.values())
     n_bytes = sum(int(corpus.n_bytes(some).sum()) for some in documents.values())
