@@ -1,7 +1,9 @@
 """A model that overfits: said once, and the end of the run where that is asked for."""
 
 from types import SimpleNamespace
+from unittest import mock
 
+import lightning.pytorch as L
 import pytest
 import torch
 
@@ -14,17 +16,18 @@ def validate(callback, losses, train_losses, mode='min', ended=None):
     """Feed figures of validations to a callback; the steps at which the run was ended."""
     ends = []
     for i, (loss, train) in enumerate(zip(losses, train_losses), 1):
-        trainer = SimpleNamespace(
+        trainer = mock.Mock(
+            spec=L.Trainer,
             state=SimpleNamespace(fn='fit'),
             sanity_checking=False,
             global_step=10 * i,
             is_global_zero=True,
-            callback_metrics={'val_loss': torch.tensor(loss)},
+            callback_metrics={'val_loss': torch.tensor(float(loss))},
         )
         run = Run.of(trainer)
-        run.newest_row = {'train_loss': train}
+        run.newest_row = {'train_loss': float(train)}
         run.end = lambda status, why, step=10 * i: ends.append((step, status, why))
-        callback.on_validation_end(trainer, SimpleNamespace(monitor=Monitor('val_loss', mode)))
+        callback.on_validation_end(trainer, mock.Mock(spec=L.LightningModule, monitor=Monitor('val_loss', mode)))
     return ends
 
 

@@ -4,14 +4,18 @@ import io
 import re
 import time
 from types import SimpleNamespace
+from unittest import mock
 
+import lightning.pytorch as L
 import pytest
 from rich.console import Console
 
 from xlabml.callbacks import Progress
 from xlabml.callbacks.bar import Bar, Piece, fit_pieces
+from xlabml.engine import Run
 from xlabml.figures import describe_seconds
 
+MODULE = mock.Mock(spec=L.LightningModule)
 PIECES = [
     Piece('12 min 5 s left', 1),
     Piece('loss 4.123', 2),
@@ -49,8 +53,9 @@ def test_a_bar_keeps_step_time_left_and_loss_on_one_line_of_any_width(width):
     assert len(line) < width
     for word in ('390/1,950 steps', '12 min 5 s left', 'loss 4.123'):
         assert word in line
-    assert ('tokens/s' in line) == (width >= 80)
-    assert ('━╌' in line) == (width == 120)
+    assert ('val 2.101' in line) == (width >= 80)
+    assert ('tokens/s' in line) == (width == 120)
+    assert '━╌' in line
 
 
 def test_a_bar_follows_the_width_of_its_terminal():
@@ -68,26 +73,31 @@ def test_a_bar_follows_the_width_of_its_terminal():
 
 @pytest.mark.parametrize(
     ('seconds', 'said'),
-    [(0.2, '0 s'), (42, '42 s'), (60, '1 min'), (200, '3 min 20 s'), (7500, '2 h 5 min'), (100 * 3600, '4 d 4 h')],
+    [
+        (0.2, '0 s'),
+        (42.0, '42 s'),
+        (60.0, '1 min'),
+        (200.0, '3 min 20 s'),
+        (7500.0, '2 h 5 min'),
+        (360000.0, '4 d 4 h'),
+    ],
 )
 def test_durations(seconds, said):
     assert describe_seconds(seconds) == said
 
 
-def trainer_at(step, row, **others):
+def trainer_at(step, row, data=None):
     """As much of a trainer as the lines ask for."""
-    trainer = SimpleNamespace(
+    trainer = mock.Mock(
+        spec=L.Trainer,
         global_step=step,
         max_steps=200,
         is_global_zero=True,
         callback_metrics={},
         lightning_module=None,
+        datamodule=data,
         fit_loop=SimpleNamespace(_should_accumulate=lambda: False),
-        **others,
     )
-    trainer.run = None
-    from xlabml.engine import Run
-
     Run.of(trainer).newest_row = row
     return trainer
 
@@ -95,37 +105,37 @@ def trainer_at(step, row, **others):
 def test_a_log_has_a_line_every_n_seconds(monkeypatch, capsys):
     now = 100.0
     monkeypatch.setattr(time, 'monotonic', lambda: now)
-    progress = Progress(line_seconds=60)
-    progress.on_train_start(trainer_at(0, {}), None)
+    progress = Progress(line_seconds=60.0)
+    progress.on_train_start(trainer_at(0, {}), MODULE)
     said = {}
     for step in range(1, 151):
         now += 1.0
         row = {'tokens_per_second': 1234.5, 'learning_rate/all': 0.01} if step >= 5 else {}
-        progress.on_train_batch_end(trainer_at(step, row), None)
+        progress.on_train_batch_end(trainer_at(step, row), MODULE)
         if printed := capsys.readouterr().out:
             said[step] = printed
     assert list(said) == [10, 70, 130]
     assert re.fullmatch(r'\d\d:\d\d:\d\d  step 70 of 200  2 min 10 s left  1,234 tokens/s  lr 1.0e-02\n', said[70])
 
 
-@pytest.mark.parametrize(('refresh', 'every'), [(0, 60), (0.25, 0)])
+@pytest.mark.parametrize(('refresh', 'every'), [(0.0, 60.0), (0.25, 0.0)])
 def test_lines_can_be_turned_off(monkeypatch, capsys, refresh, every):
     now = 100.0
     monkeypatch.setattr(time, 'monotonic', lambda: now)
     progress = Progress(refresh, every)
-    progress.on_train_start(trainer_at(0, {}), None)
+    progress.on_train_start(trainer_at(0, {}), MODULE)
     now += 1000
-    progress.on_train_batch_end(trainer_at(9, {'tokens_per_second': 1.0}), None)
+    progress.on_train_batch_end(trainer_at(9, {'tokens_per_second': 1.0}), MODULE)
     assert capsys.readouterr().out == ''
 
 
 def test_ends_of_epochs_are_marked_and_those_of_many_only_in_part(capsys):
     for steps_per_epoch, marked in ((60.0, ['1', '2', '3']), (1.0, ['10', '20', '30'])):
         data = SimpleNamespace(steps_per_epoch=lambda each=steps_per_epoch: each)
-        progress = Progress(line_seconds=0)
-        progress.on_train_start(trainer_at(0, {}, datamodule=data), None)
+        progress = Progress(line_seconds=0.0)
+        progress.on_train_start(trainer_at(0, {}, data), MODULE)
         for step in range(1, 200):
-            progress.on_train_batch_end(trainer_at(step, {}), None)
+            progress.on_train_batch_end(trainer_at(step, {}), MODULE)
         found = re.findall(r'step (\d+): end of epoch (\d+) of', capsys.readouterr().out)
         assert [epoch for _, epoch in found][:3] == marked
         assert all(int(step) == int(epoch) * steps_per_epoch for step, epoch in found)
@@ -133,4 +143,4 @@ def test_ends_of_epochs_are_marked_and_those_of_many_only_in_part(capsys):
 
 def test_seconds_below_zero_are_refused():
     with pytest.raises(ValueError, match=r'progress\.line_seconds is -1'):
-        Progress(line_seconds=-1)
+        Progress(line_seconds=-1.0)

@@ -174,7 +174,11 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'status', 'message'),
     [
-        (['fit', '--model.trunk.d_modle=3'], 2, "'d_modle' is not accepted"),
+        (
+            ['fit', '--model.trunk.d_modle=3'],
+            2,
+            'there is no setting model.trunk.d_modle; did you mean model.trunk.d_model?',
+        ),
         (['fit', '--trainer.max_step=3'], 2, 'unrecognized arguments'),
         (['fit', '--trainer.max_steps=0'], 2, 'trainer.max_steps is 0'),
         (['fit', '--model.n_vocab=5'], 2, 'model.n_vocab follows from data.n_vocab'),

@@ -69,7 +69,9 @@ def test_the_bytes_of_a_token_grow_with_the_vocabulary():
 @pytest.fixture
 def text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'a.txt').write_text('The quick brown fox jumps over the lazy dog, again and again.\n\n' * 800)
+    (tmp_path / 'a.txt').write_text(
+        'The quick brown fox jumps over the lazy dog, again and again.\n\n' * 800
+    )  # 50.4 KB
     return 'a.txt'
 
 
@@ -86,7 +88,7 @@ def test_what_is_auto_is_found_before_the_data_is_opened_and_printed(text, capsy
     assert values.trainer.max_steps == 200
     assert values.data.splits == {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
     said = capsys.readouterr().out
-    for word in ('data.n_vocab 1,024, for 51.2 KB of text', 'trainer.max_steps 200', 'val 0.05'):
+    for word in ('data.n_vocab 1,024, for 50.4 KB of text', 'trainer.max_steps 200', 'val 0.05'):
         assert word in said
     assert size_run(found) is found  # nothing is left to find
 
