@@ -19,7 +19,7 @@ def test_the_parser_of_settings_adds_nothing_to_how_names_and_errors_are_treated
         'error',
         'hint',
         '_nearest',
-    }  # each calls or says more than the base's
+    }  # each adds to the base's
     assert not SettingsParser().allow_abbrev
 
 

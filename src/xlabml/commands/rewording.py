@@ -61,7 +61,10 @@ def _members(found: re.Match[str]) -> str:
         error for error in errors if not error.startswith('Expected a <') and not error.startswith('Expected a typ')
     ]
     if kept:
-        names = [_type(error.removeprefix('Expected a ')) for error in errors if 'typing.Literal' in error]
+        is_unknown = 'Expected a dot import' in kept[0]
+        names = [
+            _type(error.removeprefix('Expected a ')) for error in errors if is_unknown and 'typing.Literal' in error
+        ]
         return '; '.join(dict.fromkeys([*kept, *(f'it can be {some} too' for some in names[:1])]))
     wanted = ' or '.join(dict.fromkeys(_type(error.removeprefix('Expected a ')) for error in errors))
     value = found['value'] or ''
