@@ -39,6 +39,17 @@ def test_beside_another_source_a_file_is_one_document(tmp_path):
     assert [source.in_order for source in both.sources] == [False, False]
 
 
+def test_beside_a_file_for_validation_a_file_is_cut_as_if_alone(tmp_path):
+    path = novel(tmp_path)
+    (tmp_path / 'val.txt').write_text('A text of its own, to validate on.')
+    sources = [Location(str(path)), Location(str(tmp_path / 'val.txt'), only='val')]
+    data = XLabDataModule(sources, splits={'train': 1.0, 'val': 0.0, 'test': 0.0}, n_vocab=300)
+    data.prepare_data()
+    corpus = data.texts.corpus
+    assert [source.in_order for source in data.sources] == [True, False]
+    assert [len(corpus.documents(split)) for split in ('train', 'val')] == [len(corpus) - 1, 1]
+
+
 def test_few_documents_have_all_splits_and_the_tokenizer_sees_only_those_of_train(tmp_path):
     texts = [f'Text number {i}.' + letter * 40 for i, letter in enumerate('abcdefghij')]
     path = tmp_path / 'few.jsonl'

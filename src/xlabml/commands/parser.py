@@ -27,6 +27,7 @@ from .rewording import UNKNOWN_SETTING, in_words
 
 _UNKNOWN = object()
 _SOURCES = list[Location | Source]
+_YAML = ('.yaml', '.yml')
 _adapt_typehints = _typehints.adapt_typehints
 _resolve_class = _typehints.resolve_class_path_by_name
 
@@ -142,15 +143,16 @@ def _adapt_lists_anew(value: object, kind: object, *args: object, **options: obj
 
 def _as_sources(value: object) -> object:
     """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`, and `texts.yaml`
-    the list in that file.
+    stands for the list in that file.
     """
-    if isinstance(value, str) and value.endswith(('.yaml', '.yml')):
-        value = read_list(Path(value), 'sources')
-    elif isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
+    if isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
         value = [value]
     if not isinstance(value, list):
         return value
-    return [{'path': item} if isinstance(item, str) and not _is_source_class(item) else item for item in value]
+    items: list[object] = []
+    for item in value:
+        items += read_list(Path(item), 'sources') if isinstance(item, str) and item.endswith(_YAML) else [item]
+    return [{'path': item} if isinstance(item, str) and not _is_source_class(item) else item for item in items]
 
 
 def _is_source_class(name: str) -> bool:

@@ -4,6 +4,7 @@ import re
 
 UNKNOWN_SETTING = re.compile(r'there is no setting ([\w.]+)')
 _MOST_VALUE = 60
+_OF_TYPES = ('Expected a <', 'Expected a typ', 'Not a valid subclass')
 _UNION = re.compile(
     r'Does not validate against any of the Union subtypes\s*Subtypes: .*?\s*Errors:\s*(?P<errors>.*?)\s*'
     r'(?:Given value type: \S.*?Given value: (?P<value>.*)|$)'
@@ -57,9 +58,7 @@ def _in_full(found: re.Match[str]) -> str:
 
 def _members(found: re.Match[str]) -> str:
     errors = [error.strip() for error in re.split(r'(?:^|\s)- ', found['errors']) if error.strip()]
-    kept = [
-        error for error in errors if not error.startswith('Expected a <') and not error.startswith('Expected a typ')
-    ]
+    kept = [error for error in errors if not error.startswith(_OF_TYPES)]
     if kept:
         is_unknown = 'Expected a dot import' in kept[0]
         names = [

@@ -42,14 +42,18 @@ def _describe_texts(data: XLabDataModule) -> Iterator[str]:
     n_documents = sum(map(len, documents.values()))
     n_tokens = sum(int(corpus.token_spans(some)[1].sum()) for some in documents.values())
     n_bytes = sum(int(corpus.n_bytes(some).sum()) for some in documents.values())
-    yield f'texts: {n_documents:,} documents, {n_tokens:,} tokens, {n_bytes / max(1, n_tokens):.2f} bytes a token'
+    yield f'texts: {_documents(n_documents)}, {n_tokens:,} tokens, {n_bytes / max(1, n_tokens):.2f} bytes a token'
     shown = []
     for split in _SPLITS:
         if len(documents[split]):
             examples = data.texts.open_examples(split, split)
-            shown.append(f'{split} {len(examples):,} ({len(documents[split]):,} documents)')
+            shown.append(f'{split} {len(examples):,} ({_documents(len(documents[split]))})')
     unit = f'rows of {data.max_len:,}' if data.examples.sized_by == 'tokens' else 'examples'
     yield f'{unit}: {", ".join(shown)}'
+
+
+def _documents(n: int) -> str:
+    return '1 document' if n == 1 else f'{n:,} documents'
 
 
 def _short(number: float) -> str:

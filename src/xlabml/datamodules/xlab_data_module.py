@@ -143,8 +143,8 @@ class XLabDataModule(SavedData):
         given = {name: value for name, value in locals().items() if name not in ('self', '__class__', 'shares')}
         super().__init__()
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
-        if len(self.sources) == 1 and stream is None:
-            self.sources = [self.sources[0].alone()]
+        if stream is None and sum(source.only is None for source in self.sources) == 1:  # beside a file for val, too
+            self.sources = [source.alone() if source.only is None else source for source in self.sources]
         self.examples = examples()
         self.n_vocab = n_vocab
         self.max_len = max_len
