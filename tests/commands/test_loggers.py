@@ -12,6 +12,9 @@ from xlabml.commands.loggers import make_loggers
 from xlabml.errors import SettingsError
 
 
+SHOW = '--samples.show=true'
+
+
 def test_a_csv_file_is_in_the_folder_of_the_run_and_a_resumed_run_writes_another_one(tmp_path):
     for step, name, values in ((None, 'csv', [1.0, 2.0]), (12, 'csv_from_step_12', [3.0])):
         (logger,) = make_loggers(['csv', 'csv'], tmp_path, step)
@@ -61,8 +64,12 @@ def test_the_folder_of_a_run_stands_for_its_best_and_to_fit_for_its_newest_check
     status, printed = xlab('fit', '--ckpt_path', run)
     assert status == 0
     assert 'has finished its 12 steps' in printed
-    status, printed = xlab('fit', '--ckpt_path', run, '--trainer.max_steps=14', '--trainer.logger=[csv, tensorboard]')
+    status, printed = xlab(
+        'fit', '--ckpt_path', run, '--trainer.max_steps=14', '--trainer.logger=[csv, tensorboard]', SHOW
+    )
     assert status == 0, printed
+    assert 'step 14, val: ' in printed
+    assert 'step 14, sample: ' in printed
     assert 'resuming from' in printed
     assert json.loads((run / 'log.jsonl').read_text().splitlines()[-1])['step'] == 14
     assert list(run.glob('csv_from_step_13/metrics.csv'))

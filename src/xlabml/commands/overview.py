@@ -55,6 +55,7 @@ _OTHER_WORDS = {
     'evaluate': 'test',
     'score': 'predict',
     'new': 'init',
+    'help': '--help',
     'tokenize': 'prepare_data',
     'stats': 'compute_stats',
 }

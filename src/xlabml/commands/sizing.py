@@ -72,7 +72,8 @@ def _sizes(settings: Settings, asked: Sequence[str], n_tokens: int) -> dict[str,
         world = _n_devices(settings)
         batch = run_plan.batch_tokens(n_trained, values.data.max_len, world)
         found['data.batch_tokens'] = batch
-        if values.data.device_batch_tokens is None and batch // world > run_plan.MOST_ON_DEVICE:
+        is_free = values.data.device_batch_tokens is None and not settings.autotunes
+        if is_free and batch // world > run_plan.MOST_ON_DEVICE:
             found['data.device_batch_tokens'] = run_plan.batch_tokens(
                 run_plan.MOST_ON_DEVICE * 4000, values.data.max_len
             )
