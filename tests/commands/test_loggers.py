@@ -11,7 +11,6 @@ from xlabml import checkpoints
 from xlabml.commands.loggers import make_loggers
 from xlabml.errors import SettingsError
 
-
 SHOW = '--samples.show=true'
 
 
