@@ -26,6 +26,7 @@ from .initial import Initial
 from .loggers import make_loggers
 from .opening import blaming, find_task, within_the_checkpoint
 from .parsing import Settings
+from .run_facts import RunFacts
 from .run_folder import RunFolder, SavedSettings
 from .trainer import Trainer
 
@@ -143,7 +144,7 @@ def _build_trainer(
         written.pop('init_from', None)  # no other command takes it, and the checkpoints have the weights
         saved.append(SavedSettings(settings.parser.dump(written, skip_none=False), claimed.path))
     of_groups = [made[name] for name in CALLBACKS]
-    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, own.predictions, *saved, *of_groups]})
+    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, RunFacts(), own.predictions, *saved, *of_groups]})
     own.checkpoints.continues = settings.choice.run is not None
     if claimed is not None:
         trainer.run.folder = claimed.path

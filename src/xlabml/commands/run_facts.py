@@ -2,14 +2,25 @@
 
 from collections.abc import Iterator
 
+import lightning.pytorch as L
 import numpy as np
 
 from xlabml.callbacks.summary import count_parameters
 from xlabml.data import split_names
 from xlabml.datamodules import XLabDataModule
+from xlabml.engine import Run
 from xlabml.models import Task
 
 _SPLITS = ('train', 'val', 'test')
+
+
+class RunFacts(L.Callback):
+    """Say what the run is made of when it has been set up, so that what is refused is refused before."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = Run.of(trainer).data
+        if trainer.is_global_zero and isinstance(data, XLabDataModule) and isinstance(pl_module, Task):
+            print(*describe_run(data, pl_module, trainer.max_steps), sep='\n', flush=True)
 
 
 def describe_run(data: XLabDataModule, task: Task, length: int) -> Iterator[str]:

@@ -26,7 +26,6 @@ from .overview import DATA_COMMANDS
 from .parsing import Settings
 from .resolving import resolve
 from .resuming import resume
-from .run_facts import describe_run
 from .sizing import size_run
 
 
@@ -115,8 +114,6 @@ def _fit(built: Built) -> None:
         _say(f'initial weights from {settings.initial.path}: {initialized.describe()}')
     _say(f'precision {trainer.precision}, run folder {None if claimed is None else claimed.path}')
     for line in attention:
-        _say(line)
-    for line in describe_run(data, task, length):
         _say(line)
     path = None if resumed is None else str(resumed.found.path)
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
