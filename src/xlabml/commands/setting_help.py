@@ -7,10 +7,8 @@ default of each. The words are those of the docstrings.
 
 import inspect
 import re
-import shutil
-import textwrap
 from argparse import SUPPRESS, Action
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jsonargparse import Namespace
 
@@ -19,6 +17,7 @@ from xlabml.transformer import Transformer
 from xlabml.untrusted.matching import parameters
 
 from .classes import classes_for, short_name
+from .columns import first_sentence, lowered, page_width, row, wrap
 from .errors import UsageError
 from .groups import GROUPS, LINKED
 from .overview import SHORT
@@ -65,12 +64,6 @@ _FLAGS = {
 """Flags that are taken before settings are parsed."""
 
 _OF_FIT = ('--smoke', '--autotune')
-_WIDEST = 100
-_LEAST = 12
-"""Characters of a sentence that says anything."""
-
-_LEFT = 34
-"""Characters of the column of names."""
 
 
 def answer(command: str, words: Sequence[str]) -> str:
@@ -101,7 +94,7 @@ def page(command: str, topic: str = '') -> str:
         topic: The group; '': the overview.
     """
     parser = make_parsers([command]).commands[command]
-    width = _width()
+    width = page_width()
     if not topic:
         return '\n'.join(_overview(command, parser, width))
     if topic not in GROUPS:
@@ -115,21 +108,21 @@ def _overview(command: str, parser: SettingsParser, width: int) -> Iterator[str]
     yield '\nMost used settings:'
     actions = _settings(parser)
     for name in _FIRST:
-        yield from _row(f'--{name}', _first_sentence(_words(name, actions)), _default(name, actions), width)
+        yield from row(f'--{name}', first_sentence(_words(name, actions)), _default(name, actions), width)
     yield '\nFlags of this command:'
     for action in _own(parser):
-        yield from _row(f'--{action.dest}', one_line(action.help or ''), _shown_default(action.default), width)
+        yield from row(f'--{action.dest}', one_line(action.help or ''), _shown_default(action.default), width)
     for flag, words in _FLAGS.items():
         if command == 'fit' or flag not in _OF_FIT:
-            yield from _row(flag, words, '', width)
-    yield from _wrap(f'\nAll settings by group; xlab {command} --help data explains a group in full:', width)
+            yield from row(flag, words, '', width)
+    yield from wrap(f'\nAll settings by group; xlab {command} --help data explains a group in full:', width)
     for group, cls in GROUPS.items():
         if group == 'model':
-            yield from _wrap(f'\nmodel: the task, by default {DEFAULT.__name__}', width)
-            yield from _row('--model', 'A class; --model.help lists all.', DEFAULT.__name__, width)
-            yield from _row(f'--model.help {DEFAULT.__name__}', 'The settings of a class.', '', width)
+            yield from wrap(f'\nmodel: the task, by default {DEFAULT.__name__}', width)
+            yield from row('--model', 'A class; --model.help lists all.', DEFAULT.__name__, width)
+            yield from row(f'--model.help {DEFAULT.__name__}', 'The settings of a class.', '', width)
             continue
-        yield from _wrap(f'\n{group}: {_lowered(summary(cls))}', width)
+        yield from wrap(f'\n{group}: {lowered(summary(cls))}', width)
         others = []
         for name, action in actions.items():
             if not name.startswith(f'{group}.'):
@@ -137,38 +130,38 @@ def _overview(command: str, parser: SettingsParser, width: int) -> Iterator[str]
             if group == 'trainer' and name.partition('.')[2] not in meanings(cls) and name not in _PEOPLES:
                 others.append(name.partition('.')[2])
                 continue
-            yield from _row(f'--{name}', _first_sentence(_words(name, actions)), _shown_default(action.default), width)
+            yield from row(f'--{name}', first_sentence(_words(name, actions)), _shown_default(action.default), width)
         if others:
-            yield from _wrap(f"  and of Lightning's Trainer: {', '.join(sorted(others))}", width, '    ')
+            yield from wrap(f"  and of Lightning's Trainer: {', '.join(sorted(others))}", width, '    ')
     yield ''
-    yield from _wrap(EPILOGUES.get(command, EPILOGUES['']), width)
+    yield from wrap(EPILOGUES.get(command, EPILOGUES['']), width)
 
 
 def _group(group: str, parser: SettingsParser, width: int) -> Iterator[str]:
     if group == 'model':
         yield from _class_list('model', classes_for(Task), width)
         return
-    yield from _wrap(f'{group}: {_lowered(summary(GROUPS[group]))}', width)
+    yield from wrap(f'{group}: {lowered(summary(GROUPS[group]))}', width)
     actions = _settings(parser)
     for name, action in actions.items():
         if name.startswith(f'{group}.'):
             default = _shown_default(action.default)
             yield f'\n--{name}'
             by_default = f', by default {default}' if default else ''
-            yield from _wrap(f'    {_kind(action)}{by_default}', width, '    ')
-            yield from _wrap(f'    {_words(name, actions)}', width, '    ')
+            yield from wrap(f'    {_kind(action)}{by_default}', width, '    ')
+            yield from wrap(f'    {_words(name, actions)}', width, '    ')
             if found := classes_for(getattr(action, '_typehint', None)):
                 names = list(map(short_name, found))
                 of_one = f'--{name}.help {names[0]}'
-                yield from _wrap(f'    Classes: {", ".join(names)}. {of_one} explains one.', width, '    ')
+                yield from wrap(f'    Classes: {", ".join(names)}. {of_one} explains one.', width, '    ')
     if linked := [f'{name} (model)' for name, source in LINKED.items() if source.startswith(f'{group}.')]:
-        yield from _wrap(f'\nThe model takes over {", ".join(linked)}.', width)
+        yield from wrap(f'\nThe model takes over {", ".join(linked)}.', width)
 
 
 def _choices(command: str, name: str) -> str:
     """The classes that can stand for a setting; '' where it takes none."""
     names = classes_for(_annotation(command, name))
-    return '\n'.join(_class_list(name, names, _width())) if names else ''
+    return '\n'.join(_class_list(name, names, page_width())) if names else ''
 
 
 def _class_page(command: str, name: str, asked: str) -> str:
@@ -178,8 +171,8 @@ def _class_page(command: str, name: str, asked: str) -> str:
         return ''
     cls = found[0]
     said = meanings(cls)
-    width = _width()
-    lines = [*_wrap(f'{short_name(asked)}, a class for --{name}: {_lowered(summary(cls))}', width)]
+    width = page_width()
+    lines = [*wrap(f'{short_name(asked)}, a class for --{name}: {lowered(summary(cls))}', width)]
     defaults = inspect.signature(cls).parameters
     linked = LINKED if name == 'model' else {}
     for argument, annotation in parameters(cls).items():
@@ -188,11 +181,11 @@ def _class_page(command: str, name: str, asked: str) -> str:
             continue  # what xlabml hands to a part: a width, a length
         default = _shown_default(defaults[argument].default) if is_set else ''
         by_default = f', by default {default}' if default else ''
-        lines += ['', f'--{name}.{argument}', *_wrap(f'    {kind(annotation)}{by_default}', width, '    ')]
-        lines += _wrap(f'    {one_line(said.get(argument, ""))}', width, '    ')
+        lines += ['', f'--{name}.{argument}', *wrap(f'    {kind(annotation)}{by_default}', width, '    ')]
+        lines += wrap(f'    {one_line(said.get(argument, ""))}', width, '    ')
         if names := classes_for(annotation):
             of_one = f'--{name}.{argument}.help CLASS'
-            lines += _wrap(f'    Classes: {", ".join(map(short_name, names))}. {of_one} explains one.', width, '    ')
+            lines += wrap(f'    Classes: {", ".join(map(short_name, names))}. {of_one} explains one.', width, '    ')
     return '\n'.join(lines)
 
 
@@ -215,9 +208,9 @@ def _annotation(command: str, name: str) -> object:
 def _class_list(name: str, names: Mapping[str, type], width: int) -> Iterator[str]:
     yield f'Classes for --{name}:\n'
     for path, cls in names.items():
-        yield from _row(short_name(path), summary(cls), '', width)
+        yield from row(short_name(path), summary(cls), '', width)
     yield ''
-    yield from _wrap(f'--{name}.help CLASS explains the settings of one.', width)
+    yield from wrap(f'--{name}.help CLASS explains the settings of one.', width)
 
 
 def _own(parser: SettingsParser) -> list[Action]:
@@ -274,36 +267,3 @@ def _shown_default(value: object) -> str:
 def _kind(action: Action) -> str:
     found = getattr(action, '_typehint', None) or getattr(action, 'type', None)
     return kind(found) if found is not None else 'a file of settings'
-
-
-def _first_sentence(text: str) -> str:
-    """The first sentence, or what stands before its first semicolon or colon; all, where that says too little."""
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter in '([') - (letter in ')]')
-        if letter in '.;:' and not depth and text[place + 1 : place + 2] == ' ' and place > _LEAST:
-            return f'{text[:place]}.'
-    return text
-
-
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
-
-
-def _row(name: str, text: str, default: str, width: int) -> Iterable[str]:
-    """A name and what it means, in two columns; one below the other where the name is long or the screen narrow."""
-    words = f'{text} [{default}]' if default else text
-    left = _LEFT if width >= 72 else 8
-    lines = textwrap.wrap(words, width - left) or ['']
-    if len(name) + 3 > left:
-        return [f'  {name}', *(' ' * left + line for line in lines)]
-    return [f'  {name}'.ljust(left) + lines[0], *(' ' * left + line for line in lines[1:])]
-
-
-def _wrap(text: str, width: int, indent: str = '') -> Iterable[str]:
-    start = '\n' if text.startswith('\n') else ''
-    return [start + textwrap.fill(text.removeprefix('\n'), width, subsequent_indent=indent)]
-
-
-def _width() -> int:
-    return min(shutil.get_terminal_size().columns, _WIDEST)
