@@ -33,7 +33,7 @@ def describe_run(data: XLabDataModule, task: Task, length: int) -> Iterator[str]
     """
     if data.stream is None:
         yield from _describe_texts(data)
-    n_parameters = count_parameters(task)
+    n_parameters = max(1, count_parameters(task))
     is_tokens = data.examples.sized_by == 'tokens'
     sizes = {'tokens': f'{data.batch_tokens:,} tokens', 'groups': f'{data.batch_groups:,} groups'}
     size = sizes.get(data.examples.sized_by, ' or '.join(sizes.values()))
@@ -54,12 +54,13 @@ def _describe_texts(data: XLabDataModule) -> Iterator[str]:
     n_tokens = sum(int(corpus.token_spans(some)[1].sum()) for some in documents.values())
     n_bytes = sum(int(corpus.n_bytes(some).sum()) for some in documents.values())
     yield f'texts: {_documents(n_documents)}, {n_tokens:,} tokens, {n_bytes / max(1, n_tokens):.2f} bytes a token'
+    is_rows = data.examples.sized_by == 'tokens'
     shown = []
-    for split in _SPLITS:
+    for split in _SPLITS if is_rows else _SPLITS[:2]:  # what a format of groups refuses in test is no matter of a fit
         if len(documents[split]):
-            examples = data.texts.open_examples(split, split)
-            shown.append(f'{split} {len(examples):,} ({_documents(len(documents[split]))})')
-    unit = f'rows of {data.max_len:,}' if data.examples.sized_by == 'tokens' else 'examples'
+            n_examples = len(data.texts.open_examples(split, split))
+            shown.append(f'{split} {n_examples:,} ({_documents(len(documents[split]))})')
+    unit = f'rows of {data.max_len:,}' if is_rows else 'examples'
     yield f'{unit}: {", ".join(shown)}'
 
 
