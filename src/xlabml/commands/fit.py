@@ -4,7 +4,7 @@ How the pieces go together: what needs no torch is answered before it is loaded 
 checks every setting against the signatures, whatever file or flag it comes from (parsing.py); a checkpoint's settings
 are put below what is typed (resuming.py); what is `auto` is filled in (resolving.py); parts are then built from the
 checked settings by `xlabml.settings`, as a checkpoint's are (building.py); what each command does with them is in
-running.py. `--autotune` and `--smoke` are functions of settings.
+running.py. `--autotune`, `--smoke`, `--folds` and `--seeds` are functions of settings.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def _run(given: list[str]) -> int:
         print(overview.answer(typed), end='')
         return 0 if typed else 2
     with interruptible_imports('xlab'):
-        from . import cli, completion, setting_help, smoke
+        from . import cli, completion, setting_help, smoke, sweeps
         from .parser import SettingsParser
 
     quieten()
@@ -52,6 +52,8 @@ def _run(given: list[str]) -> int:
         print(completion.script(typed))
     elif text := setting_help.answer(command, typed):
         print(text)
+    elif any(word.partition('=')[0] in sweeps.FLAGS for word in typed):
+        sweeps.sweep(typed)
     elif '--smoke' in typed:
         smoke.smoke([argument for argument in typed if argument != '--smoke'])
     else:

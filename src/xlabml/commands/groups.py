@@ -2,9 +2,11 @@
 
 from xlabml.callbacks import (
     Checkpoints,
+    ClassReport,
     Curves,
     NonFinite,
     Overfitting,
+    Predictions,
     Progress,
     SampledText,
     Spikes,
@@ -17,10 +19,12 @@ from xlabml.models import Task
 from .trainer import Trainer
 
 CALLBACKS: dict[str, type] = {
+    'baselines': ClassReport,
     'checkpoint': Checkpoints,
     'curves': Curves,
     'nonfinite': NonFinite,
     'overfitting': Overfitting,
+    'predictions': Predictions,
     'progress': Progress,
     'samples': SampledText,
     'spikes': Spikes,

@@ -34,6 +34,7 @@ def in_words(message: str) -> str:
     rest = message if where is None else message[where.end() :]
     rest = re.sub(r'- Expected a path but .*? either not accessible or invalid\s*-\s*', '', rest)
     rest = re.sub(r"Problem with given class_path '([^']*)':\s*", '', rest)
+    rest = re.sub(r'(Not a valid subclass of \w+)\b.*?\(implicit class_path\)', r'\1', rest)
     for _ in range(rest.count('Union subtypes')):
         rest = _UNION.sub(_members, rest, count=1)
     rest = re.sub(r'Expected a dot import path string: (\S+)', r'there is no class \1', rest)

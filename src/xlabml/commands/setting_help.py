@@ -58,12 +58,14 @@ _FLAGS = {
     '--print_config': 'Print all settings, and end.',
     '--smoke': 'Try these settings on a batch of everything, in a temporary folder, and end.',
     '--autotune': 'Measure which data.device_batch_tokens is the fastest, use it and save it.',
+    '--folds N': 'Train and test a run for each of n folds (data.fold), in folders of their own, and print a table.',
+    '--seeds N,N': 'The same for each of these seeds; with --folds, for each of both.',
     '--import MODULE': 'Import a module of yours, and let checkpoints name its classes; may be repeated.',
     '--debug': 'Show where an error comes from.',
 }
 """Flags that are taken before settings are parsed."""
 
-_OF_FIT = ('--smoke', '--autotune')
+_OF_FIT = ('--smoke', '--autotune', '--folds N', '--seeds N,N')
 
 
 def answer(command: str, words: Sequence[str]) -> str:
