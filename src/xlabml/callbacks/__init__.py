@@ -8,6 +8,7 @@ from .curves import Curves
 from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
 from .nonfinite import NonFinite
+from .notebook import Notebook
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
@@ -24,6 +25,7 @@ __all__ = [
     'Garbage',
     'Heap',
     'NonFinite',
+    'Notebook',
     'Predictions',
     'Progress',
     'SampledText',

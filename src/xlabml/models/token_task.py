@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
+from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, check_shape, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import HasTargets, Task
 from xlabml.errors import SettingsError
@@ -78,7 +78,17 @@ class TokenTask(Task):
     def forward(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, *args: Any, **options: Any
     ) -> Float[Tensor, 'b m v']:
-        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`."""
+        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`.
+
+        Raises:
+            ValueError: The ids are no tensor (b, n) of whole numbers, or, on the CPU, not all in the vocabulary.
+        """
+        check_shape(ids, 'ids')
+        if ids.device.type == 'cpu' and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.n_vocab:
+            raise ValueError(
+                f'ids has values from {int(ids.min())} to {int(ids.max())}; those of the vocabulary are 0 to '
+                f'{self.n_vocab - 1}'
+            )
         return self.network(ids, layout, *args, **options)
 
     def describe_network(self) -> Part:
