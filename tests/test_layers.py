@@ -62,6 +62,7 @@ MAY_IMPORT = {
         'batches',
         'tokenizer',
         'checkpoints',
+        'metadata',
         'untrusted',
     },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},

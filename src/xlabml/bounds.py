@@ -16,7 +16,7 @@ MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
-    **dict.fromkeys(('n_layers', 'global_every'), 10_000),
+    **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
     'window': _TABLE,
     'document': 1 << 30,
     'horizon_tokens': _STEPS,
@@ -56,7 +56,7 @@ MOST: dict[str, int] = {
     'top_k': _TABLE,
     'max_depth': 1000,
     # evaluators
-    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts'), 1_000_000),
+    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts', 'val_documents', 'n_draws'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,

@@ -7,6 +7,7 @@ from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
+from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
 from .notebook import Notebook
 from .predictions import Predictions
@@ -24,6 +25,7 @@ __all__ = [
     'Curves',
     'Garbage',
     'Heap',
+    'MetadataTable',
     'NonFinite',
     'Notebook',
     'Predictions',

@@ -14,6 +14,8 @@ from torch import Tensor
 from xlabml.errors import CheckpointError
 from xlabml.plain import Plain, PlainDict
 
+from .merging import has_adapters, merge_weights, without_adapters
+
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
 TRAINED_WEIGHTS = 'current_model_state'
@@ -140,6 +142,21 @@ class Contents(NamedTuple):
             SavedRun(checkpoint.get(SETTINGS, {}), *(_text(checkpoint.get(key)) for key in (RUN_FOLDER, RUN_ID, BEST))),
             {key: value for key, value in checkpoint.items() if key not in _OURS},
             dict(checkpoint.get(REMOVED, {})),
+        )
+
+    def merged(self) -> 'Contents':
+        """The same with adapters (LoRA) merged into the weights that they belong to, and none in the arguments.
+
+        Raises:
+            ValueError: A tensor of an adapter is missing, or does not fit.
+        """
+        if not has_adapters(self.weights):
+            return self
+        network = self.network
+        return self._replace(
+            task=self.task._replace(arguments=without_adapters(self.task.arguments)),
+            network=None if network is None else network._replace(arguments=without_adapters(network.arguments)),
+            weights=merge_weights(self.weights),
         )
 
     @property

@@ -45,8 +45,9 @@ def import_checkpoint(options: argparse.Namespace) -> None:
     with typed_paths():
         made = import_folder(options.folder, options.output, options.max_len)
     network = made.network
+    n_layers = len(network.list_blocks())
     print(
-        f'a text encoder: {network.trunk.n_layers} layers of {network.trunk.d_model}, {len(made.tokenizer):,} tokens, '
+        f'a text encoder: {n_layers} layers of {network.trunk.d_model}, {len(made.tokenizer):,} tokens, '
         f'vectors of {network.d_vector}, texts of up to {network.max_len} tokens'
     )
     if made.unused:

@@ -92,6 +92,8 @@ def export_folder(ckpt: Path, folder: Path) -> Exported:
 def find_obstacles(network: TextEncoder) -> list[str]:
     """What of an encoder BERT's shape does not express: each setting, what it is, and what it must be."""
     trunk = network.trunk
+    if not isinstance(trunk, Transformer):
+        return [f'trunk is {type(trunk).__name__} (xlabml.transformer.Transformer)']
     blocks = cast('list[Block]', list(trunk.blocks))
     first = blocks[0]
     norms = [
@@ -165,6 +167,7 @@ def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> None:
     assert isinstance(tokenizer, HuggingFaceTokenizer)
     folder.mkdir()
     trunk = network.trunk
+    assert isinstance(trunk, Transformer)  # by find_obstacles
     save_file(_bert_weights(trunk), folder / 'model.safetensors', {'format': 'pt'})
     block = cast(Block, trunk.blocks[0])
     _write_json(

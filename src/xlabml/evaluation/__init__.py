@@ -16,8 +16,9 @@ from .class_evaluators import (
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
-from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
+from .metadata import MetadataBits, Saving, format_savings
 from .objective import ObjectiveEvaluator
 from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
@@ -43,6 +44,7 @@ __all__ = [
     'Geometry',
     'Interval',
     'LinearProbe',
+    'MetadataBits',
     'Monitor',
     'MultiLabelEvaluator',
     'Neighbours',
@@ -54,6 +56,7 @@ __all__ = [
     'Reliability',
     'Reranking',
     'Retrieval',
+    'Saving',
     'Scores',
     'SearchRow',
     'Similarity',
@@ -70,6 +73,7 @@ __all__ = [
     'average_ranks',
     'evaluate_search',
     'evaluate_similarity',
+    'format_savings',
     'format_table',
     'has_sklearn',
     'k_means',
@@ -90,6 +94,7 @@ __all__ = [
     'separate',
     'spearman',
     'statistic_interval',
+    'sum_segments',
     'summarize',
     'v_measure',
 ]

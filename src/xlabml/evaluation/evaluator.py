@@ -39,9 +39,11 @@ class Evaluator(ABC):
 
     Attributes:
         has_own_examples: Whether it evaluates on its own `examples`, not on those of the split.
+        needs_nats: Of a task of tokens, whether it needs the negative log-likelihood of each target.
     """
 
     has_own_examples: bool = False
+    needs_nats: bool = False
 
     @property
     def primary(self) -> Monitor | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
 from xlabml.errors import SettingsError
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .calibration import Calibration
 from .pooling import MeanPooling, Pooling
@@ -182,7 +182,7 @@ class ExampleNetwork(nn.Module):
         n_texts: Texts of an example; those of role r are its r-th.
     """
 
-    def __init__(self, trunk: Transformer, pooling: Pooling, n_texts: int) -> None:
+    def __init__(self, trunk: Trunk, pooling: Pooling, n_texts: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.pooling = pooling
@@ -191,7 +191,7 @@ class ExampleNetwork(nn.Module):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
-        return frozenset({'trunk.embedding.weight'})
+        return frozenset(f'trunk.{name}' for name in self.trunk.of_vocabulary)
 
     @property
     def max_len(self) -> int:
@@ -200,7 +200,7 @@ class ExampleNetwork(nn.Module):
 
     def list_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk, which a strategy that shards gathers one at a time."""
-        return list(self.trunk.blocks)
+        return self.trunk.list_blocks()
 
     def vectors(
         self,
@@ -248,7 +248,7 @@ class SequenceClassifier(ExampleNetwork):
 
     def __init__(
         self,
-        trunk: Transformer,
+        trunk: Trunk,
         pooling: Pooling,
         head: Head,
         link: nn.Module | None = None,
@@ -271,7 +271,7 @@ class SequenceClassifier(ExampleNetwork):
         classes: list[str] | None = None,
         task: str = 'single-label',
         n_texts: int = 1,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         calibration: str = 'temperature',

@@ -16,7 +16,7 @@ from xlabml.checkpoints import Contents, Part
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.finite import require_finite
 from xlabml.plain import Plain
-from xlabml.untrusted.building import building
+from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_arguments
 
 _NETWORK = 'network.'
@@ -61,6 +61,8 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
         ValueError: The checkpoint does not describe its network, or names a class that cannot be built; or the weights
             do not fit it, or are NaN or infinite.
     """
+    with naming(path):
+        contents = contents.merged()
     if contents.network is None:
         raise CheckpointError(f'{path} does not describe its network; load its task, {contents.task.class_path}')
     with building(path, contents.weights):

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml.batches import Batch, ClassTargets, Layout, check_classes, check_ids
 from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts, Task
+from xlabml.engine import DocumentParts
 from xlabml.errors import SettingsError
 from xlabml.evaluation import (
     CalibratedEvaluator,
@@ -26,7 +26,6 @@ from xlabml.evaluation import (
     precise,
 )
 from xlabml.heads import (
-    PREFERENCES,
     CrossPreferenceModel,
     Head,
     LinearHead,
@@ -39,11 +38,14 @@ from xlabml.heads import (
 )
 from xlabml.heads.loading import describe_head
 from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
-from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear, decay_rates, parameter_groups, split_by_depth
-from xlabml.transformer import Transformer
+from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
+from xlabml.transformer import Transformer, Trunk
+
+from .preference_settings import check_preference
+from .trunk_task import TrunkTask
 
 
-class Classifier(Task):
+class Classifier(TrunkTask):
     """Texts to classes, or to a number (`data.examples: LabelledTexts`), or which of two answers is better
     (`data.examples: Preferences`).
 
@@ -72,8 +74,9 @@ class Classifier(Task):
         calibration: temperature, vector or none.
         set_coverage: How often the set of classes of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
-        freeze: What stays as it is: none, all (the whole trunk), or bottom:n, the embeddings and the first n blocks.
-            Frozen parts have no dropout.
+        freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
+            gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
+            of these steps on, the rest to the end. Frozen parts have no dropout.
         layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
             learn alike.
         optimizer: Makes the optimizer, from parameter groups.
@@ -99,7 +102,7 @@ class Classifier(Task):
         n_texts: int | None = None,
         preference: str | None = None,
         task: str = 'single-label',
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         loss: Callable[[], ClassLoss] | None = None,
@@ -115,8 +118,6 @@ class Classifier(Task):
         clip: Callable[[], AdaptiveClip] | None = None,
     ) -> None:
         super().__init__()
-        self._holds_frozen = False
-        self.frozen: list[nn.Module] = []
         check_preference(preference, task, classes, ties, second_pass)
         calibrated = (calibration, set_coverage, answered)
         if preference == 'together':
@@ -133,12 +134,7 @@ class Classifier(Task):
         self.class_counts = class_counts
         self.task = task
         self.objective = (_LOSSES[task] if loss is None else loss)()
-        self.frozen = find_frozen(self.network.trunk, freeze)
-        for part in self.frozen:
-            part.requires_grad_(False)
-        if not 0 < layer_decay <= 1:
-            raise SettingsError(f'model.layer_decay is {layer_decay}; give a factor above 0, at most 1')
-        self.layer_decay = layer_decay
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
@@ -160,27 +156,6 @@ class Classifier(Task):
     def describe_network(self) -> Part:
         """The classifier, from the arguments of this task."""
         return describe_head(type(self.network), Part.of(self.hparams).arguments)
-
-    def train(self, mode: bool = True) -> 'Classifier':
-        """Once a run trains, frozen parts are never in training mode: no dropout moves what they return."""
-        super().train(mode)
-        for part in self.frozen if self._holds_frozen else ():
-            part.eval()
-        return self
-
-    def on_train_start(self) -> None:
-        """Hold what is frozen; not before, since Lightning warns of a module that starts in evaluation mode."""
-        self._holds_frozen = True
-        self.train()
-
-    def build_optimizer(self) -> Optimizer:
-        """The optimizer, with the learning rate of each block and of the embeddings."""
-        if self.layer_decay == 1:
-            return super().build_optimizer()
-        trunk = self.network.trunk
-        built = self.optimizer(split_by_depth(parameter_groups(self), [trunk.embedding, *trunk.blocks]))
-        decay_rates(built, self.layer_decay)
-        return built
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
@@ -359,65 +334,6 @@ def class_targets(batch: Batch) -> ClassTargets:
             'data.examples to LabelledTexts or Preferences'
         )
     return batch.targets
-
-
-def check_preference(
-    preference: str | None,
-    task: str,
-    classes: list[str] | None,
-    ties: Callable[[], Ties] | None,
-    second_pass: float,
-) -> None:
-    """See that what is said of preferences goes together; arguments as in Classifier.
-
-    Raises:
-        SettingsError: It does not.
-    """
-    if preference not in (None, 'none', 'together', 'apart'):
-        raise SettingsError(f'model.preference is {preference!r}; choose one of none, together, apart')
-    if ties is not None and preference != 'apart':
-        raise SettingsError(
-            f'model.ties goes with preferences that are read apart, but model.preference is {preference or "none"}; '
-            'leave it out, or set data.examples.together to false'
-        )
-    if not 0 < second_pass <= 1:
-        raise SettingsError(f'model.second_pass is {second_pass}; give a ratio above 0, at most 1')
-    if second_pass < 1 and preference != 'together':
-        raise SettingsError(
-            'model.second_pass goes with preferences that are read together, but model.preference is '
-            f'{preference or "none"}; leave it out'
-        )
-    if preference in (None, 'none'):
-        return
-    if task != 'single-label' or tuple(classes or ()) != PREFERENCES:
-        raise SettingsError(
-            f'model.task is {task} and model.classes are {", ".join(classes or ()) or "none"}, but preferences are '
-            f'single-label with the classes {", ".join(PREFERENCES)}; leave both out'
-        )
-
-
-def find_frozen(trunk: Transformer, freeze: str) -> list[nn.Module]:
-    """The parts of a trunk that stay as they are.
-
-    Args:
-        trunk: Of the network.
-        freeze: As in Classifier.
-
-    Raises:
-        SettingsError: There is no such thing.
-    """
-    if freeze == 'none':
-        return []
-    if freeze == 'all':
-        return [trunk]
-    kind, _, number = freeze.partition(':')
-    n_blocks = len(trunk.blocks)
-    if kind != 'bottom' or not number.isdecimal():
-        raise SettingsError(f'model.freeze is {freeze!r}; give none, all, or bottom:n as in bottom:{n_blocks // 2}')
-    n = int(number)
-    if n > n_blocks:
-        raise SettingsError(f'model.freeze is {freeze!r}, but the trunk has {n_blocks} blocks; give at most that many')
-    return [trunk.embedding, *trunk.blocks[:n]]
 
 
 _LOSSES: dict[str, Callable[[], ClassLoss]] = {

@@ -16,7 +16,7 @@ from xlabml.heads import Dense, MeanPooling, Pooling, TextEncoder
 from xlabml.heads.loading import describe_head
 from xlabml.losses import InfoNCE, Objective
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .vector_task import VectorTask
 
@@ -57,6 +57,10 @@ class Embedder(VectorTask):
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         evaluators: Figures to report beside the loss when evaluating.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier; all only where something is left
+            to train.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
     """
 
     network: TextEncoder
@@ -68,7 +72,7 @@ class Embedder(VectorTask):
         self,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         dense: list[Callable[[int], Dense]] | None = None,
         normalize: bool = True,
@@ -82,9 +86,12 @@ class Embedder(VectorTask):
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
         evaluators: list[Evaluator] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = TextEncoder.build(n_vocab, max_len, trunk, pooling, dense, normalize, prompts, include_prompt)
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.prompts = self.network.prompts
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather

@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
-from xlabml.engine import Task
 from xlabml.evaluation import Sums
 from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
 
+from .trunk_task import TrunkTask
 
-class VectorTask(Task):
+
+class VectorTask(TrunkTask):
     """A task whose network makes vectors of texts.
 
     All texts of a step go through the network in one flat pass, or in chunks of data.device_batch_tokens, whose

@@ -56,7 +56,7 @@ class TextClassifier:
     """
 
     def __init__(self, model: SequenceClassifier, tokenizer: Tokenizer) -> None:
-        n_vocab = model.trunk.embedding.num_embeddings
+        n_vocab = model.trunk.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
                 f'the tokenizer has {len(tokenizer)} tokens, but the model {n_vocab}; '
