@@ -129,7 +129,8 @@ def test_the_readmes_snippets_run_from_another_folder(door, trained, tmp_path):
 
 
 def test_every_command_line_of_the_readme_has_commands_and_flags_that_exist(capfd):
-    """Those that need the network or a GPU are not run, but what they type is looked up."""
+    """Those that need the network or a GPU are not run, but what they type is looked up (tests/test_docs_pages.py reads
+    all of every line)."""
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     mains = {'xlab.py': fit.main, 'manage.py': manage.main}
     commands = set(re.findall(r'^\./(\w+\.py) ([a-z_-]+)', readme, re.MULTILINE))
