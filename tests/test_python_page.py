@@ -107,7 +107,9 @@ def test_a_notebook_shows_a_bar_and_a_plot_and_updates_them(names, monkeypatch):
     display = ModuleType('IPython.display')
     display.HTML = str
     display.display = cell.display
-    monkeypatch.setitem(sys.modules, 'IPython', ModuleType('IPython'))
+    ipython = ModuleType('IPython')
+    ipython.version_info = (9, 0)  # matplotlib looks at it
+    monkeypatch.setitem(sys.modules, 'IPython', ipython)
     monkeypatch.setitem(sys.modules, 'IPython.display', display)
     torch.manual_seed(0)
     for block in (blocks('python')[0], *blocks('py')):

@@ -6,6 +6,7 @@ from toy_models import Fixed, Hidden, tiny_language_model
 
 from xlabml import inference
 from xlabml.errors import RequestError
+from xlabml.inference.context import Context
 
 PROMPTS = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([2]), torch.tensor([5, 3, 5])]
 
@@ -154,4 +155,4 @@ def test_values_out_of_range_are_refused(arguments, options, message):
 
 def test_a_prompt_that_is_no_row_of_ids_is_refused(model):
     with pytest.raises(RequestError, match=r'prompt 0 has the shape \(1, 3\); it must be the ids of one text'):
-        inference.sample(model, torch.zeros(1, 3, dtype=torch.long), 2, block_size=8)
+        Context(model, [torch.zeros(1, 3, dtype=torch.long)], 2, 8, 'refill')

@@ -55,7 +55,7 @@ class Context:
     def __init__(
         self,
         model: nn.Module,
-        prompts: list[Int[Tensor, ' _']],
+        prompts: list[Tensor],  # of one axis each, which is checked below
         n_steps: int,
         block_size: int | None,
         overflow: Overflow,

@@ -85,10 +85,11 @@ class TokenTask(TrunkTask):
         self.evaluators = [TokenEvaluator(self.figures, self.metrics), *(evaluators or [])]
         self.n_vocab = n_vocab
 
-    def forward(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, *args: Any, **options: Any
-    ) -> Float[Tensor, 'b m v']:
+    def forward(self, ids: Tensor, layout: Layout | None = None, *args: Any, **options: Any) -> Float[Tensor, 'b m v']:
         """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`.
+
+        Args:
+            ids: Int (b, n), which is checked here, by name.
 
         Raises:
             ValueError: The ids are no tensor (b, n) of whole numbers, or, on the CPU, not all in the vocabulary.
