@@ -71,7 +71,7 @@ def draw_loss(runs: Sequence[Run], look: Look) -> Figure | None:
             if is_one and values:
                 at = (steps[-1], values[-1])
                 panel.annotate(number(values[-1], 4), at, (0, 6), textcoords='offset points', ha='center', color=colour)
-        around(panel)
+        around(panel, is_ratio=name not in units and 'loss' not in name)
     return stack.figure
 
 
