@@ -197,14 +197,13 @@ def check_batch(batch: Batch) -> None:
     if not batch.n_counted >= 0:
         raise ValueError(f'n_counted of a batch is {batch.n_counted}; it is the number of targets of a step, 0 or more')
     layout = batch.layout
-    n_segments = batch.ids.size(0) if layout is None else len(layout.starts) - 1
+    if layout is None:
+        return
+    n_segments = len(layout.starts) - 1
     for name, values in (('documents', batch.documents), ('example', batch.example), ('role', batch.role)):
         if len(values) != n_segments:
-            raise ValueError(
-                f'{name} of a batch has {len(values)} entries for {n_segments} segments; give one for each'
-            )
-    if layout is not None:
-        _check_layout(layout, batch.ids.numel())
+            raise ValueError(f'{name} of a batch has {len(values)} entries for {n_segments} segments; give one for each')
+    _check_layout(layout, batch.ids.numel())
 
 
 def _check_layout(layout: Layout, n_slots: int) -> None:
