@@ -202,7 +202,9 @@ def check_batch(batch: Batch) -> None:
     n_segments = len(layout.starts) - 1
     for name, values in (('documents', batch.documents), ('example', batch.example), ('role', batch.role)):
         if len(values) != n_segments:
-            raise ValueError(f'{name} of a batch has {len(values)} entries for {n_segments} segments; give one for each')
+            raise ValueError(
+                f'{name} of a batch has {len(values)} entries for {n_segments} segments; give one for each'
+            )
     _check_layout(layout, batch.ids.numel())
 
 
