@@ -176,10 +176,20 @@ class Progress(ProgressBar):
     # What is shown
 
     def pieces(self, trainer: L.Trainer) -> list[Piece]:
-        """Time left, the newest training row, and the task's `shown_metric` of the newest validation."""
+        """Time left, and the figures."""
+        return [Piece(self._time_left(trainer), 1), *self._figures(trainer)]
+
+    @classmethod
+    def figures(cls, trainer: L.Trainer) -> str:
+        """The figures, on one line."""
+        return '  '.join(piece.text for piece in cls._figures(trainer) if piece.text)
+
+    @staticmethod
+    def _figures(trainer: L.Trainer) -> list[Piece]:
+        """The newest training row, and the task's `shown_metric` of the newest validation."""
         task = trainer.lightning_module
         row = Run.of(trainer).newest_row
-        pieces = [Piece(self._time_left(trainer), 1)]
+        pieces: list[Piece] = []
         if isinstance(task, Task):
             pieces.append(Piece(task.progress(row), 2))
         name = getattr(task, 'shown_metric', '')
