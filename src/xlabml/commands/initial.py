@@ -46,17 +46,13 @@ def open_initial(asked: str, root: Path) -> Initial:
         CheckpointError: It cannot be read.
     """
     with typed_paths():
-<<<<<<< HEAD
         if asked.startswith(HUB):
             folder = fetch_folder(asked)
             return Initial(folder, read_pretrained(folder))
         path = Path(asked)
         if path.is_dir() and not (path / 'checkpoints').is_dir() and is_pretrained(path):
             return Initial(path, read_pretrained(path))
-        path = _find(asked, root)
-=======
         path = checkpoints.find(asked, root, typed='--init_from {}')
->>>>>>> main
         with checkpoints.naming_another(asked, path, '--init_from {}'):
             return Initial(path, checkpoints.load(path).merged())
 

@@ -168,7 +168,8 @@ def _load_rescorer(ckpt: str, device: str) -> 'TextEmbedder | TextClassifier':
     from xlabml.pipelines import TextClassifier, TextEmbedder
     from xlabml.pipelines.reranking import check_scores, require_one_vector
 
-    network = checkpoints.load(Path(ckpt)).network if Path(ckpt).is_file() else None
+    path = checkpoints.find(ckpt, Path()) if Path(ckpt).exists() else None
+    network = None if path is None else checkpoints.load(path).network
     with usage_errors():
         if network is not None and network.class_path.endswith('.SequenceClassifier'):
             classifier = TextClassifier.load(ckpt, device)
