@@ -64,6 +64,8 @@ def test_a_mixture_is_trained_resumed_tested_scored_and_asked(xlab, flags, tmp_p
     assert 'network alone' in printed
     # What uses it needs no scikit-learn and no training texts.
     monkeypatch.setattr(task, 'has_sklearn', lambda: False)
+    status, printed = xlab('validate', *flags, '--ckpt_path=last')
+    assert status == 0, printed
     status, printed = xlab('test', *flags, '--ckpt_path=last')
     assert status == 0, printed
     results = ClassResults.read(tmp_path / 'logs/version_0/test-examples.parquet')
