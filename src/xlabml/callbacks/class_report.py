@@ -51,7 +51,7 @@ class ClassReport(Callback):
         self.results: ClassResults | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        blend = self._open_texts(trainer, pl_module, 'val')
+        blend = self._open_texts(trainer, pl_module, 'train')
         if blend is None or blend.model is not None:
             return
         texts = Run.of(trainer).data.texts
