@@ -13,6 +13,7 @@ from xlabml.commands import classifying, fit, infer, manage
 from xlabml.commands.arguments import take_common
 from xlabml.commands.overview import DATA_COMMANDS
 from xlabml.commands.parsing import make_parsers, parse
+from xlabml.commands.sweeps import read_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -50,7 +51,7 @@ def test_every_line_of_every_page_has_commands_and_flags_that_exist(monkeypatch)
                 infer.parse(words)
             elif words[0] != 'init':
                 known = ['conf/10m.yaml' if word == 'run.yaml' else word for word in words if word != '--smoke']
-                _, words = take_common(known)
+                _, words = take_common(read_flags(known)[2])
                 if words[0] not in parsers:
                     parsers[words[0]] = make_parsers([words[0]])
                 assert parse(words, parsers[words[0]]).command == words[0], (page, words)
