@@ -32,7 +32,7 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data'},
+    'evaluation': {'batches', 'bm25', 'data', 'metadata'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
     'metadata': set(),

@@ -276,6 +276,8 @@ class Task(Optimized, ABC):
         figures: dict[str, float] = {}
         for evaluator in self.evaluators:
             figures |= evaluator.result(gather)
+            if stage == 'val':
+                self.facts |= evaluator.facts
         self.n_evaluated = next((evaluator.n_counted for evaluator in self.evaluators if evaluator.n_counted), 0)
         # Not logged here: the callback of the curves writes them, at their step.
         self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)

@@ -3,6 +3,7 @@
 from .global_types import Author, Datasource, Length, Timestamp, Title, Topic, Url, WebsiteDescription, datasource
 from .local_types import Entity, EntityParagraph, Html, Paragraph, SentenceLength
 from .names import Name
+from .posterior import Posterior, fit_posterior
 from .prefix import Prefix
 from .reading import NOTHING, Rendered, Schema, columns_of, render
 from .spans import Marker, check_spans, order_markers
@@ -25,6 +26,7 @@ __all__ = [
     'MetadataType',
     'Name',
     'Paragraph',
+    'Posterior',
     'Prefix',
     'Rendered',
     'Schema',
@@ -39,6 +41,7 @@ __all__ = [
     'check_spans',
     'columns_of',
     'datasource',
+    'fit_posterior',
     'order_markers',
     'render',
 ]

@@ -3,7 +3,17 @@
 from .classifier import Prediction, TextClassifier
 from .embedder import TextEmbedder
 from .generator import TextGenerator
+from .metadata_ranker import MetadataRanker
 from .nearest import Hits, find_nearest
 from .quantization import Calibration
 
-__all__ = ['Calibration', 'Hits', 'Prediction', 'TextClassifier', 'TextEmbedder', 'TextGenerator', 'find_nearest']
+__all__ = [
+    'Calibration',
+    'Hits',
+    'MetadataRanker',
+    'Prediction',
+    'TextClassifier',
+    'TextEmbedder',
+    'TextGenerator',
+    'find_nearest',
+]
