@@ -32,7 +32,11 @@ def made(tmp_path_factory):
     tokenizer = train_tokenizer(texts, folder / 'one.model', 300)
     form = Conditioned([Title(), Topic()])
     store = prepare_store(form.source(Location(str(folder / 'a.jsonl'))), tokenizer, folder / 's', form.columns)
-    return form, Corpus([store], {'train': 0.5, 'val': 0.5}), Reading(tokenizer, Pack(64), folder / 'plans', 0)
+    return (
+        form,
+        Corpus([store], {'train': 0.4, 'val': 0.3, 'test': 0.3}),
+        Reading(tokenizer, Pack(64), folder / 'plans', 0),
+    )
 
 
 class OneRank:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 _MAX_STEPS = 100
-_PULL = 1e-3
+_PULL = 0.1
 """The precision of a normal prior on both parameters, about 1 / temperature = 0 and prior_weight = 1, so that a few
 documents do not make them infinite."""
 

@@ -1,6 +1,7 @@
 """Rows of documents with metadata: what stands where, what is a target, what is drawn, and what a pass is."""
 
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -28,7 +29,17 @@ from xlabml.data.conditioned import shuffle_documents
 from xlabml.data.conditioned.records import METADATA
 from xlabml.data.conditioned.sampling import document_draws
 from xlabml.errors import SettingsError
-from xlabml.metadata import Entity, KeyValue, LocalKeyValue, Template, Title, Topic
+from xlabml.metadata import (
+    Entity,
+    KeyValue,
+    LocalKeyValue,
+    Preprocessor,
+    Template,
+    Timestamp,
+    TimestampFromUrl,
+    Title,
+    Topic,
+)
 
 L = 48
 
@@ -378,3 +389,35 @@ def test_an_example_is_shown_with_its_metadata_coloured_and_its_targets_underlin
     assert '\033[4m' in shown
     monkeypatch.delenv('FORCE_COLOR')
     assert '‹T' in ''.join(map(show_part, parts))
+
+
+class Shout(Preprocessor):
+    """A user's preprocessor: the text in capitals; some records break it."""
+
+    writes_text = True
+    reads = ('loud',)
+    makes = ('note',)
+
+    def process(self, text, record):
+        if record['loud'] == 'broken':
+            raise KeyError('loud')
+        return text.upper(), {'note': [{'value': 'n', 'start': 0, 'end': 1}]}
+
+
+def test_records_are_preprocessed_before_they_are_read_and_failures_are_counted(tmp_path, tokenizer):
+    urls = ['https://a.org/2018/12/x', None, 3, 'https://a.org/x']
+    loud = ['yes', 'yes', 'yes', 'broken']
+    found = [{'text': f'the cat {i}', 'url': urls[i % 4], 'loud': loud[i % 4]} for i in range(40)]
+    (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, found)))
+    form = Conditioned([Timestamp(), LocalKeyValue('note')], preprocessors=[TimestampFromUrl(), Shout()])
+    source = form.source(Location(str(tmp_path / 'a.jsonl')))
+    store = prepare_store(source, tokenizer, tmp_path / 's', form.columns, n_processes=1)
+    assert len(store) == 30  # the broken ones have no text
+    corpus = Corpus([store], {'train': 1.0})
+    rows = form.examples(corpus, 'train', 'train', 0, Reading(tokenizer, Pack(L), tmp_path / 'plans', 5))
+    assert rows.view.index.lost == {'TimestampFromUrl: TypeError': {'count': 10, 'rows': ANY}}
+    everything = form.fixed_view(corpus, Reading(tokenizer, Pack(L), tmp_path / 'plans', 5), form.keys)
+    assert everything.present(np.arange(30)).sum(0).tolist() == [10, 30]
+    assert source.fingerprint() != Conditioned(form.types).source(Location(str(tmp_path / 'a.jsonl'))).fingerprint()
+    with pytest.raises(SettingsError, match=r'schema is v1; set it to columns'):
+        Conditioned([Title()], 'v1', preprocessors=[TimestampFromUrl()])

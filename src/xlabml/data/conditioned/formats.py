@@ -13,7 +13,7 @@ from xlabml.data.rows import Concat, Epochs, Passes, Reading, RowFormat, open_pl
 from xlabml.data.rows.plans import Chunk
 from xlabml.data.sources import Source
 from xlabml.errors import SettingsError
-from xlabml.metadata import GlobalType, MetadataType, Schema
+from xlabml.metadata import GlobalType, MetadataType, Preprocessor, Schema
 from xlabml.plain import Plain
 
 from .index import make_index, values_of
@@ -47,6 +47,7 @@ class Conditioned(RowFormat):
         cooldown_ratio: The share of a run, at its end, that is trained without any metadata.
         choices: The values that training has seen of each type of few values, by key: what `--rank-meta` chooses among.
             null: those of the train split.
+        preprocessors: Make columns of records, or their text, one after the other, in prepare_data; with `columns`.
     """
 
     columns = (METADATA,)
@@ -64,6 +65,7 @@ class Conditioned(RowFormat):
         end: str = ' ||| ',
         cooldown_ratio: float = 0.0,
         choices: dict[str, list[str]] | None = None,
+        preprocessors: list[Preprocessor] | None = None,
     ) -> None:
         if not types:
             raise SettingsError('data.examples.types is empty; name at least one type, such as Title')
@@ -73,7 +75,12 @@ class Conditioned(RowFormat):
         for name, ratio in (('keep_ratio', keep_ratio), ('cooldown_ratio', cooldown_ratio)):
             if not 0 <= ratio <= 1:
                 raise SettingsError(f'data.examples.{name} is {ratio}; give a share from 0 to 1')
+        if preprocessors and schema != 'columns':
+            raise SettingsError(
+                f'data.examples.preprocessors make columns, but data.examples.schema is {schema}; set it to columns'
+            )
         self.types = types
+        self.preprocessors = preprocessors or []
         self.schema: Schema = schema
         self.keep_ratio = keep_ratio
         self.sampling = sampling()
@@ -105,13 +112,14 @@ class Conditioned(RowFormat):
             'separator': self.separator,
             'end': self.end,
             'cooldown_ratio': self.cooldown_ratio,
+            **({'preprocessors': [one.settings() for one in self.preprocessors]} if self.preprocessors else {}),
         }
 
     def _sampling_settings(self) -> dict[str, Any]:
         return {'class': type(self.sampling).__name__, **vars(self.sampling)}
 
     def source(self, source: Source) -> Source:
-        return ConditionedRecords(source, self.types, self.schema)
+        return ConditionedRecords(source, self.types, self.schema, self.preprocessors)
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """The values of each type of a whole text that has few, in training."""
