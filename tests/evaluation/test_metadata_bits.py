@@ -128,8 +128,8 @@ def test_a_value_is_found_again_where_its_texts_are_likelier_with_it(made):
     slots[batch.layout.starts[:-1][counts > 0]] = nats[counts > 0]
     evaluator.update(TokenOutputs(Sums(nats.sum(), nats.sum(), {}), slots.view(batch.ids.shape)), batch)
     figures = evaluator.result(OneRank())
-    assert figures['metadata_posterior/topic_accuracy'] == 1
-    assert figures['metadata_posterior/topic_log_loss'] < 0.1
+    assert figures['metadata_accuracy/topic'] == 1
+    assert figures['metadata_log_loss/topic'] < 0.1
     assert set(evaluator.facts) == {'metadata_posterior/topic'}
     with pytest.raises(SettingsError, match="'url', but data\\.examples has no type of that name with 2 to 100"):
         MetadataPosterior('url').variants(form, corpus, reading, False)

@@ -75,7 +75,7 @@ def posterior_figures(
     probs = posterior.probabilities(log_likelihood)
     own = probs[np.arange(len(truth)), truth]
     return {
-        f'metadata_posterior/{key}_accuracy': float((probs.argmax(1) == truth).mean()),
-        f'metadata_posterior/{key}_log_loss': float(-np.log(own.clip(1e-300)).mean()),
-        f'metadata_posterior/{key}_temperature': posterior.temperature,
+        f'metadata_accuracy/{key}': float((probs.argmax(1) == truth).mean()),
+        f'metadata_log_loss/{key}': float(-np.log(own.clip(1e-300)).mean()),
+        f'metadata_temperature/{key}': posterior.temperature,
     }

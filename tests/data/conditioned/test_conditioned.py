@@ -274,6 +274,18 @@ def test_some_of_present_keeps_each_number_as_often_and_types_by_weight():
     assert rare[:, 1:].any(1).all()
 
 
+def test_rare_types_are_kept_as_often_where_weights_are_inverse_frequencies(make, reading):
+    form = Conditioned(types(), sampling=lambda: SomeOfPresent({'title': 2.0}, inverse_frequency=True))
+    corpus = make(form)
+    documents = corpus.documents('train')
+    shares = form.view(corpus, 'train', 0, reading).present(documents).mean(0)
+    drawn = form.view(corpus, 'train', 0, reading)._keep.sampling
+    assert drawn.weights == pytest.approx(dict(zip(form.keys, [2.0, 1.0, 1.0, 1.0] / shares)))
+    plain = Conditioned(types(), sampling=SomeOfPresent)
+    assert plain.view(corpus, 'train', 0, reading)._keep.sampling is plain.sampling
+    assert 'inverse_frequency' not in plain.settings()['sampling']
+
+
 def test_what_is_kept_is_drawn_anew_in_each_pass_from_seed_pass_and_document_and_measured(make, reading):
     form = Conditioned(types(), keep_ratio=0.3)
     corpus = make(form)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Concat, Epochs, Passes, Reading, RowFormat, open_plan
@@ -24,6 +24,9 @@ from .view import ConditionedView, Counted, Form, Keep
 
 MAX_VALUES = 100
 """A type with more different values in training has none that a model is asked to choose among."""
+
+
+_COUNTED_DOCUMENTS = 16_384  # as bigscience has it
 
 
 class Conditioned(RowFormat):
@@ -116,7 +119,8 @@ class Conditioned(RowFormat):
         }
 
     def _sampling_settings(self) -> dict[str, Any]:
-        return {'class': type(self.sampling).__name__, **vars(self.sampling)}
+        given = {name: value for name, value in vars(self.sampling).items() if value is not False}
+        return {'class': type(self.sampling).__name__, **given}
 
     def source(self, source: Source) -> Source:
         return ConditionedRecords(source, self.types, self.schema, self.preprocessors)
@@ -141,9 +145,16 @@ class Conditioned(RowFormat):
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> ConditionedView:
         if stage != 'train':
             return self.fixed_view(corpus, reading, self.keys)
-        draws = Draws(corpus, self.keep_ratio, self.sampling, self.keys, reading.seed, pass_index)
+        sampling = self.sampling.of_shares(partial(self._shares, corpus, reading), self.keys)
+        draws = Draws(corpus, self.keep_ratio, sampling, self.keys, reading.seed, pass_index)
         drawn = {'keep_ratio': self.keep_ratio, 'sampling': self._sampling_settings()}
         return self._view(corpus, reading, draws, {**drawn, 'seed': reading.seed, 'pass': pass_index}, 'trained')
+
+    def _shares(self, corpus: Corpus, reading: Reading) -> Float64[np.ndarray, ' k']:
+        """Of the documents of training, how many have each type."""
+        documents = corpus.documents('train')
+        every = -(-len(documents) // _COUNTED_DOCUMENTS)
+        return self.fixed_view(corpus, reading, self.keys).present(documents[::every]).mean(0)
 
     def fixed_view(
         self,
