@@ -279,10 +279,10 @@ def test_rare_types_are_kept_as_often_where_weights_are_inverse_frequencies(make
     corpus = make(form)
     documents = corpus.documents('train')
     shares = form.view(corpus, 'train', 0, reading).present(documents).mean(0)
-    drawn = form.view(corpus, 'train', 0, reading)._keep.sampling
+    drawn = form.view(corpus, 'train', 0, reading).composition.keep.sampling
     assert drawn.weights == pytest.approx(dict(zip(form.keys, [2.0, 1.0, 1.0, 1.0] / shares)))
     plain = Conditioned(types(), sampling=SomeOfPresent)
-    assert plain.view(corpus, 'train', 0, reading)._keep.sampling is plain.sampling
+    assert plain.view(corpus, 'train', 0, reading).composition.keep.sampling is plain.sampling
     assert 'inverse_frequency' not in plain.settings()['sampling']
 
 

@@ -16,11 +16,12 @@ from xlabml.errors import SettingsError
 from xlabml.metadata import GlobalType, MetadataType, Preprocessor, Schema
 from xlabml.plain import Plain
 
+from .composition import Form, Keep
 from .index import make_index, values_of
 from .records import METADATA, ConditionedRecords
 from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, document_draws, uses_metadata
-from .view import ConditionedView, Counted, Form, Keep
+from .view import ConditionedView, Counted
 
 MAX_VALUES = 100
 """A type with more different values in training has none that a model is asked to choose among."""
