@@ -37,6 +37,7 @@ MOST: dict[str, int] = {
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'fold': _TABLE,
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
@@ -60,7 +61,7 @@ MOST: dict[str, int] = {
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,
-    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'render'), _STEPS),
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'max_examples', 'max_features', 'render'), _STEPS),
 }
 
 ANY = 1 << 63

@@ -2,6 +2,7 @@
 
 from .advice import skip_argument
 from .checkpointing import Checkpoints
+from .class_report import ClassReport
 from .collapse import Collapse
 from .compiling import Compiling
 from .curves import Curves
@@ -19,6 +20,7 @@ from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
+    'ClassReport',
     'Collapse',
     'Compiling',
     'Curves',

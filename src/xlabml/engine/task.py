@@ -158,6 +158,23 @@ class Task(Optimized, ABC):
     def check_batch(self, batch: Batch) -> None:
         """Raise ValueError where this task cannot use a batch, which is still in the host's memory."""
 
+    def open_files(self) -> None:
+        """Open what training and evaluation read beside the data, such as another model; called before work starts.
+
+        Raises:
+            SettingsError: A file is not there or cannot be used, or two evaluators have one name.
+        """
+        known: set[str] = set()
+        for evaluator in self.evaluators:
+            evaluator.open()
+            names = evaluator.names() or []
+            if evaluator.has_own_examples and not known.isdisjoint(names):
+                raise SettingsError(
+                    f'model.evaluators has two that report {next(name for name in names if name in known)}; give one '
+                    'of them another name'
+                )
+            known.update(names)
+
     def try_network(self) -> None:
         """Run the network once on the smallest input, to check that its parts fit; optional."""
 
@@ -266,8 +283,12 @@ class Task(Optimized, ABC):
             evaluator.start()
 
     def _update(self, batch: Batch, dataloader_idx: int) -> None:
+        if dataloader_idx:
+            [evaluator] = self._of_loader[dataloader_idx]
+            evaluator.update(evaluator.outputs_of(self, batch), batch)
+            return
         outputs = self.outputs(batch)
-        for evaluator in self._of_loader[dataloader_idx]:
+        for evaluator in self._of_loader[0]:
             if evaluator.reads(batch):
                 evaluator.update(outputs, batch)
 

@@ -1,6 +1,7 @@
 """Predictions -> figures: functions of sums, so that any batch size and device count gives the same result."""
 
 from .baselines import SearchRow, format_table, search_table
+from .benchmarks import BeirSearch, Benchmark, GroupFile
 from .bootstrap import Interval, mean_interval, paired_interval, statistic_interval
 from .calibration import Reliability, perfect_ece, reliability
 from .class_evaluators import (
@@ -32,6 +33,8 @@ from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
 
 __all__ = [
     'NO_SKLEARN',
+    'BeirSearch',
+    'Benchmark',
     'Bitext',
     'CalibratedEvaluator',
     'Calibrator',
@@ -43,6 +46,7 @@ __all__ = [
     'ExampleOutputs',
     'Gather',
     'Geometry',
+    'GroupFile',
     'Interval',
     'LinearProbe',
     'MetadataBits',

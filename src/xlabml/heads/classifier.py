@@ -17,6 +17,7 @@ from xlabml.batches import Layout
 from xlabml.errors import SettingsError
 from xlabml.transformer import Transformer, Trunk
 
+from .blend import LinearBlend
 from .calibration import Calibration
 from .pooling import MeanPooling, Pooling
 from .text_encoder import row_layout
@@ -244,6 +245,7 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Applied by `probabilities`; None: a regression, which has none.
         classes: Their names, in the order of the logits; () of a regression.
         task: What the logits mean, one of TASKS.
+        blend: Mixes the logits with those of a linear model, before calibration; None: they stand alone.
     """
 
     def __init__(
@@ -255,8 +257,10 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Calibration | None = None,
         classes: Sequence[str] = (),
         task: str = 'single-label',
+        blend: LinearBlend | None = None,
     ) -> None:
         super().__init__(trunk, pooling, head.n_texts)
+        self.blend = blend
         self.head = head
         self.link = link
         self.calibration = calibration
@@ -277,6 +281,7 @@ class SequenceClassifier(ExampleNetwork):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
     ) -> 'SequenceClassifier':
         """Build a classifier from settings; the one place where that is done.
 
@@ -292,11 +297,14 @@ class SequenceClassifier(ExampleNetwork):
             calibration: temperature, vector or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
+            blend: tfidf: the logits are mixed with those of a linear model of TF-IDF features; None: they are not.
 
         Raises:
-            SettingsError: The classes do not fit the task.
+            SettingsError: The classes do not fit the task, or there is no such blend.
         """
         names = check_task(task, classes)
+        if blend not in (None, 'tfidf'):
+            raise SettingsError(f'model.blend is {blend!r}; give tfidf, or leave it out')
         n_outputs = len(names) if task in ('single-label', 'multi-label') else 1
         made = trunk(n_vocab, max_len)
         return cls(
@@ -309,6 +317,7 @@ class SequenceClassifier(ExampleNetwork):
             else Calibration(len(names), calibration, task == 'multi-label', set_coverage, answered),
             names,
             task,
+            None if blend is None else LinearBlend(task, len(names) or 1),
         )
 
     def forward(

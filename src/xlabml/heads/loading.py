@@ -74,6 +74,7 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
         known = match_arguments(build, contents.network.arguments, 'model')
         network = build(**settings.build_arguments(build, known))
     weights = network_weights(contents.weights)
+    prepare_load(network, weights)
     _check_shapes(network, weights, path)
     network.load_state_dict(weights)
     require_finite(dict(network.named_parameters()), path)
@@ -81,6 +82,21 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
     found = network if part is None else getattr(network, part)
     assert isinstance(found, kind)
     return found
+
+
+def prepare_load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let the parts of a network whose sizes only a file knows (with a method `prepare_load`) take them from it, before
+    shapes are compared.
+
+    Args:
+        network: What the weights are of, or its task.
+        weights: By their names in it.
+    """
+    for prefix, module in network.named_modules():
+        prepare = getattr(module, 'prepare_load', None)
+        if prepare is not None:
+            start = f'{prefix}.' if prefix else ''
+            prepare({name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)})
 
 
 class Initialized(NamedTuple):

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml.batches import Batch, ClassTargets, Layout, check_classes, check_ids
-from xlabml.checkpoints import Part
+from xlabml.checkpoints import Contents, Part
 from xlabml.engine import DocumentParts
-from xlabml.errors import SettingsError
+from xlabml.errors import NotSupportedError, SettingsError
 from xlabml.evaluation import (
-    CalibratedEvaluator,
     ClassEvaluator,
     ExampleEvaluator,
     ExampleOutputs,
@@ -23,11 +23,13 @@ from xlabml.evaluation import (
     PreferenceEvaluator,
     RegressionEvaluator,
     Sums,
+    has_sklearn,
     precise,
 )
 from xlabml.heads import (
     CrossPreferenceModel,
     Head,
+    LinearBlend,
     LinearHead,
     MeanPooling,
     Pooling,
@@ -36,7 +38,7 @@ from xlabml.heads import (
     SequenceClassifier,
     Ties,
 )
-from xlabml.heads.loading import describe_head
+from xlabml.heads.loading import describe_head, prepare_load
 from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer, Trunk
@@ -74,6 +76,9 @@ class Classifier(TrunkTask):
         calibration: temperature, vector or none.
         set_coverage: How often the set of classes of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
+        blend: tfidf: the outputs are mixed with those of the linear model of TF-IDF features that `baselines` fits to
+            the training split (extra `baselines`), by weights that are fitted with the calibration; the checkpoint
+            holds it, and nothing else is needed to use it. None: the network stands alone.
         freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
             gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
             of these steps on, the rest to the end. Frozen parts have no dropout.
@@ -111,6 +116,7 @@ class Classifier(TrunkTask):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
         freeze: str = 'none',
         layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
@@ -118,7 +124,7 @@ class Classifier(TrunkTask):
         clip: Callable[[], AdaptiveClip] | None = None,
     ) -> None:
         super().__init__()
-        check_preference(preference, task, classes, ties, second_pass)
+        check_preference(preference, task, classes, ties, second_pass, blend)
         calibrated = (calibration, set_coverage, answered)
         if preference == 'together':
             self.network = CrossPreferenceModel.build(n_vocab, max_len, trunk, pooling, head, *calibrated)
@@ -127,7 +133,7 @@ class Classifier(TrunkTask):
         else:
             texts = 1 if n_texts is None else n_texts
             self.network = SequenceClassifier.build(
-                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated
+                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated, blend
             )
         self.second_pass = second_pass
         self.classes = list(classes or [])
@@ -139,8 +145,16 @@ class Classifier(TrunkTask):
         self.schedule = schedule
         self.clip = None if clip is None else clip()
         self.evaluator = self._make_evaluator()
+        self.evaluator.blender = self.blend
         self.evaluators = [self.evaluator]
+        self.texts_of: Callable[[Int64[np.ndarray, ' e']], list[tuple[str, ...]]] | None = None
+        self._beside: dict[int, Float[Tensor, ' k']] = {}
         self.n_vocab = n_vocab
+
+    @property
+    def blend(self) -> LinearBlend | None:
+        """What mixes the outputs of the network with those of a linear model; None: they stand alone."""
+        return getattr(self.network, 'blend', None)
 
     def forward(
         self,
@@ -156,6 +170,24 @@ class Classifier(TrunkTask):
     def describe_network(self) -> Part:
         """The classifier, from the arguments of this task."""
         return describe_head(type(self.network), Part.of(self.hparams).arguments)
+
+    def check_weights(self, checkpoint: Contents) -> None:
+        """As in the base; of a linear model the sizes are those of the checkpoint."""
+        prepare_load(self, checkpoint.weights)
+        super().check_weights(checkpoint)
+
+    def check_training(self, max_steps: int) -> None:
+        """As in the base, and refuse a linear model that could not be fitted.
+
+        Raises:
+            NotSupportedError: scikit-learn is not installed.
+        """
+        super().check_training(max_steps)
+        if self.blend is not None and not has_sklearn():
+            raise NotSupportedError(
+                "model.blend is tfidf, whose linear model scikit-learn fits: pip install 'xlabml[baselines]', or leave "
+                'model.blend out'
+            )
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
@@ -215,13 +247,30 @@ class Classifier(TrunkTask):
         documents = batch.documents[is_first].long()
         network = self.network
         if not isinstance(network, PreferenceNetwork):
-            return ExampleOutputs(self.logits(batch), targets.labels, targets.weights, documents)
+            logits = self.logits(batch)
+            beside = None if self.blend is None else self._linear(documents).to(logits.device)
+            return ExampleOutputs(logits, targets.labels, targets.weights, documents, None, beside)
 
         def by_order(*arguments: Any) -> Float[Tensor, 'e 6']:
             return network(*arguments, by_order=True).flatten(1)
 
         orders = self._of_rows(batch, by_order).unflatten(1, (2, -1))
         return ExampleOutputs(network.combine(orders), targets.labels, targets.weights, documents, orders)
+
+    def _linear(self, documents: Int[Tensor, ' e']) -> Float[Tensor, 'e k']:
+        """The outputs of the linear model for the texts of documents; each is scored once."""
+        assert self.blend is not None
+        numbers = documents.tolist()
+        new = [number for number in dict.fromkeys(numbers) if number not in self._beside]
+        if new:
+            if self.texts_of is None:
+                raise SettingsError(
+                    'model.blend is tfidf, which reads the texts of documents by the callback of the group baselines, '
+                    'xlabml.callbacks.ClassReport; add it to the trainer'
+                )
+            self._beside |= dict(zip(new, self.blend.beside(self.texts_of(np.array(new)))))
+        found = [self._beside[number] for number in numbers]
+        return torch.stack(found) if found else torch.zeros(0, self.blend.n_outputs, dtype=torch.float64)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss of training and, of classes, the accuracy."""
@@ -236,15 +285,12 @@ class Classifier(TrunkTask):
         return '  '.join(shown)
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the calibration, where this is a validation of `fit`; each rank finds the same."""
-        evaluator = self.evaluator
-        if isinstance(evaluator, CalibratedEvaluator):
-            evaluator.fits = self.trainer.state.fn == 'fit'
+        """Fit the calibration and what is mixed, where this is a validation of `fit`; each rank finds the same."""
+        self.evaluator.fits = self.trainer.state.fn == 'fit'
         try:
             super().on_validation_epoch_end()
         finally:
-            if isinstance(evaluator, CalibratedEvaluator):
-                evaluator.fits = False
+            self.evaluator.fits = False
 
     def on_test_epoch_end(self) -> None:
         """Report class by class, beside the figures."""
@@ -269,6 +315,8 @@ class Classifier(TrunkTask):
             logits = logits[:, :-1]
         else:
             logits = self.logits(batch)
+        if self.blend is not None:
+            logits = self.blend(logits, self._linear(batch.documents[(batch.example >= 0) & (batch.role == 0)]))
         probs = network.probabilities(logits).double()
         values = second | {f'{_PROBABILITY}{i}': probs[:, i] for i in range(probs.size(1))}
         calibration = self.network.calibration

@@ -51,6 +51,9 @@ class Embedder(VectorTask):
         objective: Makes what is minimised, a function of the vectors of a step.
         objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        guide: The file of an embedder of ours, a checkpoint or an export, whose similarities say which candidates
+            `InfoNCE` leaves out as likely false negatives (guide_margin). It has its own tokenizer and prompts, is not
+            trained, and is not part of the checkpoint, which tells its path and hash. None: there is none.
         layers: Numbers of earlier layers, from 1, whose vectors are trained too, where the objective is
             `AdaptiveLayers`: a model of these layers alone embeds as well. None: all earlier layers then.
         optimizer: Makes the optimizer, from parameter groups.
@@ -81,6 +84,7 @@ class Embedder(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        guide: str | None = None,
         layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
@@ -95,6 +99,7 @@ class Embedder(VectorTask):
         self.prompts = self.network.prompts
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.use_guide(guide)
         self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule

@@ -67,6 +67,7 @@ class JointModel(VectorTask):
         objective: Makes what is minimised of vectors.
         objectives: For several data sets of groups, the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        guide: As in Embedder.
         layers: As in Embedder.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
@@ -108,6 +109,7 @@ class JointModel(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        guide: str | None = None,
         layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
@@ -123,6 +125,7 @@ class JointModel(VectorTask):
         self.prompts = dict(prompts or {})
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.use_guide(guide)
         self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule

@@ -12,6 +12,7 @@ def check_preference(
     classes: list[str] | None,
     ties: Callable[[], Ties] | None,
     second_pass: float,
+    blend: str | None,
 ) -> None:
     """See that what is said of preferences goes together; arguments as in Classifier.
 
@@ -34,6 +35,10 @@ def check_preference(
         )
     if preference in (None, 'none'):
         return
+    if blend is not None:
+        raise SettingsError(
+            f'model.blend is {blend}, but the linear model would treat A and B of preferences differently; leave it out'
+        )
     if task != 'single-label' or tuple(classes or ()) != PREFERENCES:
         raise SettingsError(
             f'model.task is {task} and model.classes are {", ".join(classes or ()) or "none"}, but preferences are '

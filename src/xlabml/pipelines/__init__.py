@@ -6,12 +6,14 @@ from .generator import TextGenerator
 from .metadata_ranker import MetadataRanker
 from .nearest import Hits, find_nearest
 from .quantization import Calibration
+from .reward import RewardModel
 
 __all__ = [
     'Calibration',
     'Hits',
     'MetadataRanker',
     'Prediction',
+    'RewardModel',
     'TextClassifier',
     'TextEmbedder',
     'TextGenerator',

@@ -45,6 +45,7 @@ class Transformer(Trunk):
         embedding_norm: Normalise embeddings with positions, before the first layer (BERT's).
         norm: Makes a norm from d_model.
         prenorm: Normalise the input of attention and feed-forward networks (pre-norm); else the sums after them.
+        first_norm: Normalise the input of the first layer's attention; false with embedding_norm, as ModernBERT has it.
         final_norm: Normalise the output of the last layer.
         activation: Makes the activation of the feed-forward networks.
         qk_norm: Normalise queries and keys.
@@ -87,6 +88,7 @@ class Transformer(Trunk):
         embedding_norm: bool = False,
         norm: Callable[[int], nn.Module] = RMSNorm,
         prenorm: bool = True,
+        first_norm: bool = True,
         final_norm: bool = True,
         activation: Callable[[], nn.Module] = ReLU2,
         qk_norm: bool = True,
@@ -136,6 +138,11 @@ class Transformer(Trunk):
         for one in windows:
             if one is not None:
                 _check_sizes(window=one)
+        if not first_norm and not (prenorm and embedding_norm):
+            raise ValueError(
+                'trunk.first_norm is false, but the first layer reads what no norm has been over; set '
+                'trunk.embedding_norm and trunk.prenorm to true'
+            )
         if score_cap is not None and not score_cap > 0:
             raise ValueError(f'trunk.score_cap is {score_cap}; give a positive number, or null for none')
         if checkpointing not in ('none', 'full', 'selective'):
@@ -178,6 +185,8 @@ class Transformer(Trunk):
                     dropout if block_drop else 0.0,
                 )
             )
+        if not first_norm:
+            self._layers[0].attention_norm = nn.Identity()
         self.norm = norm(d_model) if final_norm else nn.Identity()
         self.initializer = init()
         self.initializer.embedding(self.embedding.weight)
