@@ -1,8 +1,10 @@
 """Texts with metadata through the commands: a run that is evaluated with and without it, and its table."""
 
 import json
+from pathlib import Path
 
 import pytest
+import ranks
 
 from xlabml.commands import infer
 from xlabml.reports import facts
@@ -73,3 +75,19 @@ def test_a_run_is_evaluated_with_and_without_metadata_and_its_test_ends_with_a_t
     ):
         assert infer.main(['last', *arguments]) != 0
         assert why in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_figures_that_one_finds(flags, tmp_path):
+    conf = Path(__file__).parents[2] / 'conf/extra/ddp.yaml'
+    short = ['--trainer.max_steps=2', '--trainer.val_check_interval=2']
+    assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags, *short)[0] == [0]
+    statuses, printed = ranks.xlab(2, tmp_path / 'two', 'fit', *flags, *short, '-c', conf)
+    assert statuses == [0, 0], printed
+    rows = [
+        json.loads((tmp_path / name / 'logs/version_0/eval.jsonl').read_text().splitlines()[-1])
+        for name in ('one', 'two')
+    ]
+    found = [{name: value for name, value in row.items() if 'metadata' in name} for row in rows]
+    assert len(found[0]) > 20
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
