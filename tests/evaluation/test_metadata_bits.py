@@ -10,6 +10,7 @@ from token_batches import batch_of
 
 from xlabml.batches import IGNORED
 from xlabml.data import Conditioned, Corpus, EvalBatches, Location, Pack, Reading, prepare_store
+from xlabml.data.conditioned import variants as variants_room
 from xlabml.data.conditioned.variants import make_variants, some_documents
 from xlabml.errors import RequestError, SettingsError
 from xlabml.evaluation import MetadataBits, MetadataPosterior, Sums, TokenOutputs, format_savings, sum_segments
@@ -131,8 +132,11 @@ def test_a_value_is_found_again_where_its_texts_are_likelier_with_it(made):
     assert figures['metadata_accuracy/topic'] == 1
     assert figures['metadata_log_loss/topic'] < 0.1
     assert set(evaluator.facts) == {'metadata_posterior/topic'}
-    with pytest.raises(SettingsError, match="'url', but data\\.examples has no type of that name with 2 to 100"):
-        MetadataPosterior('url').variants(form, corpus, reading, False)
+    for key, why in (('url', r"'url', which is none .*\(title, topic\)"), ('title', 'name a type of at most')):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(variants_room, 'MAX_VALUES', 3)
+            with pytest.raises(SettingsError, match=why):
+                MetadataPosterior(key).variants(form, corpus, reading, False)
 
 
 def test_a_ranked_text_is_read_as_in_the_evaluation(made):

@@ -60,7 +60,7 @@ class MetadataPosterior(VariantEvaluator):
         truth = np.array([choice.truth[document] for document in documents], np.int64)
         is_tested = np.array([document in self._tested for document in documents], bool)
         log_likelihood = -sums.nats.numpy().T  # d k
-        if is_tested.all():  # none to fit on: a limited evaluation
+        if is_tested.all() or len(choice.values) < 2:  # none to fit on, in a limited evaluation; or nothing to tell
             return {}
         fitted = fit_posterior(choice.values, choice.counts, log_likelihood[~is_tested], truth[~is_tested])
         self._found = fitted

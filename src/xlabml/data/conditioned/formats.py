@@ -128,10 +128,6 @@ class Conditioned(RowFormat):
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """The values of each type of a whole text that has few, in training."""
-        return {'choices': self.few_values(corpus)}
-
-    def few_values(self, corpus: Corpus) -> dict[str, list[str]]:
-        """The values that training has of each type of a whole text, where they are 2 to MAX_VALUES."""
         named = {kind.key for kind in self.types if isinstance(kind, GlobalType)}
         is_train = np.zeros(len(corpus), bool)
         is_train[corpus.documents('train')] = True
@@ -141,7 +137,7 @@ class Conditioned(RowFormat):
                 for key in named & values.keys():
                     found[key][values[key]] += 1
         few = {key: counts for key, counts in found.items() if 1 < len(counts) <= MAX_VALUES}
-        return {key: sorted(few[key]) for key in self.keys if key in few}
+        return {'choices': {key: sorted(few[key]) for key in self.keys if key in few}}
 
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> ConditionedView:
         if stage != 'train':

@@ -12,6 +12,7 @@ from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Examples, Reading, Rows, join_batches
 from xlabml.errors import SettingsError
+from xlabml.metadata import GlobalType
 
 from .formats import MAX_VALUES, Conditioned, shuffle_documents
 from .index import value_of
@@ -197,22 +198,27 @@ def make_value_choice(
         reading: The tokenizer, and how rows are laid out.
 
     Raises:
-        SettingsError: The type has no choice of few values in training.
+        SettingsError: There is no such type before texts, or it has no or many values in training.
     """
-    choices = (form.choices if form.choices is not None else form.few_values(corpus)).get(key)
-    if not choices:
+    known = [kind.key for kind in form.types if isinstance(kind, GlobalType) and not kind.after]
+    if key not in known:
         raise SettingsError(
-            f'MetadataPosterior.key is {key!r}, but data.examples has no type of that name with 2 to {MAX_VALUES} '
-            'different values in training; name one that has'
+            f'MetadataPosterior.key is {key!r}, which is none of the types of data.examples that stand before a text '
+            f'({", ".join(known)}); name one of these'
         )
     counts: Counter[str] = Counter()
     donors: dict[str, int] = {}
     for document in some_documents(corpus, 'train', _MOST_COUNTED).tolist():
         value = value_of(corpus, document, key)
-        if value is not None and value in choices:
+        if value is not None:
             counts[value] += 1
             donors.setdefault(value, document)
-    values = [value for value in choices if value in donors]
+    if not 1 <= len(counts) <= MAX_VALUES:
+        raise SettingsError(
+            f'MetadataPosterior.key is {key!r}, of which documents of training have {len(counts):,} different values; '
+            f'name a type of at most {MAX_VALUES}'
+        )
+    values = sorted(counts)
     number = {value: i for i, value in enumerate(values)}
     having = {document: value_of(corpus, document, key) or '' for document in documents.tolist()}
     truth = {document: number[value] for document, value in having.items() if value in number}
