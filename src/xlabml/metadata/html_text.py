@@ -101,6 +101,7 @@ def read_page(source: str, dropped: Sequence[str] = DROPPED, least_chars: int = 
         root = html.document_fromstring(source.encode('utf-8'), parser=parser)
     except etree.ParserError as error:
         raise ValueError(str(error)) from error
+    etree.strip_tags(root, 'wbr')  # which libxml2 does not know, and never closes
     title = _SPACE.sub(' ', root.findtext('.//title') or '').strip()
     body = root.find('body')
     if body is None:

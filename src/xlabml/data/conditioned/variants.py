@@ -222,6 +222,11 @@ def make_value_choice(
     number = {value: i for i, value in enumerate(values)}
     having = {document: value_of(corpus, document, key) or '' for document in documents.tolist()}
     truth = {document: number[value] for document, value in having.items() if value in number}
+    if not truth:
+        raise SettingsError(
+            f'none of the {len(documents)} documents that MetadataPosterior would read has a {key} that training has '
+            'seen; give it more in val_documents, or name another type'
+        )
     views = {
         value: form.fixed_view(corpus, reading, [key], donors=np.broadcast_to(donors[value], len(corpus)))
         for value in values
