@@ -22,12 +22,14 @@ from xlabml.pipelines.conditioning import Conditioning
 from xlabml.tokenizer import train_tokenizer
 
 
+def text_of(i):
+    return f'the cat {i} sat ' * (20 if i % 7 == 6 else 1 + i % 7)
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bits')
-    records = [
-        {'text': f'the cat {i} sat ' * (1 + i % 7), 'title': f'cat {i}', 'topic': f't{i % 3}'} for i in range(40)
-    ]
+    records = [{'text': text_of(i), 'title': f'cat {i}', 'topic': f't{i % 3}'} for i in range(40)]
     (folder / 'a.jsonl').write_text('\n'.join(map(json.dumps, records)))
     texts = [record['text'] + 'Title: Topic: ||| ' for record in records]
     tokenizer = train_tokenizer(texts, folder / 'one.model', 300)
@@ -158,7 +160,7 @@ def test_a_ranked_text_is_read_as_in_the_evaluation(made):
     wanted = posterior.probabilities(-sums.nats.numpy().T)
     prefix = Prefix(form.types, choices={'topic': ['t0', 't1', 't2'], 'title': ['a', 'b']})
     ranker = MetadataRanker(model, reading.tokenizer, Conditioning(prefix, reading.tokenizer, 64, {'topic': posterior}))
-    texts = [f'the cat {i} sat ' * (1 + i % 7) for i in (corpus.stores[0].rows[d] for d in sums.documents.tolist())]
+    texts = [text_of(corpus.stores[0].rows[document]) for document in sums.documents.tolist()]
     assert max(len(reading.tokenizer.encode(text)) for text in texts) > 64  # some are read in windows
     for batch_tokens in (1, 500):
         found = ranker.rank(texts, 'topic', batch_tokens)
