@@ -69,7 +69,8 @@ def test_a_run_is_evaluated_with_and_without_metadata_and_its_test_ends_with_a_t
     assert {name: f'{prob:.3f}' for name, prob in first.items()} == said
     assert list(second.values()) == sorted(second.values(), reverse=True)
     for arguments, why in (
-        (['--rank-meta', 'title', 'x'], "values of 'title' to rank; it has those of topic"),
+        (['--rank-meta', 'url', 'x'], "values of 'url' to rank; it has those of title, topic"),
+        (['--rank-meta', 'title', 'x'], "values of 'title' were not calibrated"),
         (['--rank-meta', 'topic'], 'give a text or --file'),
         (['--rank-meta', 'topic', '--file', 'none.txt'], 'none.txt is no file'),
     ):
