@@ -10,6 +10,7 @@ from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
 from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
+from .notebook import Notebook
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
@@ -28,6 +29,7 @@ __all__ = [
     'Heap',
     'MetadataTable',
     'NonFinite',
+    'Notebook',
     'Predictions',
     'Progress',
     'SampledText',

@@ -229,7 +229,8 @@ class XLabDataModule(SavedData):
         if stage == 'fit':
             self.texts.check_training()
             trainer = self.trainer
-            assert trainer is not None
+            if trainer is None:  # its loaders are used by themselves: one epoch
+                return
             self._asked_length = trainer.max_steps, trainer.max_epochs
             set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
