@@ -48,7 +48,7 @@ def test_windows_are_predicted_as_they_were_evaluated(flags, xlab, tmp_path, tex
     classifier = TextClassifier.load(checkpoints.find_newest(tmp_path / 'logs/version_0/checkpoints'))
     assert classifier.framing.max_windows == 9
     reviews = [json.loads(line)['review'] for line in (tmp_path / 'reviews.jsonl').read_text().splitlines()]
-    names = [int(row['document']) for row in rows]
+    names = [int(row['id']) for row in rows]
     said = classifier.predict([reviews[name] for name in names])
     assert not any(row['truncated'] for row in rows)
     assert max(len(classifier.tokenizer.encode(reviews[name])) for name in names) > 30  # several windows
