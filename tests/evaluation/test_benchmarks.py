@@ -169,6 +169,7 @@ def test_batches_and_ranks_give_the_figures_of_the_callable(beir, tokenizer):
     [
         (PAIRS, Similarity(), {'roles': AB}, SettingsError, 'GroupFile of .*x.jsonl: Similarity needs scores of pairs'),
         (PAIRS, Similarity(), {'roles': AB, 'score': 'gold'}, DataError, "'gold' is 5, outside 0 to 1"),
+        (PAIRS, Retrieval(), {'roles': {'text': 's1'}}, SettingsError, 'Retrieval needs a second text'),
         (PAIRS, Clustering(), {'roles': {'text': 's1'}}, SettingsError, 'Clustering needs labels'),
         (PAIRS[:2], PairClassification(), {'roles': AB, 'label': 'same'}, DataError, 'all records have one label'),
         (PAIRS, TripletAccuracy(), {'roles': AB}, SettingsError, 'TripletAccuracy needs negatives, or labels'),
