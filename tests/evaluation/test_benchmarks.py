@@ -184,8 +184,9 @@ def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, rows, evaluator
 
 
 def test_paths_names_and_pooled_tokens_are_refused_by_name(beir, tmp_path):
-    with pytest.raises(SettingsError, match=r'the evaluator BeirSearch of .*nowhere: '):
-        BeirSearch(str(tmp_path / 'nowhere')).open()
+    for one in (BeirSearch(str(tmp_path / 'nowhere')), GroupFile('nowhere/sts.tsv', Similarity(), AB, score='gold')):
+        with pytest.raises(SettingsError, match=r'the evaluator \w+ of .*nowhere.*: there is no such file or folder'):
+            one.open()
     with pytest.raises(SettingsError, match=r'has no qrels .* check the path and the split'):
         BeirSearch(str(beir), split='dev').open()
     (beir / 'corpus.jsonl').write_text('{"_id": "d1", "title": "", "text": "red"}\n')

@@ -108,6 +108,8 @@ class Benchmark(Evaluator):
         """
         if self._contents is None:
             with self._naming():
+                if not Path(self.path).exists():  # nothing is fetched: a checkpoint may name any path
+                    raise SettingsError('there is no such file or folder; check the path')
                 found = self.read()
                 if not found.texts:
                     raise DataError('there is nothing in it')
