@@ -207,7 +207,7 @@ def test_an_import_touches_no_network_and_loads_no_datasets():
         'import socket, sys\n'
         'def refuse(*_): sys.exit("the network was touched")\n'
         'socket.socket.connect = socket.getaddrinfo = refuse\n'
-        'import xlabml.commands.fit, xlabml.pipelines, xlabml.commands.manage\n'
+        'import xlabml.commands.cli, xlabml.pipelines, xlabml.commands.manage\n'
         'sys.exit("datasets" in sys.modules)'
     )
 

@@ -11,3 +11,15 @@ def describe_figures(figures: Mapping[str, float], units: Mapping[str, str]) -> 
         unit = units.get(name, '')
         parts.append(f'{name} {value:.2%}' if unit == '%' else f'{value:.4f} {unit}' if unit else f'{name} {value:.4f}')
     return ', '.join(parts)
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in its two largest units: `42 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    units = ((86400, 'd'), (3600, 'h'), (60, 'min'), (1, 's'))
+    first = next((i for i, (size, _) in enumerate(units) if whole >= size), len(units) - 1)
+    parts = []
+    for size, name in units[first : first + 2]:
+        n, whole = divmod(whole, size)
+        parts.append(f'{n} {name}')
+    return ' '.join(part for part in parts if not part.startswith('0 ') or len(parts) == 1)

@@ -57,10 +57,15 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """One small picture in place of all, where a test is about something else."""
-    monkeypatch.setattr('xlabml.reports.plots.draw_all', lambda runs: {'loss': Figure((1, 1), dpi=50)})
+def bare(monkeypatch):
+    """No pictures on the page, where a test is about something else."""
     monkeypatch.setattr('xlabml.reports.pictures.draw_pictures', lambda runs: [])
+
+
+@pytest.fixture
+def quick(bare, monkeypatch):
+    """One small picture in place of all."""
+    monkeypatch.setattr('xlabml.reports.plots.draw_all', lambda runs: {'loss': Figure((1, 1), dpi=50)})
 
 
 def plots(folder):
@@ -231,7 +236,7 @@ def test_what_a_report_says_of_itself_deletes_nothing_of_anyone_elses(run, quick
     assert (run / records.TRAINING).read_bytes() == log
 
 
-def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, capsys):
+def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, bare, capsys):
     write_run(run.parent / 'version_10', n_rows=25, scale=0.5)
     assert main(['describe', 'logs']) == 0
     folder = run.parent / 'describe-version_3-version_10'
@@ -262,7 +267,7 @@ def test_runs_of_the_same_name_are_told_apart(run, quick, tmp_path, capsys):
         (1, 0, b'{"st', set()),
     ],
 )
-def test_a_run_that_was_cut_off_anywhere_is_described(run, capsys, tmp_path, n_rows, n_lines, tail, expected):
+def test_a_run_that_was_cut_off_anywhere_is_described(run, bare, capsys, tmp_path, n_rows, n_lines, tail, expected):
     cut = write_run(tmp_path / 'cut', n_rows)
     path = cut / records.TRAINING
     path.write_bytes(b''.join(path.read_bytes().splitlines(keepends=True)[:n_lines]) + tail)
@@ -275,7 +280,7 @@ def test_a_run_that_was_cut_off_anywhere_is_described(run, capsys, tmp_path, n_r
         assert said(printed, 'val, last') == 'no evaluation yet'
 
 
-def test_losses_that_are_no_numbers_leave_gaps(run, capsys):
+def test_losses_that_are_no_numbers_leave_gaps(run, bare, capsys):
     records.append(run / records.TRAINING, {'step': 410, 'train_loss': math.nan, 'gradient_norm': math.inf})
     records.append(run / records.EVALUATION, {'step': 410, 'command': 'fit', 'val_loss': math.nan})
     assert main(['describe', str(run)]) == 0
@@ -287,7 +292,7 @@ def test_losses_that_are_no_numbers_leave_gaps(run, capsys):
 @pytest.mark.parametrize(
     'tags', [('train_loss', 'tokens_per_second', 'val_loss'), ('loss/train', 'speed/tokens_per_second', 'loss/val')]
 )
-def test_a_run_without_lines_is_read_from_its_events(tmp_path, capsys, tags):
+def test_a_run_without_lines_is_read_from_its_events(bare, tmp_path, capsys, tags):
     """Those of earlier versions, whose tags were the names of the figures, and those of today."""
     from torch.utils.tensorboard import SummaryWriter
 

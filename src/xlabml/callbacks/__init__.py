@@ -10,6 +10,8 @@ from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
 from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
+from .notebook import Notebook
+from .overfitting import Overfitting
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
@@ -28,6 +30,8 @@ __all__ = [
     'Heap',
     'MetadataTable',
     'NonFinite',
+    'Notebook',
+    'Overfitting',
     'Predictions',
     'Progress',
     'SampledText',

@@ -43,5 +43,5 @@ def write_pictures(
         for logger in trainer.loggers:
             add_figure = getattr(getattr(logger, 'experiment', None), 'add_figure', None)
             if add_figure is not None:
-                add_figure(f'{split}_{name}', figure, trainer.global_step)
+                add_figure(f'{name}/{split}', figure, trainer.global_step)
     return paths

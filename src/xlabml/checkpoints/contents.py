@@ -211,6 +211,17 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def is_of_lightning(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether Lightning's own Trainer has saved a task of ours: without our format number, which our writer adds."""
+    task = checkpoint.get(TASK)
+    return VERSION in checkpoint and WEIGHTS in checkpoint and isinstance(task, Mapping) and CLASS in task
+
+
+def without_loops(checkpoint: Mapping[str, Any]) -> Saved:
+    """A checkpoint without the progress of Lightning's loops, for which the step stands."""
+    return {name: value for name, value in checkpoint.items() if name != LOOPS}
+
+
 def imported(
     task: Part, network: Part, data: Part, weights: Mapping[str, Tensor], tokenizer: bytes, version: str
 ) -> dict[str, Any]:

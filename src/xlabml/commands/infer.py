@@ -59,7 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         'ckpt',
         metavar='CKPT',
         nargs='?',
-        help="a checkpoint or an exported file; 'last', 'best': of the newest run below this folder",
+        help="a checkpoint, an exported file or a run's folder; 'last', 'best': of the newest run below here",
     )
     add('prompt', metavar='PROMPT', nargs='?', help='what the text begins with; with --search, the query')
     add('-n', '--runs', type=count(), help='how many texts to make (default: 1)')

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from xlabml import checkpoints, settings
-from xlabml.batches import Batch
+from xlabml.batches import Batch, check_batch
 from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
@@ -206,7 +206,13 @@ class Task(Optimized, ABC):
         """
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         if isinstance(batch, Batch):
+            check_batch(batch)
             self.check_batch(batch)
+        elif type(self).training_step is Task.training_step:
+            raise ValueError(
+                f'a batch is a {type(batch).__name__}, but {type(self).__name__} trains on xlabml.batches.Batch; make '
+                'one of rows of token ids with xlabml.batches.batch_of_rows, as the collate_fn of a DataLoader'
+            )
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

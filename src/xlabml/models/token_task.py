@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import Batch, Layout, TokenTargets, check_ids, token_targets
+from xlabml.batches import Batch, Layout, TokenTargets, check_ids, check_shape, token_targets
 from xlabml.checkpoints import Part
 from xlabml.engine import HasTargets
 from xlabml.errors import SettingsError
@@ -85,10 +85,21 @@ class TokenTask(TrunkTask):
         self.evaluators = [TokenEvaluator(self.figures, self.metrics), *(evaluators or [])]
         self.n_vocab = n_vocab
 
-    def forward(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, *args: Any, **options: Any
-    ) -> Float[Tensor, 'b m v']:
-        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`."""
+    def forward(self, ids: Tensor, layout: Layout | None = None, *args: Any, **options: Any) -> Float[Tensor, 'b m v']:
+        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`.
+
+        Args:
+            ids: Int (b, n), which is checked here, by name.
+
+        Raises:
+            ValueError: The ids are no tensor (b, n) of whole numbers, or, on the CPU, not all in the vocabulary.
+        """
+        check_shape(ids, 'ids')
+        if ids.device.type == 'cpu' and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.n_vocab:
+            raise ValueError(
+                f'ids has values from {int(ids.min())} to {int(ids.max())}; those of the vocabulary are 0 to '
+                f'{self.n_vocab - 1}'
+            )
         return self.network(ids, layout, *args, **options)
 
     def describe_network(self) -> Part:

@@ -186,14 +186,18 @@ def from_zero(panel: Axes) -> None:
     panel.set_ylim(0, 1.12 * highest or 1.0)
 
 
-def around(panel: Axes) -> None:
-    """Show all of a panel's lines; on a log axis, with labels, where they span more than a factor of 1.5."""
+def around(panel: Axes, is_ratio: bool = False) -> None:
+    """Show all of a panel's lines; on a log axis, with labels, where they span more than a factor of 1.5.
+
+    Args:
+        is_ratio: Whether the values are shares of 1, whose axis is never a log one.
+    """
     values = heights(panel)
     if not values:
         return
     low = min(values)
     high = max(values)
-    if low <= 0 or high < 1.5 * low:
+    if is_ratio or low <= 0 or high < 1.5 * low:
         margin = 0.06 * (high - low or abs(high) or 1)
         panel.set_ylim(low - margin, high + margin)
         return

@@ -71,7 +71,7 @@ def draw_loss(runs: Sequence[Run], look: Look) -> Figure | None:
             if is_one and values:
                 at = (steps[-1], values[-1])
                 panel.annotate(number(values[-1], 4), at, (0, 6), textcoords='offset points', ha='center', color=colour)
-        around(panel)
+        around(panel, is_ratio=name not in units and 'loss' not in name)
     return stack.figure
 
 
@@ -196,50 +196,36 @@ def draw_shares(runs: Sequence[Run], look: Look) -> Figure | None:
 def draw_spectra(runs: Sequence[Run], look: Look) -> Figure | None:
     """Spectra of all kinds of matrices, a panel for each figure of them."""
     kinds = _kinds(runs)
-    if not kinds:
-        return None
+    return _draw_spectra(runs, look, kinds, list(_LOOKS)) if kinds else None
+
+
+def draw_spectrum_choices(runs: Sequence[Run], look: Look = WIDE) -> dict[str, Figure]:
+    """Parts of the spectra to choose from: of one run a figure of all kinds of matrices, of several a kind."""
+    kinds = _kinds(runs)
+    with style(look):
+        if len(runs) == 1:
+            return {title: _draw_spectra(runs, look, kinds, [name]) for name, title in _LOOKS.items() if kinds}
+        return {kind.replace('_', ' '): _draw_spectra(runs, look, [kind], list(_LOOKS)) for kind in kinds}
+
+
+def _draw_spectra(runs: Sequence[Run], look: Look, kinds: Sequence[str], names: Sequence[str]) -> Figure:
+    """A panel for each figure; the colours tell kinds of matrices of one run apart, and of several the runs."""
     is_one = len(runs) == 1
-    stack = make_stack(look, 'Spectra of the weights', runs, list(_LOOKS.values()), _of_kinds(runs, kinds), 1.8)
-    for panel, name in zip(stack.panels, _LOOKS):
+    of_kinds = [Line2D([], [], color=colours.of_run(i), label=kind.replace('_', ' ')) for i, kind in enumerate(kinds)]
+    titles = [_LOOKS[name] for name in names]
+    height = 3.0 if len(names) == 1 else 1.8
+    stack = make_stack(look, 'Spectra of the weights', runs, titles, of_kinds if is_one else of_runs(runs), height)
+    for panel, name in zip(stack.panels, names):
         for place, kind in enumerate(kinds):
             for i, run in enumerate(runs):
                 colour = colours.of_run(place if is_one else i)
-                panel.plot(*column(run.training, f'spectra/{kind}/{name}'), '.-', color=colour, linewidth=1)
+                panel.plot(*column(run.training, f'spectra/{kind}/{name}'), '.-', color=colour, linewidth=1.2)
         from_zero(panel)
     return stack.figure
 
 
-def draw_spectrum_choices(runs: Sequence[Run], look: Look = WIDE) -> dict[str, Figure]:
-    """One panel of the spectra for each choice: of one run, a figure of all kinds; of several, a figure of a kind."""
-    kinds = _kinds(runs)
-    if not kinds:
-        return {}
-    is_one = len(runs) == 1
-    found = {}
-    with style(look):
-        for name, title in _LOOKS.items():
-            for some in [kinds] if is_one else [[kind] for kind in kinds]:
-                choice = title if is_one else f'{some[0].replace("_", " ")}: {title}'
-                stack = make_stack(look, 'Spectra of the weights', runs, [choice], _of_kinds(runs, kinds), 3.0)
-                for i, run in enumerate(runs):
-                    for kind in some:
-                        colour = colours.of_run(kinds.index(kind) if is_one else i)
-                        points = column(run.training, f'spectra/{kind}/{name}')
-                        stack.panels[0].plot(*points, '.-', color=colour)
-                from_zero(stack.panels[0])
-                found[choice] = stack.figure
-    return found
-
-
 def _kinds(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name.split('/')[1] for name in columns(runs, 'spectra/')))
-
-
-def _of_kinds(runs: Sequence[Run], kinds: Sequence[str]) -> list[Line2D]:
-    """What the colours mean: of one run the kinds of matrices, of several the runs."""
-    if len(runs) > 1:
-        return of_runs(runs)
-    return [Line2D([], [], color=colours.of_run(i), label=kind.replace('_', ' ')) for i, kind in enumerate(kinds)]
 
 
 def _of_each(runs: Sequence[Run], what: str) -> list[str]:

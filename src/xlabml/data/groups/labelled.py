@@ -252,7 +252,7 @@ class LabelledGroups(Groups):
         return SettingsError(
             f'{where} has a label that is none of the {len(classes)} classes ({known}): {shown}; classes are those of '
             'the training split where data.examples.classes is not set. Mend the label, move documents of it into '
-            'train (data.stratify holds each class to the shares), or leave them out'
+            'train (data.stratify holds each class to the shares), or leave them out (data.examples.leave_out_unknown)'
         )
 
 
@@ -384,7 +384,7 @@ def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
 
 def _of_classes(
     corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
-) -> Int64[np.ndarray, ' e']:
+) -> Int64[np.ndarray, ' kept']:
     """The documents whose class is one of these; a warning names the others.
 
     Raises:
