@@ -21,6 +21,7 @@ PARTS = {
     'Examples (`data.examples`)': (data.rows, data.Format),
     'Examples with metadata (`data.examples`)': (data.conditioned, data.Format),
     'Types of metadata (`data.examples.types`)': (metadata, metadata.MetadataType),
+    'Preprocessors of metadata (`data.examples.preprocessors`)': (metadata, metadata.Preprocessor),
     'Sampling of metadata (`data.examples.sampling`)': (data.conditioned, data.Sampling),
     'Plans (`data.plan`)': (data, data.Plan),
     'Losses (`model.loss`)': (losses, losses.Loss),

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data', 'tfidf'},
+    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'metadata': set(),

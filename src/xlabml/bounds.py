@@ -58,6 +58,7 @@ MOST: dict[str, int] = {
     'top_k': _TABLE,
     'max_depth': 1000,
     # evaluators
+    **dict.fromkeys(('first_year', 'last_year'), 9999),
     **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts', 'val_documents', 'n_draws'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from xlabml import checkpoints
 from xlabml.callbacks import stopping
 from xlabml.commands.parsing import parse
+from xlabml.telemetry import records
 
 
 def test_a_run_leaves_settings_curves_checkpoints_and_says_where(xlab, tiny, tmp_path):
@@ -330,3 +331,6 @@ def test_text_is_sampled_at_each_validation(xlab, tiny, tmp_path):
     samples = events.Tensors('sample/text_summary')
     assert [sample.step for sample in samples] == [6, 12]
     assert samples[0].tensor_proto.string_val[0].startswith(b'the cat')
+    written = records.read(tmp_path / 'logs/version_0' / records.SAMPLES).rows
+    assert [row['step'] for row in written] == [6, 12]
+    assert all(row['text'].startswith('the cat') for row in written)

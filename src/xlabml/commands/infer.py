@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from . import classifying, embedding_arguments
+from . import classifying, embedding_arguments, ranking
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 from .output import visible
@@ -52,7 +52,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         PROGRAM,
         description='Let a trained language model continue a text; or, with --embed or --search, let an embedder make '
         'vectors of the texts of a file, or find those that are nearest to a query.',
-        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts. {EXIT_STATUS}.',
+        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts; with CKPT TEXT {ranking.FLAG} KEY a '
+        f'model that was trained with metadata finds that of a text. {EXIT_STATUS}.',
     )
     add = parser.add_argument
     add(
@@ -187,6 +188,9 @@ def _run(arguments: list[str]) -> int:
     try:
         if classifying.FLAG in arguments:
             classifying.classify(classifying.parse(PROGRAM, arguments), _write)
+            return 0
+        if ranking.is_asked(arguments):
+            ranking.rank(ranking.parse(PROGRAM, arguments), _write)
             return 0
         options = parse(arguments)
         if options.embed is None and options.search is None:
