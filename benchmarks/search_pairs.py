@@ -9,7 +9,9 @@ test.jsonl 2,000; families.jsonl has all records of about half of the groups of 
 records. crops.jsonl, to begin with, has three spans of words of each text of train.jsonl in the place of the title: two
 beside the text without the span, one beside the whole text.
 leads: title, description, text, and masked: the text without the words of the title; in leads.jsonl. Articles without a
-description, and those whose description another one has too, are left out.
+description, and those whose description another one has too, are left out. leads_train.jsonl, leads_val.jsonl and
+leads_test.jsonl have 73, 5 and 22 of 100 of them, and leads_crops.jsonl spans of the texts of leads_train.jsonl, as
+titles, beside the text without the span, as masked.
 """
 
 import argparse
@@ -101,6 +103,17 @@ def debian_files(records: list[Record]) -> dict[str, list[Record]]:
     }
 
 
+def lead_files(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each file."""
+    parts: dict[str, list[Record]] = {'leads': records, 'leads_train': [], 'leads_val': [], 'leads_test': []}
+    for record in records:
+        where = place(record['title'])
+        parts['leads_train' if where < 0.73 else 'leads_val' if where < 0.78 else 'leads_test'].append(record)
+    spans = crops([{**record, 'group': ''} for record in parts['leads_train']])
+    parts['leads_crops'] = [{'title': one['title'], 'masked': one['text']} for one in spans]
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('kind', choices=['debian', 'leads'])
@@ -108,7 +121,7 @@ def main() -> None:
     parser.add_argument('folder', type=Path)
     arguments = parser.parse_args()
     records = read(arguments.source)
-    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else {'leads': list(leads(records))}
+    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else lead_files(list(leads(records)))
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, some in files.items():
         with (arguments.folder / f'{name}.jsonl').open('w', encoding='utf-8') as file:
