@@ -1,5 +1,7 @@
 """The static embedder: which tokens its vectors are of, what is left out in training, and that it learns."""
 
+import itertools
+
 import pytest
 import torch
 from pair_batches import pair_batch, random_groups
@@ -23,7 +25,7 @@ def test_a_vector_is_the_mean_of_the_tokens_between_the_ends():
     ids = batch.ids.flatten()
     starts = batch.layout.starts.tolist()
     assert (batch.example >= 0).sum() >= 8
-    for number, (begin, end) in enumerate(zip(starts, starts[1:])):
+    for number, (begin, end) in enumerate(itertools.pairwise(starts)):
         wanted = table[ids[begin + 1 : end - 1]].mean(dim=0) if batch.example[number] >= 0 else torch.zeros(12)
         torch.testing.assert_close(found[number], wanted, rtol=1e-5, atol=1e-6)
 
