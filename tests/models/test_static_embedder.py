@@ -17,9 +17,14 @@ def make(seed=0, **options):
     return StaticEmbedder(50, 16, d_vector=12, **options)
 
 
+def framed_groups(n_groups):
+    """Groups of texts, each between a start and an end."""
+    return [[[1, *text, 2] for text in group] for group in random_groups(n_groups)]
+
+
 def test_a_vector_is_the_mean_of_the_tokens_between_the_ends():
     model = make(normalize=False).eval()
-    batch = pair_batch(random_groups(4))
+    batch = pair_batch(framed_groups(4))
     table = model.network.table.detach()
     found = model.embed(batch).detach()
     ids = batch.ids.flatten()
@@ -53,7 +58,7 @@ def test_dropped_tokens_are_a_share_and_leave_each_text_one():
 
 def test_tokens_are_left_out_in_training_alone():
     model = make(token_dropout=0.5)
-    batch = pair_batch(random_groups(6))
+    batch = pair_batch(framed_groups(6))
     torch.manual_seed(1)
     first = model.embed(batch)
     torch.manual_seed(1)
@@ -65,7 +70,7 @@ def test_tokens_are_left_out_in_training_alone():
 
 def test_it_learns_a_batch_with_finite_gradients_and_the_table_as_an_embedding():
     model = make(token_dropout=0.6)
-    batch = pair_batch(random_groups(6))
+    batch = pair_batch(framed_groups(6))
     optimizer = Muon(parameter_groups(model), adamw_lr=0.05)
     assert [group['name'] for group in optimizer.param_groups if group['params']] == ['others']
     before = model.eval().loss(batch).objective.item()
