@@ -187,7 +187,7 @@ def test_a_length_of_pieces_that_sentencepiece_does_not_take_is_refused(tmp_path
 
 
 def test_a_folded_tokenizer_has_the_same_tokens_for_a_word_wherever_and_however_it_stands(tmp_path, prose):
-    folded = train_tokenizer(prose * 20, tmp_path / 'folded.model', 400, coverage=1.0, fold=True)
+    folded = train_tokenizer(prose * 20, tmp_path / 'folded.model', 400, coverage=1.0, fold_text=True)
     word = folded.encode('packages')
     assert folded.encode('PACKAGES') == folded.encode('\nPackages ') == folded.encode('ｐackages') == word
     assert folded.encode('two\n  Packages') == [*folded.encode('two'), *word]

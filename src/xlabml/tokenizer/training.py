@@ -42,7 +42,7 @@ def train_tokenizer(
     split_by_whitespace: bool = True,
     split_digits: bool = True,
     whitespace_pieces: bool = True,
-    fold: bool = False,
+    fold_text: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer on texts and write its model file; the same texts make the same file on any machine.
 
@@ -58,7 +58,7 @@ def train_tokenizer(
         split_by_whitespace: Whether a space can only begin a token.
         split_digits: Whether each digit is a token.
         whitespace_pieces: Whether runs of spaces become tokens.
-        fold: Whether letters are read as lower case and in one form (NFKC), a line end and a run of spaces as one
+        fold_text: Whether letters are read as lower case and in one form (NFKC), a line end and a run of spaces as one
             space, and a text as if a space came before it, so that a word is the same tokens wherever it stands. Such
             texts do not come back from their tokens as they were.
 
@@ -71,8 +71,8 @@ def train_tokenizer(
         raise FileExistsError(
             f'{path} exists, and a tokenizer is never overwritten; move it away, or name another path'
         )
-    names = _FOLDED_PIECES if fold else RESERVED_PIECES[:4]
-    symbols = list(_FOLDED_SYMBOLS if fold else RESERVED_PIECES[4:])
+    names = _FOLDED_PIECES if fold_text else RESERVED_PIECES[:4]
+    symbols = list(_FOLDED_SYMBOLS if fold_text else RESERVED_PIECES[4:])
     n_fixed = len(names) + len(symbols) + 256
     if n_vocab <= n_fixed:
         raise SettingsError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give more than that')
@@ -93,9 +93,9 @@ def train_tokenizer(
             vocab_size=n_vocab,
             hard_vocab_limit=True,
             byte_fallback=True,
-            normalization_rule_name='nmt_nfkc_cf' if fold else 'identity',
-            add_dummy_prefix=fold,
-            remove_extra_whitespaces=fold,
+            normalization_rule_name='nmt_nfkc_cf' if fold_text else 'identity',
+            add_dummy_prefix=fold_text,
+            remove_extra_whitespaces=fold_text,
             unk_id=0,
             bos_id=1,
             eos_id=2,

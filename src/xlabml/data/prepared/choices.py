@@ -39,7 +39,7 @@ class TokenizerChoice(NamedTuple):
         append_special_tokens: Whether those that it lacks are appended.
         n_vocab: How many tokens it has.
         coverage: Share of the characters that a tokenizer which is trained here has tokens for.
-        fold: Whether one that is trained here folds case, forms of letters and spaces.
+        fold_text: Whether one that is trained here folds case, forms of letters and spaces.
     """
 
     path: str | None
@@ -47,7 +47,7 @@ class TokenizerChoice(NamedTuple):
     append_special_tokens: bool
     n_vocab: int
     coverage: float
-    fold: bool = False
+    fold_text: bool = False
 
 
 class ExampleChoice(NamedTuple):

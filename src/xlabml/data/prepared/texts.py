@@ -84,7 +84,7 @@ class Texts:
         own = self.splitting.settings()
         choice = self._tokenizer_choice
         found = [known, times, self.splitting.ratios, choice.n_vocab, choice.coverage]
-        return [*found, *([own] if own else []), *(['fold'] if choice.fold else [])]
+        return [*found, *([own] if own else []), *(['fold_text'] if choice.fold_text else [])]
 
     def _tokenizer_texts(self) -> Iterable[str]:
         return train_texts(self.sources, self.splitting)
