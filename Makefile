@@ -1,4 +1,4 @@
-# make fit: train the default model and print a sample. make test: the test suite. Both on a fresh machine.
+# make fit: say how long it takes here, train the default model, and print a sample. make test: the test suite. Both on a fresh machine.
 # make wheels: wheels for a machine with Python 3.12 and torch, but no network. make gpu: everything that needs a GPU.
 PYTHON ?= python3
 BIN = .venv/bin
@@ -9,6 +9,7 @@ READY = .venv/.ready
 .PHONY: fit test test-all check format wheels gpu clean
 
 fit: $(READY)
+	@$(BIN)/python scripts/how_long.py
 	$(BIN)/python xlab.py fit --ckpt_path last
 	$(BIN)/python xlab.py test --ckpt_path last
 	@echo && echo 'A sample (more: ./infer.py last "The"):'

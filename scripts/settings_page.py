@@ -37,6 +37,7 @@ PARTS = {
 
 SINGLE = {
     'Trunk (`model.trunk`)': transformer.Transformer,
+    'Adapters (`model.trunk.adapters`)': transformer.LoRA,
     'Clipping (`model.clip`)': training.AdaptiveClip,
     'Near-duplicates (`data.near_duplicates`)': data.NearDuplicates,
     'Streaming (`data.stream`)': data.Stream,

@@ -35,7 +35,12 @@ def write_folder(path, kind='bert', prefix='', pooling='mean', dense=False, norm
             'hidden_act': 'gelu',
         }
     )
-    write_json(path / 'config.json', {'model_type': kind, 'layer_norm_eps': 1e-12, **sizes, **config})
+    counts = {
+        'vocab_size': n_vocab,
+        'max_position_embeddings': N_POSITIONS + (2 if 'roberta' in kind else 0),
+        'type_vocab_size': 2,
+    }
+    write_json(path / 'config.json', {'model_type': kind, 'layer_norm_eps': 1e-12, **counts, **sizes, **config})
     modules = [('', 'Transformer'), ('1_Pooling', 'Pooling')]
     write_json(path / '1_Pooling' / 'config.json', {'pooling_mode': pooling, 'embedding_dimension': D})
     if dense:

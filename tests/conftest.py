@@ -2,11 +2,18 @@
 
 import gc
 import os
+import re
+import sys
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import pytest
+
+if not re.search(r'-n ?[1-9]', ' '.join(sys.argv)):  # all processes but the one that only hands tests out
+    # jaxtyping names bytecode files of its own: what our modules import would be compiled anew in each process, for
+    # seconds, were it not imported before them.
+    import lightning.pytorch.cli  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

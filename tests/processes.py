@@ -1,26 +1,105 @@
 """Runs as processes of their own, which can be killed."""
 
+import multiprocessing
 import os
 import random
-import subprocess
+import runpy
 import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import NamedTuple
 
-_COMMAND = 'import sys; from xlabml.commands.fit import main; sys.exit(main())'
 DEADLINE_SECONDS = 600
+
+context = multiprocessing.get_context('forkserver')
+"""A process that has imported everything, from which others are forked: a command that starts from nothing takes
+seconds before its first line."""
+context.set_forkserver_preload(
+    ['xlabml.commands.fit', 'xlabml.commands.infer', 'xlabml.commands.manage', 'ranks', 'torch.distributed.fsdp']
+)
+
+
+class Command:
+    """A command in a process, with what `subprocess.Popen` offers of it.
+
+    Args:
+        main: What is run: the path of a file of Python, or the name of a module with `main`.
+        arguments: Of its command line.
+        folder: Where it runs.
+        printed: The files that its output and its errors are appended to; one file for both where they are equal. Files
+            because a pipe would wait for its workers.
+        environment: Replaces that of the test.
+    """
+
+    def __init__(self, main, arguments, folder, printed, environment=None):
+        self._process = context.Process(
+            target=_be_command, args=(str(main), arguments, folder, printed, environment or dict(os.environ))
+        )
+        self._process.start()
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, timeout=DEADLINE_SECONDS):
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, 'it has not ended'
+        return self._process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(main, *arguments, folder, environment=None, timeout=DEADLINE_SECONDS):
+    """A command from its start to its end: its status and what it printed."""
+    with tempfile.TemporaryDirectory() as place:
+        printed = [Path(place, name) for name in ('out', 'err')]
+        command = Command(main, list(map(str, arguments)), folder, list(map(str, printed)), environment)
+        try:
+            command.wait(timeout)
+        finally:
+            command.kill()
+        return Done(command.returncode, *(path.read_text() for path in printed))
+
+
+def _be_command(main, arguments, folder, printed, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    for path in reversed(environment.get('PYTHONPATH', '').split(os.pathsep)):
+        if path and path not in sys.path:
+            sys.path.insert(0, path)
+    for channel, path in enumerate(printed, 1):
+        output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, channel)
+        os.close(output)
+    os.chdir(folder)
+    sys.argv = [main, *arguments]
+    sys.stdout.reconfigure(write_through=True)
+    if os.path.exists(main):
+        runpy.run_path(main, run_name='__main__')
+    else:
+        sys.exit(__import__(main, fromlist=['main']).main())
 
 
 def start(folder, *arguments):
-    """`xlab fit` in a folder; what it prints goes into the file `printed` there: a pipe would wait for its workers."""
+    """`xlab fit` in a folder; what it prints goes into the file `printed` there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / 'printed').open('ab') as printed:
-        return subprocess.Popen(
-            [sys.executable, '-c', _COMMAND, 'fit', *arguments],
-            cwd=folder,
-            env={**os.environ, 'PYTHONUNBUFFERED': '1'},
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-        )
+    printed = str(folder / 'printed')
+    return Command('xlabml.commands.fit', ['fit', *map(str, arguments)], folder, [printed, printed])
 
 
 def finish(process, folder):
@@ -45,7 +124,7 @@ def wait_for_step(process, folder, step):
 def kill_again_and_again(folder, arguments, n_kills, last_step, draw: random.Random):
     """Start a run, kill it at a random moment, let it go on with other workers, and so on; then let it finish.
 
-    Most moments lie somewhere in or after a random step, every fifth in the start, imports included.
+    Most moments lie somewhere in or after a random step, every fifth in the start.
 
     Returns:
         The step of the newest checkpoint at each kill.
@@ -55,7 +134,7 @@ def kill_again_and_again(folder, arguments, n_kills, last_step, draw: random.Ran
     for number, step in enumerate(steps):
         process = start(folder, *arguments, '--ckpt_path=last', f'--data.num_workers={number % 3}')
         if number % 5 == 4:
-            time.sleep(draw.uniform(0, 6))
+            time.sleep(draw.uniform(0, 0.6))
         else:
             wait_for_step(process, folder, max(step, newest_step(folder) + 1))
             time.sleep(draw.uniform(0, 0.1))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import lightning.pytorch as L
+from processes import context
 from torch.distributed.tensor import DTensor
 
 from xlabml.callbacks import Checkpoints
@@ -40,8 +40,6 @@ HASHED = '--trainer.callbacks=[{class_path: ranks.WeightHash}]'
 
 def run(world, folder, function, *arguments):
     """Run function(*arguments) in so many processes, in a folder: their exit statuses, and what each printed."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['xlabml.commands.fit', 'ranks', 'torch.distributed.fsdp'])
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {**os.environ, 'XLABML_CACHE': str(folder.parent / 'cache')}

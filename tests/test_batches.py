@@ -14,6 +14,8 @@ from xlabml.batches import (
     Layout,
     PairTargets,
     TokenTargets,
+    batch_of_rows,
+    check_batch,
     check_classes,
     check_ids,
     check_pairs,
@@ -113,3 +115,35 @@ def test_a_language_model_refuses_other_targets_by_name():
         ValueError, match=r'ClassTargets, but a language model trains on TokenTargets; set data\.examples'
     ):
         token_targets(batch_of(CLASSES))
+
+
+def test_rows_are_a_batch_whose_tokens_predict_the_next_ones():
+    rows = torch.tensor([[1, 2, 3, 4], [5, 6, IGNORED, IGNORED]])
+    batch = batch_of_rows(rows, seed=3)
+    check_batch(batch)
+    assert plain(batch)[:1] == [[[1, 2, 3], [5, 6, IGNORED]]]
+    assert batch.targets.ids.tolist() == [[2, 3, 4], [6, IGNORED, IGNORED]]
+    assert (batch.n_counted, batch.seed) == (4.0, 3)
+
+
+def starts(*values, longest=8):
+    return Layout(torch.tensor(values), longest)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'ids': IDS[0]}, r'the ids of a batch has the shape \(8,\); it must be \(b, n\).*\[None\]'),
+        ({'ids': IDS.float()}, r'is of torch.float32; token ids are whole numbers'),
+        ({'targets': TokenTargets(IDS[:, 1:], torch.arange(3))}, r'have the shape \(1, 7\), and its ids \(1, 8\)'),
+        ({'n_counted': -1.0}, 'n_counted of a batch is -1.0'),
+        ({'role': torch.zeros(5)}, 'role of a batch has 5 entries for 3 segments'),
+        ({'layout': starts(0, 6, 3, 8)}, 'segment 1 of a layout has the length -3'),
+        ({'layout': starts(0, 3, 6, 7)}, r'starts of a layout are \[0\] … \[7\]; they must go from 0 to the 8 slots'),
+        ({'layout': starts(0, 3, 6, 8, longest=-2)}, 'max_length of a layout is -2'),
+    ],
+)
+def test_parts_of_a_batch_that_do_not_fit_are_refused_by_name(changed, message):
+    check_batch(batch_of(TARGETS[0]))
+    with pytest.raises(ValueError, match=message):
+        check_batch(batch_of(TARGETS[0])._replace(**changed))

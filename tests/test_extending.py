@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'extending.md'
@@ -36,14 +35,12 @@ def page(tmp_path):
 
 
 def _run(words, folder):
-    code = f'import sys; from xlabml.commands.{MODULES[words[0]]} import main; sys.exit(main())'
-    return subprocess.run(
-        [sys.executable, '-c', code, *words[1:], *(SMALL if words[1] == 'fit' else [])],
-        cwd=folder,
-        env={**os.environ, 'PYTHONPATH': str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=120,
+    return processes.run(
+        f'xlabml.commands.{MODULES[words[0]]}',
+        *words[1:],
+        *(SMALL if words[1] == 'fit' else []),
+        folder=folder,
+        environment={**os.environ, 'PYTHONPATH': str(folder)},
     )
 
 

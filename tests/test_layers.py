@@ -25,6 +25,7 @@ MAY_IMPORT = {
     'moved': set(),
     'paths': set(),
     'plain': set(),
+    'tfidf': set(),
     'settings': {'bounds', 'moved'},
     'untrusted': {'bounds'},
     'tokenizer': {'artifacts'},
@@ -32,9 +33,9 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data'},
+    'evaluation': {'batches', 'bm25', 'data', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
-    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'untrusted'},
+    'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'metadata': set(),
     'data': {'tokenizer', 'batches', 'artifacts', 'budget', 'paths', 'metadata'},
     'engine': {
@@ -51,7 +52,10 @@ MAY_IMPORT = {
         ),
     },
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
-    'models': {'transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'},
+    'models': {
+        *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'),
+        *('tokenizer', 'pipelines'),
+    },
     'inference': {'transformer', 'batches'},
     'pipelines': {
         'bm25',
@@ -62,6 +66,7 @@ MAY_IMPORT = {
         'batches',
         'tokenizer',
         'checkpoints',
+        'metadata',
         'untrusted',
     },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},
@@ -119,6 +124,7 @@ LEAVES = {
     'moved',
     'plain',
     'settings',
+    'tfidf',
 }
 
 

@@ -5,6 +5,8 @@ Named tuples of tensors, ints and None, which Lightning's device transfer and wo
 
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -143,6 +145,86 @@ def token_targets(batch: Batch) -> TokenTargets:
             'data.examples to a format that has them, such as NextTokens'
         )
     return batch.targets
+
+
+def batch_of_rows(rows: Int[Tensor, 'b m'], seed: int = 0, n_bytes: Int[Tensor, ' b'] | None = None) -> Batch:
+    """Rows of token ids as a batch of a language model: each token but the last of a row predicts the next one.
+
+    The batch is a whole optimizer step of one device.
+
+    Args:
+        rows: Token ids, each row one text; a target of IGNORED counts for nothing.
+        seed: The seed of dropout.
+        n_bytes: The number of bytes of UTF-8 text of each row's targets; None: it is not known, and bits per byte are
+            NaN.
+
+    Raises:
+        ValueError: The rows are not ids of two tokens or more.
+    """
+    check_shape(rows, 'rows')
+    if rows.size(1) < 2:
+        raise ValueError(f'rows has {rows.size(1)} token(s) in a row; it takes two to predict one from the other')
+    b = len(rows)
+    numbers = torch.arange(b)
+    unknown = torch.zeros(b, dtype=torch.long)
+    targets = TokenTargets(rows[:, 1:], unknown if n_bytes is None else n_bytes)
+    n_counted = float((targets.ids != IGNORED).sum())
+    return Batch(rows[:, :-1], None, numbers, numbers, unknown, targets, n_counted, seed)
+
+
+def check_shape(ids: object, name: str) -> None:
+    """Raise ValueError unless these are token ids: a tensor (b, n) of whole numbers."""
+    if not isinstance(ids, Tensor):
+        raise ValueError(f'{name} is a {type(ids).__name__}; it must be a tensor of token ids, of shape (b, n)')
+    if ids.dim() != 2:
+        hint = f'; make one row of it with {name}[None]' if ids.dim() == 1 else ''
+        raise ValueError(f'{name} has the shape {tuple(ids.shape)}; it must be (b, n): texts, tokens{hint}')
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f'{name} is of {ids.dtype}; token ids are whole numbers, such as torch.int64')
+
+
+def check_batch(batch: Batch) -> None:
+    """Raise ValueError where the parts of a batch do not fit each other.
+
+    Those on a device are checked by their shapes alone, since values would synchronize with it.
+    """
+    check_shape(batch.ids, 'the ids of a batch')
+    if isinstance(batch.targets, TokenTargets) and batch.targets.ids.shape != batch.ids.shape:
+        raise ValueError(
+            f'the targets of a batch have the shape {tuple(batch.targets.ids.shape)}, and its ids '
+            f'{tuple(batch.ids.shape)}; give each id one target, or {IGNORED}'
+        )
+    if not batch.n_counted >= 0:
+        raise ValueError(f'n_counted of a batch is {batch.n_counted}; it is the number of targets of a step, 0 or more')
+    layout = batch.layout
+    if layout is None:
+        return
+    n_segments = len(layout.starts) - 1
+    for name, values in (('documents', batch.documents), ('example', batch.example), ('role', batch.role)):
+        if len(values) != n_segments:
+            raise ValueError(
+                f'{name} of a batch has {len(values)} entries for {n_segments} segments; give one for each'
+            )
+    _check_layout(layout, batch.ids.numel())
+
+
+def _check_layout(layout: Layout, n_slots: int) -> None:
+    if layout.max_length < 1 and n_slots:
+        raise ValueError(f'max_length of a layout is {layout.max_length}; it is the length of the longest segment')
+    if layout.starts.device.type != 'cpu':
+        return
+    starts = layout.starts.numpy()
+    lengths = np.diff(starts)
+    if (lengths < 0).any():
+        segment = int((lengths < 0).nonzero()[0][0])
+        raise ValueError(
+            f'segment {segment} of a layout has the length {lengths[segment]}; starts are cumulative lengths, and rise'
+        )
+    if not len(starts) or starts[0] or starts[-1] != n_slots:
+        raise ValueError(
+            f'starts of a layout are {starts[:1].tolist()} … {starts[-1:].tolist()}; they must go from 0 to the '
+            f'{n_slots} slots of the batch'
+        )
 
 
 def check_ids(batch: Batch, n_vocab: int) -> None:

@@ -16,7 +16,7 @@ MOST: dict[str, int] = {
     # the model
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
-    **dict.fromkeys(('n_layers', 'global_every'), 10_000),
+    **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
     'window': _TABLE,
     'document': 1 << 30,
     'horizon_tokens': _STEPS,
@@ -37,6 +37,7 @@ MOST: dict[str, int] = {
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'fold': _TABLE,
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,
     'n_permutations': 65_536,
@@ -56,11 +57,11 @@ MOST: dict[str, int] = {
     'top_k': _TABLE,
     'max_depth': 1000,
     # evaluators
-    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts'), 1_000_000),
+    **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts', 'val_documents', 'n_draws'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),
     'max_hours': 1_000_000,
-    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'render'), _STEPS),
+    **dict.fromkeys(('map_rows', 'sample_size', 'n_examples', 'max_examples', 'max_features', 'render'), _STEPS),
 }
 
 ANY = 1 << 63

@@ -47,3 +47,8 @@ def streams() -> Path:
 def vectors() -> Path:
     """Vectors of corpora that were searched, by what they are of."""
     return cache_folder() / 'vectors'
+
+
+def baselines() -> Path:
+    """Linear models that classifiers are compared with, by what they were trained on."""
+    return cache_folder() / 'baselines'

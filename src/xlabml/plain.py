@@ -1,5 +1,6 @@
 """Plain values: what JSON can hold, and so settings, manifests and checkpoints beside their tensors."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,3 +16,21 @@ def below(values: Plain, name: str) -> PlainDict:
     """The mapping that stands below a name; {} where there is none, or something else."""
     found = values.get(name) if isinstance(values, Mapping) else None
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def flat(values: Plain, name: str = '') -> dict[str, str | int | float | bool | None]:
+    """Settings by the names that people type: `model.optimizer` has a class's name, `model.optimizer.lr` its argument.
+
+    Lists are texts, so that two runs can be compared value by value.
+    """
+    if isinstance(values, Mapping):
+        found: dict[str, str | int | float | bool | None] = {}
+        if isinstance(path := values.get('class_path'), str):
+            found[name] = path.rpartition('.')[2]
+            values = below(values, 'init_args')
+        for key, value in values.items():
+            found |= flat(value, f'{name}.{key}' if name else str(key))
+        return found
+    if values is None or isinstance(values, str | int | float):
+        return {name: values}
+    return {name: json.dumps(values, ensure_ascii=False, default=str)}

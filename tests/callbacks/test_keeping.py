@@ -112,6 +112,16 @@ def test_nothing_of_another_name_is_removed(tmp_path, name):
         CheckpointIO().remove_checkpoint(f'{tmp_path}/{name}')
 
 
+def test_what_lightnings_own_callback_has_saved_is_removed_by_who_wrote_it(tmp_path):
+    path = tmp_path / 'epoch=0-step=1.ckpt'
+    io = CheckpointIO()
+    io.save_checkpoint({'state_dict': {}}, path)
+    with pytest.raises(ValueError, match='is not removed'):
+        CheckpointIO().remove_checkpoint(path)
+    io.remove_checkpoint(path)
+    assert not path.exists()
+
+
 def test_no_folder_and_no_link_is_removed(tmp_path):
     there = [tmp_path / f'step=000000{i}.ckpt' for i in range(3)]
     there[0].mkdir()

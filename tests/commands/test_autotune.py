@@ -43,10 +43,11 @@ def test_the_run_is_bit_for_bit_the_one_of_the_chosen_value_which_a_resume_keeps
 
 
 def test_what_does_not_fit_into_memory_ends_the_search(capsys, monkeypatch):
-    def measure(config, size):
+    def measure(config, size, are_groups):
+        assert not are_groups
         if size > 64:
             raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')
-        return {32: 0.01, 64: 0.04}[size]
+        return {32: 0.01, 64: 0.04}[size], 1
 
     monkeypatch.setattr(autotune, 'measure', measure)
     data = {'device_batch_tokens': None, 'batch_tokens': 256, 'max_len': 32}
@@ -58,7 +59,7 @@ def test_what_does_not_fit_into_memory_ends_the_search(capsys, monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    def measure(config, size):
+    def measure(config, size, are_groups):
         raise RuntimeError('shapes do not match')
 
     monkeypatch.setattr(autotune, 'measure', measure)

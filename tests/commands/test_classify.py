@@ -1,14 +1,18 @@
 """A classifier through every command: labelled texts with a tiny trunk."""
 
+import csv
 import json
 
 import pytest
 import ranks
 from curves import read_curve
+from pyarrow import parquet
 
 from xlabml import checkpoints
+from xlabml.artifacts.tables import flatten
 from xlabml.commands import infer
 from xlabml.errors import RequestError, SettingsError
+from xlabml.evaluation.class_results import ClassResults
 from xlabml.pipelines import TextClassifier
 
 NAMES = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'val_auroc', 'val_ece', 'gradient_norm')
@@ -66,17 +70,27 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
     losses = list(read_curve(folder, 'train_loss').values())
     assert min(losses) < losses[0]
     assert len(read_curve(folder, 'val_uncalibrated_loss')) == 2
+    table = printed[printed.index('\nval: ') :].splitlines()
+    assert [line.split('  ')[0] for line in table[3:7]] == ['classifier', 'majority', 'length', 'untrained head']
     for command, word in (('validate', 'val: '), ('test', 'test: ')):
         status, printed = xlab(command, *flags, '--ckpt_path=best')
         assert status == 0, printed
         assert word in printed
         assert 'examples)' in printed
     assert 'class  precision  recall' in printed
-    status, printed = xlab('predict', *flags, '--ckpt_path=last')
+    assert 'loss above the first' in printed
+    results = ClassResults.read(folder / 'test-examples.parquet')
+    assert results.classes == ('cat', 'dog', 'horse', 'sea')
+    assert results.own.shape == (len(results.ids), 4)
+    output = folder / 'said.parquet'
+    status, printed = xlab(
+        'predict', *flags, '--ckpt_path=last', f'--predictions.output={output}', '--predictions.id=review'
+    )
     assert status == 0, printed
-    rows = [json.loads(line) for line in (folder / 'predictions.jsonl').read_text().splitlines()]
-    assert {'id', 'label', 'probabilities', 'set', 'answered', 'truncated'} == set(rows[0])
-    assert sum(rows[0]['probabilities'].values()) == pytest.approx(1, abs=1e-5)
+    said = parquet.read_table(output).to_pylist()
+    of_classes = [f'probabilities.{name}' for name in ('cat', 'dog', 'horse', 'sea')]
+    assert list(said[0]) == ['id', 'label', *of_classes, 'set', 'answered', 'truncated']
+    assert sum(said[0][name] for name in of_classes) == pytest.approx(1, abs=1e-5)
 
     classifier = TextClassifier.load('last')
     assert classifier.classes == ('cat', 'dog', 'horse', 'sea')
@@ -96,6 +110,33 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
     assert infer.main([str(path), '--classify', 'the cat sees the sea']) == 0
     shown = capfd.readouterr().out.splitlines()
     assert shown[0].split('\t')[0] in classifier.classes
+
+    # A file of texts is labelled as the data was, by the names of the training data's columns.
+    reviews = folder / 'few.csv'
+    with reviews.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said)])
+    labelled = folder / 'labelled.jsonl'
+    assert infer.main([str(path), '--classify', str(reviews)]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == len(said)
+    call = [str(path), '--classify', '--file', str(reviews), '--id', 'review', '--output', str(labelled)]
+    assert infer.main(call) == 0
+    again = [flatten(json.loads(line)) for line in labelled.read_text().splitlines()]
+    assert [(row['id'], row['set'], row['truncated']) for row in again] == [
+        (row['id'], row['set'], row['truncated']) for row in said
+    ]
+    for name in of_classes:
+        assert [row[name] for row in again] == pytest.approx([row[name] for row in said], abs=2e-6)
+    for changed, message in (
+        (call, 'is there already'),
+        ([*call[:-1], str(folder / 'x.xls')], '--output is'),
+        ([*call[:2], '--file', str(folder / 'none.csv')], 'is no file'),
+        ([*call[:4], '--columns', 'a,b'], 'names 2 columns, but this classifier reads 1 texts'),
+        ([*call[:4], '--columns', 'text'], "no column 'text'"),
+        ([*call[:2], 'a', 'b'], 'what was typed has 2 texts'),
+    ):
+        assert infer.main(changed) == 2, message
+        assert message in ' '.join(capfd.readouterr().err.split())
 
 
 def test_a_resumed_classifier_is_bit_for_bit_an_unbroken_one(xlab, flags, run, tmp_path):

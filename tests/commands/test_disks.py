@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import Command
 
 from xlabml import checkpoints
 from xlabml.commands import infer, manage
@@ -71,12 +72,8 @@ def test_a_cache_that_takes_nothing_ends_no_run(xlab, tiny, root, refuse):
 
 
 def test_printed_lines_that_a_full_disk_refuses_end_no_run(tiny, root):
-    command = [sys.executable, '-c', 'import sys; from xlabml.commands.fit import main; sys.exit(main())', 'fit']
-    with open('/dev/full', 'w') as full:
-        done = subprocess.run(
-            [*command, *tiny, '--ckpt_path=last', '--trainer.max_steps=13'], stdout=full, stderr=full, timeout=300
-        )
-    assert done.returncode == 0
+    arguments = ['fit', *tiny, '--ckpt_path=last', '--trainer.max_steps=13']
+    assert Command('xlabml.commands.fit', arguments, root, ['/dev/full', '/dev/full']).wait() == 0
     assert checkpoints.read(checkpoints.find('last', root))['global_step'] == 13
 
 

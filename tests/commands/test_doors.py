@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from xlabml.commands import fit, manage
@@ -20,13 +19,8 @@ def door(tmp_path_factory):
     folder, cache = tmp_path_factory.mktemp('doors'), tmp_path_factory.mktemp('cache')
 
     def run(name, *arguments, status=0):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / name), *arguments],
-            cwd=folder,
-            env={**os.environ, 'XLABML_CACHE': str(cache)},
-            capture_output=True,
-            text=True,
-            timeout=180,
+        done = processes.run(
+            ROOT / name, *arguments, folder=folder, environment={**os.environ, 'XLABML_CACHE': str(cache)}
         )
         assert done.returncode == status, (name, arguments, done.stdout, done.stderr)
         assert 'Traceback' not in done.stderr
@@ -116,28 +110,27 @@ def test_help(door, name):
     assert 'usage' in door(name, '--help').lower()
 
 
-def test_the_readmes_snippets_run_from_another_folder(door, trained, tmp_path):
+def test_the_readmes_snippet_runs_from_another_folder(door, trained, tmp_path):
     blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 1
     path = door.folder / trained
     exported = re.search(
         r'\S+\.safetensors', door('manage.py', 'export-checkpoint', trained, '--output=x.safetensors')
     )[0]
     for ckpt in (path, door.folder / exported):
-        text = re.sub(r"'logs/[^']*'", 'ckpt', blocks[0]) + blocks[1] + 'assert isinstance(text, str)\n'
-        done = subprocess.run(
-            [sys.executable, '-c', f'ckpt = {str(ckpt)!r}\n{text}'],
-            cwd=tmp_path,
-            env={**os.environ, 'XLABML_CACHE': str(tmp_path / 'cache')},
-            capture_output=True,
-            text=True,
-            timeout=120,
+        text = re.sub(r"'logs/[^']*'", 'ckpt', blocks[0]) + 'assert isinstance(piece, str)\n'
+        (tmp_path / 'snippets.py').write_text(f'ckpt = {str(ckpt)!r}\n{text}')
+        done = processes.run(
+            tmp_path / 'snippets.py',
+            folder=tmp_path,
+            environment={**os.environ, 'XLABML_CACHE': str(tmp_path / 'cache')},
         )
         assert done.returncode == 0, done.stderr
 
 
 def test_every_command_line_of_the_readme_has_commands_and_flags_that_exist(capfd):
-    """Those that need the network or a GPU are not run, but what they type is looked up."""
+    """Those that need the network or a GPU are not run, but what they type is looked up (tests/test_docs_pages.py reads
+    all of every line)."""
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     mains = {'xlab.py': fit.main, 'manage.py': manage.main}
     commands = set(re.findall(r'^\./(\w+\.py) ([a-z_-]+)', readme, re.MULTILINE))

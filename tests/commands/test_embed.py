@@ -11,8 +11,9 @@ import ranks
 from curves import read_curve
 
 from xlabml import checkpoints
-from xlabml.commands import fit
+from xlabml.commands import autotune, fit
 from xlabml.models import Embedder
+from xlabml.pipelines import TextEmbedder
 
 EMBED = ['-c', Path(__file__).parents[2] / 'conf/embed.yaml']
 DDP = ['-c', Path(__file__).parents[2] / 'conf/extra/ddp.yaml']
@@ -154,7 +155,6 @@ def test_an_embedder_begins_with_the_weights_of_a_language_model(xlab, tiny, emb
         ),
         (['--model.objective=Triplet'], 'needs negatives (data.examples.roles.negatives)'),
         (['--data.skip_rows=[[[0, 3], [0, 7]]]'], '16 groups (data.batch_groups) are one step'),
-        (['--autotune'], '--autotune measures rows'),
         (['--data.examples.batching=PerClass'], 'the records have no label'),
     ],
 )
@@ -162,6 +162,19 @@ def test_what_does_not_go_together_is_refused(xlab, embed, flags, message):
     status, printed = xlab('fit', *embed, *flags)
     assert status == 2, printed
     assert message in printed
+
+
+def test_autotune_measures_chunks_of_groups(xlab, embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune, '_LEAST_CHUNK', 64)
+    status, printed = xlab('fit', '--autotune', *embed, '--trainer.max_steps=1', '--trainer.limit_val_batches=0')
+    assert status == 0, printed
+    lines = [line.split() for line in printed.splitlines()]
+    begin = lines.index(['device_batch_tokens', 'ms', 'groups/s', 'peak', 'memory'])
+    sizes = [int(line[0].replace(',', '')) for line in lines[begin + 1 :] if len(line) == 4 and line[0][0].isdigit()]
+    assert sizes == [64 * 2**i for i in range(len(sizes))]
+    assert 1 < len(sizes) < 6  # up to one that holds all texts of a step
+    contents = checkpoints.load(checkpoints.find('last', tmp_path))
+    assert contents.data['device_batch_tokens'] in sizes
 
 
 def test_nothing_about_embedders_stands_outside_its_own_files():
@@ -196,6 +209,35 @@ def test_vectors_are_evaluated_by_a_search_that_chooses_the_best_checkpoint(run,
     )
     assert status == 0, printed
     assert f'{best:.4f}' in printed
+
+
+def test_a_guide_is_held_against_its_hash_and_is_not_part_of_the_checkpoint(xlab, embed, run, tmp_path):
+    guide = shutil.copy(checkpoints.find('last', tmp_path), tmp_path / 'guide.ckpt')
+    flags = [*embed, '--model.objective=InfoNCE', '--model.objective.guide_margin=0.1', '--trainer.max_steps=2']
+    status, printed = xlab('fit', *flags, '--model.guide=gone.ckpt')
+    assert status == 2
+    assert 'model.guide is gone.ckpt, which is not there' in printed
+    assert not (tmp_path / 'logs/version_1').exists()
+    (tmp_path / 'sts.jsonl').write_text(
+        ''.join(json.dumps({'x': 'a dog', 'y': 'd' * i, 's': i}) + '\n' for i in (1, 5))
+    )
+    benchmark = (
+        '--model.evaluators+={class_path: xlabml.evaluation.GroupFile, init_args: {path: sts.jsonl, score: s, '
+        'score_range: [0, 5], roles: {a: x, b: y}, evaluator: {class_path: xlabml.evaluation.Similarity}}}'
+    )
+    status, printed = xlab('fit', *flags, f'--model.guide={guide}', benchmark, '--trainer.val_check_interval=2')
+    assert status == 0, printed
+    assert read_curve(tmp_path / 'logs/version_1', 'val_sts_cosine_spearman')
+    contents = checkpoints.load(checkpoints.find('last', tmp_path))
+    assert contents.facts['guide']['path'] == str(guide)
+    assert contents.weights.keys() == checkpoints.load(guide).weights.keys()
+    shutil.copy(sorted((run / 'checkpoints').glob('*.ckpt'))[0], guide)
+    status, printed = xlab('fit', *flags, f'--model.guide={guide}', '--ckpt_path=last', '--trainer.max_steps=3')
+    assert status == 2
+    assert 'whose content is not that of the guide that the run began with' in printed
+    guide.unlink()
+    (tmp_path / 'sts.jsonl').unlink()
+    assert TextEmbedder.load('last', 'cpu').encode('the cat').shape == (16,)
 
 
 def test_two_data_sets_are_trained_each_by_its_objective(xlab, embed, pairs, texts, tmp_path):

@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bert_folders import write_folder
 
-from xlabml.commands import embedding
+from xlabml.commands import embedding, embedding_shards
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
 from xlabml.heads import TextEncoder, TokenVectors
@@ -101,6 +102,87 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(ckpt, tmp_path, capsys, dtype
     assert 'v.npy: 12 vectors of 16' in printed.out
     assert '6 of them by an earlier process' in printed.out
     assert '1 of 12 texts were cut' in printed.err
+    assert (tmp_path / 'v.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
+
+
+class Tasks:
+    """An executor that runs the tasks one after the other, in this process.
+
+    Args:
+        shared_folder: For the shards.
+        n_tasks: How many there are.
+        killed: The task that a kill ends before it begins.
+    """
+
+    def __init__(self, shared_folder, n_tasks, killed=None):
+        self.shared_folder = str(shared_folder)
+        self.n_tasks = n_tasks
+        self.killed = killed
+
+    def run(self, shared, work):
+        work.write(shared.url)
+        for rank in range(self.n_tasks):
+            if rank != self.killed:
+                embedding_shards.make_shards(Path(shared.url), rank, self.n_tasks, 1)
+        return 'logs'
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_tasks_make_the_bytes_of_one_process_and_resume(ckpt, tmp_path, monkeypatch, capsys, dtype):
+    monkeypatch.setattr(embedding_shards, 'SHARD_ROWS', 33)
+    texts = [f'{text} {i}' for i in range(12) for text in TEXTS]
+    corpus = write_lines(tmp_path / 'corpus.txt', [*texts, 'fox ' * 40])
+    command = [ckpt, '--embed', corpus, '--dtype', dtype, '--output']
+    assert main([*command, 'whole.npy']) == 0
+    shared = tmp_path / 'shared'
+    shared.mkdir()
+    (shared / 'of others.txt').touch()
+    engines = [Tasks(shared, 2, killed=1), Tasks(shared, 5)]
+    monkeypatch.setattr(embedding, 'open_cluster', lambda options: engines.pop(0))
+    assert main([*command, 'v.npy', '--engine', 'local']) == 1
+    assert '2 of 4 shards were not made' in capsys.readouterr().err
+    [folder] = shared.glob('xlab-embed-*')
+    written = {path: path.stat().st_mtime_ns for path in folder.glob('*.npy')}
+    assert len(list(folder.glob('0*.npy'))) == 2
+    real = embedding_shards.make_shards
+    after = []
+
+    def watched(*arguments):
+        found = real(*arguments)
+        after.append({path: path.stat().st_mtime_ns for path in written})
+        return found
+
+    monkeypatch.setattr(embedding_shards, 'make_shards', watched)
+    assert main([*command, 'v.npy', '--engine', 'local']) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f'v.npy: 121 vectors of 16 as {dtype}\n'
+    assert '1 of 121 texts were cut' in printed.err
+    assert after[-1] == written  # what was there is left alone
+    for name in ('npy', 'npy.json', *(['npy.calibration.npy'] if dtype == 'int8' else [])):
+        assert (tmp_path / f'v.{name}').read_bytes() == (tmp_path / f'whole.{name}').read_bytes(), name
+    assert [path.name for path in shared.iterdir()] == ['of others.txt']
+
+
+def test_a_task_that_sees_another_corpus_refuses(ckpt, tmp_path, monkeypatch, capsys):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+
+    class Elsewhere(Tasks):
+        def run(self, shared, work):
+            work.write(shared.url)
+            write_lines(tmp_path / 'corpus.txt', TEXTS[:3])
+            return super().run(shared, work)
+
+    monkeypatch.setattr(embedding, 'open_cluster', lambda options: Elsewhere(tmp_path / 'shared', 1))
+    assert main([ckpt, '--embed', corpus, '--output', 'v.npy', '--engine', 'local']) == 1
+    assert 'corpus.txt is not the same here as where the command was given' in capsys.readouterr().err
+
+
+def test_an_executor_of_datatrove_writes_the_same_bytes(ckpt, tmp_path, monkeypatch):
+    pytest.importorskip('datatrove')
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parents[2] / 'src'))
+    assert main([ckpt, '--embed', corpus, '--output', 'whole.npy']) == 0
+    assert main([ckpt, '--embed', corpus, '--output', 'v.npy', '--engine', 'local', '--tasks', '1']) == 0
     assert (tmp_path / 'v.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
 
 
@@ -217,11 +299,18 @@ def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt
     pytest.importorskip('faiss')
     assert main(command) == 0
     exact = capsys.readouterr().out
-    for _ in range(2):  # the second finds the index
+    for _ in range(2):
         assert main([*command, '--approximate']) == 0
         printed = capsys.readouterr()
         assert printed.out == exact
         assert 'approximate search: 100.0% of the ten nearest' in printed.err
+    with monkeypatch.context() as patch:  # it was measured once
+        patch.setattr('xlabml.pipelines.approximate.ApproximateIndex.recall', None)
+        assert main([*command, '--approximate']) == 0
+    [measured] = (cache / 'vectors').glob('*.faiss.json')
+    measured.write_text('{"recall": 1}')  # not known of which index
+    assert main([*command, '--approximate']) == 0
+    assert len(json.loads(measured.read_text())['of']) == 64
     assert len(list((cache / 'vectors').glob('*.faiss'))) == 1
 
 
@@ -233,6 +322,8 @@ def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt
     (['--embed', 'corpus.txt', '--output', 'v.npy', '-k', '3'], 2, '-k would have no effect: nothing is continued'),
     (['--embed', 'corpus.txt', '--output', 'v.npy', '--hybrid'], 2, '--hybrid would have no effect: it is of --search'),
     (['--search', 'corpus.txt', 'a', '--output', 'v.npy'], 2, '--output would have no effect: it is of --embed'),
+    (['--embed', 'corpus.txt', '--output', 'v.npy', '--tasks', '3'], 2, '--tasks would have no effect without --eng'),
+    (['--embed', 'corpus.txt', '--output', 'v.npy', '--engine', 'slurm'], 2, '--engine slurm needs --partition'),
     (['--search', 'corpus.txt'], 2, '--search needs a query'),
     (['--search', 'corpus.txt', ' '], 2, '--search needs a query'),
     (['a', '--dim', '3'], 2, '--dim would have no effect: it is of --embed and --search'),

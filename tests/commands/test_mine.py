@@ -9,6 +9,7 @@ from bert_folders import write_folder
 from xlabml.commands.manage import main
 from xlabml.conversion import import_folder
 from xlabml.data import Location, TextGroups
+from xlabml.heads import TokenVectors
 from xlabml.pipelines import TextEmbedder
 
 PAIRS = [('Quick fox', 'the brown fox'), ('dog', 'the lazy dog'), ('cat', 'cat sat on the mat'), ('dog', 'the dog ran')]
@@ -98,3 +99,13 @@ def test_records_without_text_are_refused_by_row(ckpt, folder, capsys):
     (folder / 'pairs.jsonl').write_text('{"title": "a", "text": "b"}\n{"title": "a", "text": ""}\n', 'utf-8')
     assert main(['mine', ckpt, *COMMAND]) == 1
     assert 'row 1: a text of the role positive (column text) is empty' in capsys.readouterr().err
+
+
+def test_a_model_of_several_vectors_a_text_is_refused_by_name(ckpt, capsys, monkeypatch):
+    late = TextEmbedder.load(ckpt, 'cpu')
+    late.model.pooling = TokenVectors(16)
+    plain = TextEmbedder.load(ckpt, 'cpu')
+    monkeypatch.setattr(TextEmbedder, 'load', lambda path, *_: late if path == 'late' else plain)
+    for command in (['mine', 'late', *COMMAND], ['mine', ckpt, *COMMAND, '--rescore', 'late']):
+        assert main(command) == 2
+        assert 'late makes several vectors of a text (TokenVectors)' in capsys.readouterr().err

@@ -5,12 +5,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 
 import numpy as np
+import processes
 import pytest
 import torch
 from mutations import draw_of, mutate_bytes, mutate_checkpoint, mutate_export, mutate_values
@@ -213,10 +212,7 @@ def run_command(command, path, folder):
         'export': ('manage', ['export-checkpoint', str(path), '--output', str(folder / 'exported')]),
         'fit': ('fit', ['fit', f'--ckpt_path={path}', '--trainer.max_steps=14']),
     }.get(command, ('fit', [command, f'--ckpt_path={path}']))
-    code = f'import sys; from xlabml.commands.{module} import main; sys.exit(main())'
-    result = subprocess.run(
-        [sys.executable, '-c', code, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    result = processes.run(f'xlabml.commands.{module}', *arguments, folder=folder)
     printed = result.stdout + result.stderr
     assert result.returncode in (0, 1, 2), printed
     assert 'Traceback' not in printed, printed

@@ -5,8 +5,15 @@ import json
 import random
 
 import pytest
+import torch
 
-OUTCOMES = ['winner_model_a', 'winner_model_b', 'winner_tie']
+from xlabml import checkpoints
+from xlabml.errors import SettingsError
+from xlabml.pipelines import RewardModel, TextClassifier
+
+WINNERS = {'a': 'winner_model_a', 'b': 'winner_model_b', 'tie': 'winner_tie'}
+OUTCOMES = list(WINNERS.values())
+COLUMNS = ('prompt', 'response_a', 'response_b')
 
 
 @pytest.fixture(scope='module')
@@ -68,11 +75,45 @@ def test_preferences_are_trained_tested_and_scored(xlab, layout, corpus, tmp_pat
     status, printed = xlab('test', *flags, '--ckpt_path=last')
     assert status == 0, printed
     assert 'swap_error' in printed
-    status, printed = xlab('predict', *flags, '--ckpt_path=last', '--data.predict_split=predict')
+    form = {outcome: f'probabilities.{name}' for name, outcome in WINNERS.items()}
+    submission = ['--predictions.output=said.csv', '--predictions.id=id', f'--predictions.columns={json.dumps(form)}']
+    asked = submission if together == 'true' else []
+    status, printed = xlab('predict', *flags, '--ckpt_path=last', '--data.predict_split=predict', *asked)
     assert status == 0, printed
-    rows = [json.loads(line) for line in (tmp_path / 'logs/version_0/predictions.jsonl').read_text().splitlines()]
+    if asked:
+        with (tmp_path / 'said.csv').open(newline='') as file:
+            said = list(csv.DictReader(file))
+        assert list(said[0]) == ['id', *WINNERS.values()]
+        assert [row['id'] for row in said] == [str(i) for i in range(48, 60)]
+        rows = [{name: float(row[outcome]) for name, outcome in WINNERS.items()} for row in said]
+    else:
+        lines = (tmp_path / 'logs/version_0/predictions.jsonl').read_text().splitlines()
+        rows = [json.loads(line)['probabilities'] for line in lines]
     assert len(rows) == 12
-    assert sum(rows[0]['probabilities'].values()) == pytest.approx(1, abs=1e-5)
+
+    # The pipeline reads the same texts alike; exchanged answers are mirrored.
+    path = checkpoints.find('last', tmp_path)
+    classifier = TextClassifier.load(path)
+    with (layout / 'test.csv').open(newline='') as file:
+        texts = [tuple(json.loads(row[name]) for name in COLUMNS) for row in csv.DictReader(file)]
+    found = classifier.predict(texts)
+    exchanged = classifier.predict([(prompt, b, a) for prompt, a, b in texts])
+    for row, one, other in zip(rows, found, exchanged):
+        assert one.probabilities == pytest.approx(row, abs=2e-6)
+        mirrored = dict(zip(('b', 'tie', 'a'), (other.probabilities[name] for name in ('a', 'tie', 'b'))))
+        assert one.probabilities == mirrored
+    if together == 'true':
+        with pytest.raises(SettingsError, match='no score of an answer alone'):
+            RewardModel.load(path)
+        return
+    rewards = RewardModel.load(path)
+    prompt, *answers = texts[0]
+    u, v = rewards.score(prompt, answers)
+    assert rewards.score(prompt, [answers[1]]) == pytest.approx([v], abs=1e-6)
+    with torch.no_grad():
+        logits = rewards.model.ties(torch.tensor([u - v]))
+        probs = rewards.model.probabilities(logits.log_softmax(-1))[0].tolist()
+    assert probs == pytest.approx([rows[0][name] for name in ('a', 'tie', 'b')], abs=1e-5)
 
 
 def test_what_is_cut_is_shown_and_a_broken_row_is_named(xlab, layout, corpus, tmp_path):

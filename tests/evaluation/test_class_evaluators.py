@@ -204,6 +204,22 @@ def test_what_the_majority_reaches_stands_beside_and_a_report_says_what_to_doubt
     assert 'not clearly below' in two
 
 
+def test_sets_and_answers_that_miss_what_was_asked_for_are_named():
+    outputs = make_outputs(n=400)
+    evaluator = ClassEvaluator(Calibration(3))
+    evaluator.fits = True
+    evaluate(evaluator, outputs)
+    evaluator.fits = False
+    evaluate(evaluator, outputs)
+    assert not any('asked for' in line for line in evaluator.report(['a', 'b', 'c']))
+    # Labels of another time: sets hold fewer of them.
+    evaluate(evaluator, outputs._replace(labels=(outputs.labels + 1) % 3))
+    lines = [line for line in evaluator.report(['a', 'b', 'c']) if 'asked for' in line]
+    assert len(lines) == 1
+    assert 'the sets of classes hold the true one of' in lines[0]
+    assert 'where 90% was asked for' in lines[0]
+
+
 def test_the_majority_answers_with_the_shares_of_the_training_split():
     figures = majority_figures([3.0, 1.0, 0.0], torch.tensor([0, 0, 1, 2]))
     shares = [3 / 4.5, 1 / 4.5, 0.5 / 4.5]

@@ -5,6 +5,8 @@ import torch
 from toy_models import Fixed, Hidden, tiny_language_model
 
 from xlabml import inference
+from xlabml.errors import RequestError
+from xlabml.inference.context import Context
 
 PROMPTS = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([2]), torch.tensor([5, 3, 5])]
 
@@ -149,3 +151,8 @@ def test_gradients_stay_on_for_who_reads_a_stream(model):
 def test_values_out_of_range_are_refused(arguments, options, message):
     with pytest.raises(Exception, match=message):  # a type check may come first
         inference.greedy_search(Fixed([0.0, 1.0]), *arguments, **options)
+
+
+def test_a_prompt_that_is_no_row_of_ids_is_refused(model):
+    with pytest.raises(RequestError, match=r'prompt 0 has the shape \(1, 3\); it must be the ids of one text'):
+        Context(model, [torch.zeros(1, 3, dtype=torch.long)], 2, 8, 'refill')

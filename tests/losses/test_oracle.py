@@ -61,14 +61,16 @@ def test_symmetric_info_nce(similarity):
 
 @pytest.mark.parametrize('relative', [False, True])
 @pytest.mark.parametrize('margin', [0.0, 0.1, -0.1])
-def test_guided_info_nce(relative, margin, monkeypatch):
-    views = random_views(n_examples=8, guide=4)
+@pytest.mark.parametrize('n_negatives', [0, 1])
+def test_guided_info_nce(n_negatives, relative, margin, monkeypatch):
+    views = random_views(n_examples=8, n_negatives=n_negatives, guide=4)
+    has_pairs = not n_negatives  # theirs compares positives with positives, ours with all documents: equal without
     # Its constructor wants tokenizers, which the loss itself does not: the vectors are handed over in their place.
     oracle = theirs.GISTEmbedLoss.__new__(theirs.GISTEmbedLoss)
     torch.nn.Module.__init__(oracle)
     oracle.__dict__.update(
         model='model', guide='guide', temperature=0.05, margin=margin, must_retokenize=False, contrast_anchors=True,
-        contrast_positives=True, gather_across_devices=False, similarity_fct=torch.nn.CosineSimilarity(dim=-1),
+        contrast_positives=has_pairs, gather_across_devices=False, similarity_fct=torch.nn.CosineSimilarity(dim=-1),
         margin_strategy='relative' if relative else 'absolute', cross_entropy_loss=torch.nn.CrossEntropyLoss(),
     )  # fmt: skip
     found = {'model': columns_of(views), 'guide': columns_of(views._replace(vectors=views.guide))}
@@ -76,8 +78,9 @@ def test_guided_info_nce(relative, margin, monkeypatch):
         'sentence_transformers.sentence_transformer.losses.gist_embed.embed_columns',
         lambda model, features: found[model],
     )
-    oracle.compute_loss_from_embeddings = lambda embeddings, labels: oracle([{}, {}], labels)
-    ours = losses.InfoNCE(directions=['q2d', 'q2q', 'd2d'], guide_margin=margin, guide_relative=relative)
+    oracle.compute_loss_from_embeddings = lambda embeddings, labels: oracle([{}] * (2 + n_negatives), labels)
+    directions = ['q2d', 'q2q', *(['d2d'] if has_pairs else [])]
+    ours = losses.InfoNCE(directions=directions, guide_margin=margin, guide_relative=relative)
     assert_equal(ours, views, oracle)
 
 

@@ -1,6 +1,5 @@
 """`xlab-manage describe`: of whole runs, of runs cut off anywhere, of several, and what it refuses."""
 
-import base64
 import json
 import math
 import os
@@ -10,13 +9,22 @@ import sys
 
 import pytest
 import yaml
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from xlabml import reports
 from xlabml.commands.manage import main
-from xlabml.reports.runs import find_folders
+from xlabml.reports.colours import PARTS, TRAIN, VAL
+from xlabml.reports.numbers import duration, milliseconds, number
+from xlabml.reports.panels import NARROW, WIDE, around, heights
+from xlabml.reports.plots import draw_all
+from xlabml.reports.runs import find_folders, read_run
 from xlabml.telemetry import records
 
+VIRIDIS = [to_hex(colormaps['viridis'](place)) for place in (0.15, 0.85)]
 PLOTS = {'loss', 'learning_rate', 'speed', 'step_time', 'shares', 'spectra'}
 
 
@@ -24,7 +32,8 @@ def write_run(folder, n_rows=40, scale=1.0):
     """Rows as a run has them, a validation every tenth."""
     folder.mkdir(parents=True)
     start = {'event': 'start', 'step': 0, 'max_steps': 400, 'task': 'XLabModel', 'parameters': 12345, 'devices': 1}
-    records.append(folder / records.EVENTS, {**start, 'device': 'A <fast> one', 'precision': 'bf16-mixed'})
+    typed = {'command_line': "xlab.py fit 'a b'"}
+    records.append(folder / records.EVENTS, {**start, 'device': 'A <fast> one', 'precision': 'bf16-mixed', **typed})
     for i in range(1, n_rows + 1):
         loss = 2 + 5 * scale * math.exp(-i / 8)
         row = {'step': 10 * i, 'tokens': 1000.0 * i, 'train_loss': loss, 'train_bits_per_byte': loss / 2}
@@ -45,6 +54,18 @@ def write_run(folder, n_rows=40, scale=1.0):
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return write_run(tmp_path / 'logs' / 'version_3')
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """No pictures on the page, where a test is about something else."""
+    monkeypatch.setattr('xlabml.reports.pictures.draw_pictures', lambda runs: [])
+
+
+@pytest.fixture
+def quick(bare, monkeypatch):
+    """One small picture in place of all."""
+    monkeypatch.setattr('xlabml.reports.plots.draw_all', lambda runs: {'loss': Figure((1, 1), dpi=50)})
 
 
 def plots(folder):
@@ -85,32 +106,122 @@ def test_a_run_is_described_in_its_own_folder(run, capsys):
     assert said(printed, 'step time') == '100 ms: data 20, forward 20, backward 20, optimizer 20, other 20'
     assert said(printed, 'val, best') == f'{2.1 + 5 * math.exp(-5):.4f} nats/token, 1.0168 bits/byte at step 400'
     assert said(printed, 'state').endswith('it has no end: it is running, or was killed')
-
-
-def test_every_plot_is_a_picture_with_something_on_it(run):
-    main(['describe', 'last'])
-    for path in (run / 'describe').glob('*.png'):
+    for path in folder.glob('*.png'):
         pixels = imread(path)
         assert min(pixels.shape[:2]) > 200
         assert 0.002 < (pixels[..., :3].min(axis=-1) < 0.9).mean() < 0.9, path.name
 
 
 def test_the_page_needs_nothing_else_and_holds_no_foreign_markup(run):
+    """Pictures are part of it, each for a wide page and for a phone; of the spectra there is a choice."""
+    records.append(run / records.SAMPLES, {'step': 400, 'text': 'a <sample> & more'})
+    (run / 'config.yaml').write_text('# a <note>\ndata: {max_len: 64}\n')
     main(['describe', 'last'])
     page = (run / 'describe' / 'index.html').read_text()
-    assert '://' not in re.sub(r'base64,[^"]*', '', page)
-    sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == len(PLOTS)
-    for source in sources:
-        head, _, data = source.partition(',')
-        assert head == 'data:image/png;base64'
-        assert base64.b64decode(data).startswith(b'\x89PNG')
-    assert 'A &lt;fast&gt; one' in page
-    assert '<fast>' not in page
-    assert not re.search(r'<(script|link|iframe)|url\(|@import', page)
+    assert '://' not in page
+    assert not re.search(r'<(script|link|iframe|img)|url\((?!#)|@import', page)
+    assert page.count('<svg ') == 2 * (len(PLOTS) - 1 + 3)
+    assert page.count('type="radio"') == 3
+    named = re.findall(r' id="([^"]*)"', page)
+    assert len(set(named)) == len(named)
+    assert set(re.findall(r'(?:xlink:href="|url\()#([\w-]+)', page)) <= set(named)
+    for shown in (
+        'A &lt;fast&gt; one',
+        'a &lt;sample&gt; &amp; more',
+        '# a &lt;note&gt;',
+        'xlab.py fit &#x27;a b&#x27;',
+    ):
+        assert shown in page
+    assert not re.search('<(fast|sample|note)>', page)
+    check_darkness(page)
 
 
-def test_what_a_report_says_of_itself_deletes_nothing_of_anyone_elses(run):
+def check_darkness(page):
+    """Each colour of a picture is a variable, which has another value where the page is dark."""
+    _, _, drawn = page.partition('<body>')
+    used = set(re.findall(r'var\(--(\w+)\)', drawn))
+    assert {'ink', 'muted', 'grid', 'train', 'val', 'run0'} <= used
+    light, _, dark = page.partition('prefers-color-scheme: dark')
+    for name in used:
+        assert re.search(f'--{name}: ([^;]*)', light)[1] != re.search(f'--{name}: ([^;]*)', dark)[1]
+    assert set(re.findall('#[0-9a-f]{6}', drawn)) <= {colour.lower() for colour in [*PARTS.values(), *VIRIDIS]}
+
+
+def test_a_comparison_marks_what_differs_and_folds_what_is_equal(run, quick):
+    other = write_run(run.parent / 'version_10', scale=0.5)
+    for folder, lr in ((run, 0.1), (other, 0.2)):
+        optimizer = {'class_path': 'torch.optim.AdamW', 'init_args': {'lr': lr, 'eps': 1e-8}}
+        model = {'class_path': 'xlabml.models.XLabModel', 'init_args': {'optimizer': optimizer}}
+        (folder / 'config.yaml').write_text(yaml.safe_dump({'model': model}))
+    assert main(['describe', 'logs']) == 0
+    page = (run.parent / 'describe-version_3-version_10' / 'index.html').read_text()
+    marked = re.findall('<tr class="differs"><th>(.*?)</th>', page)
+    assert {'val, last', 'model.optimizer.lr'} <= set(marked)
+    assert not {'parameters', 'model.optimizer.eps', 'model'} & set(marked)
+    folded = ''.join(re.findall('<details>.*?</details>', page, re.DOTALL))
+    assert '<th>model.optimizer</th><td>AdamW</td>' in folded
+    assert '<th>parameters</th><td>12,345</td>' in folded
+    assert 'model.optimizer.lr' not in folded
+
+
+def draw(folder, look=WIDE):
+    return draw_all([read_run(folder, 'a run')], look)
+
+
+@pytest.mark.parametrize('look', [WIDE, NARROW])
+def test_a_picture_says_what_when_and_whose_and_cuts_nothing_off(run, look):
+    renderers = {}
+    for name, figure in draw(run, look).items():
+        title = ' '.join(text.get_text() for text in figure.texts)
+        assert 'a run' in title, name
+        assert re.search(r'\d \w{3} 20\d\d', title), name
+        renderer = renderers.setdefault(name, FigureCanvasAgg(figure)).get_renderer()
+        figure.draw(renderer)
+        for part in (*figure.texts, *figure.legends, *figure.axes):
+            box = part.get_tightbbox(renderer)
+            assert min(box.x0, box.y0) >= 0, name
+            assert box.x1 <= figure.bbox.x1, name
+            assert box.y1 <= figure.bbox.y1, name
+        for panel in figure.axes:
+            low, high = panel.get_ylim()
+            assert all(low <= value <= high for value in heights(panel)), name
+            ticks = [tick for tick in panel.get_yticks() if low <= tick <= high]
+            assert len(ticks) >= 2, name
+            assert all(panel.yaxis.get_major_formatter()(tick, None) for tick in ticks)
+    assert len({tuple(figure.axes[0].get_position().intervalx) for figure in draw(run, look).values()}) == 1
+
+
+def test_train_and_val_have_two_colours_and_a_band_where_there_are_rows_for_one(tmp_path):
+    for n_rows, n_bands in ((40, 0), (400, 1)):
+        loss = draw(write_run(tmp_path / f'{n_rows}', n_rows))['loss'].axes[0]
+        assert [line.get_color() for line in loss.lines] == [TRAIN, VAL]
+        assert len(loss.collections) == n_bands
+        (legend,) = loss.figure.legends
+        assert ('10–90 %' in legend.get_texts()[0].get_text()) == bool(n_bands)
+
+
+@pytest.mark.parametrize(
+    'values', [(1.0, 1.6), (1.47, 9.2), (0.3, 0.9), (0.02, 31.0), (1e-6, 1e5), (3.0, 3.1), (-1.0, 2.0)]
+)
+def test_every_range_has_labels(values):
+    panel = Figure().subplots()
+    panel.plot(values)
+    around(panel)
+    low, high = panel.get_ylim()
+    assert 2 <= sum(low <= tick <= high for tick in panel.get_yticks()) <= 12
+
+
+def test_numbers_are_written_as_people_do():
+    assert [number(value) for value in (0.0, 1030.4, 4.1668, 0.00123, 1234567.0, 71.84, -2.5)] == [
+        *('0', '1,030', '4.17', '0.00123', '1,234,567', '71.8', '-2.5')
+    ]
+    assert milliseconds(1.0304) == '1,030 ms'
+    assert [duration(seconds) for seconds in (35.2, 59.7, 307.0, 3599.8, 3900.0, 400_000.0)] == [
+        *('35 s', '1 min 00 s', '5 min 07 s', '1 h 00 min', '1 h 05 min', '4 d 15 h')
+    ]
+
+
+def test_what_a_report_says_of_itself_deletes_nothing_of_anyone_elses(run, quick):
     main(['describe', 'last'])
     folder = run / 'describe'
     marker = json.loads((folder / 'describe.json').read_text())
@@ -125,7 +236,7 @@ def test_what_a_report_says_of_itself_deletes_nothing_of_anyone_elses(run):
     assert (run / records.TRAINING).read_bytes() == log
 
 
-def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, capsys):
+def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, bare, capsys):
     write_run(run.parent / 'version_10', n_rows=25, scale=0.5)
     assert main(['describe', 'logs']) == 0
     folder = run.parent / 'describe-version_3-version_10'
@@ -139,7 +250,7 @@ def test_several_runs_are_laid_over_one_another_in_a_folder_beside_them(run, cap
     assert (run.parent / 'version_10' / 'describe').is_dir()
 
 
-def test_runs_of_the_same_name_are_told_apart(run, tmp_path, capsys):
+def test_runs_of_the_same_name_are_told_apart(run, quick, tmp_path, capsys):
     other = write_run(tmp_path / 'other' / 'logs' / 'version_3')
     assert main(['describe', str(run), str(other), '--output', 'both']) == 0
     names = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith((' ', 'both'))]
@@ -156,7 +267,7 @@ def test_runs_of_the_same_name_are_told_apart(run, tmp_path, capsys):
         (1, 0, b'{"st', set()),
     ],
 )
-def test_a_run_that_was_cut_off_anywhere_is_described(run, capsys, tmp_path, n_rows, n_lines, tail, expected):
+def test_a_run_that_was_cut_off_anywhere_is_described(run, bare, capsys, tmp_path, n_rows, n_lines, tail, expected):
     cut = write_run(tmp_path / 'cut', n_rows)
     path = cut / records.TRAINING
     path.write_bytes(b''.join(path.read_bytes().splitlines(keepends=True)[:n_lines]) + tail)
@@ -169,7 +280,7 @@ def test_a_run_that_was_cut_off_anywhere_is_described(run, capsys, tmp_path, n_r
         assert said(printed, 'val, last') == 'no evaluation yet'
 
 
-def test_losses_that_are_no_numbers_leave_gaps(run, capsys):
+def test_losses_that_are_no_numbers_leave_gaps(run, bare, capsys):
     records.append(run / records.TRAINING, {'step': 410, 'train_loss': math.nan, 'gradient_norm': math.inf})
     records.append(run / records.EVALUATION, {'step': 410, 'command': 'fit', 'val_loss': math.nan})
     assert main(['describe', str(run)]) == 0
@@ -178,15 +289,21 @@ def test_losses_that_are_no_numbers_leave_gaps(run, capsys):
     assert said(printed, 'val, best').endswith('at step 400')
 
 
-def test_a_run_without_lines_is_read_from_its_events(tmp_path, capsys):
+@pytest.mark.parametrize(
+    'tags', [('train_loss', 'tokens_per_second', 'val_loss'), ('loss/train', 'speed/tokens_per_second', 'loss/val')]
+)
+def test_a_run_without_lines_is_read_from_its_events(bare, tmp_path, capsys, tags):
+    """Those of earlier versions, whose tags were the names of the figures, and those of today."""
     from torch.utils.tensorboard import SummaryWriter
+
+    train, speed, val = tags
 
     folder = tmp_path / 'logs' / 'version_0'
     with SummaryWriter(str(folder)) as writer:
         for step in range(1, 5):
-            writer.add_scalar('train_loss', 4 / step, step)
-            writer.add_scalar('tokens_per_second', 100.0, step)
-        writer.add_scalar('val_loss', 1.5, 4)
+            writer.add_scalar(train, 4 / step, step)
+            writer.add_scalar(speed, 100.0, step)
+        writer.add_scalar(val, 1.5, 4)
     assert main(['describe', str(folder)]) == 0
     printed = capsys.readouterr().out
     assert said(printed, 'train, last row') == '1.0000 nats/token at step 4'
@@ -203,7 +320,7 @@ def test_a_run_without_lines_is_read_from_its_events(tmp_path, capsys):
         {'model': {'init_args': ['x']}, 'data': ['a.txt'], 'trainer': [], 'seed_everything': True},
     ],
 )
-def test_settings_of_another_program_are_passed_over(run, capsys, settings):
+def test_settings_of_another_program_are_passed_over(run, quick, capsys, settings):
     (run / records.EVENTS).unlink()
     (run / 'config.yaml').write_text(yaml.safe_dump(settings))
     assert main(['describe', 'last']) == 0
@@ -212,7 +329,7 @@ def test_settings_of_another_program_are_passed_over(run, capsys, settings):
     assert not re.search('^  (data|rows|precision) ', printed, re.MULTILINE)
 
 
-def test_numbers_of_rows_that_are_known_are_said(run, capsys):
+def test_numbers_of_rows_that_are_known_are_said(run, quick, capsys):
     (run / 'config.yaml').write_text(yaml.safe_dump({'data': {'max_len': 512, 'n_vocab': 8192, 'sources': None}}))
     assert main(['describe', 'last']) == 0
     printed = capsys.readouterr().out
@@ -220,7 +337,7 @@ def test_numbers_of_rows_that_are_known_are_said(run, capsys):
     assert said(printed, 'data') == 'the embedded corpus'
 
 
-def test_a_second_report_replaces_the_first_and_nothing_else(run, tmp_path, capsys):
+def test_a_second_report_replaces_the_first_and_nothing_else(run, quick, tmp_path, capsys):
     (run / 'describe').mkdir()
     (run / 'describe' / 'notes.txt').write_text('mine')
     assert main(['describe', str(run)]) == 0
@@ -277,7 +394,7 @@ def test_it_loads_neither_torch_nor_lightning(run):
     assert json.loads((run / 'describe' / 'describe.json').read_text())['runs'] == [str(run)]
 
 
-def test_rows_and_files_that_are_none_of_ours_are_passed_over(run, capsys):
+def test_rows_and_files_that_are_none_of_ours_are_passed_over(run, quick, capsys):
     with (run / records.EVENTS).open('a') as file:
         file.write('{"event": "start", "step": "x", "parameters": [], "time": 5}\n')
     os.mkfifo(run / 'config.yaml')

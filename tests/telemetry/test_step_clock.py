@@ -84,6 +84,8 @@ def test_a_row_has_what_its_steps_did_and_the_next_one_begins_anew():
     flops = 16 * 6 * matrices + 12 * 16 * 4 * (4 * 5 // 2)
     assert row['tflops_per_second'] == pytest.approx(1e-12 * flops / 4)
     assert row['mfu_ratio'] == pytest.approx(1e-12 * flops / 4 / 0.5)
+    one.count_batch(batch)
+    assert one.row(2.0, 4.0, are_tokens=False)['tokens_per_second'] == 2.0  # of two groups, the tokens that were read
     assert row['memory/peak_mib'] >= row['memory/now_mib'] > 10
     assert not [name for name in row if name.endswith('_seconds') and 'mean' not in name]
     one.count_step(None, None)
@@ -139,6 +141,8 @@ def test_on_a_gpu_a_row_has_its_memory_and_only_the_row_waits():
     finally:
         torch.cuda.set_sync_debug_mode(before)
     row = one.row(8.0, 1.0)
+    one.count_batch(batch)
+    assert one.row(2.0, 4.0, are_tokens=False)['tokens_per_second'] == 2.0  # of two groups, the tokens that were read
     assert row['memory/peak_mib'] >= row['memory/now_mib'] > 0
     assert row['clipped_ratio'] == 1
     assert row['tflops_per_second'] > 0

@@ -236,7 +236,7 @@ def _damaged(path: Path) -> DamagedError:
     )
 
 
-def note_old(path: Path) -> None:
+def note_old(path: Path, why: str = 'is from before xlabml wrote checksums') -> None:
     """Say once, on the first rank, that a file is read without being compared."""
     stat = path.stat()
     key = stat.st_dev, stat.st_ino, stat.st_mtime_ns
@@ -244,7 +244,7 @@ def note_old(path: Path) -> None:
     if key not in _noted and is_first_rank:
         _noted.add(key)
         print(
-            f'{path} is from before xlabml wrote checksums: it is read without being compared with one',
+            f'{path} {why}: it is read without being compared with one',
             file=sys.stderr,
             flush=True,
         )

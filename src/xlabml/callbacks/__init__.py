@@ -2,12 +2,15 @@
 
 from .advice import skip_argument
 from .checkpointing import Checkpoints
+from .class_report import ClassReport
 from .collapse import Collapse
 from .compiling import Compiling
 from .curves import Curves
 from .garbage import Garbage
 from .heap import Heap, keep_freed_memory
+from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
+from .notebook import Notebook
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
@@ -18,12 +21,15 @@ from .summary import Summary, attention_lines
 
 __all__ = [
     'Checkpoints',
+    'ClassReport',
     'Collapse',
     'Compiling',
     'Curves',
     'Garbage',
     'Heap',
+    'MetadataTable',
     'NonFinite',
+    'Notebook',
     'Predictions',
     'Progress',
     'SampledText',

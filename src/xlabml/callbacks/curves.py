@@ -218,7 +218,8 @@ class Curves(Callback):
         step = trainer.global_step
         if not self._meter.n_steps:
             return
-        row = {'tokens': self._n_tokens, **self._meter.row(self._n_timed, now - self._since)}
+        speed = self._meter.row(self._n_timed, now - self._since, task.counted.endswith('tokens'))
+        row = {'tokens': self._n_tokens, **speed}
         if self._sums['count']:  # none where all steps were skipped
             row |= {f'train_{name}': value for name, value in task.figures(self._sums).items()}
         row |= {f'learning_rate/{name}': rate for name, rate in self._rates.items()}

@@ -19,7 +19,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+
+from xlabml.telemetry.tags import tag_of
+
+from .charts import draw_charts
 
 _numbers = itertools.count()
 
@@ -27,11 +32,14 @@ _numbers = itertools.count()
 class Events(TensorBoardLogger):
     """Lightning's logger for TensorBoard, with an `EventFile`.
 
+    Figures get the tags of `telemetry.tags`, and the first row a layout of charts.
+
     Attributes:
         give_up: Called with the error after which nothing more is written.
     """
 
     give_up: Callable[[OSError], None] = staticmethod(lambda error: None)
+    _has_charts = False
 
     @property
     @rank_zero_experiment
@@ -45,13 +53,31 @@ class Events(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write a row."""
         with self.experiment.held():
-            super().log_metrics(metrics, step)
+            if not self._has_charts:
+                self._has_charts = True
+                self.experiment._get_file_writer().add_summary(draw_charts(metrics), 0)
+            super().log_metrics({tag_of(name): value for name, value in metrics.items()}, step)
+
+    @rank_zero_only
+    def log_settings(self, settings: Mapping[str, str | float], monitor: str) -> None:
+        """Describe the run in the tab HPARAMS.
+
+        Args:
+            settings: Plain values, by dotted names.
+            monitor: The figure that the runs are compared by.
+        """
+        with self.experiment.held():
+            for summary in hparams(dict(settings), {tag_of(monitor): 0.0}):
+                self.experiment._get_file_writer().add_summary(summary, 0)
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush, and write hyper-parameters if there are any."""
+        """Flush, and write `hparams.yaml` where a callback has logged hyper-parameters."""
         try:
-            super().save()
+            if self.hparams:
+                super().save()
+            else:
+                self.experiment.flush()
         except OSError as error:
             self.give_up(error)
 

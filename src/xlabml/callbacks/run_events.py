@@ -1,5 +1,7 @@
 """The events of a run in `run.jsonl`: its start, with a description, and its end."""
 
+import shlex
+import sys
 from importlib import metadata
 
 import lightning.pytorch as L
@@ -37,6 +39,7 @@ def describe_start(
         'peak_is': how,
         'torch': torch.__version__,
         'xlabml': metadata.version('xlabml'),
+        'command_line': shlex.join(sys.argv),
     }
 
 

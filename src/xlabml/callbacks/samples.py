@@ -10,12 +10,14 @@ from torch.distributed.tensor import DTensor
 
 from xlabml import inference
 from xlabml.engine import Callback, Run, Task
+from xlabml.telemetry import records
+from xlabml.telemetry.tags import as_markdown
 
 from .compiling import eagerly
 
 
 class SampledText(Callback):
-    """Sample a text at every validation of a task that generates, and log it where the logger takes text.
+    """Sample a text at every validation of a task that generates: into `samples.jsonl`, and to loggers that take text.
 
     Args:
         prompt: The beginning of the text; empty: the start of a document.
@@ -45,6 +47,12 @@ class SampledText(Callback):
         self.top_k = top_k
         self.top_p = top_p
         self.newest = ''
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        folder = Run.of(trainer).folder
+        if trainer.is_global_zero and folder is not None:
+            with contextlib.suppress(OSError):  # the curves say that the disk refuses them
+                records.drop_after(folder / records.SAMPLES, trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if (
@@ -85,10 +93,14 @@ class SampledText(Callback):
         if not trainer.is_global_zero:
             return
         self.newest = tokenizer.decode([*prompt, *ids.tolist()])
+        run = Run.of(trainer)
+        if run.folder is not None and not run.is_trial:
+            with contextlib.suppress(OSError):
+                records.append(run.folder / records.SAMPLES, {'step': trainer.global_step, 'text': self.newest})
         for logger in trainer.loggers:
             add_text = getattr(getattr(logger, 'experiment', None), 'add_text', None)
             if add_text is not None:
-                add_text('sample', self.newest, trainer.global_step)
+                add_text('sample', as_markdown(self.newest), trainer.global_step)
 
 
 class _InStep(nn.Module):

@@ -20,6 +20,7 @@ from xlabml.evaluation import (
 )
 from xlabml.evaluation.ranking import Metric
 from xlabml.pipelines import TextEmbedder
+from xlabml.pipelines.reranking import require_one_vector
 
 _OWN = 'vectors'
 
@@ -53,10 +54,16 @@ class SearchTable(Callback):
         self._others: dict[str, TextEmbedder] = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._retrieval(pl_module) is None:
+        retrieval = self._retrieval(pl_module)
+        if retrieval is None:
             raise ValueError(
                 'the callback SearchTable reads the vectors of the evaluator Retrieval, and the model has none; add '
                 'xlabml.evaluation.Retrieval to model.evaluators, or leave the callback out'
+            )
+        if retrieval.scores is not None:
+            raise ValueError(
+                'the callback SearchTable compares one vector a text, and model.pooling makes several (TokenVectors); '
+                'leave the callback out: the evaluator Retrieval has the figures'
             )
         if not isinstance(self._groups(trainer), Groups):
             raise ValueError(
@@ -65,6 +72,8 @@ class SearchTable(Callback):
             )
         if trainer.is_global_zero:
             self._others = {name: TextEmbedder.load(path) for name, path in self.beside.items()}
+            for name, other in self._others.items():
+                require_one_vector(other, f'{self.beside[name]}, in beside of the callback SearchTable,')
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         retrieval = self._retrieval(pl_module)

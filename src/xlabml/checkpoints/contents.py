@@ -14,6 +14,8 @@ from torch import Tensor
 from xlabml.errors import CheckpointError
 from xlabml.plain import Plain, PlainDict
 
+from .merging import has_adapters, merge_weights, without_adapters
+
 FORMAT = 'xlabml_format'
 WEIGHTS = 'state_dict'
 TRAINED_WEIGHTS = 'current_model_state'
@@ -142,6 +144,21 @@ class Contents(NamedTuple):
             dict(checkpoint.get(REMOVED, {})),
         )
 
+    def merged(self) -> 'Contents':
+        """The same with adapters (LoRA) merged into the weights that they belong to, and none in the arguments.
+
+        Raises:
+            ValueError: A tensor of an adapter is missing, or does not fit.
+        """
+        if not has_adapters(self.weights):
+            return self
+        network = self.network
+        return self._replace(
+            task=self.task._replace(arguments=without_adapters(self.task.arguments)),
+            network=None if network is None else network._replace(arguments=without_adapters(network.arguments)),
+            weights=merge_weights(self.weights),
+        )
+
     @property
     def step(self) -> int:
         """Optimizer steps made."""
@@ -192,6 +209,17 @@ class Contents(NamedTuple):
 def _text(value: object) -> str | None:
     """A text that is not empty; None for anything else."""
     return value if isinstance(value, str) and value else None
+
+
+def is_of_lightning(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether Lightning's own Trainer has saved a task of ours: without our format number, which our writer adds."""
+    task = checkpoint.get(TASK)
+    return VERSION in checkpoint and WEIGHTS in checkpoint and isinstance(task, Mapping) and CLASS in task
+
+
+def without_loops(checkpoint: Mapping[str, Any]) -> Saved:
+    """A checkpoint without the progress of Lightning's loops, for which the step stands."""
+    return {name: value for name, value in checkpoint.items() if name != LOOPS}
 
 
 def imported(

@@ -14,7 +14,7 @@ from xlabml.artifacts.hashes import hash_file
 from xlabml.errors import CheckpointError
 from xlabml.finite import find_nonfinite
 
-from .contents import EXPORTED, Contents
+from .contents import CLASS, EXPORTED, NETWORK, TASK, Contents
 from .reading import METADATA, TOKENIZER, read
 from .writing import header, part_of
 
@@ -77,8 +77,13 @@ def write_export(checkpoint: Mapping[str, Any], path: Path, target: Path | None,
         target: The file to write; None: beside the path.
         replace: Whether a file that is there is replaced.
     """
-    contents = Contents.of(checkpoint)
+    saved = Contents.of(checkpoint)
+    contents = saved.merged()
     values = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
+    if contents is not saved:
+        values[TASK] = {**contents.task.arguments, CLASS: contents.task.class_path}
+        if contents.network is not None:
+            values[NETWORK] = contents.network.settings()
     try:
         checksum = {checksums.EXPORT_KEY: checksums.EXPORT_VALUE}
         metadata = {METADATA: json.dumps({**header(), **checksum, **values}, sort_keys=True)}

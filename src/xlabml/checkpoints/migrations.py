@@ -11,6 +11,9 @@ from xlabml.moved import without_removed
 
 from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
 
+FIRST = 1
+"""The oldest format that is read."""
+
 FORMAT = 4
 """The format that this version writes."""
 

@@ -17,7 +17,7 @@ from xlabml.moved import why_removed
 from xlabml.untrusted.archive import check_archive
 
 from . import migrations, schema
-from .contents import DATA_STATE, FORMAT, WEIGHTS, Contents, Saved
+from .contents import DATA_STATE, FORMAT, WEIGHTS, Contents, Saved, is_of_lightning, without_loops
 from .contents import TOKENIZER as TOKENIZER_KEY
 
 TOKENIZER = f'{DATA_STATE}.{TOKENIZER_KEY}'
@@ -98,7 +98,9 @@ def _read(path: Path, map_location: str | torch.device, mmap: bool = False) -> S
     else:
         raise CheckpointError(f'{path} is no checkpoint; {_REMEDY}')
     checkpoint = _migrate(found, path)
-    if not has_checksum:
+    if not has_checksum and isinstance(found, dict) and is_of_lightning(found) and FORMAT not in found:
+        checksums.note_old(path, "was saved by Lightning's own Trainer, which writes no checksum")
+    elif not has_checksum:
         checksums.note_old(path)
     return checkpoint
 
@@ -154,8 +156,14 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> object:
 def _migrate(found: object, path: Path) -> Saved:
     checkpoint: Saved = found if isinstance(found, dict) else {}
     number = checkpoint.get(FORMAT)
+    if number is None and is_of_lightning(checkpoint):
+        checkpoint = without_loops(checkpoint)
+        number = migrations.FIRST  # every step leaves what is of today as it is
     if not isinstance(number, int) or isinstance(number, bool):
-        raise CheckpointError(f'{path} is no checkpoint of xlabml: it has no format number; {_REMEDY}')
+        raise CheckpointError(
+            f'{path} is no checkpoint of xlabml: it has no format number, and is not of a task of xlabml that '
+            f"Lightning's own Trainer has saved; {_REMEDY}"
+        )
     if number > migrations.FORMAT:
         raise CheckpointError(
             f'{path} has format {bounds.shown(number)}, and this version of xlabml reads formats '

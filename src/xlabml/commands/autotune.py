@@ -8,6 +8,7 @@ import lightning.pytorch as L
 import torch
 
 from xlabml import settings
+from xlabml.batches import Batch
 from xlabml.callbacks import Stopping
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import step_is_over
@@ -18,6 +19,9 @@ from .parsing import Settings
 from .trainer import Trainer
 
 _MOST_SIZES = 6
+_LEAST_CHUNK = 512
+"""Slots of the smallest chunk of groups that is tried."""
+
 _WINDOWS = 4
 """Optimizer steps of two micro-batches each; the first warms up, and leaves gradients and the optimizer's state."""
 
@@ -57,7 +61,7 @@ def tune(config: Parsed) -> int:
         config: The settings of `fit`, as plain values.
 
     Returns:
-        The value of data.device_batch_tokens with the most tokens per second.
+        The value of data.device_batch_tokens with the most tokens, or groups, per second.
 
     Raises:
         UsageError: There is nothing to choose, there are several devices, or no size fits into memory.
@@ -72,29 +76,30 @@ def tune(config: Parsed) -> int:
             f'--autotune measures rows, and {type(built.examples).__name__} has steps of several formats; set '
             'data.device_batch_tokens to what fits into memory'
         )
-    if built.examples.sized_by == 'groups':
-        raise UsageError(
-            f'--autotune measures rows, and the examples of {type(built.examples).__name__} are groups, the texts of a '
-            'step compared with one another; set data.device_batch_tokens to what fits into memory'
-        )
-    print(f'{"device_batch_tokens":>20}{"ms":>10}{"tokens/s":>12}{"peak memory":>14}', flush=True)
+    are_groups = built.examples.sized_by == 'groups'
+    unit = 'groups/s' if are_groups else 'tokens/s'
+    print(f'{"device_batch_tokens":>20}{"ms":>10}{unit:>12}{"peak memory":>14}', flush=True)
     rates: dict[int, float] = {}
-    for size in sizes(data['batch_tokens'], data['max_len']):
+    candidates = chunk_sizes(data['max_len']) if are_groups else sizes(data['batch_tokens'], data['max_len'])
+    for size in candidates:
         try:
-            seconds = measure(config, size)
+            seconds, n_rows = measure(config, size, are_groups)
         except RuntimeError as error:
             if 'memory' not in str(error):
                 raise
             seconds = None
+            n_rows = 0
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if seconds is None:
             print(f'{size:20,}   out of memory', flush=True)
             break
-        rates[size] = size / seconds
+        rates[size] = (data['batch_groups'] if are_groups else size) / seconds
         peak = f'{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB' if torch.cuda.is_available() else '-'
         print(f'{size:20,}{1000 * seconds:10.1f}{rates[size]:12,.0f}{peak:>14}', flush=True)
+        if are_groups and n_rows == 1:
+            break  # a larger chunk would hold the same texts
     if not rates:
         raise UsageError(
             f'not even data.device_batch_tokens={size} fits into memory; make the model or max_len smaller'
@@ -120,20 +125,29 @@ def sizes(batch_tokens: int, max_len: int) -> list[int]:
     return [count * max_len for count in sorted(counts)[-_MOST_SIZES:]]
 
 
-def measure(config: Parsed, size: int) -> float:
+def chunk_sizes(max_len: int) -> list[int]:
+    """Slots of a chunk of groups, ascending: all texts of a step are compared, whatever a chunk holds."""
+    first = max(max_len, _LEAST_CHUNK)
+    return [first * 2**i for i in range(_MOST_SIZES)]
+
+
+def measure(config: Parsed, size: int, are_groups: bool = False) -> tuple[float, int]:
     """Seconds that a micro-batch of `size` slots takes, the shortest of a few, its data included.
+
+    Args:
+        are_groups: Whether the examples are groups: then it is a whole step, in chunks of `size` slots.
+
+    Returns:
+        The seconds, and the rows (chunks) of the last batch.
 
     Raises:
         UsageError: The run is to have several devices.
         RuntimeError: Among others, if memory runs out.
         SystemExit: A signal has ended it.
     """
-    own = {
-        'batch_tokens': 2 * size,
-        'device_batch_tokens': size,
-        'max_source_epochs': None,
-        'held_out': None,
-    }
+    own = {'device_batch_tokens': size, 'max_source_epochs': None, 'held_out': None}
+    if not are_groups:
+        own['batch_tokens'] = 2 * size
     data = XLabDataModule(**settings.build_arguments(XLabDataModule, {**config['data'], **own}))
     task = settings.find_class(config['model']['class_path'])
     model = task(**settings.build_arguments(task, config['model'].get('init_args') or {}))
@@ -163,21 +177,31 @@ def measure(config: Parsed, size: int) -> float:
     if stopping.status:
         print('interrupted while it measured; nothing was trained', file=sys.stderr)
         raise SystemExit(stopping.status)
-    return min(stopwatch.taken)
+    return min(stopwatch.taken), stopwatch.n_rows
 
 
 class _Stopwatch(L.Callback):
-    """Takes the time of the first micro-batch of each optimizer step, and ends the run after a few."""
+    """Takes the time of the first micro-batch of each optimizer step, and ends the run after a few.
+
+    Where a step is one batch, that of the whole step, but for the first.
+    """
 
     def __init__(self) -> None:
         self.taken: list[float] = []
+        self.n_rows = 0
         self._last = 0.0
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, *_: object
+    ) -> None:
         if pl_module.device.type == 'cuda':
             torch.cuda.synchronize(pl_module.device)
         now = time.perf_counter()
-        if not step_is_over(trainer) and trainer.global_step:
+        is_first = not step_is_over(trainer) and trainer.global_step > 0
+        is_whole = trainer.accumulate_grad_batches == 1 and trainer.global_step > 1
+        if isinstance(batch, Batch):
+            self.n_rows = len(batch.ids)
+        if is_first or is_whole:
             self.taken.append(now - self._last)
         self._last = now
         if trainer.global_step >= _WINDOWS:

@@ -79,6 +79,8 @@ def build(
         task = cls(**build_arguments(cls, model.get('init_args') or {}))
         task.facts.update(settings.facts)
         made = settings.parser.instantiate_classes(values)
+    if settings.command != 'predict':
+        task.open_files()
     initialized = None if settings.initial is None else _begin_with(settings.initial, task, data)
     if settings.resumed is not None:
         with naming(str(settings.resumed.found.path)):
@@ -124,7 +126,7 @@ def _build_trainer(
         made: The settings of the trainer, and the callbacks of the groups.
     """
     values: dict[str, Any] = vars(made.trainer)
-    own = Own(made.checkpoint, made.curves, made.spikes, Predictions())
+    own = Own(made.checkpoint, made.curves, made.spikes, made.predictions)
     if values['logger'] is True:
         values['logger'] = _logger(settings, claimed)
     if values['enable_checkpointing'] is False:
@@ -143,7 +145,7 @@ def _build_trainer(
         written.pop('init_from', None)  # no other command takes it, and the checkpoints have the weights
         saved.append(SavedSettings(settings.parser.dump(written, skip_none=False), claimed.path))
     of_groups = [made[name] for name in CALLBACKS]
-    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, own.predictions, *saved, *of_groups]})
+    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, *saved, *of_groups]})
     own.checkpoints.continues = settings.choice.run is not None
     if claimed is not None:
         trainer.run.folder = claimed.path

@@ -18,9 +18,10 @@ def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
     task = tasks.add_parser(
         'import-checkpoint',
         help='make a checkpoint of a folder of sentence-transformers',
-        description='Read a folder that sentence-transformers or transformers saved (BERT, RoBERTa, DistilBERT; '
-        'weights as safetensors, a tokenizer.json) and write it as a file of ours, an exported text encoder. Nothing '
-        'in the folder is executed. Where sentence-transformers is installed, its vectors are compared with ours.',
+        description='Read a folder that sentence-transformers or transformers saved (BERT, RoBERTa, DistilBERT, '
+        'ModernBERT; weights as safetensors, a tokenizer.json) and write it as a file of ours, an exported text '
+        'encoder. Nothing in the folder is executed. Where sentence-transformers is installed, its vectors are '
+        'compared with ours.',
     )
     task.add_argument('folder', metavar='FOLDER', type=Path, help='what was saved')
     task.add_argument('output', metavar='OUT', type=Path, help='the file to write, as safetensors')
@@ -29,13 +30,22 @@ def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
     task = tasks.add_parser(
         'export-encoder',
         help='make a folder for sentence-transformers of a text encoder',
-        description="Write a text encoder of BERT's shape as a folder that sentence-transformers loads without code of "
-        'ours. Its vectors are compared with those of the checkpoint, by sentence-transformers where that is '
-        'installed. An encoder of another shape is refused with the settings that are in the way.',
+        description="Write a text encoder of BERT's or ModernBERT's shape as a folder that sentence-transformers loads "
+        'without code of ours. Its vectors are compared with those of the checkpoint, by sentence-transformers where '
+        'that is installed. An encoder of another shape is refused with the settings that are in the way.',
     )
     task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of an embedder")
     task.add_argument('folder', metavar='FOLDER', type=Path, help='what is made')
     task.set_defaults(run=export_encoder)
+    task = tasks.add_parser(
+        'export-onnx',
+        help='make an ONNX graph of a text encoder',
+        description='Write a text encoder as a folder with an ONNX graph of padded batches and its tokenizer. The '
+        'vectors of the graph are compared with those of the checkpoint, by onnxruntime. Needs the extra `onnx`.',
+    )
+    task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of an embedder")
+    task.add_argument('folder', metavar='FOLDER', type=Path, help='what is made')
+    task.set_defaults(run=export_graph)
 
 
 def import_checkpoint(options: argparse.Namespace) -> None:
@@ -45,8 +55,9 @@ def import_checkpoint(options: argparse.Namespace) -> None:
     with typed_paths():
         made = import_folder(options.folder, options.output, options.max_len)
     network = made.network
+    n_layers = len(network.list_blocks())
     print(
-        f'a text encoder: {network.trunk.n_layers} layers of {network.trunk.d_model}, {len(made.tokenizer):,} tokens, '
+        f'a text encoder: {n_layers} layers of {network.trunk.d_model}, {len(made.tokenizer):,} tokens, '
         f'vectors of {network.d_vector}, texts of up to {network.max_len} tokens'
     )
     if made.unused:
@@ -69,3 +80,17 @@ def export_encoder(options: argparse.Namespace) -> None:
         with checkpoints.naming_another(options.ckpt, path):
             made = export_folder(path, options.folder)
     print(f'{made.folder}\n{describe_difference(made.difference)}')
+
+
+def export_graph(options: argparse.Namespace) -> None:
+    """Write the graph, and say what the comparison found."""
+    from xlabml import checkpoints
+    from xlabml.conversion.checking import TEXTS
+    from xlabml.conversion.importing import TASK
+    from xlabml.conversion.onnx_export import export_onnx
+
+    with typed_paths():
+        path = checkpoints.find(options.ckpt, Path(), TASK)
+        with checkpoints.naming_another(options.ckpt, path):
+            made = export_onnx(path, options.folder)
+    print(f'{made.folder}\nsame vectors by onnxruntime, to {made.difference:.0e} ({len(TEXTS)} texts)')

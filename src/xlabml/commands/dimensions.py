@@ -41,6 +41,7 @@ def add_task(tasks: '_SubParsersAction[Parser]') -> None:
 def draw_dimensions(options: argparse.Namespace) -> None:
     """Print a line for each number of channels, and write the picture."""
     from xlabml.pipelines import TextEmbedder
+    from xlabml.pipelines.reranking import require_one_vector
     from xlabml.reports.maps import save_map
     from xlabml.reports.search_curve import draw_curve
 
@@ -50,6 +51,7 @@ def draw_dimensions(options: argparse.Namespace) -> None:
         if not options.output.parent.is_dir():
             raise FileNotFoundError(f'there is no folder {options.output.parent} to write a picture to; make it first')
         embedder = TextEmbedder.load(options.ckpt, options.device)
+        require_one_vector(embedder, options.ckpt)
         dims = _choose(options.dims, embedder.model.d_vector)
         pairs = read_pairs(options.file, options.anchor, options.positive)[: options.most]
     found = recalls(embedder, pairs, dims)

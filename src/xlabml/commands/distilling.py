@@ -45,12 +45,14 @@ def distill(options: argparse.Namespace) -> None:
     from xlabml import checkpoints
     from xlabml.pipelines import TextEmbedder
     from xlabml.pipelines.distilling import distill, save
+    from xlabml.pipelines.reranking import require_one_vector
 
     from .corpus import Corpus
 
     with typed_paths():
         checkpoints.check_target(options.output)
         embedder = TextEmbedder.load(options.ckpt, options.device)
+        require_one_vector(embedder, options.ckpt)
         texts = [
             text
             for column in dict.fromkeys(options.column)

@@ -1,6 +1,7 @@
 """`xlab-infer CKPT --embed FILE` and `--search CORPUS QUERY`: texts of files become vectors, and are found by them."""
 
 import argparse
+import json
 import sys
 from itertools import islice
 from pathlib import Path
@@ -8,20 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xlabml import paths
+from xlabml import artifacts, paths
 from xlabml.artifacts.hashes import hash_file, short_hash
 from xlabml.errors import DataError
 from xlabml.pipelines import Calibration, TextEmbedder, find_nearest
-from xlabml.pipelines.embedder import Plan, find_embedder
+from xlabml.pipelines.embedder import find_embedder
 from xlabml.pipelines.quantization import VectorType, quantize
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 from xlabml.pipelines.vector_files import Stamp, VectorFile
 
 from .corpus import Corpus, Scan
-from .errors import UsageError, typed_paths
+from .errors import UsageError, typed_paths, usage_errors
 from .output import visible
 
 if TYPE_CHECKING:
+    from xlabml.data.store.cluster import Cluster
     from xlabml.pipelines.approximate import ApproximateIndex
 
 _SAMPLE = 1024
@@ -79,8 +81,42 @@ def embed(options: argparse.Namespace) -> None:
     with typed_paths():
         if output.exists():
             raise FileExistsError(f'{output} is there already; delete it, or choose another --output')
+        cluster = open_cluster(options)
         job = Job.open(options, Corpus(options.embed, options.column))
-        print(write_vectors(job, output, options.dtype, None, f'sha256 of {job.corpus.name}'))
+        hashed = f'sha256 of {job.corpus.name}'
+        if cluster is None:
+            print(write_vectors(job, output, options.dtype, None, hashed))
+            return
+        from .embedding_shards import write_by_tasks
+
+        print(write_by_tasks(job, output, options.dtype, hashed, cluster))
+
+
+def open_cluster(options: argparse.Namespace) -> 'Cluster | None':
+    """What runs the tasks of --engine; None: this process embeds.
+
+    Raises:
+        UsageError: A package is missing, or a number is out of range.
+    """
+    if options.engine is None:
+        return None
+    folder = options.shared_folder or str(Path(options.output).absolute().with_name(f'.{Path(options.output).name}.d'))
+    if '://' in folder:
+        raise UsageError(f'--shared-folder is {folder}; give a path that all machines see')
+    try:
+        from xlabml.data.store import cluster
+
+        if options.engine == 'ray':
+            import ray  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f'--engine {options.engine} needs the packages of the extra cluster ({error}): '
+            "pip install 'xlabml[cluster]'"
+        ) from error
+    with usage_errors():
+        if options.engine == 'slurm':
+            return cluster.Slurm(folder, options.tasks, partition=options.partition)
+        return (cluster.Ray if options.engine == 'ray' else cluster.Local)(folder, options.tasks)
 
 
 def search(options: argparse.Namespace) -> None:
@@ -133,7 +169,15 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
 
 
-def write_vectors(job: Job, output: Path, kind: VectorType, normalize: bool | None, hashed: str) -> str:
+def write_vectors(
+    job: Job,
+    output: Path,
+    kind: VectorType,
+    normalize: bool | None,
+    hashed: str,
+    rows: tuple[int, int] | None = None,
+    calibration: Calibration | None = None,
+) -> str:
     """Write the vectors of a corpus to a file, resuming one that was begun.
 
     Args:
@@ -142,6 +186,8 @@ def write_vectors(job: Job, output: Path, kind: VectorType, normalize: bool | No
         kind: What they are in.
         normalize: Whether they are brought to length 1; None: as the model was trained.
         hashed: What messages call the hash of the corpus.
+        rows: The first and the one behind the last, of a corpus that is not written whole; None: all.
+        calibration: For int8; None: of a sample of the corpus, kept beside the file.
 
     Returns:
         What was written, in a line.
@@ -151,9 +197,38 @@ def write_vectors(job: Job, output: Path, kind: VectorType, normalize: bool | No
         DataError: The corpus, the checkpoint or an option is not what the file was begun with, or the corpus changes
             meanwhile.
     """
-    embedder, ckpt, corpus, scan, prompt, options = job
+    embedder, _, corpus, scan, prompt, options = job
+    first, end = rows or (0, scan.n_texts)
     plan = embedder.plan(prompt, options.dim, normalize, options.batch_tokens)
-    d = embedder.d_vector(plan)
+    with open_vectors(job, output, kind, normalize, hashed, rows) as file:
+        resumed = file.n_done
+        if kind == 'int8' and calibration is None:
+            calibration = calibrate(job, output, normalize, is_new=not resumed)
+        n_cut = file.counts.get('texts cut', 0)
+        # Of all texts one more than wanted is read, to see that there is none.
+        rest = islice(corpus.texts(), first + resumed, None if rows is None else end)
+        for vectors in embedder.stream(rest, plan, options.processes or 1, None, end - first - resumed):
+            file.counts['texts cut'] = n_cut + embedder.cut.n_cut
+            if file.n_done + len(vectors) > end - first:
+                raise DataError(f'{corpus.name} became longer while it was read; delete what was begun, and start anew')
+            file.append(quantize(vectors, kind, calibration))
+        if rows is None:
+            require_same(job)
+        file.finish()
+    return describe_written(job, output, kind, file.counts.get('texts cut', 0), resumed)
+
+
+def open_vectors(
+    job: Job,
+    output: Path,
+    kind: VectorType,
+    normalize: bool | None,
+    hashed: str,
+    rows: tuple[int, int] | None = None,
+) -> VectorFile:
+    """The file of a corpus's vectors, new or begun; arguments and errors as of `write_vectors`."""
+    embedder, ckpt, _, scan, prompt, options = job
+    d = embedder.d_vector(embedder.plan(prompt, options.dim, normalize, options.batch_tokens))
     stamp: Stamp = {
         hashed: scan.sha256,
         'texts': scan.n_texts,
@@ -162,26 +237,31 @@ def write_vectors(job: Job, output: Path, kind: VectorType, normalize: bool | No
         '--document-prompt': prompt,
         '--dim': options.dim,
         '--dtype': kind,
+        **({} if rows is None else {'rows': f'{rows[0]} to {rows[1]}'}),
     }
     columns, dtype = _stored_as(d, kind)
-    with VectorFile(output, (scan.n_texts, columns), dtype, stamp) as file:
-        resumed = file.n_done
-        calibration = _calibration(job, output, plan, is_new=not resumed) if kind == 'int8' else None
-        n_cut = file.counts.get('texts cut', 0)
-        rest = islice(corpus.texts(), resumed, None)
-        for vectors in embedder.stream(rest, plan, options.processes or 1, None, scan.n_texts - resumed):
-            file.counts['texts cut'] = n_cut + embedder.cut.n_cut
-            if file.n_done + len(vectors) > scan.n_texts:
-                raise DataError(f'{corpus.name} became longer while it was read; delete what was begun, and start anew')
-            file.append(quantize(vectors, kind, calibration))
-        if corpus.sha256() != scan.sha256:
-            raise DataError(f'{corpus.name} changed while it was read; delete what was begun, and start anew')
-        file.finish()
-    if n_cut := file.counts.get('texts cut', 0):
-        n = scan.n_texts
-        print(f'{n_cut:,} of {n:,} texts were cut at {embedder.model.max_len} tokens', file=sys.stderr)
+    first, end = rows or (0, scan.n_texts)
+    return VectorFile(output, (end - first, columns), dtype, stamp)
+
+
+def require_same(job: Job) -> None:
+    """Refuse a corpus that is not what it was when work began.
+
+    Raises:
+        DataError: Its hash is another one.
+    """
+    if job.corpus.sha256() != job.scan.sha256:
+        raise DataError(f'{job.corpus.name} changed while it was read; delete what was begun, and start anew')
+
+
+def describe_written(job: Job, output: Path, kind: VectorType, n_cut: int, resumed: int) -> str:
+    """What was written, in a line; how many texts were cut goes to standard error."""
+    n = job.scan.n_texts
+    if n_cut:
+        print(f'{n_cut:,} of {n:,} texts were cut at {job.embedder.model.max_len} tokens', file=sys.stderr)
     again = f', {resumed:,} of them by an earlier process' if resumed else ''
-    return f'{output}: {scan.n_texts:,} vectors of {d} as {kind}{again}'
+    d = job.options.dim or job.embedder.model.d_vector
+    return f'{output}: {n:,} vectors of {d} as {kind}{again}'
 
 
 def _stored_as(d: int, kind: VectorType) -> tuple[int, str]:
@@ -195,10 +275,11 @@ def _stored_as(d: int, kind: VectorType) -> tuple[int, str]:
     return stored[kind]
 
 
-def _calibration(job: Job, output: Path, plan: Plan, is_new: bool) -> Calibration:
+def calibrate(job: Job, output: Path, normalize: bool | None, is_new: bool) -> Calibration:
     """Of texts that are spread evenly over the corpus; kept beside the vectors."""
     path = output.with_name(f'{output.name}.calibration.npy')
     if is_new:
+        plan = job.embedder.plan(job.prompt, job.options.dim, normalize, job.options.batch_tokens)
         n_texts = job.scan.n_texts
         n = min(_SAMPLE, n_texts)
         sample = job.corpus.pick([i * n_texts // n for i in range(n)])
@@ -218,7 +299,7 @@ def _cached(job: Job) -> Path:
 
 
 def _approximate(cached: Path, vectors: np.ndarray) -> 'ApproximateIndex':
-    """The index of cached vectors, kept beside them; says how much of the exact search it finds."""
+    """The index of cached vectors; says how much of the exact search it finds. Both are kept beside the vectors."""
     from xlabml.pipelines.approximate import ApproximateIndex
 
     path = cached.with_suffix('.faiss')
@@ -227,8 +308,26 @@ def _approximate(cached: Path, vectors: np.ndarray) -> 'ApproximateIndex':
     else:
         index = ApproximateIndex.build(vectors)
         index.save(path)
-    print(f'approximate search: {index.recall(vectors):.1%} of the ten nearest by exact search', file=sys.stderr)
+    recall = _known_recall(path)
+    if recall is None:
+        recall = index.recall(vectors)
+        artifacts.write_text(_measured(path), json.dumps({'recall': recall, 'of': hash_file(path)}) + '\n')
+    print(f'approximate search: {recall:.1%} of the ten nearest by exact search', file=sys.stderr)
     return index
+
+
+def _measured(index: Path) -> Path:
+    """The file of what was measured of an index."""
+    return index.with_name(f'{index.name}.json')
+
+
+def _known_recall(index: Path) -> float | None:
+    """What was measured of an index before; None: nothing, or it was of another."""
+    try:
+        known = json.loads(_measured(index).read_bytes())
+        return float(known['recall']) if known['of'] == hash_file(index) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _in_a_line(text: str) -> str:

@@ -12,7 +12,14 @@ _OF_BOTH: dict[str, tuple[str, str | int | None]] = {
     'batch_tokens': ('--batch-tokens', None),
     'processes': ('--processes', None),
 }
-_OF_EMBED: dict[str, tuple[str, str | int | None]] = {'output': ('--output', None), 'dtype': ('--dtype', 'float32')}
+_OF_EMBED: dict[str, tuple[str, str | int | None]] = {
+    'output': ('--output', None),
+    'dtype': ('--dtype', 'float32'),
+    'engine': ('--engine', None),
+    'tasks': ('--tasks', None),
+    'partition': ('--partition', None),
+    'shared_folder': ('--shared-folder', None),
+}
 _OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
     'results': ('--results', 10),
     'hybrid': ('--hybrid', None),
@@ -39,6 +46,14 @@ def add(parser: Parser) -> None:
         choices=('float32', 'float16', 'int8', 'binary'),
         help='of --embed: of the vectors (default: float32)',
     )
+    option(
+        '--engine',
+        choices=('local', 'ray', 'slurm'),
+        help='of --embed: share the corpus out among tasks of an executor of datatrove, the extra `cluster`',
+    )
+    option('--tasks', type=count(most=1_000_000), metavar='N', help='of --engine: how many (default: one a shard)')
+    option('--partition', metavar='NAME', help='of --engine slurm: where the tasks run')
+    option('--shared-folder', metavar='PATH', help='of --engine: for the shards (default: beside --output)')
     option('--results', type=count(), metavar='N', help='of --search: how many texts (default: 10)')
     option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
     option(
@@ -87,6 +102,13 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error(f'{options.prompt!r} would have no effect: --embed takes no PROMPT')
     if embeds and options.output is None:
         parser.error('--embed needs --output PATH, the file to write')
+    for name in ('tasks', 'partition', 'shared_folder'):
+        if getattr(options, name) is not None and options.engine is None:
+            parser.error(f'{_OF_EMBED[name][0]} would have no effect without --engine')
+    if (options.engine == 'slurm') != (options.partition is not None):
+        parser.error('--engine slurm needs --partition, and no other engine has one')
+    if options.engine is not None and options.processes is not None:
+        parser.error('--processes would have no effect: --engine has --tasks')
     if searches and not (options.prompt or '').strip():
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
     if options.approximate and options.hybrid:

@@ -3,7 +3,8 @@
 How the pieces go together: jsonargparse checks every setting against the signatures, whatever file or flag it comes
 from (parsing.py); a checkpoint's settings are put below what is typed (resuming.py); what is `auto` is filled in
 (resolving.py); parts are then built from the checked settings by `xlabml.settings`, as a checkpoint's are
-(building.py); what each command does with them is in running.py. `--autotune` and `--smoke` are functions of settings.
+(building.py); what each command does with them is in running.py. `--autotune`, `--smoke`, `--folds` and
+`--seeds` are functions of settings.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from . import sweeps
 from .arguments import import_modules, take_common
 from .cli import XLabCLI
 from .errors import report_errors
@@ -50,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SettingsParser.said.clear()
         common, typed = take_common(given)
         import_modules(common)
-        if '--smoke' in typed:
+        if any(word.partition('=')[0] in sweeps.FLAGS for word in typed):
+            sweeps.sweep(typed)
+        elif '--smoke' in typed:
             smoke([argument for argument in typed if argument != '--smoke'])
         else:
             XLabCLI(typed)

@@ -1,15 +1,28 @@
 """The groups of settings, listed once: what a file may hold, what the parser knows and what a checkpoint may set."""
 
-from xlabml.callbacks import Checkpoints, Curves, NonFinite, Progress, SampledText, Spikes, Stopping, Summary
+from xlabml.callbacks import (
+    Checkpoints,
+    ClassReport,
+    Curves,
+    NonFinite,
+    Predictions,
+    Progress,
+    SampledText,
+    Spikes,
+    Stopping,
+    Summary,
+)
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import Task
 
 from .trainer import Trainer
 
 CALLBACKS: dict[str, type] = {
+    'baselines': ClassReport,
     'checkpoint': Checkpoints,
     'curves': Curves,
     'nonfinite': NonFinite,
+    'predictions': Predictions,
     'progress': Progress,
     'samples': SampledText,
     'spikes': Spikes,

@@ -7,7 +7,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from . import classifying, embedding_arguments
 from .arguments import Parser, add_common, count, import_modules, number
@@ -25,6 +25,8 @@ _OF_GENERATION = {
     'beam': '-b',
     'continued': '-c',
     'tokenizer': '-t',
+    'meta': '--meta',
+    'guidance': '--guidance',
     **{name: flag for name, (flag, _) in (_DRAWING | _BEAM).items()},
 }
 """Flags that say how a text is continued."""
@@ -77,6 +79,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add('-c', '--continued', action='store_true', help='the prompt is the middle of a text: no start token before it')
     add('-d', '--device', default='auto', help='cpu, cuda, cuda:1 … (default: auto, a GPU if there is one)')
     add('-t', '--tokenizer', metavar='PATH', help='a tokenizer to use instead of the one in the checkpoint')
+    add(
+        '--meta',
+        metavar='KEY=VALUE',
+        action='append',
+        help='what is known of the text, as title="…"; several times for several keys, which are those of the training',
+    )
+    add(
+        '--guidance',
+        metavar='W',
+        action='append',
+        help='how much --meta counts: 1 as in training, more exaggerates; KEY=W for one key (default: as in training)',
+    )
     embedding_arguments.add(parser)
     add_common(parser)
     options = parser.parse_intermixed_args(arguments)  # the query stands behind --search FILE
@@ -86,6 +100,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         return options
     if options.prompt is None:
         parser.error('the following arguments are required: PROMPT')
+    options.meta = _pairs(parser, '--meta', options.meta or [])
+    options.guidance = _weights(parser, options.guidance or [])
+    if options.guidance is not None and options.beam:
+        parser.error('--guidance would have no effect: beam search, -b, has none')
     options.runs = 1 if options.runs is None else options.runs
     options.limit = 100 if options.limit is None else options.limit
 
@@ -100,6 +118,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         elif name in useless:
             parser.error(f'{flag} would have no effect: {useless[name]}')
     return options
+
+
+def _pairs(parser: Parser, flag: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition('=')
+        if not key or not equals:
+            parser.error(f'{flag} is {one!r}; give it as KEY=VALUE')
+        if key in found:
+            parser.error(f'{flag} has {key} twice; give it once')
+        found[key] = value
+    return found
+
+
+def _weights(parser: Parser, given: Sequence[str]) -> float | dict[str, float] | None:
+    """One weight, one for each key, or none."""
+    if not given:
+        return None
+    if len(given) == 1 and '=' not in given[0]:
+        return _weight(parser, given[0])
+    return {key: _weight(parser, value) for key, value in _pairs(parser, '--guidance', given).items()}
+
+
+def _weight(parser: Parser, given: str) -> float:
+    try:
+        weight = float(given)
+    except ValueError:
+        weight = math.nan
+    if not -100 <= weight <= 100:
+        parser.error(f'--guidance is {given!r}; give a number in -100..100, or KEY=NUMBER')
+    return weight
 
 
 def infer(options: argparse.Namespace) -> None:
@@ -117,10 +166,16 @@ def infer(options: argparse.Namespace) -> None:
         pieces: Iterable[str]
         if options.beam:
             beam = (options.beam_width, options.length_penalty)
-            pieces = [generator.beam(options.prompt, options.limit, *beam, options.continued)]
+            pieces = [generator.beam(options.prompt, options.limit, *beam, options.continued, options.meta)]
         else:
             pieces = generator.stream(
-                options.prompt, options.limit, *drawing, greedy=options.greedy, continued=options.continued
+                options.prompt,
+                options.limit,
+                *drawing,
+                greedy=options.greedy,
+                continued=options.continued,
+                meta=options.meta,
+                guidance=options.guidance,
             )
         _write(('---\n' if run else '') + options.prompt)
         for piece in pieces:

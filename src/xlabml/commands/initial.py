@@ -50,7 +50,7 @@ def open_initial(asked: str, root: Path) -> Initial:
     with typed_paths():
         path = _find(asked, root)
         with checkpoints.naming_another(asked, path, '--init_from {}'):
-            return Initial(path, checkpoints.load(path))
+            return Initial(path, checkpoints.load(path).merged())
 
 
 def _find(asked: str, root: Path) -> Path:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import converting, dimensions, distilling, mining, projecting
+from . import class_reports, converting, dimensions, distilling, mining, projecting
 from .arguments import Parser, add_common, import_modules
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -53,6 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     task.add_argument('--output', metavar='FOLDER', help='(default: describe, in the folder of the run, or beside it)')
     task.set_defaults(run=describe)
+    class_reports.add_tasks(tasks)
     converting.add_tasks(tasks)
     dimensions.add_task(tasks)
     distilling.add_task(tasks)

@@ -79,6 +79,7 @@ def mine(options: argparse.Namespace) -> None:
     """Write the negatives, and print in a line what was found and what was dropped."""
     from xlabml.pipelines import TextEmbedder
     from xlabml.pipelines.mining import Miner, Rules, check_output, write_negatives
+    from xlabml.pipelines.reranking import require_one_vector
 
     from .pair_files import embed_with
 
@@ -99,6 +100,9 @@ def mine(options: argparse.Namespace) -> None:
         check_output(options.output)
         embedder = TextEmbedder.load(options.ckpt, options.device)
         other = None if options.rescore is None else TextEmbedder.load(options.rescore, options.device)
+        for one, name in ((embedder, options.ckpt), (other, f'--rescore {options.rescore}')):
+            if one is not None:
+                require_one_vector(one, name)
         texts = _read(options)
     embed_documents = embed_with(embedder, 'document', options.batch_tokens)
     vectors = embed_documents(texts.corpus)

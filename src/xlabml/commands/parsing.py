@@ -60,7 +60,8 @@ _EPILOGUE = (
 )
 _FIT_EPILOGUE = (
     '--smoke tries these settings on a batch of everything, in a temporary folder. --autotune measures which '
-    'data.device_batch_tokens is the fastest, and uses and saves it. '
+    'data.device_batch_tokens is the fastest, and uses and saves it. --folds 5 and --seeds 42,43,44 train and test a '
+    'run for each fold (data.fold) and seed, each in a folder of its own, and print a table of all. '
     f'{EXIT_STATUS}; 3 a loss spike ended the run (spikes.action=stop); 124 '
     'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
     'checkpoint, and the same command with --ckpt_path last resumes it. A run is resumed where its newest checkpoint '

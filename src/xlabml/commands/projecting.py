@@ -34,6 +34,7 @@ def add_task(tasks: '_SubParsersAction[Parser]') -> None:
 def project(options: argparse.Namespace) -> None:
     """Draw the map, write the files, and say where."""
     from xlabml.pipelines import TextEmbedder
+    from xlabml.pipelines.reranking import require_one_vector
     from xlabml.reports.maps import draw_map, principal_axes, save_map, write_projector
 
     from .corpus import Corpus
@@ -42,6 +43,7 @@ def project(options: argparse.Namespace) -> None:
         corpus = Corpus(options.file, options.column)
         texts, labels = corpus.labelled(options.label, options.most)
         embedder = TextEmbedder.load(options.ckpt, options.device)
+        require_one_vector(embedder, options.ckpt)
     usual = 'document' if 'document' in embedder.model.prompts else None
     vectors = embedder.encode(texts, prompt=usual)
     points, share = principal_axes(vectors)

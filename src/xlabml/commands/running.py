@@ -10,10 +10,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.callbacks import Checkpoints, attention_lines, skip_argument
+from xlabml.callbacks.events import Events
 from xlabml.callbacks.progress import find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Run, wait_for_children
-from xlabml.plain import PlainDict
+from xlabml.plain import PlainDict, flat
 
 from . import data as data_commands
 from .autotune import autotune
@@ -115,12 +116,26 @@ def _fit(built: Built) -> None:
     for line in attention:
         _say(line)
     path = None if resumed is None else str(resumed.found.path)
+    _log_settings(built)
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
     _say_results(built)
     _say_end(built)
     if status := Run.of(trainer).status:
         wait_for_children(trainer)
         raise SystemExit(status)
+
+
+def _log_settings(built: Built) -> None:
+    """Describe the run in TensorBoard's tab HPARAMS, by the settings of model and data."""
+    values = {name: built.settings.values.get(name) for name in ('model', 'data', 'seed_everything')}
+    settings = flat(plain(values)).items()
+    # TensorBoard shows a truth value as 1.0000.
+    shown = {
+        name: str(value).lower() if isinstance(value, bool) else value for name, value in settings if value is not None
+    }
+    for logger in built.trainer.loggers:
+        if isinstance(logger, Events):
+            logger.log_settings(shown, built.own.checkpoints.monitor or 'val_loss')
 
 
 def _is_finished(built: Built, length: int) -> bool:
@@ -155,7 +170,7 @@ def _say_results(built: Built) -> None:
     if not built.own.curves.is_given_up and any(
         isinstance(logger, TensorBoardLogger) for logger in built.trainer.loggers
     ):
-        _say(f'curves: tensorboard --logdir {built.claimed.path.parent.parent}')
+        _say(f'curves: tensorboard --logdir {built.claimed.path.parent.parent} (http://localhost:6006/#custom_scalars)')
 
 
 def _say_end(built: Built) -> None:

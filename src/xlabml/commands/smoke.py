@@ -132,6 +132,7 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
         'data.predict_split': 'test',
         'data.group': None,  # the first documents may be one group, and too few of a class
         'data.stratify': None,
+        'data.fold': None,
         'data.max_source_epochs': None,
         'data.n_processes': 1,
         'data.stream': None,

@@ -120,7 +120,9 @@ def read_bert(config: dict[str, Json], weights: Mapping[str, Tensor], folder: Pa
     path = folder / 'config.json'
     kind = config.get('model_type')
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise CheckpointError(f'model_type in {path} is {kind!r:.60}; what can be imported is {", ".join(FAMILIES)}')
+        raise CheckpointError(
+            f'model_type in {path} is {kind!r:.60}; what can be imported is {", ".join(FAMILIES)}, modernbert'
+        )
     family = FAMILIES[kind]
     for name, values in _MUST_BE.items():
         if config.get(name) not in values:
@@ -134,7 +136,7 @@ def read_bert(config: dict[str, Json], weights: Mapping[str, Tensor], folder: Pa
     n_layers = whole(config, family.sizes['n_layers'], path)
     eps = config.get('layer_norm_eps', 1e-12)
     dropout = config.get(family.dropout, 0.0)
-    named = _Weights(weights, family, folder)
+    named = Weights(weights, family, folder)
     positions = named.take('embeddings.position_embeddings.weight')[family.n_reserved :]
     if named.has('embeddings.token_type_embeddings.weight'):
         positions = positions + named.take('embeddings.token_type_embeddings.weight')[0]
@@ -178,7 +180,7 @@ SHAPE: dict[str, Json] = {
 """What all of the family share."""
 
 
-class _Weights:
+class Weights:
     """Theirs by name, without what stands before every name, and which of them were taken."""
 
     def __init__(self, weights: Mapping[str, Tensor], family: Family, folder: Path) -> None:

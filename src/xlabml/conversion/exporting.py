@@ -1,4 +1,5 @@
-"""A text encoder of ours -> a folder that sentence-transformers loads without our code, where its shape is BERT's."""
+"""A text encoder of ours -> a folder that sentence-transformers loads without our code, where its shape is that of BERT
+or of ModernBERT."""
 
 import json
 import math
@@ -21,10 +22,13 @@ from xlabml.plain import PlainDict
 from xlabml.tokenizer import Tokenizer
 from xlabml.transformer import Block, Learned, NoPositions, Sinusoidal, Transformer
 
-from .bert import FAMILIES, read_bert
+from . import modernbert
+from .bert import FAMILIES
 from .checking import PROBE, TEXTS, TOLERANCE, check_same, encode
 from .folder import Json, read_object, read_weights
+from .importing import read_trunk
 from .sentence_folder import ACTIVATIONS, POOLINGS, read_sentence_folder
+from .tokenizer_json import to_tokenizer_json
 
 _FAMILY = FAMILIES['bert']
 _POSITIONS = (Learned, NoPositions, Sinusoidal)
@@ -59,7 +63,7 @@ def export_folder(ckpt: Path, folder: Path) -> Exported:
 
     Raises:
         FileExistsError: The folder is there.
-        SettingsError: The encoder has settings that BERT's shape does not express; all of them are named.
+        SettingsError: The encoder has settings that neither shape expresses; all of them are named.
         CheckpointError: The file is no encoder's, or the vectors differ.
     """
     if folder.exists():
@@ -71,16 +75,11 @@ def export_folder(ckpt: Path, folder: Path) -> Exported:
     contents = checkpoints.load(ckpt)
     network = load_network(contents, ckpt, TextEncoder)
     tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
-    in_the_way = [*find_obstacles(network), *_find_obstacles_of(tokenizer)]
-    if in_the_way:
-        raise SettingsError(
-            f'{ckpt} cannot be written for sentence-transformers, which would need code of ours for: '
-            f'{"; ".join(in_the_way)}'
-        )
+    shape = choose_shape(network, tokenizer, ckpt)
     part = folder.absolute().with_name(f'.{folder.name}.{os.getpid()}.part')
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write(part, network, tokenizer)
+        _write(part, network, tokenizer, shape)
         _check_back(part, network, tokenizer)
         difference = check_same(part, network, tokenizer)
         part.rename(folder)
@@ -89,9 +88,29 @@ def export_folder(ckpt: Path, folder: Path) -> Exported:
     return Exported(folder, difference)
 
 
+def choose_shape(network: TextEncoder, tokenizer: Tokenizer, ckpt: Path) -> str:
+    """Whose shape an encoder has: bert or modernbert.
+
+    Raises:
+        SettingsError: Neither; all that is in the way is named, for the shape that less stands in the way of first.
+    """
+    shared = [*_find_obstacles_around(network), *_find_obstacles_of(tokenizer)]
+    found = {'bert': find_obstacles(network), modernbert.KIND: modernbert.find_obstacles(network)}
+    shapes = sorted(found, key=lambda shape: len(found[shape]))
+    if shared or found[shapes[0]]:
+        of_shapes = [f'for the shape of {shape}: {"; ".join(found[shape])}' for shape in shapes if found[shape]]
+        raise SettingsError(
+            f'{ckpt} cannot be written for sentence-transformers, which would need code of ours for: '
+            f'{"; ".join([*shared, *(of_shapes if found[shapes[0]] else [])])}'
+        )
+    return shapes[0]
+
+
 def find_obstacles(network: TextEncoder) -> list[str]:
     """What of an encoder BERT's shape does not express: each setting, what it is, and what it must be."""
     trunk = network.trunk
+    if not isinstance(trunk, Transformer):
+        return [f'trunk is {type(trunk).__name__} (xlabml.transformer.Transformer)']
     blocks = cast('list[Block]', list(trunk.blocks))
     first = blocks[0]
     norms = [
@@ -117,23 +136,26 @@ def find_obstacles(network: TextEncoder) -> list[str]:
         (trunk.n_kv_heads == trunk.n_heads, f'trunk.n_kv_heads is {trunk.n_kv_heads} (as many as n_heads)'),
         (all(block.attention.rule.window is None for block in blocks), 'trunk.window is set (null)'),
         (first.attention.rule.score_cap is None, 'trunk.score_cap is set (null)'),
-        (
-            type(network.pooling).__name__ in _MODES,
-            f'pooling is {type(network.pooling).__name__} ({", ".join(_MODES)})',
-        ),
-        (
-            all(_path(layer.activation) in ACTIVATIONS.values() for layer in network.dense),  # type: ignore[arg-type]
-            f'the activation of dense ({", ".join(ACTIVATIONS.values())})',
-        ),
     ]
     return [what for is_fit, what in checks if not is_fit]
 
 
+def _find_obstacles_around(network: TextEncoder) -> Iterator[str]:
+    """What of pooling and the layers over it sentence-transformers does not have."""
+    if type(network.pooling).__name__ not in _MODES:
+        yield f'pooling is {type(network.pooling).__name__} ({", ".join(_MODES)})'
+    if any(_path(layer.activation) not in ACTIVATIONS.values() for layer in network.dense):  # type: ignore[arg-type]
+        yield f'the activation of dense ({", ".join(ACTIVATIONS.values())})'
+
+
 def _find_obstacles_of(tokenizer: Tokenizer) -> Iterator[str]:
     from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
+    from xlabml.tokenizer.tokenizer import OwnTokenizer
 
+    if isinstance(tokenizer, OwnTokenizer):
+        return
     if not isinstance(tokenizer, HuggingFaceTokenizer):
-        yield f'the tokenizer is of the kind {tokenizer.kind} (a tokenizer.json of Hugging Face)'
+        yield f'the tokenizer is of the kind {tokenizer.kind} (own, or a tokenizer.json of Hugging Face)'
         return
     if tokenizer.appended:
         yield 'the tokenizer has tokens that were put behind it, append_special_tokens (none)'
@@ -159,35 +181,42 @@ def _path(module: nn.Module) -> str:
     return f'torch.nn.{type(module).__name__}'
 
 
-def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> None:
-    from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
-
-    assert isinstance(tokenizer, HuggingFaceTokenizer)
-    folder.mkdir()
+def _bert_config(network: TextEncoder, pad: int) -> dict[str, Json]:
     trunk = network.trunk
-    save_file(_bert_weights(trunk), folder / 'model.safetensors', {'format': 'pt'})
+    assert isinstance(trunk, Transformer)  # by find_obstacles
     block = cast(Block, trunk.blocks[0])
-    _write_json(
-        folder / 'config.json',
-        {
-            'model_type': 'bert',
-            'architectures': ['BertModel'],
-            'hidden_size': trunk.d_model,
-            'num_hidden_layers': trunk.n_layers,
-            'num_attention_heads': trunk.n_heads,
-            'intermediate_size': block.feed_forward.output.in_features,
-            'hidden_act': _activation(block.feed_forward.activation),
-            'layer_norm_eps': cast(nn.LayerNorm, block.attention_norm).eps,
-            'hidden_dropout_prob': trunk.dropout,
-            'attention_probs_dropout_prob': 0.0,
-            'max_position_embeddings': network.max_len,
-            'position_embedding_type': 'absolute',
-            'type_vocab_size': 2,
-            'vocab_size': trunk.embedding.num_embeddings,
-            'pad_token_id': tokenizer.special_ids['pad'],
-        },
-    )
-    content = json.loads(tokenizer.file.decode('utf-8-sig'))
+    return {
+        'model_type': 'bert',
+        'architectures': ['BertModel'],
+        'hidden_size': trunk.d_model,
+        'num_hidden_layers': trunk.n_layers,
+        'num_attention_heads': trunk.n_heads,
+        'intermediate_size': block.feed_forward.output.in_features,
+        'hidden_act': _activation(block.feed_forward.activation),
+        'layer_norm_eps': cast(nn.LayerNorm, block.attention_norm).eps,
+        'hidden_dropout_prob': trunk.dropout,
+        'attention_probs_dropout_prob': 0.0,
+        'max_position_embeddings': network.max_len,
+        'position_embedding_type': 'absolute',
+        'type_vocab_size': 2,
+        'vocab_size': trunk.embedding.num_embeddings,
+        'pad_token_id': pad,
+    }
+
+
+def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer, shape: str) -> None:
+    folder.mkdir()
+    ends = tokenizer.special_ids
+    assert isinstance(network.trunk, Transformer)  # by find_obstacles
+    if shape == modernbert.KIND:
+        weights = modernbert.write_weights(network.trunk)
+        config = modernbert.write_config(network, ends['pad'], ends['sos'], ends['eos'])
+    else:
+        weights = _bert_weights(network.trunk)
+        config = _bert_config(network, ends['pad'])
+    save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
+    _write_json(folder / 'config.json', config)
+    content = tokenizer_content(tokenizer)
     _write_json(folder / 'tokenizer.json', {**content, 'truncation': None, 'padding': None})
     names = {'sos': 'bos', 'eos': 'eos', 'pad': 'pad', 'unk': 'unk', 'mask': 'mask', 'cls': 'cls', 'sep': 'sep'}
     special: dict[str, Json] = {
@@ -203,6 +232,16 @@ def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> None:
         {'prompts': cast(Json, network.prompts), 'default_prompt_name': None, 'similarity_fn_name': 'cosine'},
     )
     _write_modules(folder, network)
+
+
+def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Json]:
+    """The content of tokenizer.json."""
+    from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
+
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        return to_tokenizer_json(tokenizer)
+    content: dict[str, Json] = json.loads(tokenizer.file.decode('utf-8-sig'))
+    return content
 
 
 def _write_modules(folder: Path, network: TextEncoder) -> None:
@@ -276,7 +315,7 @@ def _check_back(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> Non
     Raises:
         CheckpointError: They differ.
     """
-    bert = read_bert(read_object(folder / 'config.json'), read_weights(folder), folder)
+    bert = read_trunk(read_object(folder / 'config.json'), read_weights(folder), folder)
     around = read_sentence_folder(folder)
     arguments: PlainDict = {
         'n_vocab': len(tokenizer),

@@ -1,5 +1,6 @@
 """A folder of Hugging Face or sentence-transformers -> an exported file of ours: weights, settings, tokenizer."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from xlabml.tokenizer import Tokenizer
 
 from .bert import Bert, read_bert
 from .checking import PROBE, check_same
-from .folder import read_object, read_weights
+from .folder import Json, read_object, read_weights
+from .modernbert import KIND, read_modernbert
 from .sentence_folder import SentenceFolder, read_sentence_folder
 
 TASK = 'xlabml.models.Embedder'
@@ -44,7 +46,7 @@ class Imported(NamedTuple):
 
 
 def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imported:
-    """Write the exported file of a text encoder of BERT's family.
+    """Write the exported file of a text encoder of BERT's family, or of ModernBERT's shape.
 
     Args:
         folder: As sentence-transformers or transformers saves it, weights as safetensors.
@@ -59,7 +61,7 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
     """
     checkpoints.check_target(output)
     config = read_object(folder / 'config.json')
-    bert = read_bert(config, read_weights(folder), folder)
+    bert = read_trunk(config, read_weights(folder), folder)
     around = read_sentence_folder(folder)
     tokenizer = Tokenizer.load(folder)
     _check_frame(tokenizer, folder)
@@ -89,6 +91,12 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
         difference = check_same(folder, network, tokenizer)
     export = checkpoints.write_export(checkpoint, folder, output)
     return Imported(export, network, tokenizer, bert.unused, around.default_prompt, difference)
+
+
+def read_trunk(config: dict[str, Json], weights: Mapping[str, Tensor], folder: Path) -> Bert:
+    """Turn config.json and weights into settings and weights of ours; errors as of `read_bert`."""
+    read = read_modernbert if config.get('model_type') == KIND else read_bert
+    return read(config, weights, folder)
 
 
 def _choose_max_len(bert: Bert, around: SentenceFolder, asked: int | None, folder: Path) -> int:

@@ -1,10 +1,11 @@
 """The data module's arguments, checked before anything is opened."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xlabml.data import check_ratios, check_weights, split_names
+from xlabml.data import Source, check_ratios, check_weights, split_names
+from xlabml.errors import SettingsError
 from xlabml.tokenizer import check_coverage, check_roles
 
 
@@ -92,6 +93,46 @@ def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None
             )
     _check_unused(arguments, constructor)
     get('plan')(max_len)  # its own arguments are checked as it is built
+
+
+def check_fold(
+    fold: list[int], ratios: Mapping[str, float], sources: Sequence[Source], is_stream: bool, by_content: bool
+) -> dict[str, float]:
+    """The ratios of the splits where one of several folds is tested.
+
+    Args:
+        fold: data.fold.
+        ratios: data.splits, with its defaults.
+        sources: Of the data.
+        is_stream: Whether they are streamed.
+        by_content: Whether no column decides.
+
+    Raises:
+        SettingsError: It is no fold, or does not go with the rest.
+    """
+    if len(fold) != 2 or fold[1] < 2 or not 0 <= fold[0] < fold[1]:
+        raise SettingsError(f'data.fold is {fold}; give a number from 0 and how many folds there are, as in [0, 5]')
+    check_ratios(ratios)
+    if is_stream:
+        raise SettingsError('data.fold is set, but a stream has no folds; leave it out, or data.stream')
+    if ratios['predict']:
+        raise SettingsError('data.fold is set, but data.splits has a share for predict; leave it out: all is tested')
+    if not ratios['train']:
+        raise SettingsError('data.fold is set, but data.splits has nothing for train; give it a share')
+    for source in sources:
+        if source.only in ('val', 'test'):
+            raise SettingsError(
+                f'data.fold is set, but source {source} is fixed to {source.only} (only); leave that out to have its '
+                'documents in the folds too, or the source'
+            )
+        if source.in_order and by_content:
+            raise SettingsError(
+                f'data.fold is set, but source {source} is one text that is cut, and divided by the place in it; name '
+                'a column in data.group, or give documents that stand alone'
+            )
+    rest = 1 - 1 / fold[1]
+    train = ratios['train'] / (ratios['train'] + ratios['val'])
+    return {'train': rest * train, 'val': rest * (1 - train), 'test': 1 / fold[1], 'predict': 0.0}
 
 
 def _check_unused(arguments: Mapping[str, Any], constructor: Callable) -> None:

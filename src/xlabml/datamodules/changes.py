@@ -7,7 +7,7 @@ from xlabml.errors import DataError, SettingsError
 
 _EARLIER_EXAMPLES = NextTokens().settings()
 """The examples of a checkpoint that names none, being of an earlier version."""
-_WHERE_SET = ('data.group', 'data.stratify', 'data.sources.only', 'data.sources.in_order', 'data.weights')
+_WHERE_SET = ('data.group', 'data.stratify', 'data.fold', 'data.sources.only', 'data.sources.in_order', 'data.weights')
 """Settings that a checkpoint has only where they are set."""
 
 

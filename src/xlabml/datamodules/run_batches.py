@@ -72,6 +72,13 @@ class RunBatches(NamedTuple):
             return {}
         return self.passes.figures(self.of_all_ranks().place(max(step, self.start.step)).pass_index)
 
+    def epochs(self, step: int, sources: Sequence[Source]) -> dict[str, float]:
+        """How often the sources were read before a step: `epochs`, or one figure for each where they differ."""
+        found = self.passes.epochs(self.of_all_ranks().place(max(step, self.start.step)))
+        if None not in found and len(set(found)) == 1:
+            return {'epochs': float(found[0] or 0.0)}
+        return {f'epochs/{source}': n for source, n in zip(sources, found) if n is not None}
+
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""
         start, end = self.of_all_ranks().places_read(first - 1, last)

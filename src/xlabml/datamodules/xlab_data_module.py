@@ -27,7 +27,7 @@ from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
 from .addresses import announce_addresses
-from .arguments import check_arguments
+from .arguments import check_arguments, check_fold
 from .run_batches import RunBatches
 from .run_length import GroupSize, Loading, MixedSize, StepSize, set_run_length
 from .saved_data import SavedData
@@ -60,6 +60,10 @@ class XLabDataModule(SavedData):
         stratify: A column within each of whose values the shares hold, rounded: of the documents (with data.group: of
             the groups) of a class, those with the smallest hashes are in train, the next ones in val, and so on. A
             document that is added can move one of its class from each split into the next. None: over all documents.
+        fold: One of several folds, [i, n], i from 0: the i-th of n parts of the documents (with data.group: of the
+            groups; with data.stratify: of each class) is test, and the others are train and val in the proportion that
+            these have in data.splits. Each document is tested in one of the n. None: data.splits decides. `fit --folds
+            n` trains all.
         drop_duplicates: Whether a document that is an exact copy of an earlier one, in any source, is left out.
         near_duplicates: Whether documents are looked for that are nearly those of others, and what follows; None: not.
         held_out: Texts that must not be trained on, a benchmark's test file for example: `fit` is refused where one of
@@ -74,9 +78,9 @@ class XLabDataModule(SavedData):
             vocabulary, and five spare ones; data.n_vocab is larger by their number then.
         n_vocab: How many tokens the tokenizer has, special ones included.
         coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
-        fold_text: Whether a tokenizer that is trained here reads texts as a search engine does: lower case, one form of each
-            letter (NFKC), any white space as one space, a space before the first word. Texts do not come back as they
-            were from its tokens, so it is nothing for a model that generates.
+        fold_text: Whether a tokenizer that is trained here reads texts as a search engine does: lower case, one form of
+            each letter (NFKC), any white space as one space, a space before the first word. Texts do not come back as
+            they were from its tokens, so it is nothing for a model that generates.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
@@ -113,6 +117,7 @@ class XLabDataModule(SavedData):
         splits: dict[str, float] | None = None,
         group: str | None = None,
         stratify: str | None = None,
+        fold: list[int] | None = None,
         drop_duplicates: bool = True,
         near_duplicates: NearDuplicates | None = None,
         held_out: list[Location | Source] | None = None,
@@ -160,7 +165,11 @@ class XLabDataModule(SavedData):
         self.accept_changes = accept_changes
         only = tuple(source.only for source in self.sources)
         in_order = tuple(source.in_order and stream is None for source in self.sources)
-        splitting = Splitting({**DEFAULT_SPLITS, **(splits or {})}, group, stratify, only, in_order)
+        ratios = {**DEFAULT_SPLITS, **(splits or {})}
+        if fold is not None:
+            ratios = check_fold(fold, ratios, self.sources, stream is not None, group is None and stratify is None)
+        part = None if fold is None else (fold[0], fold[1])
+        splitting = Splitting(ratios, group, stratify, only, in_order, part)
         settled = {
             'sources': self.sources,
             'splits': splitting.ratios,
@@ -227,7 +236,8 @@ class XLabDataModule(SavedData):
         if stage == 'fit':
             self.texts.check_training()
             trainer = self.trainer
-            assert trainer is not None
+            if trainer is None:  # its loaders are used by themselves: one epoch
+                return
             self._asked_length = trainer.max_steps, trainer.max_epochs
             set_run_length(trainer, self._step_size.accumulation, self.run_steps(*self._asked_length))
 
@@ -315,8 +325,9 @@ class XLabDataModule(SavedData):
         return {} if len(self.sources) == 1 else self._run.source_shares(step, end, self.sources)
 
     def pass_figures(self, step: int) -> dict[str, float]:
-        """Figures of the examples of the pass in which a step ends, by name."""
-        return self._run.pass_figures(step)
+        """Where a step ends in the data, by name: epochs (of a stream they are not known), figures of its pass."""
+        epochs = {} if self.stream is not None else self._run.epochs(step, self.sources)
+        return epochs | self._run.pass_figures(step)
 
     def places_read(self, first: int, last: int) -> list[list[list[int]]]:
         """The rows that the steps first to last (counted from 1) read, as data.skip_rows names them."""

@@ -18,9 +18,14 @@ from xlabml.untrusted.building import naming
 class CheckpointIO(TorchCheckpointIO):
     """Checkpoints of plain values with checksums, written atomically: by a rename, or in a remote transaction."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: set[str] = set()
+
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: _PATH, storage_options: object | None = None
     ) -> None:
+        self._written.add(str(path))
         if '://' not in str(path):
             checkpoints.write(checkpoint, Path(path))
             return
@@ -43,9 +48,10 @@ class CheckpointIO(TorchCheckpointIO):
         return checkpoints.read(Path(path), map_location)
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        """Remove a checkpoint file of a run; anything with another name, folders and links are refused or left."""
+        """Remove a checkpoint file of a run, or one that this object has written, such as those of Lightning's
+        ModelCheckpoint; anything with another name, folders and links are refused or left."""
         folder, _, name = str(path).rpartition('/')
-        if checkpoints.written_step(name) is None:
+        if checkpoints.written_step(name) is None and str(path) not in self._written:
             raise ValueError(f'{path} is not a checkpoint that fit has written, and is not removed')
         if '://' in folder:
             files = get_filesystem(path)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from xlabml import checkpoints, settings
-from xlabml.batches import Batch
+from xlabml.batches import Batch, check_batch
 from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
@@ -158,6 +158,23 @@ class Task(Optimized, ABC):
     def check_batch(self, batch: Batch) -> None:
         """Raise ValueError where this task cannot use a batch, which is still in the host's memory."""
 
+    def open_files(self) -> None:
+        """Open what training and evaluation read beside the data, such as another model; called before work starts.
+
+        Raises:
+            SettingsError: A file is not there or cannot be used, or two evaluators have one name.
+        """
+        known: set[str] = set()
+        for evaluator in self.evaluators:
+            evaluator.open()
+            names = evaluator.names() or []
+            if evaluator.has_own_examples and not known.isdisjoint(names):
+                raise SettingsError(
+                    f'model.evaluators has two that report {next(name for name in names if name in known)}; give one '
+                    'of them another name'
+                )
+            known.update(names)
+
     def try_network(self) -> None:
         """Run the network once on the smallest input, to check that its parts fit; optional."""
 
@@ -189,7 +206,13 @@ class Task(Optimized, ABC):
         """
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         if isinstance(batch, Batch):
+            check_batch(batch)
             self.check_batch(batch)
+        elif type(self).training_step is Task.training_step:
+            raise ValueError(
+                f'a batch is a {type(batch).__name__}, but {type(self).__name__} trains on xlabml.batches.Batch; make '
+                'one of rows of token ids with xlabml.batches.batch_of_rows, as the collate_fn of a DataLoader'
+            )
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -266,8 +289,12 @@ class Task(Optimized, ABC):
             evaluator.start()
 
     def _update(self, batch: Batch, dataloader_idx: int) -> None:
+        if dataloader_idx:
+            [evaluator] = self._of_loader[dataloader_idx]
+            evaluator.update(evaluator.outputs_of(self, batch), batch)
+            return
         outputs = self.outputs(batch)
-        for evaluator in self._of_loader[dataloader_idx]:
+        for evaluator in self._of_loader[0]:
             if evaluator.reads(batch):
                 evaluator.update(outputs, batch)
 

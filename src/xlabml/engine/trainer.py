@@ -1,5 +1,6 @@
 """Lightning's Trainer, with length and validation interval in optimizer steps."""
 
+import logging
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,15 @@ from .signals import Signals
 
 DEFAULT_STEPS = 1950
 
+_MISLEADING = ('`Trainer(val_check_interval=1)` was configured', '`weights_only` was not set')
+
 _T = TypeVar('_T')
+
+# What Lightning says of arguments that it is given here, and not by the user.
+for _name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
+    logging.getLogger(f'lightning.pytorch.{_name}').addFilter(
+        lambda record: not record.getMessage().startswith(_MISLEADING)
+    )
 
 
 class Trainer(L.Trainer):

@@ -1,6 +1,7 @@
 """Predictions -> figures: functions of sums, so that any batch size and device count gives the same result."""
 
 from .baselines import SearchRow, format_table, search_table
+from .benchmarks import BeirSearch, Benchmark, GroupFile
 from .bootstrap import Interval, mean_interval, paired_interval, statistic_interval
 from .calibration import Reliability, perfect_ece, reliability
 from .class_evaluators import (
@@ -16,8 +17,9 @@ from .class_evaluators import (
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .geometry import Geometry
-from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, summarize
+from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
+from .metadata import MetadataBits, Saving, format_savings
 from .objective import ObjectiveEvaluator
 from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
@@ -30,6 +32,8 @@ from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs
 
 __all__ = [
     'NO_SKLEARN',
+    'BeirSearch',
+    'Benchmark',
     'Bitext',
     'CalibratedEvaluator',
     'Calibrator',
@@ -41,8 +45,10 @@ __all__ = [
     'ExampleOutputs',
     'Gather',
     'Geometry',
+    'GroupFile',
     'Interval',
     'LinearProbe',
+    'MetadataBits',
     'Monitor',
     'MultiLabelEvaluator',
     'Neighbours',
@@ -54,6 +60,7 @@ __all__ = [
     'Reliability',
     'Reranking',
     'Retrieval',
+    'Saving',
     'Scores',
     'SearchRow',
     'Similarity',
@@ -70,6 +77,7 @@ __all__ = [
     'average_ranks',
     'evaluate_search',
     'evaluate_similarity',
+    'format_savings',
     'format_table',
     'has_sklearn',
     'k_means',
@@ -90,6 +98,7 @@ __all__ = [
     'separate',
     'spearman',
     'statistic_interval',
+    'sum_segments',
     'summarize',
     'v_measure',
 ]

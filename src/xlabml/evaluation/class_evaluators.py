@@ -6,7 +6,7 @@ that batch size and device count change nothing.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +43,7 @@ class ExampleOutputs(NamedTuple):
         weights: 0 leaves an example out; all others count alike.
         documents: The number of its document, which no other example of the split has; -1: padding, left out.
         orders: Of preferences, the logits by each order of the answers; None: of others.
+        beside: The outputs of another model that these are mixed with; None: of none.
     """
 
     logits: Float[Tensor, 'e k']
@@ -50,11 +51,20 @@ class ExampleOutputs(NamedTuple):
     weights: Float[Tensor, ' e']
     documents: Int[Tensor, ' e']
     orders: Float[Tensor, 'e 2 k'] | None = None
+    beside: Float[Tensor, 'e k'] | None = None
 
 
 @runtime_checkable
 class Calibrator(Protocol):
-    """What makes logits that can be trusted of those of a network, fitted on a validation split."""
+    """What makes logits that can be trusted of those of a network, fitted on a validation split.
+
+    Attributes:
+        set_coverage: How often the set of an example is to hold its class, 0..1.
+        answered: Of how many examples the answer is to be given, 0..1.
+    """
+
+    set_coverage: float
+    answered: float
 
     def fit(self, logits: Tensor, labels: Tensor) -> None:
         """Fit on logits (e, k) and labels (e,) or (e, k), and keep what was found."""
@@ -69,6 +79,20 @@ class Calibrator(Protocol):
         """For each example, whether it is answered, and not abstained from."""
 
 
+@runtime_checkable
+class Blender(Protocol):
+    """What mixes the outputs of a network with those of another model, fitted on a validation split."""
+
+    def __call__(self, logits: Tensor, beside: Tensor) -> Tensor:
+        """Both together."""
+
+    def alone(self, logits: Tensor) -> Tensor:
+        """Those of the network alone."""
+
+    def fit(self, logits: Tensor, beside: Tensor, labels: Tensor) -> None:
+        """Fit on outputs (e, k) of both and labels (e,) or (e, k), and keep what was found."""
+
+
 class Examples(NamedTuple):
     """All examples of an evaluation, over all ranks, in the order of their documents.
 
@@ -77,13 +101,29 @@ class Examples(NamedTuple):
         labels: Likewise.
         documents: Likewise.
         orders: Likewise.
+        beside: Likewise.
     """
 
     logits: Float[Tensor, 'e k']
     labels: Labels
     documents: Int[Tensor, ' e']
     orders: Float[Tensor, 'e 2 k'] | None = None
+    beside: Float[Tensor, 'e k'] | None = None
 
+    def at(self, is_in: Bool[Tensor, ' e']) -> 'Examples':
+        """Some of them, on the CPU."""
+
+        def pick(part: Tensor) -> Tensor:
+            return part.detach()[is_in].cpu()
+
+        orders = None if self.orders is None else pick(self.orders)
+        beside = None if self.beside is None else pick(self.beside)
+        return Examples(pick(self.logits), pick(self.labels), pick(self.documents), orders, beside)
+
+
+NETWORK = 'network alone'
+LINEAR = 'TF-IDF alone'
+"""Both models of a mixture, by their names in a table."""
 
 _Evaluated = TypeVar('_Evaluated', bound='ExampleEvaluator')
 
@@ -92,11 +132,23 @@ class ExampleEvaluator(Evaluator):
     """The base: gathers all examples.
 
     Attributes:
+        kind: What the outputs mean: a task, as in SequenceClassifier.
         last: All examples of the last evaluation; None before the first.
+        outputs: Their calibrated logits; of a regression, the predicted numbers.
+        parts: Likewise, by name, of each model that they are mixed of; {}: of none.
+        blender: Mixes the outputs with those beside them; None: they stand alone.
+        fits: Whether an evaluation fits what is fitted on its examples. Its own figures are then those of a fit on the
+            other half of the examples: what is fitted on an example flatters it.
     """
 
+    kind: ClassVar[str]
+
     def __init__(self) -> None:
+        self.blender: Blender | None = None
+        self.fits = False
         self.last: Examples | None = None
+        self.outputs: Tensor | None = None
+        self.parts: dict[str, Tensor] = {}
         self._seen: list[Examples] = []
 
     @property
@@ -110,15 +162,15 @@ class ExampleEvaluator(Evaluator):
         counts = (outputs.weights > 0) & (outputs.documents >= 0)
         if not outputs.labels.is_floating_point():
             counts = counts & (outputs.labels >= 0)
-        orders = outputs.orders
-        parts = (outputs.logits, outputs.labels, outputs.documents, *(() if orders is None else (orders,)))
-        self._seen.append(Examples(*(part.detach()[counts].cpu() for part in parts)))
+        logits, labels, _, documents, orders, beside = outputs
+        self._seen.append(Examples(logits, labels, documents, orders, beside).at(counts))
 
     def result(self, gather: Gather) -> dict[str, float]:
         found = [some for rank in gather.everything(self._seen) for some in rank if some.documents.numel()]
         self._seen = []
         if not found:
             self.last = None
+            self.outputs = None
             return dict.fromkeys(self.names() or [], float('nan'))
         order = torch.cat([some.documents for some in found]).argsort()
         self.last = Examples(
@@ -126,8 +178,43 @@ class ExampleEvaluator(Evaluator):
             torch.cat([some.labels for some in found])[order],
             torch.cat([some.documents for some in found])[order],
             _joined([some.orders for some in found], order),
+            _joined([some.beside for some in found], order),
         )
         return self.evaluate(self.last)
+
+    def mix(self, examples: Examples, fitted_on: Examples | None = None) -> Tensor:
+        """The outputs of the examples, mixed with those beside them.
+
+        Args:
+            examples: To be mixed.
+            fitted_on: What weights are fitted on before; None: they are as they were.
+        """
+        blender = self.blender
+        if blender is None or examples.beside is None:
+            return examples.logits
+        if fitted_on is not None:
+            assert fitted_on.beside is not None
+            blender.fit(fitted_on.logits, fitted_on.beside, fitted_on.labels)
+        return blender(examples.logits, examples.beside)
+
+    def mix_by_halves(self, examples: Examples) -> Tensor:
+        """As `mix`; while `fits`, with weights that are fitted on the other half, and then on all."""
+        if not self.fits or self.blender is None:
+            mixed = self.mix(examples)
+        else:
+            is_odd = _odd(examples)
+            mixed = torch.empty_like(examples.logits)
+            for here in (~is_odd, is_odd):
+                mixed[here] = self.mix(examples.at(here), examples.at(~here))
+            self.mix(examples, examples)
+        self.keep_parts(examples)
+        return mixed
+
+    def keep_parts(self, examples: Examples) -> None:
+        """Keep the outputs of both models."""
+        self.parts = {}
+        if self.blender is not None and examples.beside is not None:
+            self.parts = {NETWORK: self.blender.alone(examples.logits), LINEAR: examples.beside}
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -141,9 +228,6 @@ class ExampleEvaluator(Evaluator):
 class CalibratedEvaluator(ExampleEvaluator):
     """The base where logits are calibrated.
 
-    While `fits`, an evaluation fits the calibrator on its examples. Its own figures are then those of a calibrator that
-    was fitted on the other half of the examples: what is fitted on an example flatters it.
-
     Args:
         calibrator: Fitted and applied; None: there is none.
     """
@@ -151,22 +235,24 @@ class CalibratedEvaluator(ExampleEvaluator):
     def __init__(self, calibrator: Calibrator | None = None) -> None:
         super().__init__()
         self.calibrator = calibrator
-        self.fits = False
 
     def calibrate(self, examples: Examples) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Calibrated logits; with a calibrator, also whether classes are in sets, and whether examples are answered."""
         calibrator = self.calibrator
         if calibrator is None:
-            return examples.logits, None, None
+            return self.mix_by_halves(examples), None, None
         if not self.fits:
-            return self._apply(calibrator, examples.logits)
-        half = torch.arange(len(examples.logits)) % 2
+            self.keep_parts(examples)
+            return self._apply(calibrator, self.mix(examples))
+        is_odd = _odd(examples)
         found = []
-        for here in (half == 0, half == 1):
-            calibrator.fit(examples.logits[~here], examples.labels[~here])
-            found.append(self._apply(calibrator, examples.logits[here]))
-        calibrator.fit(examples.logits, examples.labels)
-        order = half.argsort(stable=True).argsort()
+        for here in (~is_odd, is_odd):
+            others = examples.at(~here)
+            calibrator.fit(self.mix(others, others), others.labels)
+            found.append(self._apply(calibrator, self.mix(examples.at(here))))
+        calibrator.fit(self.mix(examples, examples), examples.labels)
+        self.keep_parts(examples)
+        order = is_odd.long().argsort(stable=True).argsort()
         logits, sets, answers = (torch.cat(parts)[order] for parts in zip(*found))
         return logits, sets, answers
 
@@ -195,6 +281,8 @@ class ClassEvaluator(CalibratedEvaluator):
         figures: Of the last evaluation.
     """
 
+    kind: ClassVar[str] = 'single-label'
+
     def __init__(
         self,
         calibrator: Calibrator | None = None,
@@ -207,6 +295,8 @@ class ClassEvaluator(CalibratedEvaluator):
         self.figures: dict[str, float] = {}
         self.confusion: Int[Tensor, 'k k'] | None = None
         self.reliability: Reliability | None = None
+        self._covered: Float[Tensor, ' e'] | None = None
+        self._answered: Float[Tensor, ' e'] | None = None
 
     def names(self) -> list[str]:
         names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'accuracy_low', 'accuracy_high', 'macro_f1', 'auroc']
@@ -226,6 +316,7 @@ class ClassEvaluator(CalibratedEvaluator):
     def evaluate(self, examples: Examples) -> dict[str, float]:
         labels = examples.labels
         logits, sets, answers = self.calibrate(examples)
+        self.outputs = logits
         probs = self.probabilities(logits)
         classes = as_classes(labels)
         correct = is_correct(probs, labels)
@@ -252,8 +343,11 @@ class ClassEvaluator(CalibratedEvaluator):
             before = self.probabilities(examples.logits)
             figures['uncalibrated_loss'] = float(log_losses(examples.logits.log_softmax(-1), labels).mean())
             figures['uncalibrated_ece'] = _reliability(before, labels).ece
-            figures |= _set_figures(sets, classes)
-            figures['answered'] = float(answers.to(torch.float64).mean())
+            self._covered = sets.gather(1, classes[:, None])[:, 0].to(torch.float64)
+            self._answered = answers.to(torch.float64)
+            figures['set_coverage'] = float(self._covered.mean())
+            figures['set_size'] = float(sets.sum(1).to(torch.float64).mean())
+            figures['answered'] = float(self._answered.mean())
             figures['answered_accuracy'] = float(correct[answers].mean())
         self.figures = figures
         return figures
@@ -274,6 +368,24 @@ class ClassEvaluator(CalibratedEvaluator):
                 "the loss is not clearly below that of the classes' shares in the training split "
                 f'({self.figures["majority_loss"]:.4f})'
             )
+        return lines + self._broken_promises()
+
+    def _broken_promises(self) -> list[str]:
+        """A line for each ratio that was asked for and is clearly another one here."""
+        calibrator = self.calibrator
+        if calibrator is None or self._covered is None or self._answered is None:
+            return []
+        lines = []
+        for held, asked, what in (
+            (self._covered, calibrator.set_coverage, 'the sets of classes hold the true one of'),
+            (self._answered, calibrator.answered, 'an answer is given to'),
+        ):
+            found = mean_interval(held)
+            if not found.low <= asked <= found.high:
+                lines.append(
+                    f'{what} {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of the examples, where {asked:.0%} '
+                    'was asked for: what is fitted on the validation split does not hold for these'
+                )
         return lines
 
 
@@ -283,6 +395,8 @@ class MultiLabelEvaluator(CalibratedEvaluator):
     `loss` is the binary cross-entropy a class; `accuracy` counts examples of which all classes are right. Calibration
     error is that of all yes-or-no answers, each by the probability of what it says.
     """
+
+    kind: ClassVar[str] = 'multi-label'
 
     def names(self) -> list[str]:
         names = ['loss', 'loss_low', 'loss_high', 'accuracy', 'micro_f1', 'macro_f1', 'auroc', 'brier']
@@ -295,6 +409,7 @@ class MultiLabelEvaluator(CalibratedEvaluator):
     def evaluate(self, examples: Examples) -> dict[str, float]:
         labels = examples.labels
         logits, _, _ = self.calibrate(examples)
+        self.outputs = logits
         probs = self.probabilities(logits)
         report = multi_label_report(probs, labels)
         n_both = (report.recall * report.n_labels).sum()
@@ -317,11 +432,14 @@ class MultiLabelEvaluator(CalibratedEvaluator):
 class RegressionEvaluator(ExampleEvaluator):
     """Figures of one predicted number an example, in the unit of the labels; nothing is calibrated."""
 
+    kind: ClassVar[str] = 'regression'
+
     def names(self) -> list[str]:
         return ['loss', 'loss_low', 'loss_high', 'rmse', 'mean_absolute_error', 'spearman']
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
-        predicted = examples.logits[:, 0]
+        self.outputs = self.mix_by_halves(examples)
+        predicted = self.outputs[:, 0]
         labels = examples.labels.view(-1).to(torch.float64)
         return {
             **_interval('loss', *mean_interval((predicted - labels).square())),
@@ -344,6 +462,11 @@ def majority_figures(train_counts: Sequence[float], labels: Labels) -> dict[str,
         'majority_loss': float(log_losses(probs.log(), labels).mean()),
         'majority_accuracy': float(is_correct(probs, labels).mean()),
     }
+
+
+def _odd(examples: Examples) -> Bool[Tensor, ' e']:
+    """Every other example: a half that follows from their order."""
+    return torch.arange(len(examples.logits)) % 2 == 1
 
 
 def _joined(parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
@@ -372,9 +495,3 @@ def _said(probs: Float[Tensor, 'e k']) -> Float[Tensor, ' ek']:
 def _binary_reliability(probs: Float[Tensor, 'e k'], labels: Float[Tensor, 'e k']) -> Reliability:
     is_right = torch.where(probs >= 0.5, labels.to(torch.float64), 1 - labels.to(torch.float64))
     return reliability(_said(probs), is_right.flatten())
-
-
-def _set_figures(sets: Bool[Tensor, 'e k'], classes: Int[Tensor, ' e']) -> dict[str, float]:
-    """How many sets hold their example's class, and how many classes a set has."""
-    covered = sets.gather(1, classes[:, None]).to(torch.float64)
-    return {'set_coverage': float(covered.mean()), 'set_size': float(sets.sum(1).to(torch.float64).mean())}

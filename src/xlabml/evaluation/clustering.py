@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from .evaluator import Monitor
-from .vectors import Texts, VectorEvaluator, normalized
+from .vectors import Texts, VectorEvaluator, normalized, require_labels
 
 
 class Clustering(VectorEvaluator):
@@ -36,9 +36,11 @@ class Clustering(VectorEvaluator):
     def names(self) -> list[str]:
         return ['v_measure', 'homogeneity', 'completeness']
 
+    def check(self, texts: Texts) -> None:
+        require_labels(self, texts)
+
     def figures(self, texts: Texts) -> Mapping[str, float]:
-        if texts.label is None:
-            raise ValueError('Clustering needs labels; map a column to the role `label` in data.examples.roles')
+        self.check(texts)
         texts = texts.classed()
         assert texts.label is not None
         if not len(texts.example):

@@ -1,8 +1,10 @@
 """The base class of evaluators: figures of a split, from the outputs of its batches, gathered over all ranks."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from xlabml.batches import Batch
@@ -19,6 +21,9 @@ class Monitor(NamedTuple):
     name: str
     mode: Literal['min', 'max']
 
+
+TextScores: TypeAlias = Callable[[Float[Tensor, 'q w'], Float[Tensor, 'n w']], Float[Tensor, 'q n']]
+"""How near each document is to each query, of texts that are several vectors each (late interaction)."""
 
 _T = TypeVar('_T')
 
@@ -39,9 +44,11 @@ class Evaluator(ABC):
 
     Attributes:
         has_own_examples: Whether it evaluates on its own `examples`, not on those of the split.
+        needs_nats: Of a task of tokens, whether it needs the negative log-likelihood of each target.
     """
 
     has_own_examples: bool = False
+    needs_nats: bool = False
 
     @property
     def primary(self) -> Monitor | None:
@@ -59,6 +66,24 @@ class Evaluator(ABC):
             data: The data module.
         """
         raise NotImplementedError(f'{type(self).__name__} brings no examples of its own')
+
+    def open(self) -> None:  # noqa: B027  # most read nothing
+        """Read the files that it needs; called before work starts.
+
+        Raises:
+            ValueError: They are not there, or cannot be used.
+        """
+
+    def compare_by(self, scores: TextScores) -> None:  # noqa: B027  # most compare no vectors
+        """Told how texts are compared where each is several vectors.
+
+        Raises:
+            SettingsError: It compares single vectors only.
+        """
+
+    def outputs_of(self, task: Any, batch: Batch) -> Any:
+        """The input of `update` for a batch of its own examples; by default that of the other evaluators."""
+        return task.outputs(batch)
 
     @abstractmethod
     def start(self) -> None:

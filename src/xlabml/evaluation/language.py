@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xlabml.batches import IGNORED, Batch, token_targets
+from xlabml.batches import IGNORED, Batch, Layout, token_targets
 
 from .evaluator import Evaluator, Gather
 from .sums import Sums, precise
@@ -92,6 +92,21 @@ class TokenOutputs(NamedTuple):
     nats: Float[Tensor, 'b n'] | None = None
 
 
+def sum_segments(
+    nats: Float[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout
+) -> tuple[Int[Tensor, ' s'], Float[Tensor, ' s']]:
+    """The number of targets of each segment, and the sum of their negative log-likelihoods."""
+    values = nats.flatten().to(precise(nats.device))
+    slots = torch.arange(values.numel(), device=values.device)
+    segment = torch.searchsorted(layout.starts, slots, right=True) - 1
+    n_segments = len(layout.starts) - 1
+    counts = torch.zeros(n_segments, dtype=torch.long, device=values.device)
+    sums = torch.zeros(n_segments, dtype=values.dtype, device=values.device)
+    counts.index_add_(0, segment, (targets.flatten() != IGNORED).long())
+    sums.index_add_(0, segment, values)
+    return counts, sums
+
+
 class TokenEvaluator(Evaluator):
     """Figures and metrics over all targets of a split.
 
@@ -120,7 +135,8 @@ class TokenEvaluator(Evaluator):
 
     def update(self, outputs: TokenOutputs, batch: Batch) -> None:
         row = outputs.sums.stack()
-        if outputs.nats is not None:
+        if self.metrics:
+            assert outputs.nats is not None
             targets = token_targets(batch).ids
             is_counted = targets != IGNORED
             values = [metric.values(outputs.nats[is_counted], targets[is_counted]).sum() for metric in self.metrics]

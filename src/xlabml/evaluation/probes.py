@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 
 from .evaluator import Monitor
-from .vectors import Kind, Texts, VectorEvaluator, compare, normalized
+from .vectors import Kind, Texts, VectorEvaluator, compare, normalized, require_labels
 
 
 class LinearProbe(VectorEvaluator):
@@ -37,6 +37,9 @@ class LinearProbe(VectorEvaluator):
 
     def names(self) -> list[str]:
         return ['probe_accuracy', 'probe_f1']
+
+    def check(self, texts: Texts) -> None:
+        require_labels(self, texts)
 
     def figures(self, texts: Texts) -> Mapping[str, float]:
         texts, labels = _classed(self, texts)
@@ -79,6 +82,9 @@ class Neighbours(VectorEvaluator):
     def names(self) -> list[str]:
         return ['knn_accuracy', 'knn_f1']
 
+    def check(self, texts: Texts) -> None:
+        require_labels(self, texts)
+
     def figures(self, texts: Texts) -> Mapping[str, float]:
         texts, labels = _classed(self, texts)
         if not len(labels):
@@ -110,9 +116,9 @@ _BLOCK_SCORES = 4_194_304
 
 def _classed(evaluator: VectorEvaluator, texts: Texts) -> tuple[Texts, Int64[np.ndarray, ' s']]:
     """The texts that have a class, and their classes."""
+    evaluator.check(texts)
     known = texts.classed()
-    if known.label is None:
-        raise ValueError(f'{type(evaluator).__name__} needs labels; map a column to the role `label`')
+    assert known.label is not None, 'checked'
     return known, known.label[known.example]
 
 

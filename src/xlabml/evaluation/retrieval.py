@@ -7,11 +7,11 @@ from jaxtyping import Float, Int64
 
 from xlabml.batches import ANCHOR, POSITIVE
 
-from .evaluator import Monitor
+from .evaluator import Monitor, TextScores
 from .ranking import Metric, Relevance, make_relevance, rank_relevant, ranking_figures
 from .vectors import Encode, Kind, Texts, VectorEvaluator, compare, normalized
 
-_METRICS: tuple[Metric, ...] = ('recall', 'mrr', 'ndcg')
+METRICS: tuple[Metric, ...] = ('recall', 'mrr', 'ndcg')
 
 
 class Retrieval(VectorEvaluator):
@@ -30,8 +30,10 @@ class Retrieval(VectorEvaluator):
         last: The texts of the last evaluation; None before the first.
     """
 
+    takes_scores = True
+
     def __init__(
-        self, at: Sequence[int] = (1, 10), metrics: Sequence[Metric] = _METRICS, similarity: Kind = 'cosine'
+        self, at: Sequence[int] = (1, 10), metrics: Sequence[Metric] = METRICS, similarity: Kind = 'cosine'
     ) -> None:
         super().__init__()
         check_cutoffs(at, metrics)
@@ -53,10 +55,10 @@ class Retrieval(VectorEvaluator):
     def figures(self, texts: Texts) -> Mapping[str, float]:
         self.last = texts
         queries, documents, relevance = make_search(texts)
-        found = search_figures(
-            texts.vectors[queries], texts.vectors[documents], relevance, self.at, self.metrics, self.similarity
-        )
-        return {name: _mean(values) for name, values in found.items()}
+        asked = texts.vectors[queries]
+        known = texts.vectors[documents]
+        found = search_figures(asked, known, relevance, self.at, self.metrics, self.similarity, self.scores)
+        return {name: mean_known(values) for name, values in found.items()}
 
 
 class Reranking(VectorEvaluator):
@@ -67,6 +69,8 @@ class Reranking(VectorEvaluator):
         metrics: Which figures; their names are `reranking_map_at_10` …
         similarity: How vectors are compared.
     """
+
+    takes_scores = True
 
     def __init__(
         self, at: Sequence[int] = (10,), metrics: Sequence[Metric] = ('mrr', 'ndcg', 'map'), similarity: Kind = 'cosine'
@@ -95,7 +99,7 @@ class Reranking(VectorEvaluator):
             relevant = np.flatnonzero(texts.role[candidates] == POSITIVE)
             if len(anchors) != 1 or not len(relevant) or len(relevant) == len(candidates):
                 continue  # nothing to rank
-            scores = compare(texts.vectors[anchors], texts.vectors[candidates], self.similarity)
+            scores = compare(texts.vectors[anchors], texts.vectors[candidates], self.similarity, self.scores)
             one = make_relevance([relevant.tolist()])
             ranks.append(rank_relevant(scores.__getitem__, one, len(candidates)))
             sizes.append(len(relevant))
@@ -104,7 +108,7 @@ class Reranking(VectorEvaluator):
         starts = np.concatenate([[0], np.cumsum(sizes)])
         relevance = Relevance(starts, np.zeros(starts[-1], np.int64), np.ones(starts[-1]))
         found = ranking_figures(np.concatenate(ranks), relevance, self.at, self.metrics)
-        return {f'reranking_{name}': _mean(values) for name, values in found.items()}
+        return {f'reranking_{name}': mean_known(values) for name, values in found.items()}
 
 
 def check_cutoffs(at: Sequence[int], metrics: Sequence[Metric]) -> None:
@@ -135,15 +139,20 @@ def search_figures(
     documents: Float[np.ndarray, 'n d'],
     relevance: Relevance,
     at: Sequence[int] = (1, 10),
-    metrics: Sequence[Metric] = _METRICS,
+    metrics: Sequence[Metric] = METRICS,
     similarity: Kind = 'cosine',
+    scores: TextScores | None = None,
 ) -> dict[str, Float[np.ndarray, ' q']]:
-    """The figures of each query, from vectors: a block of queries against all documents at a time."""
-    if similarity == 'cosine':
+    """The figures of each query, from vectors: a block of queries against all documents at a time.
+
+    Args:
+        scores: Compares texts of several vectors, as in `compare`.
+    """
+    if similarity == 'cosine' and scores is None:
         queries = normalized(queries)
         documents = normalized(documents)
     kind: Kind = 'dot' if similarity == 'cosine' else similarity
-    ranks = rank_relevant(lambda some: compare(queries[some], documents, kind), relevance, len(documents))
+    ranks = rank_relevant(lambda some: compare(queries[some], documents, kind, scores), relevance, len(documents))
     return ranking_figures(ranks, relevance, at, metrics)
 
 
@@ -153,14 +162,14 @@ def evaluate_search(
     documents: Sequence[str],
     relevance: Relevance,
     at: Sequence[int] = (1, 10),
-    metrics: Sequence[Metric] = _METRICS,
+    metrics: Sequence[Metric] = METRICS,
     similarity: Kind = 'cosine',
 ) -> dict[str, Float[np.ndarray, ' q']]:
     """The figures of each query for any model: a callable from texts to vectors."""
     return search_figures(encode(queries), encode(documents), relevance, at, metrics, similarity)
 
 
-def _mean(values: Float[np.ndarray, ' q']) -> float:
+def mean_known(values: Float[np.ndarray, ' q']) -> float:
     """The mean over the queries that have relevant documents; NaN where none has."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float('nan')

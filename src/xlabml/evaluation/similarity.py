@@ -37,11 +37,13 @@ class Similarity(VectorEvaluator):
     def names(self) -> list[str]:
         return [f'{kind}_{figure}' for kind in self.kinds for figure in ('spearman', 'pearson')]
 
-    def figures(self, texts: Texts) -> Mapping[str, float]:
+    def check(self, texts: Texts) -> None:
         if texts.score is None:
-            raise ValueError(
-                'Similarity needs scores of pairs; map a column to the role `score` in data.examples.roles'
-            )
+            raise ValueError('Similarity needs scores of pairs; name their column in data.examples.score')
+
+    def figures(self, texts: Texts) -> Mapping[str, float]:
+        self.check(texts)
+        assert texts.score is not None
         a, b = texts.pairs()
         return correlations(texts.vectors[a], texts.vectors[b], texts.score[b], self.kinds)
 
@@ -91,6 +93,13 @@ class TripletAccuracy(VectorEvaluator):
     def names(self) -> list[str]:
         return ['triplet_accuracy']
 
+    def check(self, texts: Texts) -> None:
+        if texts.label is None and not (texts.role >= NEGATIVE).any():
+            raise ValueError(
+                'TripletAccuracy needs negatives, or labels; name their columns in data.examples.roles.negatives or '
+                'data.examples.label'
+            )
+
     def figures(self, texts: Texts) -> Mapping[str, float]:
         negatives = np.flatnonzero(texts.role >= NEGATIVE)
         if len(negatives):
@@ -98,12 +107,11 @@ class TripletAccuracy(VectorEvaluator):
             positive = texts.first_of(POSITIVE)[texts.example[negatives]]
             whole = (anchor >= 0) & (positive >= 0)
             triplets = anchor[whole], positive[whole], negatives[whole]
-        elif texts.label is not None:
-            texts = texts.classed()
-            assert texts.label is not None
-            triplets = draw_triplets(texts.label[texts.example], self.seed)
         else:
-            raise ValueError('TripletAccuracy needs negatives, or labels; map a column to one of these roles')
+            self.check(texts)
+            texts = texts.classed()
+            assert texts.label is not None, 'or there are negatives'
+            triplets = draw_triplets(texts.label[texts.example], self.seed)
         if not len(triplets[0]):
             return {'triplet_accuracy': math.nan}
         anchors, positives, others = (texts.vectors[some] for some in triplets)
@@ -154,9 +162,12 @@ class PairClassification(VectorEvaluator):
     def names(self) -> list[str]:
         return [f'{kind}_{name}' for kind in self.kinds for name in Separation._fields]
 
-    def figures(self, texts: Texts) -> Mapping[str, float]:
+    def check(self, texts: Texts) -> None:
         if texts.label is None:
-            raise ValueError('PairClassification needs labels of pairs; map a column to the role `label`')
+            raise ValueError('PairClassification needs labels of pairs; name their column in data.examples.label')
+
+    def figures(self, texts: Texts) -> Mapping[str, float]:
+        self.check(texts)
         texts = texts.classed()
         assert texts.label is not None
         a, b = texts.pairs()

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,8 +11,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from xlabml.batches import ANCHOR, IGNORED, POSITIVE, Batch, PairTargets
+from xlabml.errors import SettingsError
 
-from .evaluator import Evaluator, Gather
+from .evaluator import Evaluator, Gather, TextScores
 
 Encode: TypeAlias = Callable[[Sequence[str]], Float32[np.ndarray, 'n d']]
 """Texts -> their vectors, in order: any model can be scored."""
@@ -113,7 +114,11 @@ class VectorEvaluator(Evaluator):
 
     Attributes:
         shown: Histograms of the last evaluation, by name, for the curves.
+        scores: How texts of several vectors are compared; None: texts are one vector each.
     """
+
+    takes_scores: ClassVar[bool] = False
+    scores: TextScores | None = None
 
     def __init__(self) -> None:
         self._parts: list[Texts] = []
@@ -128,6 +133,31 @@ class VectorEvaluator(Evaluator):
         Args:
             texts: At least one.
         """
+
+    def check(self, texts: Texts) -> None:  # most can use any texts
+        """Refuse texts that lack what the figures are made from.
+
+        Raises:
+            ValueError: They have no scores, no labels or no negatives.
+        """
+
+    def compare_by(self, scores: TextScores) -> None:
+        """Compare texts that are several vectors each.
+
+        Raises:
+            SettingsError: It compares single vectors only.
+        """
+        if not self.takes_scores:
+            raise SettingsError(
+                f'the evaluator {type(self).__name__} compares one vector a text, but model.pooling makes several '
+                '(TokenVectors); leave it out of model.evaluators: Retrieval, Reranking and BeirSearch compare these'
+            )
+        if getattr(self, 'similarity', 'cosine') != 'cosine':
+            raise SettingsError(
+                f'similarity of {type(self).__name__} would have no effect: texts of several vectors (TokenVectors) '
+                'are compared by the cosines of these'
+            )
+        self.scores = scores
 
     def count(self, texts: Texts) -> int:
         """How much was counted: groups, if nothing else."""
@@ -184,6 +214,12 @@ class VectorEvaluator(Evaluator):
         return dict(self.figures(texts))
 
 
+def require_labels(evaluator: Evaluator, texts: Texts) -> None:
+    """Raise ValueError where no group has a class."""
+    if texts.label is None:
+        raise ValueError(f'{type(evaluator).__name__} needs labels; name their column in data.examples.label')
+
+
 def _join(parts: Sequence[Texts]) -> Texts:
     """All texts, one part after the other."""
 
@@ -217,9 +253,15 @@ def normalized(vectors: Float[np.ndarray, 'n d']) -> Float32[np.ndarray, 'n d']:
 
 
 def compare(
-    a: Float[np.ndarray, 'i d'], b: Float[np.ndarray, 'j d'], kind: Kind = 'cosine'
+    a: Float[np.ndarray, 'i d'], b: Float[np.ndarray, 'j d'], kind: Kind = 'cosine', scores: TextScores | None = None
 ) -> Float[np.ndarray, 'i j']:
-    """How near each a is to each b."""
+    """How near each a is to each b.
+
+    Args:
+        scores: Compares texts of several vectors, whatever `kind` says; None: texts are one vector each.
+    """
+    if scores is not None:
+        return scores(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     if kind == 'cosine':
         return normalized(a) @ normalized(b).T
     product = a @ b.T

@@ -4,6 +4,7 @@ A head that settings can build has a method `build`, whose arguments are plain v
 from a checkpoint.
 """
 
+from .blend import LinearBlend
 from .calibration import Calibration
 from .classifier import CumulativeLink, Head, LinearHead, MLPHead, PairHead, SequenceClassifier
 from .joint import JointModel
@@ -44,6 +45,7 @@ __all__ = [
     'JointModel',
     'LanguageModel',
     'LastPooling',
+    'LinearBlend',
     'LinearHead',
     'MLPHead',
     'MaxPooling',

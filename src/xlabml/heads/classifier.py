@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
 from xlabml.errors import SettingsError
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
+from .blend import LinearBlend
 from .calibration import Calibration
 from .pooling import MeanPooling, Pooling
 from .text_encoder import row_layout
@@ -182,7 +183,7 @@ class ExampleNetwork(nn.Module):
         n_texts: Texts of an example; those of role r are its r-th.
     """
 
-    def __init__(self, trunk: Transformer, pooling: Pooling, n_texts: int) -> None:
+    def __init__(self, trunk: Trunk, pooling: Pooling, n_texts: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.pooling = pooling
@@ -191,7 +192,7 @@ class ExampleNetwork(nn.Module):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
-        return frozenset({'trunk.embedding.weight'})
+        return frozenset(f'trunk.{name}' for name in self.trunk.of_vocabulary)
 
     @property
     def max_len(self) -> int:
@@ -200,7 +201,7 @@ class ExampleNetwork(nn.Module):
 
     def list_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk, which a strategy that shards gathers one at a time."""
-        return list(self.trunk.blocks)
+        return self.trunk.list_blocks()
 
     def vectors(
         self,
@@ -244,19 +245,22 @@ class SequenceClassifier(ExampleNetwork):
         calibration: Applied by `probabilities`; None: a regression, which has none.
         classes: Their names, in the order of the logits; () of a regression.
         task: What the logits mean, one of TASKS.
+        blend: Mixes the logits with those of a linear model, before calibration; None: they stand alone.
     """
 
     def __init__(
         self,
-        trunk: Transformer,
+        trunk: Trunk,
         pooling: Pooling,
         head: Head,
         link: nn.Module | None = None,
         calibration: Calibration | None = None,
         classes: Sequence[str] = (),
         task: str = 'single-label',
+        blend: LinearBlend | None = None,
     ) -> None:
         super().__init__(trunk, pooling, head.n_texts)
+        self.blend = blend
         self.head = head
         self.link = link
         self.calibration = calibration
@@ -271,12 +275,13 @@ class SequenceClassifier(ExampleNetwork):
         classes: list[str] | None = None,
         task: str = 'single-label',
         n_texts: int = 1,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
     ) -> 'SequenceClassifier':
         """Build a classifier from settings; the one place where that is done.
 
@@ -292,11 +297,14 @@ class SequenceClassifier(ExampleNetwork):
             calibration: temperature, vector or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
+            blend: tfidf: the logits are mixed with those of a linear model of TF-IDF features; None: they are not.
 
         Raises:
-            SettingsError: The classes do not fit the task.
+            SettingsError: The classes do not fit the task, or there is no such blend.
         """
         names = check_task(task, classes)
+        if blend not in (None, 'tfidf'):
+            raise SettingsError(f'model.blend is {blend!r}; give tfidf, or leave it out')
         n_outputs = len(names) if task in ('single-label', 'multi-label') else 1
         made = trunk(n_vocab, max_len)
         return cls(
@@ -309,6 +317,7 @@ class SequenceClassifier(ExampleNetwork):
             else Calibration(len(names), calibration, task == 'multi-label', set_coverage, answered),
             names,
             task,
+            None if blend is None else LinearBlend(task, len(names) or 1),
         )
 
     def forward(

@@ -16,7 +16,7 @@ from xlabml.checkpoints import Contents, Part
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.finite import require_finite
 from xlabml.plain import Plain
-from xlabml.untrusted.building import building
+from xlabml.untrusted.building import building, naming
 from xlabml.untrusted.matching import match_arguments
 
 _NETWORK = 'network.'
@@ -61,6 +61,8 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
         ValueError: The checkpoint does not describe its network, or names a class that cannot be built; or the weights
             do not fit it, or are NaN or infinite.
     """
+    with naming(path):
+        contents = contents.merged()
     if contents.network is None:
         raise CheckpointError(f'{path} does not describe its network; load its task, {contents.task.class_path}')
     with building(path, contents.weights):
@@ -72,6 +74,7 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
         known = match_arguments(build, contents.network.arguments, 'model')
         network = build(**settings.build_arguments(build, known))
     weights = network_weights(contents.weights)
+    prepare_load(network, weights)
     _check_shapes(network, weights, path)
     network.load_state_dict(weights)
     require_finite(dict(network.named_parameters()), path)
@@ -79,6 +82,21 @@ def load_network(contents: Contents, path: str | Path, kind: type[_Head]) -> _He
     found = network if part is None else getattr(network, part)
     assert isinstance(found, kind)
     return found
+
+
+def prepare_load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let the parts of a network whose sizes only a file knows (with a method `prepare_load`) take them from it, before
+    shapes are compared.
+
+    Args:
+        network: What the weights are of, or its task.
+        weights: By their names in it.
+    """
+    for prefix, module in network.named_modules():
+        prepare = getattr(module, 'prepare_load', None)
+        if prepare is not None:
+            start = f'{prefix}.' if prefix else ''
+            prepare({name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)})
 
 
 class Initialized(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xlabml.batches import Layout
 from xlabml.errors import SettingsError
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .calibration import Calibration
 from .classifier import ExampleNetwork, Head, LinearHead
@@ -122,9 +122,7 @@ class PreferenceNetwork(ExampleNetwork):
     task = 'single-label'
     classes = PREFERENCES
 
-    def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, calibration: Calibration | None = None
-    ) -> None:
+    def __init__(self, trunk: Trunk, pooling: Pooling, head: Head, calibration: Calibration | None = None) -> None:
         super().__init__(trunk, pooling, n_texts=2)
         self.head = head
         self.calibration = _check_calibration(calibration)
@@ -212,7 +210,7 @@ class PreferenceModel(PreferenceNetwork):
     """
 
     def __init__(
-        self, trunk: Transformer, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
+        self, trunk: Trunk, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
     ) -> None:
         super().__init__(trunk, pooling, head, calibration)
         self.ties = ties
@@ -222,7 +220,7 @@ class PreferenceModel(PreferenceNetwork):
         cls,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         ties: Callable[[], Ties] | None = None,
@@ -293,7 +291,7 @@ class CrossPreferenceModel(PreferenceNetwork):
         cls,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         calibration: str = 'temperature',

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .pooling import MeanPooling, Pooling
 from .text_vectors import TextVectors
@@ -55,7 +55,7 @@ class TextEncoder(TextVectors):
 
     def __init__(
         self,
-        trunk: Transformer,
+        trunk: Trunk,
         pooling: Pooling,
         dense: Sequence[Dense] = (),
         normalize: bool = True,
@@ -78,7 +78,7 @@ class TextEncoder(TextVectors):
         cls,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         dense: list[Callable[[int], Dense]] | None = None,
         normalize: bool = True,
@@ -105,12 +105,12 @@ class TextEncoder(TextVectors):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
-        return frozenset({'trunk.embedding.weight'})
+        return frozenset(f'trunk.{name}' for name in self.trunk.of_vocabulary)
 
     @property
     def n_vocab(self) -> int:
         """Tokens of the vocabulary."""
-        return self.trunk.embedding.num_embeddings
+        return self.trunk.n_vocab
 
     @property
     def max_len(self) -> int:
@@ -164,7 +164,7 @@ class TextEncoder(TextVectors):
 
     def list_blocks(self) -> list[nn.Module]:
         """The blocks of the trunk, which a strategy that shards gathers one at a time."""
-        return list(self.trunk.blocks)
+        return self.trunk.list_blocks()
 
     def _skipped(self, n_prompt: Tensor | None) -> Tensor | None:
         return None if self.include_prompt else n_prompt

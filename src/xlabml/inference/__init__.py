@@ -6,7 +6,18 @@ Axes are those of `xlabml.transformer`; `r` is the number of unfinished rows.
 
 from .beam import beam_search
 from .context import Overflow
+from .guidance import Guided
 from .sampling import Greedy, NonFiniteLogitsError, Sampler
 from .search import greedy_search, sample, stream
 
-__all__ = ['Greedy', 'NonFiniteLogitsError', 'Overflow', 'Sampler', 'beam_search', 'greedy_search', 'sample', 'stream']
+__all__ = [
+    'Greedy',
+    'Guided',
+    'NonFiniteLogitsError',
+    'Overflow',
+    'Sampler',
+    'beam_search',
+    'greedy_search',
+    'sample',
+    'stream',
+]

@@ -55,7 +55,7 @@ class Context:
     def __init__(
         self,
         model: nn.Module,
-        prompts: list[Int[Tensor, ' _']],
+        prompts: list[Tensor],  # of one axis each, which is checked below
         n_steps: int,
         block_size: int | None,
         overflow: Overflow,
@@ -65,6 +65,11 @@ class Context:
         if overflow not in ('refill', 'slide'):
             raise ValueError(f"overflow is {overflow!r}; it must be 'refill' or 'slide'")
         for i, prompt in enumerate(prompts):
+            if prompt.dim() != 1:
+                raise RequestError(
+                    f'prompt {i} has the shape {tuple(prompt.shape)}; it must be the ids of one text, (n,); '
+                    'give a list for several'
+                )
             if not len(prompt):
                 raise RequestError(f'prompt {i} has no tokens; it needs at least the start of text (sos)')
         self._model = model

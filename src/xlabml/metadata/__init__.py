@@ -3,6 +3,7 @@
 from .global_types import Author, Datasource, Length, Timestamp, Title, Topic, Url, WebsiteDescription, datasource
 from .local_types import Entity, EntityParagraph, Html, Paragraph, SentenceLength
 from .names import Name
+from .prefix import Prefix
 from .reading import NOTHING, Rendered, Schema, columns_of, render
 from .spans import Marker, check_spans, order_markers
 from .types import GlobalType, KeyValue, LocalKeyValue, LocalTemplate, LocalType, MetadataType, Span, Template
@@ -24,6 +25,7 @@ __all__ = [
     'MetadataType',
     'Name',
     'Paragraph',
+    'Prefix',
     'Rendered',
     'Schema',
     'SentenceLength',

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
 from torch.optim import Optimizer
 
 from xlabml.batches import Batch, ClassTargets, Layout, check_classes, check_ids
-from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts, Task
-from xlabml.errors import SettingsError
+from xlabml.checkpoints import Contents, Part
+from xlabml.engine import DocumentParts
+from xlabml.errors import NotSupportedError, SettingsError
 from xlabml.evaluation import (
-    CalibratedEvaluator,
     ClassEvaluator,
     ExampleEvaluator,
     ExampleOutputs,
@@ -23,12 +23,13 @@ from xlabml.evaluation import (
     PreferenceEvaluator,
     RegressionEvaluator,
     Sums,
+    has_sklearn,
     precise,
 )
 from xlabml.heads import (
-    PREFERENCES,
     CrossPreferenceModel,
     Head,
+    LinearBlend,
     LinearHead,
     MeanPooling,
     Pooling,
@@ -37,13 +38,16 @@ from xlabml.heads import (
     SequenceClassifier,
     Ties,
 )
-from xlabml.heads.loading import describe_head
+from xlabml.heads.loading import describe_head, prepare_load
 from xlabml.losses import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, SquaredError, embed_in_chunks
-from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear, decay_rates, parameter_groups, split_by_depth
-from xlabml.transformer import Transformer
+from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
+from xlabml.transformer import Transformer, Trunk
+
+from .preference_settings import check_preference
+from .trunk_task import TrunkTask
 
 
-class Classifier(Task):
+class Classifier(TrunkTask):
     """Texts to classes, or to a number (`data.examples: LabelledTexts`), or which of two answers is better
     (`data.examples: Preferences`).
 
@@ -72,8 +76,12 @@ class Classifier(Task):
         calibration: temperature, vector or none.
         set_coverage: How often the set of classes of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
-        freeze: What stays as it is: none, all (the whole trunk), or bottom:n, the embeddings and the first n blocks.
-            Frozen parts have no dropout.
+        blend: tfidf: the outputs are mixed with those of the linear model of TF-IDF features that `baselines` fits to
+            the training split (extra `baselines`), by weights that are fitted with the calibration; the checkpoint
+            holds it, and nothing else is needed to use it. None: the network stands alone.
+        freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
+            gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
+            of these steps on, the rest to the end. Frozen parts have no dropout.
         layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
             learn alike.
         optimizer: Makes the optimizer, from parameter groups.
@@ -99,7 +107,7 @@ class Classifier(Task):
         n_texts: int | None = None,
         preference: str | None = None,
         task: str = 'single-label',
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         head: Callable[[int, int, int], Head] = LinearHead,
         loss: Callable[[], ClassLoss] | None = None,
@@ -108,6 +116,7 @@ class Classifier(Task):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
         freeze: str = 'none',
         layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
@@ -115,9 +124,7 @@ class Classifier(Task):
         clip: Callable[[], AdaptiveClip] | None = None,
     ) -> None:
         super().__init__()
-        self._holds_frozen = False
-        self.frozen: list[nn.Module] = []
-        check_preference(preference, task, classes, ties, second_pass)
+        check_preference(preference, task, classes, ties, second_pass, blend)
         calibrated = (calibration, set_coverage, answered)
         if preference == 'together':
             self.network = CrossPreferenceModel.build(n_vocab, max_len, trunk, pooling, head, *calibrated)
@@ -126,25 +133,28 @@ class Classifier(Task):
         else:
             texts = 1 if n_texts is None else n_texts
             self.network = SequenceClassifier.build(
-                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated
+                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated, blend
             )
         self.second_pass = second_pass
         self.classes = list(classes or [])
         self.class_counts = class_counts
         self.task = task
         self.objective = (_LOSSES[task] if loss is None else loss)()
-        self.frozen = find_frozen(self.network.trunk, freeze)
-        for part in self.frozen:
-            part.requires_grad_(False)
-        if not 0 < layer_decay <= 1:
-            raise SettingsError(f'model.layer_decay is {layer_decay}; give a factor above 0, at most 1')
-        self.layer_decay = layer_decay
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()
         self.evaluator = self._make_evaluator()
+        self.evaluator.blender = self.blend
         self.evaluators = [self.evaluator]
+        self.texts_of: Callable[[Int64[np.ndarray, ' e']], list[tuple[str, ...]]] | None = None
+        self._beside: dict[int, Float[Tensor, ' k']] = {}
         self.n_vocab = n_vocab
+
+    @property
+    def blend(self) -> LinearBlend | None:
+        """What mixes the outputs of the network with those of a linear model; None: they stand alone."""
+        return getattr(self.network, 'blend', None)
 
     def forward(
         self,
@@ -161,26 +171,23 @@ class Classifier(Task):
         """The classifier, from the arguments of this task."""
         return describe_head(type(self.network), Part.of(self.hparams).arguments)
 
-    def train(self, mode: bool = True) -> 'Classifier':
-        """Once a run trains, frozen parts are never in training mode: no dropout moves what they return."""
-        super().train(mode)
-        for part in self.frozen if self._holds_frozen else ():
-            part.eval()
-        return self
+    def check_weights(self, checkpoint: Contents) -> None:
+        """As in the base; of a linear model the sizes are those of the checkpoint."""
+        prepare_load(self, checkpoint.weights)
+        super().check_weights(checkpoint)
 
-    def on_train_start(self) -> None:
-        """Hold what is frozen; not before, since Lightning warns of a module that starts in evaluation mode."""
-        self._holds_frozen = True
-        self.train()
+    def check_training(self, max_steps: int) -> None:
+        """As in the base, and refuse a linear model that could not be fitted.
 
-    def build_optimizer(self) -> Optimizer:
-        """The optimizer, with the learning rate of each block and of the embeddings."""
-        if self.layer_decay == 1:
-            return super().build_optimizer()
-        trunk = self.network.trunk
-        built = self.optimizer(split_by_depth(parameter_groups(self), [trunk.embedding, *trunk.blocks]))
-        decay_rates(built, self.layer_decay)
-        return built
+        Raises:
+            NotSupportedError: scikit-learn is not installed.
+        """
+        super().check_training(max_steps)
+        if self.blend is not None and not has_sklearn():
+            raise NotSupportedError(
+                "model.blend is tfidf, whose linear model scikit-learn fits: pip install 'xlabml[baselines]', or leave "
+                'model.blend out'
+            )
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
@@ -240,13 +247,30 @@ class Classifier(Task):
         documents = batch.documents[is_first].long()
         network = self.network
         if not isinstance(network, PreferenceNetwork):
-            return ExampleOutputs(self.logits(batch), targets.labels, targets.weights, documents)
+            logits = self.logits(batch)
+            beside = None if self.blend is None else self._linear(documents).to(logits.device)
+            return ExampleOutputs(logits, targets.labels, targets.weights, documents, None, beside)
 
         def by_order(*arguments: Any) -> Float[Tensor, 'e 6']:
             return network(*arguments, by_order=True).flatten(1)
 
         orders = self._of_rows(batch, by_order).unflatten(1, (2, -1))
         return ExampleOutputs(network.combine(orders), targets.labels, targets.weights, documents, orders)
+
+    def _linear(self, documents: Int[Tensor, ' e']) -> Float[Tensor, 'e k']:
+        """The outputs of the linear model for the texts of documents; each is scored once."""
+        assert self.blend is not None
+        numbers = documents.tolist()
+        new = [number for number in dict.fromkeys(numbers) if number not in self._beside]
+        if new:
+            if self.texts_of is None:
+                raise SettingsError(
+                    'model.blend is tfidf, which reads the texts of documents by the callback of the group baselines, '
+                    'xlabml.callbacks.ClassReport; add it to the trainer'
+                )
+            self._beside |= dict(zip(new, self.blend.beside(self.texts_of(np.array(new)))))
+        found = [self._beside[number] for number in numbers]
+        return torch.stack(found) if found else torch.zeros(0, self.blend.n_outputs, dtype=torch.float64)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The mean loss of training and, of classes, the accuracy."""
@@ -261,15 +285,12 @@ class Classifier(Task):
         return '  '.join(shown)
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the calibration, where this is a validation of `fit`; each rank finds the same."""
-        evaluator = self.evaluator
-        if isinstance(evaluator, CalibratedEvaluator):
-            evaluator.fits = self.trainer.state.fn == 'fit'
+        """Fit the calibration and what is mixed, where this is a validation of `fit`; each rank finds the same."""
+        self.evaluator.fits = self.trainer.state.fn == 'fit'
         try:
             super().on_validation_epoch_end()
         finally:
-            if isinstance(evaluator, CalibratedEvaluator):
-                evaluator.fits = False
+            self.evaluator.fits = False
 
     def on_test_epoch_end(self) -> None:
         """Report class by class, beside the figures."""
@@ -294,6 +315,8 @@ class Classifier(Task):
             logits = logits[:, :-1]
         else:
             logits = self.logits(batch)
+        if self.blend is not None:
+            logits = self.blend(logits, self._linear(batch.documents[(batch.example >= 0) & (batch.role == 0)]))
         probs = network.probabilities(logits).double()
         values = second | {f'{_PROBABILITY}{i}': probs[:, i] for i in range(probs.size(1))}
         calibration = self.network.calibration
@@ -359,65 +382,6 @@ def class_targets(batch: Batch) -> ClassTargets:
             'data.examples to LabelledTexts or Preferences'
         )
     return batch.targets
-
-
-def check_preference(
-    preference: str | None,
-    task: str,
-    classes: list[str] | None,
-    ties: Callable[[], Ties] | None,
-    second_pass: float,
-) -> None:
-    """See that what is said of preferences goes together; arguments as in Classifier.
-
-    Raises:
-        SettingsError: It does not.
-    """
-    if preference not in (None, 'none', 'together', 'apart'):
-        raise SettingsError(f'model.preference is {preference!r}; choose one of none, together, apart')
-    if ties is not None and preference != 'apart':
-        raise SettingsError(
-            f'model.ties goes with preferences that are read apart, but model.preference is {preference or "none"}; '
-            'leave it out, or set data.examples.together to false'
-        )
-    if not 0 < second_pass <= 1:
-        raise SettingsError(f'model.second_pass is {second_pass}; give a ratio above 0, at most 1')
-    if second_pass < 1 and preference != 'together':
-        raise SettingsError(
-            'model.second_pass goes with preferences that are read together, but model.preference is '
-            f'{preference or "none"}; leave it out'
-        )
-    if preference in (None, 'none'):
-        return
-    if task != 'single-label' or tuple(classes or ()) != PREFERENCES:
-        raise SettingsError(
-            f'model.task is {task} and model.classes are {", ".join(classes or ()) or "none"}, but preferences are '
-            f'single-label with the classes {", ".join(PREFERENCES)}; leave both out'
-        )
-
-
-def find_frozen(trunk: Transformer, freeze: str) -> list[nn.Module]:
-    """The parts of a trunk that stay as they are.
-
-    Args:
-        trunk: Of the network.
-        freeze: As in Classifier.
-
-    Raises:
-        SettingsError: There is no such thing.
-    """
-    if freeze == 'none':
-        return []
-    if freeze == 'all':
-        return [trunk]
-    kind, _, number = freeze.partition(':')
-    n_blocks = len(trunk.blocks)
-    if kind != 'bottom' or not number.isdecimal():
-        raise SettingsError(f'model.freeze is {freeze!r}; give none, all, or bottom:n as in bottom:{n_blocks // 2}')
-    n = int(number)
-    if n > n_blocks:
-        raise SettingsError(f'model.freeze is {freeze!r}, but the trunk has {n_blocks} blocks; give at most that many')
-    return [trunk.embedding, *trunk.blocks[:n]]
 
 
 _LOSSES: dict[str, Callable[[], ClassLoss]] = {

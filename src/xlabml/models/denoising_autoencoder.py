@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from xlabml.batches import Batch, ReconstructionTargets, check_ids, token_targets
 from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts, Task
-from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs
+from xlabml.engine import DocumentParts
+from xlabml.evaluation import Sums, TokenEvaluator, TokenOutputs, sum_segments
 from xlabml.heads.denoising import DenoisingAutoencoder as Network
 from xlabml.heads.loading import describe_head
 from xlabml.heads.pooling import FirstPooling, Pooling
@@ -18,10 +18,10 @@ from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
 
-from .token_task import sum_segments
+from .trunk_task import TrunkTask
 
 
-class DenoisingAutoencoder(Task):
+class DenoisingAutoencoder(TrunkTask):
     """An encoder whose vector of a text without most of its tokens lets a decoder predict the text.
 
     It is trained on `data.examples: DenoisedTexts`, and is a start for an Embedder: `fit -c conf/embed.yaml
@@ -37,6 +37,9 @@ class DenoisingAutoencoder(Task):
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
+        freeze: What stays as it is: none, bottom:n, gradual:n, as in Classifier.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
     """
 
     network: Network
@@ -53,9 +56,12 @@ class DenoisingAutoencoder(Task):
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = Network.build(n_vocab, max_len, trunk, pooling, loss)
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = None if clip is None else clip()

@@ -16,7 +16,7 @@ from xlabml.heads import Dense, MeanPooling, Pooling, TextEncoder
 from xlabml.heads.loading import describe_head
 from xlabml.losses import InfoNCE, Objective
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
-from xlabml.transformer import Transformer
+from xlabml.transformer import Transformer, Trunk
 
 from .vector_task import VectorTask
 
@@ -51,12 +51,19 @@ class Embedder(VectorTask):
         objective: Makes what is minimised, a function of the vectors of a step.
         objectives: For several data sets (`GroupSets`), the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        guide: The file of an embedder of ours, a checkpoint or an export, whose similarities say which candidates
+            `InfoNCE` leaves out as likely false negatives (guide_margin). It has its own tokenizer and prompts, is not
+            trained, and is not part of the checkpoint, which tells its path and hash. None: there is none.
         layers: Numbers of earlier layers, from 1, whose vectors are trained too, where the objective is
             `AdaptiveLayers`: a model of these layers alone embeds as well. None: all earlier layers then.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         evaluators: Figures to report beside the loss when evaluating.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier; all only where something is left
+            to train.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
     """
 
     network: TextEncoder
@@ -68,7 +75,7 @@ class Embedder(VectorTask):
         self,
         n_vocab: int,
         max_len: int,
-        trunk: Callable[[int, int], Transformer] = Transformer,
+        trunk: Callable[[int, int], Trunk] = Transformer,
         pooling: Callable[[int], Pooling] = MeanPooling,
         dense: list[Callable[[int], Dense]] | None = None,
         normalize: bool = True,
@@ -77,17 +84,22 @@ class Embedder(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        guide: str | None = None,
         layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
         evaluators: list[Evaluator] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = TextEncoder.build(n_vocab, max_len, trunk, pooling, dense, normalize, prompts, include_prompt)
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.prompts = self.network.prompts
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.use_guide(guide)
         self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule

@@ -13,7 +13,7 @@ from xlabml.batches import Batch, Layout, MaskedTargets, PairTargets, TokenTarge
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts, HasTargets
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
+from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums, sum_segments
 from xlabml.heads import Dense, MeanPooling, Pooling
 from xlabml.heads.joint import JointModel as Network
 from xlabml.heads.loading import describe_head
@@ -21,7 +21,6 @@ from xlabml.losses import CrossEntropy, InfoNCE, Loss, LossSums, Objective
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Cache, Transformer
 
-from .token_task import sum_segments
 from .vector_task import VectorTask, idle, row_of
 
 _NEXT = ('nats', 'correct', 'n_bytes', 'n_tokens')
@@ -68,11 +67,16 @@ class JointModel(VectorTask):
         objective: Makes what is minimised of vectors.
         objectives: For several data sets of groups, the objective of each; None: `objective` is that of all.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
+        guide: As in Embedder.
         layers: As in Embedder.
         optimizer: Makes the optimizer, from parameter groups.
         schedule: Makes the factor of the learning rate at every step, from the length of the run in steps.
         clip: Makes what limits the gradient's norm; None: `trainer.gradient_clip_val` does.
         evaluators: Figures of vectors to report beside the losses when evaluating.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier. A head that shares the embedding
+            is frozen with it.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
     """
 
     network: Network
@@ -105,18 +109,23 @@ class JointModel(VectorTask):
         objective: Callable[[], Objective] = InfoNCE,
         objectives: list[Callable[[], Objective]] | None = None,
         gather: bool = True,
+        guide: str | None = None,
         layers: list[int] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
         schedule: Callable[[int | None], Schedule] = WarmupLinear,
         clip: Callable[[], AdaptiveClip] | None = None,
         evaluators: list[Evaluator] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         of_vectors = (pooling, dense, normalize, prompts, include_prompt)
         self.network = Network.build(n_vocab, max_len, trunk, *of_vectors, tied, head_bias, logit_cap, loss)
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.prompts = dict(prompts or {})
         self.objectives = nn.ModuleList(make() for make in objectives or [objective])
         self.gather = gather
+        self.use_guide(guide)
         self.layers = self.choose_layers(layers, self.network.trunk.n_layers)
         self.optimizer = optimizer
         self.schedule = schedule

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from xlabml.batches import Batch, token_targets
 from xlabml.engine import DocumentParts
+from xlabml.evaluation import sum_segments
 
-from .token_task import TokenTask, sum_segments
+from .token_task import TokenTask
 
 
 class MaskedLanguageModel(TokenTask):

@@ -3,24 +3,25 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xlabml.batches import IGNORED, Batch, Layout, TokenTargets, check_ids, token_targets
+from xlabml.batches import Batch, Layout, TokenTargets, check_ids, check_shape, token_targets
 from xlabml.checkpoints import Part
-from xlabml.engine import HasTargets, Task
+from xlabml.engine import HasTargets
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Sums, TokenEvaluator, TokenMetric, TokenOutputs, precise
+from xlabml.evaluation import Evaluator, Sums, TokenEvaluator, TokenMetric, TokenOutputs
 from xlabml.heads import LanguageModel, language_model
 from xlabml.heads.loading import describe_head
 from xlabml.losses import CrossEntropy, Loss, LossSums
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Transformer
 
+from .trunk_task import TrunkTask
 
-class TokenTask(Task):
+
+class TokenTask(TrunkTask):
     """A task that predicts tokens. Calling it returns logits: ids (b, n) to (b, n, v).
 
     Args:
@@ -36,6 +37,11 @@ class TokenTask(Task):
         horizon_tokens: The schedule's length in tokens (slots of data.batch_tokens); None: the run's length.
         clip: Makes the adaptive gradient clipping; None: `trainer.gradient_clip_val`.
         metrics: Metrics to report in evaluations, beside the task's figures.
+        freeze: What stays as it is: none, all, bottom:n, gradual:n, as in Classifier. A head that shares the embedding
+            is frozen with it.
+        layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
+            learn alike.
+        evaluators: Further evaluators, some on examples of their own.
     """
 
     network: LanguageModel
@@ -58,6 +64,9 @@ class TokenTask(Task):
         horizon_tokens: int | None = None,
         clip: Callable[[], AdaptiveClip] | None = None,
         metrics: list[TokenMetric] | None = None,
+        freeze: str = 'none',
+        layer_decay: float = 1.0,
+        evaluators: list[Evaluator] | None = None,
     ) -> None:
         super().__init__()
         self.network = language_model(n_vocab, max_len, trunk, tied, head_bias, logit_cap, loss)
@@ -67,18 +76,30 @@ class TokenTask(Task):
                 f'model.trunk.causal is {self.network.trunk.causal}, but {type(self).__name__} predicts a token from '
                 f'{direction}; set model.trunk.causal to {str(self.is_causal).lower()}'
             )
+        self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
         self.schedule = schedule
         self.horizon_tokens = horizon_tokens
         self.clip = None if clip is None else clip()
         self.metrics = metrics or []
-        self.evaluators = [TokenEvaluator(self.figures, self.metrics)]
+        self.evaluators = [TokenEvaluator(self.figures, self.metrics), *(evaluators or [])]
         self.n_vocab = n_vocab
 
-    def forward(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, *args: Any, **options: Any
-    ) -> Float[Tensor, 'b m v']:
-        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`."""
+    def forward(self, ids: Tensor, layout: Layout | None = None, *args: Any, **options: Any) -> Float[Tensor, 'b m v']:
+        """Logits of every position, or of those that `options` select; arguments as in `LanguageModel.forward`.
+
+        Args:
+            ids: Int (b, n), which is checked here, by name.
+
+        Raises:
+            ValueError: The ids are no tensor (b, n) of whole numbers, or, on the CPU, not all in the vocabulary.
+        """
+        check_shape(ids, 'ids')
+        if ids.device.type == 'cpu' and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.n_vocab:
+            raise ValueError(
+                f'ids has values from {int(ids.min())} to {int(ids.max())}; those of the vocabulary are 0 to '
+                f'{self.n_vocab - 1}'
+            )
         return self.network(ids, layout, *args, **options)
 
     def describe_network(self) -> Part:
@@ -110,27 +131,12 @@ class TokenTask(Task):
         return _named(self.network(batch.ids, batch.layout, targets=targets, sparse=self.has_sparse_targets), batch)
 
     def outputs(self, batch: Batch) -> TokenOutputs:
-        """The sums of the loss; with metrics, also the negative log-likelihood of each target, from the same pass."""
-        if not self.metrics:
+        """The sums of the loss; where it is needed, also the negative log-likelihood of each target."""
+        if not self.metrics and not any(evaluator.needs_nats for evaluator in self.evaluators):
             return TokenOutputs(self.loss(batch))
         targets = token_targets(batch).ids
         sums, nats = self.network(batch.ids, batch.layout, targets=targets, each=True, sparse=self.has_sparse_targets)
         return TokenOutputs(_named(sums, batch), nats)
-
-
-def sum_segments(
-    nats: Float[Tensor, 'b n'], targets: Int[Tensor, 'b n'], layout: Layout
-) -> tuple[Int[Tensor, ' s'], Float[Tensor, ' s']]:
-    """The number of targets of each segment, and the sum of their negative log-likelihoods."""
-    values = nats.flatten().to(precise(nats.device))
-    slots = torch.arange(values.numel(), device=values.device)
-    segment = torch.searchsorted(layout.starts, slots, right=True) - 1
-    n_segments = len(layout.starts) - 1
-    counts = torch.zeros(n_segments, dtype=torch.long, device=values.device)
-    sums = torch.zeros(n_segments, dtype=values.dtype, device=values.device)
-    counts.index_add_(0, segment, (targets.flatten() != IGNORED).long())
-    sums.index_add_(0, segment, values)
-    return counts, sums
 
 
 def _named(sums: LossSums, batch: Batch) -> Sums:

@@ -9,12 +9,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
-from xlabml.engine import Task
+from xlabml.checkpoints import Contents
+from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums
+from xlabml.heads import TextVectors, TokenVectors
+from xlabml.heads.joint import JointModel as JointNetwork
 from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
+from xlabml.losses.late_interaction import pair_max_similarity
+from xlabml.pipelines.guide import Guide
+from xlabml.tokenizer import Tokenizer
+
+from .guiding import guide_vectors, require_same, require_use
+from .trunk_task import TrunkTask
 
 
-class VectorTask(Task):
+class VectorTask(TrunkTask):
     """A task whose network makes vectors of texts.
 
     All texts of a step go through the network in one flat pass, or in chunks of data.device_batch_tokens, whose
@@ -25,12 +34,17 @@ class VectorTask(Task):
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
         prompts: Texts that the network puts before others, by name.
         layers: Earlier layers whose vectors the objective takes, too, from 1.
+        guide: The file of an embedder by which likely false negatives are left out; None: there is none.
     """
 
+    network: TextVectors | JointNetwork
     objectives: nn.ModuleList
     gather: bool
     prompts: dict[str, str]
     layers: tuple[int, ...] = ()
+    guide: str | None = None
+    _tokenizer: Tokenizer | None = None
+    _guide: Guide | None = None  # no module, so that neither checkpoints nor the optimizer have its weights
 
     def choose_layers(self, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
         """The earlier layers whose vectors the objectives take.
@@ -64,6 +78,37 @@ class VectorTask(Task):
                 )
         return found
 
+    def use_guide(self, guide: str | None) -> None:
+        """Set the file of the guide; it is opened when work begins, as a trained model does without it.
+
+        Raises:
+            SettingsError: No objective reads it.
+        """
+        require_use(guide, self.objectives)
+        self.guide = guide
+
+    def open_files(self) -> None:
+        """Open the guide, whose path and hash checkpoints tell, and have evaluators compare several vectors a text.
+
+        Raises:
+            SettingsError: The guide is not there, or is no embedder; an evaluator's file is not there; or an evaluator
+                cannot compare what the pooling makes of a text.
+        """
+        super().open_files()
+        pooling = self._token_vectors()
+        if pooling is not None:
+            for evaluator in self.evaluators:
+                evaluator.compare_by(pooling.scores)
+        if self.guide is not None and self._guide is None:
+            self._guide = Guide(self.guide)
+            self.facts['guide'] = {'path': str(self._guide.path), 'sha256': self._guide.sha256}
+
+    def check_weights(self, checkpoint: Contents) -> None:
+        """The same, and refuse a guide that is not that of the checkpoint's run."""
+        super().check_weights(checkpoint)
+        if self._guide is not None:
+            require_same(self._guide, checkpoint.facts)
+
     def setup(self, stage: str) -> None:
         """Refuse data that the objective cannot learn from, and have the network's prompts put before its texts.
 
@@ -72,6 +117,12 @@ class VectorTask(Task):
         """
         super().setup(stage)
         data = getattr(self.trainer, 'datamodule', None)
+        if stage != 'predict':
+            self.open_files()
+        if self._guide is not None:
+            self._tokenizer = getattr(data, 'tokenizer', None)
+            if self._tokenizer is None:
+                raise SettingsError('model.guide reads texts, and no data module of this run has their tokenizer')
         examples = getattr(data, 'examples', None)
         if data is None or examples is None or not hasattr(examples, 'use_prompts'):
             return
@@ -117,7 +168,11 @@ class VectorTask(Task):
         Args:
             vectors: Of `embed`, with those of the earlier layers that the objective takes.
         """
-        views = make_views(vectors[-1], batch, vectors[:-1]) if vectors.dim() > 2 else make_views(vectors, batch)
+        guide = self._guided(batch)
+        if vectors.dim() > 2:
+            views = make_views(vectors[-1], batch, vectors[:-1], guide)
+        else:
+            views = make_views(vectors, batch, guide=guide)
         if self.gather:
             views = gather_views(views)
         objective = self._objective(batch)
@@ -130,15 +185,33 @@ class VectorTask(Task):
         return Sums(total, total.new_tensor(float(views.n_own)), {'loss': total.detach()})
 
     def pair_cosines(self, batch: Batch) -> dict[str, Tensor]:
-        """The cosine of each positive and the anchor of its group, summed over segments by `count`."""
-        vectors = F.normalize(self.embed(batch), dim=-1)
+        """The cosine of each positive and the anchor of its group, summed over segments by `count`; of texts of several
+        vectors the score of late interaction."""
+        vectors = self.embed(batch)
         is_anchor = (batch.role == ANCHOR) & (batch.example >= 0)
         is_positive = (batch.role == POSITIVE) & (batch.example >= 0)
         n_examples = int(batch.example.max()) + 1
         anchors = vectors.new_zeros(n_examples, vectors.size(-1))
         anchors[batch.example[is_anchor]] = vectors[is_anchor]
-        cosine = (vectors * anchors[batch.example.clamp(min=0)]).sum(dim=-1) if n_examples else vectors[:, 0]
+        asked = anchors[batch.example.clamp(min=0)] if n_examples else torch.zeros_like(vectors)
+        pooling = self._token_vectors()
+        if pooling is not None:
+            cosine = pair_max_similarity(asked, vectors, pooling.n_vectors)
+        else:
+            cosine = (F.normalize(vectors, dim=-1) * F.normalize(asked, dim=-1)).sum(dim=-1)
         return {'cosine': cosine * is_positive, 'count': is_positive.long()}
+
+    def _token_vectors(self) -> TokenVectors | None:
+        """What makes several vectors of a text; None: a text has one."""
+        pooling = getattr(self.network, 'pooling', None)
+        return pooling if isinstance(pooling, TokenVectors) else None
+
+    def _guided(self, batch: Batch) -> Float[Tensor, 's g'] | None:
+        """The guide's vector of each segment; None: there is no guide, as in a model that was loaded to be used."""
+        if self._guide is None:
+            return None
+        assert self._tokenizer is not None, 'set by `setup`'
+        return guide_vectors(self._guide, batch, self._tokenizer)
 
     def _objective(self, batch: Batch) -> nn.Module:
         """The objective of the data set that a batch is from."""

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from xlabml.batches import Batch, token_targets
 from xlabml.engine import DocumentParts
-from xlabml.evaluation import summarize
+from xlabml.evaluation import sum_segments, summarize
 from xlabml.transformer import Cache
 
-from .token_task import TokenTask, sum_segments
+from .token_task import TokenTask
 
 
 class XLabModel(TokenTask):

@@ -5,5 +5,15 @@ from .embedder import TextEmbedder
 from .generator import TextGenerator
 from .nearest import Hits, find_nearest
 from .quantization import Calibration
+from .reward import RewardModel
 
-__all__ = ['Calibration', 'Hits', 'Prediction', 'TextClassifier', 'TextEmbedder', 'TextGenerator', 'find_nearest']
+__all__ = [
+    'Calibration',
+    'Hits',
+    'Prediction',
+    'RewardModel',
+    'TextClassifier',
+    'TextEmbedder',
+    'TextGenerator',
+    'find_nearest',
+]

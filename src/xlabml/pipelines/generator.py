@@ -1,6 +1,6 @@
 """Generate text from a checkpoint and a prompt, streamed or whole. No Lightning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from xlabml.heads.loading import load_network
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
+from .conditioning import Conditioning
 from .devices import find_device
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
@@ -34,12 +35,13 @@ class TextGenerator:
     Args:
         model: The model, in evaluation mode, on its device.
         tokenizer: The tokenizer that the model was trained with.
+        conditioning: The metadata that it knows; None: none.
 
     Raises:
         ValueError: Model and tokenizer have different numbers of tokens.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, conditioning: Conditioning | None = None) -> None:
         n_vocab = model.trunk.embedding.num_embeddings
         if len(tokenizer) != n_vocab:
             raise SettingsError(
@@ -48,6 +50,7 @@ class TextGenerator:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.conditioning = conditioning or Conditioning(None, tokenizer, model.max_len)
         self._eos = tokenizer.special_ids['eos']
         self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
 
@@ -81,7 +84,7 @@ class TextGenerator:
             path, contents.network and contents.network.arguments, lambda: model(torch.zeros(1, 1, dtype=torch.long))
         )
         with naming(path):
-            return cls(model.to(where), loaded)
+            return cls(model.to(where), loaded, Conditioning.load(contents, path, loaded, model.max_len))
 
     def stream(
         self,
@@ -93,6 +96,8 @@ class TextGenerator:
         seed: int | torch.Generator | None = None,
         greedy: bool = False,
         continued: bool = False,
+        meta: Mapping[str, str] | None = None,
+        guidance: float | int | Mapping[str, float] | None = None,
     ) -> Iterator[str]:
         """Generate the continuation of a text, streamed.
 
@@ -105,6 +110,9 @@ class TextGenerator:
             seed: An equal seed generates an equal text; a generator continues from its state; None: a random seed.
             greedy: Always take the most probable token; the four arguments above have no effect then.
             continued: The prompt is the middle of a text: no start token before it.
+            meta: What is known of the text, by the keys that the model was trained with; None: nothing.
+            guidance: How much that counts: 1 as in training, more exaggerates; a number, or one for each key. None: as
+                in training, and the text is computed once.
 
         Returns:
             Parts of the continuation as they are generated, each of whole characters.
@@ -113,9 +121,9 @@ class TextGenerator:
             ValueError: A value is out of range, the prompt has no tokens or does not fit the model's context, or the
                 model's logits are not finite.
         """
-        ids = self._encode(prompt, continued)
         choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))
-        return self._pieces(ids, self._steps([ids], n_tokens, choose))
+        prompts, weights = self._variants(prompt, continued, meta, guidance)
+        return self._pieces(prompts[0], self._steps(prompts, n_tokens, choose, weights))
 
     def generate(
         self,
@@ -127,13 +135,20 @@ class TextGenerator:
         seed: int | torch.Generator | None = None,
         greedy: bool = False,
         continued: bool = False,
+        meta: Mapping[str, str] | None = None,
+        guidance: float | int | Mapping[str, float] | None = None,
     ) -> Text:
         """Generate the continuation of a text, or of several in one batch; arguments and errors as in `stream`."""
-        prompts = [self._encode(text, continued) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        some = [
+            self._variants(text, continued, meta, guidance)
+            for text in ([prompt] if isinstance(prompt, str) else prompt)
+        ]
+        prompts = [variants[0] for variants, _ in some]
         choose = inference.Greedy() if greedy else inference.Sampler(temperature, top_k, top_p, _generator(seed))
         made: list[list[int]] = [[] for _ in prompts]
-        for step in self._steps(prompts, n_tokens, choose):
-            for ids, value in zip(made, step):
+        weights = some[0][1] if some else []
+        for step in self._steps([ids for variants, _ in some for ids in variants], n_tokens, choose, weights):
+            for ids, value in zip(made, step[:: 1 + len(weights)]):
                 if value is not None:
                     ids.append(value)
         texts = [self._decode(ids, new) for ids, new in zip(prompts, made)]
@@ -146,6 +161,7 @@ class TextGenerator:
         width: int = 10,
         length_penalty: float | int = 0,
         continued: bool = False,
+        meta: Mapping[str, str] | None = None,
     ) -> Text:
         """The most probable continuation that beam search finds, of a text or of several.
 
@@ -159,20 +175,32 @@ class TextGenerator:
         Raises:
             ValueError: As in `stream`.
         """
-        prompts = [self._encode(text, continued) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        texts_in = [prompt] if isinstance(prompt, str) else prompt
+        prompts = [self._variants(text, continued, meta, None)[0][0] for text in texts_in]
         found = inference.beam_search(
             self.model, prompts, width, n_tokens, self.model.max_len, self._eos, self._excluded, length_penalty
         )
         texts = [self._decode(ids, new.tolist()) for ids, new in zip(prompts, found)]
         return texts[0] if isinstance(prompt, str) else texts
 
-    def _encode(self, prompt: str, continued: bool) -> Tensor:
+    def _variants(
+        self,
+        prompt: str,
+        continued: bool,
+        meta: Mapping[str, str] | None,
+        guidance: float | int | Mapping[str, float] | None,
+    ) -> tuple[list[Tensor], list[float]]:
+        """A prompt behind each of the prefixes that it is continued with, and the weights of all but the first."""
+        prefixes, weights = self.conditioning.variants(meta or {}, guidance)
+        return [self._encode(prompt, continued, prefix) for prefix in prefixes], weights
+
+    def _encode(self, prompt: str, continued: bool, prefix: list[int]) -> Tensor:
         try:
             ids = self.tokenizer.encode(prompt)
         except ValueError as error:
             raise RequestError(f'the prompt cannot be tokenized: {error}') from error
-        if not continued:
-            ids = [self.tokenizer.special_ids['sos'], *ids]
+        # Of a text that is continued in its middle, a later window begins with its prefix, without a start token.
+        ids = [*prefix, *ids] if continued else [self.tokenizer.special_ids['sos'], *prefix, *ids]
         if not ids:
             raise RequestError(
                 'the prompt is empty, and without a start token there is nothing to continue; give a text'
@@ -184,10 +212,15 @@ class TextGenerator:
         return torch.tensor(ids, device=next(self.model.parameters()).device)
 
     def _steps(
-        self, prompts: list[Tensor], n_tokens: int, choose: inference.Sampler | inference.Greedy
+        self,
+        prompts: list[Tensor],
+        n_tokens: int,
+        choose: inference.Sampler | inference.Greedy,
+        weights: list[float],
     ) -> Iterator[list[int | None]]:
         block_size = self.model.max_len
-        return inference.stream(self.model, prompts, n_tokens, block_size, choose, self._eos, self._excluded)
+        chosen = inference.Guided(choose, weights) if weights else choose
+        return inference.stream(self.model, prompts, n_tokens, block_size, chosen, self._eos, self._excluded)
 
     def _pieces(self, prompt: Tensor, steps: Iterator[list[int | None]]) -> Iterator[str]:
         decoder = self.tokenizer.stream()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from .embedder import TextEmbedder
+from .reranking import require_one_vector
 
 
 @runtime_checkable
@@ -25,11 +26,15 @@ class MTEBModel:
     Args:
         embedder: Makes the vectors.
         batch_tokens: As in `TextEmbedder.encode`.
+
+    Raises:
+        SettingsError: It makes several vectors of a text.
     """
 
     mteb_model_meta = None
 
     def __init__(self, embedder: TextEmbedder, batch_tokens: int | None = None) -> None:
+        require_one_vector(embedder, 'the embedder')
         self.embedder = embedder
         self.batch_tokens = batch_tokens
 

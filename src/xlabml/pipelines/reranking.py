@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
+from xlabml.errors import SettingsError
 from xlabml.heads import TextEncoder, TokenVectors
 
 from .embedder import TextEmbedder
@@ -13,6 +14,22 @@ from .embedder import TextEmbedder
 def is_of_tokens(embedder: TextEmbedder) -> bool:
     """Whether it makes several vectors of a text."""
     return isinstance(embedder.model, TextEncoder) and isinstance(embedder.model.pooling, TokenVectors)
+
+
+def require_one_vector(embedder: TextEmbedder, name: str) -> None:
+    """Refuse an embedder whose texts have no cosine.
+
+    Args:
+        name: What the user typed for it.
+
+    Raises:
+        SettingsError: It makes several vectors of a text.
+    """
+    if is_of_tokens(embedder):
+        raise SettingsError(
+            f'{name} makes several vectors of a text (TokenVectors), and these have no cosine; give an embedder of one '
+            'vector a text'
+        )
 
 
 def rerank(embedder: TextEmbedder, query: str, texts: Sequence[str]) -> Float32[np.ndarray, ' n']:

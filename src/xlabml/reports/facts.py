@@ -8,6 +8,7 @@ from typing import Any
 
 from xlabml.figures import describe_figures
 
+from .numbers import duration, milliseconds, number
 from .runs import Row, Run, column, columns
 
 _LAST_ROWS = 10
@@ -123,16 +124,16 @@ def _speed(run: Run, start: Row) -> dict[str, str]:
         speed = statistics.median(_last(rows, 'tflops_per_second'))
         found['MFU'] = f'{statistics.median(ratios):.1%} ({speed:.4g} TFLOP/s per device{how})'
     parts = [name for name in columns([run], 'time/') if name.endswith('_seconds') and 'step' not in name]
-    medians = {name[5:-8]: 1000 * statistics.median(_last(rows, name)) for name in parts if _last(rows, name)}
+    medians = {name[5:-8]: statistics.median(_last(rows, name)) for name in parts if _last(rows, name)}
     if medians:
-        shown = ', '.join(f'{name} {value:.3g}' for name, value in medians.items())
-        found['step time'] = f'{1000 * statistics.median(_last(rows, "time/step_seconds")):.4g} ms: {shown}'
+        shown = ', '.join(f'{name} {number(1000 * value)}' for name, value in medians.items())
+        found['step time'] = f'{milliseconds(statistics.median(_last(rows, "time/step_seconds")))}: {shown}'
     if waits := _last(rows, 'time/waiting_ratio'):
         found['waiting for data'] = f'{statistics.median(waits):.2%} of the time'
     if peak := column(rows, 'memory/peak_mib')[1]:
         found['memory, peak'] = f'{max(peak):,.0f} MiB'
     if (seconds := _elapsed(run)) is not None:
-        found['time'] = _duration(seconds)
+        found['time'] = duration(seconds)
     skipped = column(rows, 'skipped_steps')[1]
     if skipped:
         found['skipped steps'] = f'{skipped[-1]:,.0f}'
@@ -165,11 +166,6 @@ def _elapsed(run: Run) -> float | None:
     moments = sorted((datetime.fromisoformat(line['time']), line.get('event') == 'start') for line in timed)
     gaps = [(after - before, is_start) for (before, _), (after, is_start) in itertools.pairwise(moments)]
     return sum((gap.total_seconds() for gap, is_start in gaps if not is_start), 0.0) if moments else None
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f'{hours:,} h {rest // 60:02} min' if hours else f'{rest // 60} min {rest % 60:02} s'
 
 
 def _arguments(part: object) -> dict[str, Any]:

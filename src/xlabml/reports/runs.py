@@ -1,6 +1,7 @@
 """Read runs from their folders: settings, rows of training and evaluations, starts and ends."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Run(NamedTuple):
         others: Evaluations by the commands validate and test, oldest first.
         events: Starts and ends.
         notes: Problems with the files.
+        samples: Texts that the model generated at validations, in the order of steps.
+        configuration: The settings of its last start, as the file that holds them.
     """
 
     name: str
@@ -39,6 +42,19 @@ class Run(NamedTuple):
     others: list[Row]
     events: list[Row]
     notes: list[str]
+    samples: list[Row]
+    configuration: str
+
+    @property
+    def date(self) -> datetime | None:
+        """When its newest line was written; None: it has none with a time."""
+        times = [row['time'] for row in [*self.events, *self.training, *self.evaluations] if 'time' in row]
+        return max(map(datetime.fromisoformat, times)).astimezone(UTC) if times else None
+
+    @property
+    def command_line(self) -> str:
+        """What was typed for its newest start; empty where that is not known."""
+        return self.start.get('command_line', '')
 
     @property
     def start(self) -> Row:
@@ -102,8 +118,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def read_run(folder: Path, name: str) -> Run:
     """A run, from its JSON lines, or from its events for TensorBoard where it has none (earlier versions)."""
-    files = [records.read(folder / file) for file in (records.TRAINING, records.EVALUATION, records.EVENTS)]
-    training, evaluations, events = (file.rows for file in files)
+    names = (records.TRAINING, records.EVALUATION, records.EVENTS, records.SAMPLES)
+    files = [records.read(folder / file) for file in names]
+    training, evaluations, events, samples = (file.rows for file in files)
     notes = []
     if n_broken := sum(file.n_broken for file in files):
         notes.append(f'{n_broken} line(s) are cut off or damaged, and are left out')
@@ -114,15 +131,18 @@ def read_run(folder: Path, name: str) -> Run:
         evaluations = evaluations or read
         notes.append(f'without {records.TRAINING}: read from its events for TensorBoard')
     fit = [row for row in evaluations if row.get('command', 'fit') == 'fit']
+    settings, configuration = _read_settings(folder)
     return Run(
         name,
         folder,
-        _read_settings(folder),
+        settings,
         one_per_step(training),
         one_per_step(fit),
         [row for row in evaluations if row.get('command', 'fit') != 'fit' and isinstance(row.get('step'), int)],
         events,
         notes,
+        [sample for sample in one_per_step(samples) if isinstance(sample.get('text'), str)],
+        configuration,
     )
 
 
@@ -152,11 +172,13 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return ['/'.join(path[-n:]) for path in parts]
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> tuple[dict[str, Any], str]:
+    """The settings of the last start, and their file's text; {} and '' where there are none."""
     there = (path for path in folder.glob('config*.yaml') if path.is_file())
     files = sorted(there, key=lambda path: (len(path.name), path.name))  # config.yaml, config-2 …
     try:
-        found = yaml_text.load(yaml_text.read(files[-1])) if files else {}
+        text = yaml_text.read(files[-1]) if files else ''
+        found = yaml_text.load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return {}, ''
+    return (found, text) if isinstance(found, dict) else ({}, '')

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from xlabml.telemetry.records import Row
+from xlabml.telemetry.tags import name_of
 
 
 def read_events(folder: Path) -> tuple[list[Row], list[Row]]:
@@ -23,10 +24,11 @@ def read_events(folder: Path) -> tuple[list[Row], list[Row]]:
     for name in events.Tags()['scalars']:
         if name in ('hp_metric', 'epoch'):
             continue
+        figure = name_of(name)
         for point in events.Scalars(name):
-            row = rows[name.startswith(('val_', 'test_'))].setdefault(point.step, {'step': point.step})
+            row = rows[figure.startswith(('val_', 'test_'))].setdefault(point.step, {'step': point.step})
             row.setdefault('time', datetime.fromtimestamp(point.wall_time, UTC).isoformat())
-            row[name] = point.value
+            row[figure] = point.value
     training, evaluations = ([of[step] for step in sorted(of)] for of in (rows[False], rows[True]))
     if not training and not evaluations:
         raise ValueError(f'{folder} holds no curves: its events have no numbers')

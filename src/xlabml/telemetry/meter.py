@@ -64,12 +64,14 @@ class Meter:
             is_clipped = (norm > limit) & norm.isfinite()  # a step that is not finite is skipped
             self._n_clipped = is_clipped.long() if self._n_clipped is None else self._n_clipped + is_clipped
 
-    def row(self, n_targets: float, seconds: float) -> dict[str, float]:
+    def row(self, n_targets: float, seconds: float, are_tokens: bool = True) -> dict[str, float]:
         """The figures of the steps since the last call, the same on all ranks.
 
         Args:
             n_targets: Number of targets of these steps, over all ranks.
             seconds: Their duration.
+            are_tokens: Whether a target is a token; else, as of groups, the tokens that were read are counted per
+                second, padding aside.
 
         Returns:
             Times are means over the ranks (and still sum to the step), memory is the maximum of all ranks. Figures that
@@ -85,8 +87,9 @@ class Meter:
         values = self.add_up(torch.cat([times, clipped, counts])).tolist()
         memory = self.largest(counts.new_tensor(memory_bytes(self.device))).tolist()
         waited, *spent = (value / self.world for value in values[: len(times)])
-        row = {'tokens_per_second': n_targets / seconds}
-        if total := self.flops.total(values[len(times) + 1 :], n_targets):
+        operations = values[len(times) + 1 :]
+        row = {'tokens_per_second': (n_targets if are_tokens else operations[0]) / seconds}
+        if total := self.flops.total(operations, n_targets):
             row['tflops_per_second'] = 1e-12 * total / seconds / self.world
             row['mfu_ratio'] = row['tflops_per_second'] / self.tflops
         row |= {'memory/now_mib': memory[0] / MIB, 'memory/peak_mib': memory[1] / MIB}

@@ -1,7 +1,7 @@
 """A run's rows as JSON lines, appended one by one; they can be read during the run, and after a kill.
 
-Three files in the folder of a run have one JSON object per line: `log.jsonl` (training), `eval.jsonl` (evaluations) and
-`run.jsonl` (starts and ends).
+Four files in the folder of a run have one JSON object per line: `log.jsonl` (training), `eval.jsonl` (evaluations),
+`run.jsonl` (starts and ends) and `samples.jsonl` (texts that the model generated at validations).
 """
 
 import json
@@ -17,9 +17,10 @@ from xlabml import artifacts, bounds
 TRAINING = 'log.jsonl'
 EVALUATION = 'eval.jsonl'
 EVENTS = 'run.jsonl'
+SAMPLES = 'samples.jsonl'
 
 _COUNTS = ('max_steps', 'parameters', 'trained_parameters', 'devices', 'threads')
-_TEXTS = ('event', 'command', 'split', 'error', 'task', 'device', 'precision', 'peak_is')
+_TEXTS = ('event', 'command', 'split', 'error', 'task', 'device', 'precision', 'peak_is', 'command_line')
 _MAX_BYTES = 4 << 30
 """Maximum size of a file: rows of a kilobyte at each of four million steps."""
 

@@ -10,12 +10,14 @@ The package's legend for shapes:
 from xlabml.moved import old_names
 
 from .activations import GeGLU, ReLU2, SwiGLU
+from .adapters import LoRA, LowRankLinear
 from .attention import Cache, attend
 from .block import Attention, Block, FeedForward
 from .init import Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .transformer import Transformer
+from .trunk import Trunk
 
 __all__ = [
     'ALiBi',
@@ -26,6 +28,8 @@ __all__ = [
     'GeGLU',
     'Initializer',
     'Learned',
+    'LoRA',
+    'LowRankLinear',
     'NoPositions',
     'Normal',
     'Positions',
@@ -35,6 +39,7 @@ __all__ = [
     'Sinusoidal',
     'SwiGLU',
     'Transformer',
+    'Trunk',
     'Xavier',
     'attend',
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xlabml.batches import Layout
 
 from .activations import ReLU2
+from .adapters import LoRA
 from .attention import Cache, Chooser, Pass, Place, Rule, place_tokens
 from .attention.backends import Name
 from .block import Attention, Block, FeedForward
@@ -19,9 +20,10 @@ from .checkpointing import run_block
 from .init import Initializer, Normal
 from .norms import RMSNorm
 from .positions import Positions, Rotary
+from .trunk import Trunk
 
 
-class Transformer(nn.Module):
+class Transformer(Trunk):
     """Embeddings, positions and a stack of layers.
 
     Args:
@@ -43,6 +45,7 @@ class Transformer(nn.Module):
         embedding_norm: Normalise embeddings with positions, before the first layer (BERT's).
         norm: Makes a norm from d_model.
         prenorm: Normalise the input of attention and feed-forward networks (pre-norm); else the sums after them.
+        first_norm: Normalise the input of the first layer's attention; false with embedding_norm, as ModernBERT has it.
         final_norm: Normalise the output of the last layer.
         activation: Makes the activation of the feed-forward networks.
         qk_norm: Normalise queries and keys.
@@ -62,6 +65,8 @@ class Transformer(nn.Module):
         attn_drop: Dropout on attention probabilities.
         ff_drop: Dropout inside the feed-forward networks.
         block_drop: Dropout on the output of attention and feed-forward networks.
+        adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
+            used or exported; None: the weights are trained.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -83,6 +88,7 @@ class Transformer(nn.Module):
         embedding_norm: bool = False,
         norm: Callable[[int], nn.Module] = RMSNorm,
         prenorm: bool = True,
+        first_norm: bool = True,
         final_norm: bool = True,
         activation: Callable[[], nn.Module] = ReLU2,
         qk_norm: bool = True,
@@ -97,6 +103,7 @@ class Transformer(nn.Module):
         attn_drop: bool = True,
         ff_drop: bool = True,
         block_drop: bool = True,
+        adapters: Callable[[], LoRA] | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -131,6 +138,11 @@ class Transformer(nn.Module):
         for one in windows:
             if one is not None:
                 _check_sizes(window=one)
+        if not first_norm and not (prenorm and embedding_norm):
+            raise ValueError(
+                'trunk.first_norm is false, but the first layer reads what no norm has been over; set '
+                'trunk.embedding_norm and trunk.prenorm to true'
+            )
         if score_cap is not None and not score_cap > 0:
             raise ValueError(f'trunk.score_cap is {score_cap}; give a positive number, or null for none')
         if checkpointing not in ('none', 'full', 'selective'):
@@ -143,6 +155,7 @@ class Transformer(nn.Module):
                 'trunk.dropout to 0, or switch one on'
             )
         self.checkpointing = checkpointing
+        self.n_vocab = n_vocab
         self.causal = causal
         self.d_model = d_model
         self.max_len = max_len
@@ -172,10 +185,14 @@ class Transformer(nn.Module):
                     dropout if block_drop else 0.0,
                 )
             )
+        if not first_norm:
+            self._layers[0].attention_norm = nn.Identity()
         self.norm = norm(d_model) if final_norm else nn.Identity()
         self.initializer = init()
         self.initializer.embedding(self.embedding.weight)
         self.initializer.blocks(self.blocks)
+        if adapters is not None:
+            adapters().attach(self)
 
     def forward(
         self,
@@ -289,6 +306,19 @@ class Transformer(nn.Module):
         self._check_causal()
         weight = self.embedding.weight
         return Cache(self.n_layers, batch, self.n_kv_heads, length, self.d_head, weight.device, weight.dtype)
+
+    def list_blocks(self) -> list[nn.Module]:
+        """The layers, from the lowest to the highest."""
+        return list(self.blocks)
+
+    def list_embeddings(self) -> list[nn.Module]:
+        """The embeddings of tokens and of positions, and their norm."""
+        return [self.embedding, self.positions, self.embedding_norm]
+
+    @property
+    def of_vocabulary(self) -> frozenset[str]:
+        """The name of the embedding of tokens."""
+        return frozenset({'embedding.weight'})
 
     def describe_attention(
         self, device: str, dtype: torch.dtype, documents: bool = True, is_training: bool = True

@@ -200,3 +200,25 @@ def test_a_column_that_is_not_there_is_refused_by_name(make_groups):
 def test_settings_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LabelledTexts(**options)
+
+
+def test_odd_rows_are_left_out_and_said(make_corpus, make_reading):
+    records = [{'text': f'the cat sat {i}', 'stars': 'good' if i % 2 else 'bad'} for i in range(40)]
+    records += [{'text': f'a dog {i}', 'stars': f'rare {i}'} for i in range(6)]
+    records += [{'text': '', 'stars': 'good'}, {'text': 'a mat', 'stars': ''}, {'text': 'a cat', 'stars': None}]
+    form = make_form(leave_out_empty=True, leave_out_unknown=True)
+    corpus = make_corpus(form, records, ratios={'train': 0.5, 'val': 0.5})
+    assert len(corpus) == 46
+    assert corpus.stores[0].manifest['invalid']['empty']['count'] == 3
+    train = form.examples(corpus, 'train', 'train', 0, make_reading())
+    with pytest.warns(
+        UserWarning, match=r"of the split val are left out, since no training document .*'rare \d' \(1\)"
+    ):
+        val = form.examples(corpus, 'val', 'val', 0, make_reading())
+    n_left_out = len(corpus.documents('val')) - len(val)
+    assert n_left_out == sum(f'rare {i}' not in train.classes for i in range(6)) > 0
+    assert (val.targets(np.arange(len(val))) >= 0).all()
+    with pytest.raises(SettingsError, match='has a label that is none of the'):
+        make_form(leave_out_empty=True).examples(corpus, 'val', 'val', 0, make_reading())
+    with pytest.raises(DataError, match="row 47: the column 'stars' holds ''"):
+        make_corpus(make_form(), [*records[:46], records[0], records[47]])

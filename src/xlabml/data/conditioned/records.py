@@ -8,10 +8,9 @@ piece its type and its place: BEFORE, AFTER, or the piece of the text before whi
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from xlabml.data.sources import Document, Part, Source
+from xlabml.data.sources import Derived, Document, Source
 from xlabml.errors import SettingsError
 from xlabml.metadata import MetadataType, Schema, columns_of, render
 
@@ -28,7 +27,7 @@ _MAX_VALUE_CHARS = 80
 """Longer values are left out of the few that a type lists."""
 
 
-class ConditionedRecords(Source):
+class ConditionedRecords(Derived):
     """The records of a source as documents, a piece for each text of their metadata.
 
     Two records are copies where their texts are the same, whatever is known of them; the text alone decides the split.
@@ -51,36 +50,13 @@ class ConditionedRecords(Source):
                 f'source {source} cuts its documents into pieces ({type(source).__name__}), but data.examples cuts '
                 'each text where its metadata stands; name the source that it takes its documents from'
             )
-        self.source = source
+        super().__init__(source)
         self.types = types
         self.schema: Schema = schema
-        self.credit = source.credit
-        self.only = source.only
-
-    def __str__(self) -> str:
-        return str(self.source)
-
-    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._documents(self.source.documents(self._inner(columns)), columns)
-
-    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        return self.source.parts(self._inner(columns))
-
-    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._documents(self.source.read(part, self._inner(columns)), columns)
 
     def records(self, columns: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, object]]]:
-        for document in self.source.documents(self._inner(columns)):
+        for document in self.source.documents(self.asked(columns)):
             yield self._document(document, columns), {**document.columns, 'text': document.text}
-
-    def files(self) -> list[Path]:
-        return self.source.files()
-
-    def passed_over(self) -> str:
-        return self.source.passed_over()
-
-    def addresses(self) -> list[str]:
-        return self.source.addresses()
 
     def fingerprint(self) -> dict[str, Any]:
         types = [kind.settings() for kind in self.types]
@@ -91,11 +67,11 @@ class ConditionedRecords(Source):
             'source': self.source.fingerprint(),
         }
 
-    def _inner(self, columns: Sequence[str]) -> list[str]:
+    def asked(self, columns: Sequence[str]) -> list[str]:
         names = [*columns_of(self.types, self.schema), *columns]
         return [name for name in dict.fromkeys(names) if name not in (METADATA, self.source.text_name)]
 
-    def _documents(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+    def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         for document in documents:
             yield self._document(document, columns)
 

@@ -20,7 +20,7 @@ from xlabml.data.store import TokenStore, document_hash, hash_words
 from xlabml.errors import SettingsError
 from xlabml.plain import PlainDict
 
-from .splits import FEW, Splitting, split_names, splits_in_order, splits_of, splits_of_few
+from .splits import FEW, Splitting, split_names, splits_in_order, splits_of, splits_of_few, splits_of_fold
 from .strata import Strata
 from .units import Records, records_of_source, records_of_store, units_of
 
@@ -200,7 +200,10 @@ def _divide(
     drawn anew once all documents are known.
     """
     units = units_of(records, splitting.group)
-    splits = splits_of(units, splitting.ratios)
+    if splitting.fold is None:
+        splits = splits_of(units, splitting.ratios)
+    else:
+        splits = splits_of_fold(units, splitting.ratios, splitting.fold)
     is_free = np.ones(len(units), np.bool_)
     if fixed:
         for k, unit in enumerate(units):

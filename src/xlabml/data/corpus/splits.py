@@ -26,6 +26,8 @@ class Splitting(NamedTuple):
         only: The split that each source is fixed to; None for a source whose documents are divided.
         in_order: Whether the documents of each source are divided by their place in it, the first to train; a column
             that decides is heard before.
+        fold: A number i and how many folds n there are: the i-th n-th part is test, and the others are train and val
+            in the proportion of their ratios; None: the ratios decide.
     """
 
     ratios: Mapping[str, float]
@@ -33,6 +35,7 @@ class Splitting(NamedTuple):
     stratify: str | None = None
     only: tuple[SplitName | None, ...] = ()
     in_order: tuple[bool, ...] = ()
+    fold: tuple[int, int] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -42,7 +45,7 @@ class Splitting(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether the content's hash alone decides, so that nothing else has to be known."""
-        return not self.columns and not any(self.only) and not any(self.in_order)
+        return not self.columns and not any(self.only) and not any(self.in_order) and self.fold is None
 
     def by_place(self, source: int) -> bool:
         """Whether the documents of a source are divided by their place."""
@@ -57,6 +60,7 @@ class Splitting(NamedTuple):
             'data.stratify': self.stratify,
             'data.sources.only': only,
             'data.sources.in_order': in_order,
+            'data.fold': None if self.fold is None else list(self.fold),
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -85,6 +89,35 @@ def splits_of(hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, fl
         else:
             splits[hashes[:, 0] < np.uint64(int(end * 2**64))] = index
     return splits
+
+
+def splits_of_fold(
+    hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, float], fold: tuple[int, int]
+) -> Int8[np.ndarray, ' documents']:
+    """The split of each document where one of n equal parts of the places is test: each place is in one of them.
+
+    The other places, counted from the end of that part on and around, are train first, then val.
+
+    Args:
+        hashes: As in `splits_of`.
+        ratios: Those of train and val count, in proportion.
+        fold: Which part is test, from 0, and how many there are.
+    """
+    number, n = fold
+    start, end = (-(-k * 2**64 // n) for k in (number, number + 1))
+    n_test = end - start
+    # Places from the end of the test part on: the part itself comes last. Differences of uint64 wrap around.
+    places = hashes[:, 0] - np.uint64(end % 2**64)
+    n_train = int((2**64 - n_test) * train_share(ratios))
+    splits = np.full(len(hashes), split_names.index('val'), np.int8)
+    splits[places < np.uint64(n_train)] = split_names.index('train')
+    splits[places >= np.uint64(2**64 - n_test)] = split_names.index('test')
+    return splits
+
+
+def train_share(ratios: Mapping[str, float]) -> float:
+    """What train has of train and val together."""
+    return ratios.get('train', 0.0) / (ratios.get('train', 0.0) + ratios.get('val', 0.0))
 
 
 def splits_of_few(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int8, Int64, UInt64
 
 from xlabml.errors import SettingsError
 
-from .splits import Splitting, split_ends, split_names
+from .splits import Splitting, split_ends, split_names, train_share
 from .units import Records, values_of
 
 
@@ -77,10 +77,12 @@ class Strata:
         by_class = np.argsort(classes, kind='stable')
         ranks = np.empty(len(classes), np.int64)
         ranks[by_class] = np.arange(len(classes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        ends = split_ends(self.splitting.ratios)
-        drawn = np.full(len(classes), -1, np.int8)
-        for index, end in reversed(list(enumerate(ends))):
-            drawn[2 * ranks + 1 < 2 * end * sizes[classes]] = index
+        if self.splitting.fold is not None:
+            drawn = _splits_of_ranks(ranks, sizes[classes], train_share(self.splitting.ratios), self.splitting.fold)
+        else:
+            drawn = np.full(len(classes), -1, np.int8)
+            for index, end in reversed(list(enumerate(split_ends(self.splitting.ratios)))):
+                drawn[2 * ranks + 1 < 2 * end * sizes[classes]] = index
         self._check_sizes(drawn, classes, sizes)
         return drawn
 
@@ -123,11 +125,14 @@ class Strata:
                 names = list(self._codes)
                 some = ', '.join(f'{names[code]!r:.80} ({sizes[code]:,})' for code in lacking[:5])
                 what = 'documents of different texts' if self.splitting.group is None else 'groups'
+                ratio = self.splitting.ratios[name]
+                advice = f'give it a larger share than {ratio:g} in data.splits.{name}, or 0'
+                if self.splitting.fold is not None:
+                    advice = f'make fewer than {self.splitting.fold[1]} folds'
                 raise SettingsError(
                     f'{len(lacking):,} of the {int((sizes > 0).sum()):,} classes in the column '
                     f'{self.splitting.stratify!r} (data.stratify) have too few {what} for one of them to be in the '
-                    f'split {name!r}: {some}{" …" * (len(lacking) > 5)}; give it a larger share than '
-                    f'{self.splitting.ratios[name]:g} in data.splits.{name}, or 0, join small classes, or leave '
+                    f'split {name!r}: {some}{" …" * (len(lacking) > 5)}; {advice}, join small classes, or leave '
                     'data.stratify out'
                 )
 
@@ -137,3 +142,24 @@ class Strata:
         index = int(np.searchsorted(ends, number, 'right'))
         records = self._found[index].records
         return f'{records.source}, row {records.rows[number - int(ends[index])]}'
+
+
+def _splits_of_ranks(
+    ranks: Int64[np.ndarray, ' units'], sizes: Int64[np.ndarray, ' units'], train: float, fold: tuple[int, int]
+) -> Int8[np.ndarray, ' units']:
+    """As `splits_of_fold`, of ranks among as many.
+
+    Args:
+        ranks: Of each unit, from 0.
+        sizes: How many there are in its class.
+        train: What train has of train and val together.
+        fold: Which part is test, from 0, and how many there are.
+    """
+    number, n = fold
+    start, end = (-(-k * sizes // n) for k in (number, number + 1))
+    n_rest = sizes - (end - start)
+    places = (ranks - end) % sizes
+    drawn = np.full(len(ranks), split_names.index('val'), np.int8)
+    drawn[2 * places + 1 < 2 * train * n_rest] = split_names.index('train')
+    drawn[places >= n_rest] = split_names.index('test')
+    return drawn

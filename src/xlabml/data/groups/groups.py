@@ -248,12 +248,20 @@ class Groups(Examples):
         """All texts of the split by their hashes in batches: whole, whatever the model's limits cut."""
         texts, _ = self._texts(self.documents)
         hashes, first = np.unique(self.index.hashes[texts].view(np.int64), return_index=True)
-        found = {}
-        for key, text in zip(hashes.tolist(), texts[first].tolist()):
-            begin = int(self.index.begins[text])
-            slots = np.arange(begin + int(self.index.prompts[text]), begin + int(self.index.lengths[text]))
-            found[key] = self.tokenizer.decode(self.corpus.tokens_at(slots).tolist())
-        return found
+        return {key: self._decode(text) for key, text in zip(hashes.tolist(), texts[first].tolist())}
+
+    def texts_of(self, documents: Int64[np.ndarray, ' e']) -> list[tuple[str, ...]]:
+        """The texts of some documents, of each by role: whole, whatever the model's limits cut."""
+        texts, n_texts = self._texts(documents)
+        found = [self._decode(text) for text in texts.tolist()]
+        ends = np.cumsum(n_texts).tolist()
+        return [tuple(found[first:end]) for first, end in zip([0, *ends], ends)]
+
+    def _decode(self, text: int) -> str:
+        """A text, from its tokens."""
+        begin = int(self.index.begins[text])
+        slots = np.arange(begin + int(self.index.prompts[text]), begin + int(self.index.lengths[text]))
+        return self.tokenizer.decode(self.corpus.tokens_at(slots).tolist())
 
     def describe(self) -> list[str]:
         """What the groups of each source are like: lengths of their texts, how many are cut, texts a group."""

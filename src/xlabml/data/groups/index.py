@@ -1,6 +1,6 @@
 """What is known of the texts of a corpus of groups, as mapped arrays: made once for its stores, in one pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +148,23 @@ _KIND = manifests.Kind(
 
 
 def _find_classes(corpus: Corpus) -> list[str]:
-    """The classes of all documents: whole numbers by size, then names by the alphabet.
-
-    Of numbers that run from 0 on, or nearly so, each is its own index: 1 stays 1 where no record has 0.
-    """
+    """The classes of all documents."""
     found: set[str | int] = set()
     for store in corpus.stores:
         for group in _groups(store, 0, len(store)):
             if 'label' in group:
                 found.add(group['label'])
+    return number_classes(found)
+
+
+def number_classes(found: Set[str | int]) -> list[str]:
+    """The classes of labels, in the order of their numbers: whole numbers by size, then names by the alphabet.
+
+    Of numbers that run from 0 on, or nearly so, each is its own index: 1 stays 1 where no record has 0.
+
+    Raises:
+        DataError: A label is a number and a text.
+    """
     numbers = sorted(value for value in found if isinstance(value, int))
     names = sorted(value for value in found if isinstance(value, str))
     if {str(value) for value in numbers} & {*names}:

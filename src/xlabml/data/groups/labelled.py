@@ -1,5 +1,7 @@
 """Texts with labels as examples of a classifier: one text or two, within a budget of tokens that both share."""
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -250,7 +252,7 @@ class LabelledGroups(Groups):
         return SettingsError(
             f'{where} has a label that is none of the {len(classes)} classes ({known}): {shown}; classes are those of '
             'the training split where data.examples.classes is not set. Mend the label, move documents of it into '
-            'train (data.stratify holds each class to the shares), or leave them out'
+            'train (data.stratify holds each class to the shares), or leave them out (data.examples.leave_out_unknown)'
         )
 
 
@@ -273,7 +275,10 @@ class LabelledTexts(GroupFormat):
         room: The ratio of the tokens that each of two joined texts may take where they are too long together; what one
             leaves over is the other's. None: half each.
         cut: Whether a text that is too long loses its end or its middle.
-        leave_out_empty: Whether records with an empty text are left out and counted; else they are refused.
+        leave_out_empty: Whether records with an empty text or without a label are left out and counted; else they are
+            refused.
+        leave_out_unknown: Whether examples to evaluate on, of a class that no training document has, are left out and
+            named in a warning; else they are refused.
         batching: Which examples come together in a step; None: `InOrder`. `PerClass` has as many of each class.
 
     Raises:
@@ -297,6 +302,7 @@ class LabelledTexts(GroupFormat):
         room: list[float] | None = None,
         cut: str = 'end',
         leave_out_empty: bool = False,
+        leave_out_unknown: bool = False,
         batching: Callable[[], Batching] | None = None,
     ) -> None:
         super().__init__()
@@ -308,6 +314,7 @@ class LabelledTexts(GroupFormat):
         self.room = split_ratios(found)
         self.joined = joined or pair is None
         self.cut = cut
+        self.leave_out_unknown = leave_out_unknown
         self.batching = (InOrder if batching is None else batching)()
         texts = {'text': (text,)} if pair is None else {'text': (text,), 'pair': (pair,)}
         self._records = Columns(texts, label, leave_out=leave_out_empty, others=self.label_columns.others)
@@ -351,7 +358,10 @@ class LabelledTexts(GroupFormat):
             assert isinstance(found, list)
             classes = tuple(map(str, found))
         fields = Fields(self.room, self.joined, self.cut == 'middle', classes)
-        return LabelledGroups(corpus, corpus.documents(split), reading, limits, fields, split)
+        documents = corpus.documents(split)
+        if self.leave_out_unknown and split != 'train' and classes is not None:
+            documents = _of_classes(corpus, documents, classes, split)
+        return LabelledGroups(corpus, documents, reading, limits, fields, split)
 
     def settings(self) -> dict[str, Any]:
         labels = self.label_columns._asdict()
@@ -370,6 +380,36 @@ def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
             counts[str(name)] = counts.get(str(name), 0.0) + share
             is_number[str(name)] = isinstance(name, int)
     return counts, is_number
+
+
+def _of_classes(
+    corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
+) -> Int64[np.ndarray, ' kept']:
+    """The documents whose class is one of these; a warning names the others.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    known = set(classes)
+    unknown: Counter[str] = Counter()
+    kept = []
+    for document in documents.tolist():
+        label = (corpus.columns(document)[GROUP] or {}).get('label')
+        if label is None or str(label) in known:
+            kept.append(document)
+        else:
+            unknown[str(label)] += 1
+    if not unknown:
+        return documents
+    named = ', '.join(f'{name!r} ({n:,})' for name, n in unknown.most_common(_MOST_NAMED))
+    if not kept:
+        raise SettingsError(f'no document of the split {split} has a class of the training split; it has {named}')
+    warnings.warn(
+        f'{unknown.total():,} of {len(documents):,} documents of the split {split} are left out, since no training '
+        f'document has their class: {named}{" …" if len(unknown) > _MOST_NAMED else ""}',
+        stacklevel=2,
+    )
+    return np.array(kept, np.int64)
 
 
 def _check(labels: LabelColumns, text: str, pair: str | None, room: list[float], cut: str) -> None:

@@ -1,12 +1,12 @@
 """Records with labels as people have them: a class, several, what each rater said, probabilities, or a number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xlabml.data.sources import Source
+from xlabml.data.sources import Document, Source
 from xlabml.errors import DataError
 
-from .records import Columns, GroupRecords, as_label, as_number
+from .records import GROUP, Columns, GroupRecords, as_label, as_number
 
 TARGET = 'target'
 """Of a document's GROUP: a share for each class that has one, by name; or the number of a regression."""
@@ -53,6 +53,12 @@ class LabelledRecords(GroupRecords):
         labels = self.labels._asdict()
         labels['probabilities'] = list(self.labels.probabilities)
         return {**super().fingerprint(), 'class': 'LabelledRecords', 'labels': labels}
+
+    def _document(self, row: int, known: Mapping[str, object], columns: Sequence[str], where: str) -> Document:
+        named = [*self.labels.others, *([] if self.labels.label is None else [self.labels.label])]
+        if self.columns.leave_out and any(known[name] in (None, '') for name in named):
+            return Document(row, '', {**{name: known[name] for name in columns if name != GROUP}, GROUP: None})
+        return super()._document(row, known, columns, where)
 
     def _values(self, known: Mapping[str, object], roles: list[int], where: str) -> dict[str, Any]:
         found = super()._values(known, roles, where)

@@ -134,6 +134,18 @@ class PreferenceGroups(LabelledGroups):
             label = OUTCOMES[int(target)] if target >= 0 else ''
         return [*found, ('label', label)]
 
+    def texts_of(self, documents: Int64[np.ndarray, ' e']) -> list[tuple[str, ...]]:
+        """The whole texts of some documents, of each by field: the turns of a field are lines of its text."""
+        found = []
+        for document in documents.tolist():
+            fields: list[list[str]] = [[] for _ in self.limits.roles]
+            first = int(self.index.offsets[document])
+            end = int(self.index.offsets[document + 1])
+            for text, role in zip(range(first, end), self.index.roles[first:end].tolist()):
+                fields[role].append(self._decode(text))
+            found.append(tuple('\n'.join(turns) for turns in fields))
+        return found
+
     def describe(self) -> list[str]:
         """What the examples of each source are like: lengths of fields, what is cut, what cannot be told apart."""
         lines = []

@@ -9,10 +9,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlabml.data.sources import Document, Part, Source
+from xlabml.data.sources import Derived, Document, Source
 from xlabml.errors import DataError, SettingsError
 
 GROUP = '@group'
@@ -64,7 +63,7 @@ class Columns(NamedTuple):
         return list(dict.fromkeys([*of_texts, *others, *self.scores, *self.vectors, *self.others]))
 
 
-class GroupRecords(Source):
+class GroupRecords(Derived):
     """The records of a source as documents, a piece for each text.
 
     Two records are copies where all their texts, roles, labels, scores and vectors are the same.
@@ -86,41 +85,18 @@ class GroupRecords(Source):
                 f'source {source} cuts its documents into pieces ({type(source).__name__}), but data.examples makes '
                 'a piece of each text of a role; name the source that it takes its documents from'
             )
-        self.source = source.of_columns(columns.names)
+        super().__init__(source.of_columns(columns.names))
         self.columns = columns
-        self.credit = source.credit
-        self.only = source.only
-
-    def __str__(self) -> str:
-        return str(self.source)
-
-    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._documents(self.source.documents(self._inner(columns)), columns)
-
-    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        return self.source.parts(self._inner(columns))
-
-    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._documents(self.source.read(part, self._inner(columns)), columns)
-
-    def files(self) -> list[Path]:
-        return self.source.files()
-
-    def passed_over(self) -> str:
-        return self.source.passed_over()
-
-    def addresses(self) -> list[str]:
-        return self.source.addresses()
 
     def fingerprint(self) -> dict[str, Any]:
         return {'class': type(self).__name__, **self.columns.plain(), 'source': self.source.fingerprint()}
 
-    def _inner(self, columns: Sequence[str]) -> list[str]:
+    def asked(self, columns: Sequence[str]) -> list[str]:
         names = dict.fromkeys([*self.columns.names, *columns])
         return [name for name in names if name not in (GROUP, self.source.text_name)]
 
     def records(self, columns: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, object]]]:
-        inner = self.source.documents(self._inner(columns))
+        inner = self.source.documents(self.asked(columns))
         for document, known in self._known(inner):
             yield self._document(document.row, known, columns, f'{self.source}, row {document.row}'), dict(known)
 
@@ -130,7 +106,7 @@ class GroupRecords(Source):
         for document in documents:
             yield document, document.columns if name is None else {**document.columns, name: document.text}
 
-    def _documents(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+    def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         for document, known in self._known(documents):
             yield self._document(document.row, known, columns, f'{self.source}, row {document.row}')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from xlabml import paths
 from xlabml.artifacts import folders
@@ -52,6 +52,9 @@ class StreamedTexts(Texts):
     def _fingerprints(self) -> list[object]:
         """Those of the sources, as they were when the shards were listed."""
         return [source.fingerprint() for source in self.sources]
+
+    def column(self, name: str, documents: Int64[np.ndarray, ' documents']) -> dict[int, object]:
+        raise SettingsError(f'the column {name!r} cannot be read of a stream, which keeps no columns; leave it out')
 
     def _fixed(self) -> list[Shard]:
         parts = [(source, part) for source in self.sources for part in source.parts()]

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from xlabml import paths
 from xlabml.data.corpus import (
@@ -281,6 +282,26 @@ class Texts:
     def document_name(self, document: int) -> str:
         """A document's name for people, by the number that a batch has for it."""
         return self.corpus.name(document)
+
+    def column(self, name: str, documents: Int64[np.ndarray, ' documents']) -> dict[int, object]:
+        """What stands in a column of some documents, by their numbers; the sources are read once more for it.
+
+        Raises:
+            SettingsError: A document has nothing there.
+        """
+        found: dict[int, object] = {}
+        corpus = self.corpus
+        for source, store, first, here in zip(
+            self.sources, corpus.stores, corpus.first_documents.tolist(), corpus.by_store(documents)
+        ):
+            number_of = dict(zip(store.rows[here - first].tolist(), here.tolist()))
+            for document in source.documents([name]) if number_of else ():
+                if document.row in number_of:
+                    value = document.columns[name]
+                    if value is None:
+                        raise SettingsError(f'{source}, row {document.row}, has nothing in the column {name!r}')
+                    found[number_of[document.row]] = value
+        return found
 
     def describe(self) -> dict[str, object]:
         """Plain values that say which documents there are."""

@@ -4,6 +4,7 @@ from . import tally
 from .base import Document, Part, Source, SplitName
 from .beir import BeirFolder, read_corpus, read_qrels, read_queries
 from .chunk_pairs import ChunkPairs, NextChunks
+from .derived import Derived
 from .embedded import StandardLibrary, WikipediaLeads
 from .files import Span
 from .kinds import kind_of
@@ -20,6 +21,7 @@ __all__ = [
     'ChunkPairs',
     'CutAtColumn',
     'CutAtPattern',
+    'Derived',
     'Document',
     'InPieces',
     'Invalid',

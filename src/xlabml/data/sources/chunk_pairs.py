@@ -8,14 +8,13 @@ label of an objective of classes.
 """
 
 import re
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
 
-from .base import Document, Part, Source, check_columns
+from .base import Document, Source, check_columns
+from .derived import Derived
 
 _BORDER = re.compile(r'\s+')
 
@@ -27,7 +26,7 @@ class Extent(NamedTuple):
     end: int
 
 
-class _Chunks(Source):
+class _Chunks(Derived):
     """The base of sources that make records of chunks of another source's documents.
 
     Args:
@@ -51,42 +50,18 @@ class _Chunks(Source):
                 f'chunk_chars is {chunk_chars} and min_chars {min_chars}; give 1 or more, and min_chars at most '
                 'chunk_chars'
             )
-        self.source = source
+        super().__init__(source)
         self.chunk_chars = chunk_chars
         self.min_chars = min_chars
         self.seed = seed
-        self.credit = source.credit
-        self.only = source.only
 
-    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
+    def asked(self, columns: Sequence[str]) -> Sequence[str]:
         check_columns(columns, self.provides, str(self))
-        return self._records(self.source.documents(), columns)
-
-    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        check_columns(columns, self.provides, str(self))
-        return self.source.parts()
-
-    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._records(self.source.read(part), columns)
-
-    def files(self) -> list[Path]:
-        return self.source.files()
-
-    def passed_over(self) -> str:
-        return self.source.passed_over()
-
-    def addresses(self) -> list[str]:
-        return self.source.addresses()
+        return ()
 
     def fingerprint(self) -> dict[str, object]:
         settings = {'chunk_chars': self.chunk_chars, 'min_chars': self.min_chars, 'seed': self.seed}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
-
-    def __str__(self) -> str:
-        return str(self.source)
-
-    @abstractmethod
-    def _records(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]: ...
 
     def _draws(self, text: str) -> list[float]:
         """Four numbers in [0, 1) that follow from the seed and a text."""
@@ -105,7 +80,7 @@ class ChunkPairs(_Chunks):
 
     provides = ('anchor', 'positive', 'document', 'source')
 
-    def _records(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+    def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         for document in documents:
             text = document.text
             if not isinstance(text, str):
@@ -141,7 +116,7 @@ class NextChunks(_Chunks):
 
     provides = ('a', 'b', 'label', 'source')
 
-    def _records(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+    def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         before = ''
         for document in documents:
             text = document.text

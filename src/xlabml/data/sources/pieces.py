@@ -8,15 +8,15 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 
-from .base import Document, Part, Source
+from .base import Document, Source
+from .derived import Derived
 
 _NOT_DOCUMENTS = ('source', 'credit', 'only', 'needs')
 """Attributes that do not change what the documents are."""
 
 
-class InPieces(Source):
+class InPieces(Derived):
     """The base of sources whose documents are another's, cut into pieces: define `cut`.
 
     Args:
@@ -24,11 +24,6 @@ class InPieces(Source):
     """
 
     in_pieces = True
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.credit = source.credit
-        self.only = source.only
 
     needs: Sequence[str] = ()
     """Columns of the record that `cut` reads."""
@@ -41,35 +36,14 @@ class InPieces(Source):
             document: As the source yields it, with the requested columns and those that it needs.
         """
 
-    def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._cut(self.source.documents(self._inner(columns)), columns)
-
-    def parts(self, columns: Sequence[str] = ()) -> list[Part]:
-        return self.source.parts(self._inner(columns))
-
-    def read(self, part: Part, columns: Sequence[str] = ()) -> Iterator[Document]:
-        return self._cut(self.source.read(part, self._inner(columns)), columns)
-
-    def files(self) -> list[Path]:
-        return self.source.files()
-
-    def passed_over(self) -> str:
-        return self.source.passed_over()
-
     def fingerprint(self) -> dict[str, object]:
         settings = {name: value for name, value in vars(self).items() if name not in _NOT_DOCUMENTS}
         return {'class': type(self).__name__, **settings, 'source': self.source.fingerprint()}
 
-    def addresses(self) -> list[str]:
-        return self.source.addresses()
-
-    def __str__(self) -> str:
-        return str(self.source)
-
-    def _inner(self, columns: Sequence[str]) -> list[str]:
+    def asked(self, columns: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([*columns, *self.needs]))
 
-    def _cut(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
+    def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         for document in documents:
             cut = self.cut(document)
             yield cut._replace(columns={name: cut.columns[name] for name in columns})
@@ -141,8 +115,8 @@ class JoinColumns(InPieces):
         self.joined = joined
         self.needs = tuple(joined)
 
-    def _inner(self, columns: Sequence[str]) -> list[str]:
-        return [name for name in super()._inner(columns) if name != 'roles']
+    def asked(self, columns: Sequence[str]) -> list[str]:
+        return [name for name in super().asked(columns) if name != 'roles']
 
     def cut(self, document: Document) -> Document:
         texts: list[object] = []

@@ -15,8 +15,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -29,6 +30,29 @@ from .store_parts import Job
 
 _POLL_SECONDS = 2.0
 _JOB_NOTE = 'slurm_job'
+
+
+class Work(Protocol):
+    """Other work than tokenizing that tasks share out, in parts."""
+
+    @property
+    def parts(self) -> Sequence[object]:
+        """What is shared out."""
+
+    @property
+    def name(self) -> str:
+        """What Slurm calls it."""
+
+    def write(self, url: str) -> None:
+        """Write down in the shared folder what tasks need to know."""
+
+    def steps(self, url: str, n_threads: int) -> list[object]:
+        """What a task runs: steps of datatrove.
+
+        Args:
+            url: The shared folder.
+            n_threads: Cores of a task.
+        """
 
 
 class EncodeParts(PipelineStep):
@@ -127,14 +151,24 @@ class Cluster(ABC):
         shared.remove_parts()
 
     @abstractmethod
-    def run(self, shared: SharedJob, job: Job) -> str:
+    def run(self, shared: SharedJob, job: Job | Work) -> str:
         """Have the tasks run, wait for them, and say where their logs are."""
 
-    def _steps(self, shared: SharedJob, job: Job) -> list[object]:
+    @staticmethod
+    def _begin(shared: SharedJob, job: Job | Work) -> None:
+        """Write down what tasks need to know."""
+        if isinstance(job, Job):
+            shared.write(job)
+        else:
+            job.write(shared.url)
+
+    def _steps(self, shared: SharedJob, job: Job | Work) -> list[object]:
+        if not isinstance(job, Job):
+            return job.steps(shared.url, self.n_cpus)
         paths = [path for path in settings.class_paths(describe_source(job.source)) if not path.startswith('xlabml.')]
         return [EncodeParts(shared.url, paths, self.n_cpus)]
 
-    def _options(self, shared: SharedJob, job: Job) -> dict[str, object]:
+    def _options(self, shared: SharedJob, job: Job | Work) -> dict[str, object]:
         n_parts = max(1, len(job.parts))
         return {
             'pipeline': self._steps(shared, job),
@@ -150,12 +184,12 @@ class Cluster(ABC):
 class Ray(Cluster):
     """Tokenizes under Ray: on the cluster that RAY_ADDRESS names, or on one that is started here for the purpose."""
 
-    def run(self, shared: SharedJob, job: Job) -> str:
+    def run(self, shared: SharedJob, job: Job | Work) -> str:
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # or it reports to its makers
         os.environ.setdefault('RAY_worker_niceness', '0')  # or all else that runs here goes first
         import ray
 
-        shared.write(job)
+        self._begin(shared, job)
         is_mine = not ray.is_initialized()
         if is_mine:
             ray.init(log_to_driver=False, logging_level='warning')
@@ -166,6 +200,20 @@ class Ray(Cluster):
             if is_mine:
                 ray.shutdown()
         return f'{shared.url}/logs/logs'
+
+
+class Local(Cluster):
+    """Runs tasks in processes of this machine, side by side."""
+
+    def run(self, shared: SharedJob, job: Job | Work) -> str:
+        self._begin(shared, job)
+        with _quiet():
+            LocalPipelineExecutor(**self._local_options(shared, job)).run()
+        return f'{shared.url}/logs/logs'
+
+    def _local_options(self, shared: SharedJob, job: Job | Work) -> dict[str, Any]:
+        options = self._options(shared, job)
+        return {name: options[name] for name in ('pipeline', 'tasks', 'workers', 'logging_dir', 'skip_completed')}
 
 
 class Slurm(Cluster):
@@ -194,7 +242,7 @@ class Slurm(Cluster):
         activate = Path(sys.prefix, 'bin', 'activate')
         self.env_command = env_command or (f'source {activate}' if activate.exists() else '')
 
-    def script(self, shared: SharedJob, job: Job) -> str:
+    def script(self, shared: SharedJob, job: Job | Work) -> str:
         """The script that sbatch would be given."""
         executor = self._executor(shared, job)
         return executor.get_launch_file_contents(
@@ -202,7 +250,7 @@ class Slurm(Cluster):
             f'srun  -l -n 1 launch_pickled_pipeline {executor.logging_dir.resolve_paths("executor.pik")}',
         )
 
-    def run(self, shared: SharedJob, job: Job) -> str:
+    def run(self, shared: SharedJob, job: Job | Work) -> str:
         executor = self._executor(shared, job)
         number = shared.read_note(_JOB_NOTE)
         if not (number.isascii() and number.isdecimal() and _is_queued(number)):
@@ -212,7 +260,7 @@ class Slurm(Cluster):
                         f'there is no {program} here; run this on a machine that submits to Slurm, or look at the '
                         'script alone with --dry_run'
                     )
-            shared.write(job)
+            self._begin(shared, job)
             with _quiet():
                 executor.run()
             number = str(executor.job_id)
@@ -222,7 +270,7 @@ class Slurm(Cluster):
             time.sleep(_POLL_SECONDS)
         return executor.slurm_logs_folder
 
-    def _executor(self, shared: SharedJob, job: Job) -> '_SlurmArray':
+    def _executor(self, shared: SharedJob, job: Job | Work) -> '_SlurmArray':
         if 'SLURM_ARRAY_TASK_ID' in os.environ:
             raise ValueError('--engine slurm submits jobs and waits; run it outside of a Slurm array')
         logs = f'{shared.url}/slurm_logs' if shared.is_local else str(Path('slurm_logs', Path(shared.url).name))
@@ -230,7 +278,7 @@ class Slurm(Cluster):
             **self._options(shared, job),
             time=f'{self.max_hours}:00:00',
             partition=self.partition,
-            job_name='xlab_prepare_data',
+            job_name='xlab_prepare_data' if isinstance(job, Job) else job.name,
             qos=self.qos,
             env_command=self.env_command,
             sbatch_args=self.sbatch_args,
