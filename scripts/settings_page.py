@@ -1,20 +1,17 @@
 """Write docs/settings.md from the signatures and docstrings: `python scripts/settings_page.py` (`--check`: compare)."""
 
-import collections.abc
 import inspect
-import re
 import sys
 import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from docstring_parser import DocstringStyle, parse
 
 from xlabml import data, datamodules, evaluation, losses, metadata, models, settings, training, transformer
+from xlabml.commands import signatures
 from xlabml.commands.groups import CALLBACKS
+from xlabml.commands.signatures import kind, meanings, one_line, shown
 from xlabml.commands.trainer import Trainer
 from xlabml.untrusted.matching import parameters
 
@@ -24,6 +21,7 @@ PARTS = {
     'Examples (`data.examples`)': (data.rows, data.Format),
     'Examples with metadata (`data.examples`)': (data.conditioned, data.Format),
     'Types of metadata (`data.examples.types`)': (metadata, metadata.MetadataType),
+    'Preprocessors of metadata (`data.examples.preprocessors`)': (metadata, metadata.Preprocessor),
     'Sampling of metadata (`data.examples.sampling`)': (data.conditioned, data.Sampling),
     'Plans (`data.plan`)': (data, data.Plan),
     'Losses (`model.loss`)': (losses, losses.Loss),
@@ -109,8 +107,7 @@ def entry(cls: type) -> str:
 
 
 def summary(cls: type) -> str:
-    found = parse(inspect.getdoc(cls) or '', DocstringStyle.GOOGLE)
-    return one_line(found.short_description or '')
+    return cell(signatures.summary(cls))
 
 
 def table(cls: type) -> str:
@@ -137,47 +134,12 @@ def arguments(cls: type) -> Iterator[str]:
             if parameter.default is parameter.empty and not said.get(name):
                 continue  # what xlabml hands to a part: a width, a length
             default = '' if parameter.default is parameter.empty else f'`{shown(parameter.default)}`'
-            yield f'| `{name}` | `{kind(kinds[name])}` | {default} | {one_line(said.get(name, ""))} |'
+            yield f'| `{name}` | `{kind(kinds[name])}` | {default} | {cell(said.get(name, ""))} |'
 
 
-def meanings(cls: type) -> dict[str, str]:
-    """What an argument means: said by the class, or by the one of ours that it is derived from."""
-    found: dict[str, str] = {}
-    for part in cls.__mro__:
-        if part.__module__.startswith('xlabml'):
-            for item in parse(inspect.cleandoc(part.__doc__ or ''), DocstringStyle.GOOGLE).params:
-                found.setdefault(item.arg_name, item.description or '')
-    return found
-
-
-def shown(default: Any) -> str:
-    """A default as YAML has it."""
-    if inspect.isclass(default):
-        return default.__name__
-    if default is None or isinstance(default, bool):
-        return {None: 'null', True: 'true', False: 'false'}[default]
-    return str(default)
-
-
-def kind(annotation: Any) -> str:
-    """A type as a reader of YAML knows it: a factory is the class that it makes."""
-    origin = typing.get_origin(annotation)
-    inner = typing.get_args(annotation)
-    if origin is collections.abc.Callable:
-        return kind(inner[-1])
-    if origin in (typing.Union, types.UnionType):
-        return ' or '.join(dict.fromkeys(kind(one) for one in inner))
-    if origin is typing.Literal:
-        return ' or '.join(dict.fromkeys(map(str, inner)))
-    if origin is not None:
-        return f'{origin.__name__}[{", ".join(kind(one) for one in inner)}]'
-    if annotation is type(None):
-        return 'null'
-    return re.sub(r'[\w.]+\.', '', getattr(annotation, '__name__', str(annotation)))
-
-
-def one_line(text: str) -> str:
-    return re.sub(r'\s*\n\s*', ' ', text.strip()).replace('|', '\\|')
+def cell(text: str) -> str:
+    """A text as it may stand in a table."""
+    return one_line(text).replace('|', '\\|')
 
 
 if __name__ == '__main__':

@@ -15,9 +15,8 @@ DEADLINE_SECONDS = 600
 context = multiprocessing.get_context('forkserver')
 """A process that has imported everything, from which others are forked: a command that starts from nothing takes
 seconds before its first line."""
-context.set_forkserver_preload(
-    ['xlabml.commands.fit', 'xlabml.commands.infer', 'xlabml.commands.manage', 'ranks', 'torch.distributed.fsdp']
-)
+_PRELOADED = ['cli', 'setting_help', 'smoke', 'infer', 'manage']
+context.set_forkserver_preload([*(f'xlabml.commands.{name}' for name in _PRELOADED), 'ranks', 'torch.distributed.fsdp'])
 
 
 class Command:

@@ -8,8 +8,8 @@ import pytest
 
 from xlabml import bounds, settings
 from xlabml.commands import data as data_commands
-from xlabml.commands.command_line import DATA_COMMANDS
 from xlabml.commands.groups import CALLBACKS
+from xlabml.commands.overview import DATA_COMMANDS
 from xlabml.commands.trainer import Trainer
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel

@@ -11,8 +11,9 @@ import pytest
 
 from xlabml.commands import classifying, fit, infer, manage
 from xlabml.commands.arguments import take_common
-from xlabml.commands.command_line import DATA_COMMANDS
+from xlabml.commands.overview import DATA_COMMANDS
 from xlabml.commands.parsing import make_parsers, parse
+from xlabml.commands.sweeps import read_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -49,7 +50,8 @@ def test_every_line_of_every_page_has_commands_and_flags_that_exist(monkeypatch)
             elif program == 'infer':
                 infer.parse(words)
             elif words[0] != 'init':
-                _, words = take_common([word for word in words if word != '--smoke'])
+                known = ['conf/10m.yaml' if word == 'run.yaml' else word for word in words if word != '--smoke']
+                _, words = take_common(read_flags(known)[2])
                 if words[0] not in parsers:
                     parsers[words[0]] = make_parsers([words[0]])
                 assert parse(words, parsers[words[0]]).command == words[0], (page, words)
@@ -87,7 +89,7 @@ def make_texts(folder):
         (folder / name).write_text(lines.replace('pond', f'pond of {name}'), encoding='utf-8')
     (folder / 'dev.jsonl').write_text(''.join(json.dumps({'text': f'Dev {text}'}) + '\n' for text in texts[:20]))
     (folder / 'novel.txt').write_text('\n'.join(f'CHAPTER {i}\n\n{text}\n' for i, text in enumerate(texts)))
-    (folder / 'app.log').write_text('\n'.join(text.replace('\n', ' ') for text in texts))
+    (folder / 'lines.txt').write_text('\n'.join(text.replace('\n', ' ') for text in texts))
     for name, column, delimiter in (('b.csv', 'text', ','), ('reviews.csv', 'review', ';')):
         with (folder / name).open('w', encoding='latin-1', newline='') as file:
             writer = csv.writer(file, delimiter=delimiter)
@@ -105,7 +107,7 @@ def test_the_lines_of_own_data_run(tmp_path, monkeypatch, capfd):
     make_texts(tmp_path)
     mains = {'xlab': fit.main, 'infer': infer.main, 'manage': manage.main}
     for program, words in typed('docs/own_data.md'):
-        if '-c' in words or '--data.tokenizer_path' in words:
+        if ('-c' in words and 'run.yaml' not in words) or '--data.tokenizer_path' in words:
             continue  # of a file of settings, a tokenizer, a cluster of one's own
         if '*.parquet' in ' '.join(words):
             table = pyarrow.table({'text': [f'pond {i}: a frog jumps into the water' for i in range(99)]})

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data', 'tfidf'},
+    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'metadata': set(),
@@ -207,7 +207,7 @@ def test_an_import_touches_no_network_and_loads_no_datasets():
         'import socket, sys\n'
         'def refuse(*_): sys.exit("the network was touched")\n'
         'socket.socket.connect = socket.getaddrinfo = refuse\n'
-        'import xlabml.commands.fit, xlabml.pipelines, xlabml.commands.manage\n'
+        'import xlabml.commands.cli, xlabml.pipelines, xlabml.commands.manage\n'
         'sys.exit("datasets" in sys.modules)'
     )
 

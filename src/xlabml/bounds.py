@@ -53,10 +53,12 @@ MOST: dict[str, int] = {
     'max_time': 1 << 31,
     **dict.fromkeys(('every_n_steps', 'spectra_every_n_steps', 'pin_steps', 'pin_every_n_steps'), _STEPS),
     **dict.fromkeys(('save_top_k', 'save_last_k', 'max_in_row'), _STEPS),
+    **dict.fromkeys(('patience', 'notice'), _STEPS),
     'n_tokens': 1 << 16,  # sampled at each validation
     'top_k': _TABLE,
     'max_depth': 1000,
     # evaluators
+    **dict.fromkeys(('first_year', 'last_year'), 9999),
     **dict.fromkeys(('at', 'k', 'n_folds', 'n_starts', 'n_steps', 'most_texts', 'val_documents', 'n_draws'), 1_000_000),
     # data commands
     **dict.fromkeys(('n_tasks', 'n_workers', 'n_cpus', 'memory_gb'), 1_000_000),

@@ -26,6 +26,7 @@ __all__ = [
     'describe',
     'find_class',
     'keep_arguments',
+    'of_the_user',
     'path_of',
     'renamed',
     'trust',
@@ -53,6 +54,11 @@ def trust(module: str) -> None:
             f'cannot import {module!r} ({error}); check the name, and that its folder is on PYTHONPATH'
         ) from error
     _TRUSTED.add(module)
+
+
+def of_the_user(module: str) -> bool:
+    """Whether the user has named a module, or a class of it."""
+    return module in _TRUSTED - _NOT_THE_USERS
 
 
 def trust_class(path: str) -> None:

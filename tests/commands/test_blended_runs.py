@@ -4,6 +4,8 @@ import json
 from functools import partial
 
 import pytest
+import ranks
+from curves import read_curve
 
 from xlabml import checkpoints
 from xlabml.errors import NotSupportedError, SettingsError
@@ -62,6 +64,8 @@ def test_a_mixture_is_trained_resumed_tested_scored_and_asked(xlab, flags, tmp_p
     assert 'network alone' in printed
     # What uses it needs no scikit-learn and no training texts.
     monkeypatch.setattr(task, 'has_sklearn', lambda: False)
+    status, printed = xlab('validate', *flags, '--ckpt_path=last')
+    assert status == 0, printed
     status, printed = xlab('test', *flags, '--ckpt_path=last')
     assert status == 0, printed
     results = ClassResults.read(tmp_path / 'logs/version_0/test-examples.parquet')
@@ -81,3 +85,17 @@ def test_a_mixture_is_trained_resumed_tested_scored_and_asked(xlab, flags, tmp_p
         found = classifier.predict([row['id'] for row in rows])
         for row, one in zip(rows, found):
             assert one.probabilities == pytest.approx(row['probabilities'], abs=2e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_mix_as_one_process_does(flags, tmp_path):
+    pytest.importorskip('sklearn')
+    flags = [*flags, '--model.optimizer=xlabml.training.AdamW', '--model.head.dropout=0', '--seed_everything=1']
+    assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags)[0] == [0]
+    several = ['--trainer.devices=2', '--trainer.strategy=ddp', '--data.device_batch_tokens=32']
+    statuses, printed = ranks.xlab(2, tmp_path / 'two', 'fit', *flags, *several)
+    assert statuses == [0, 0], printed
+    for name in ('train_loss', 'val_loss', 'val_accuracy', 'val_ece'):
+        one, two = (read_curve(tmp_path / part / 'logs/version_0', name) for part in ('one', 'two'))
+        assert two == pytest.approx(one, rel=1e-3), name
+    assert ['network alone' in one for one in printed] == [True, False]

@@ -41,6 +41,7 @@ def test_runs_are_compared_on_the_examples_that_all_have(tmp_path, capsys):
     assert lines[3].split()[-3].startswith('+')
     assert len(lines) == 5  # clearly better than both
     for folders, message in (
+        ((good, good), 'is named twice'),
         ((good, tmp_path), 'has no test-examples.parquet, which xlab test'),
         ((good, write(tmp_path / 'c', classes=('x', 'z'))), 'compare runs of one task'),
         ((good, write(tmp_path / 'd', first=200)), 'scored no example in common'),
@@ -75,7 +76,7 @@ def test_mistakes_and_doubtful_labels_are_listed_with_their_texts(tmp_path, caps
         (['logs/version_0', 'logs/version_1'], ['version_0', 'version_1']),
         (['a/logs/version_0', 'b/logs/version_0'], ['a/logs/version_0', 'b/logs/version_0']),
         (['a' * 30, 'b' * 30], ['…' + 'a' * 19, '…' + 'b' * 19]),
-        (['x/' + 'a' * 30, 'y/' + 'a' * 30], ['1: x/' + 'a' * 15, '2: y/' + 'a' * 15]),
+        (['x/' + 'a' * 30, 'y/' + 'a' * 30], ['1: ' + 'a' * 12, '2: ' + 'a' * 12]),
     ],
 )
 def test_runs_have_short_names_that_tell_them_apart(tmp_path, folders, names):

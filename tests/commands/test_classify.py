@@ -115,10 +115,12 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
     reviews = folder / 'few.csv'
     with reviews.open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said)])
+        writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said), ['', 'cat']])
     labelled = folder / 'labelled.jsonl'
     assert infer.main([str(path), '--classify', str(reviews)]) == 0
-    assert len(capfd.readouterr().out.splitlines()) == len(said)
+    printed = capfd.readouterr()
+    assert len(printed.out.splitlines()) == len(said)
+    assert f'left out 1 rows with an empty text ({len(said)})' in printed.err
     call = [str(path), '--classify', '--file', str(reviews), '--id', 'review', '--output', str(labelled)]
     assert infer.main(call) == 0
     again = [flatten(json.loads(line)) for line in labelled.read_text().splitlines()]

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from xlabml import checkpoints
 from xlabml.callbacks import stopping
 from xlabml.commands.parsing import parse
+from xlabml.telemetry import records
 
 
 def test_a_run_leaves_settings_curves_checkpoints_and_says_where(xlab, tiny, tmp_path):
@@ -174,7 +175,11 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'status', 'message'),
     [
-        (['fit', '--model.trunk.d_modle=3'], 2, "'d_modle' is not accepted"),
+        (
+            ['fit', '--model.trunk.d_modle=3'],
+            2,
+            'there is no setting model.trunk.d_modle; did you mean model.trunk.d_model?',
+        ),
         (['fit', '--trainer.max_step=3'], 2, 'unrecognized arguments'),
         (['fit', '--trainer.max_steps=0'], 2, 'trainer.max_steps is 0'),
         (['fit', '--model.n_vocab=5'], 2, 'model.n_vocab follows from data.n_vocab'),
@@ -212,7 +217,7 @@ def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
         (['test'], 2, '--ckpt_path'),
         (['test', '--ckpt_path=last'], 2, 'there is no checkpoint'),
         (['fit', '--trainer.accumulate_grad_batches=2'], 2, 'accumulation follows from'),
-        (['nonsense'], 2, 'invalid choice'),
+        (['nonsense'], 2, "there is no command 'nonsense'"),
         (['--import=no_such_module', 'fit'], 2, 'cannot import'),
         (['fit', '--data.max_len=100000', '--data.batch_tokens=100000'], 2, 'do not fill one row of data.max_len'),
         (['fit', '--data.n_vocab=400'], 2, 'has 320 tokens, but data.n_vocab is 400'),
@@ -326,3 +331,6 @@ def test_text_is_sampled_at_each_validation(xlab, tiny, tmp_path):
     samples = events.Tensors('sample/text_summary')
     assert [sample.step for sample in samples] == [6, 12]
     assert samples[0].tensor_proto.string_val[0].startswith(b'the cat')
+    written = records.read(tmp_path / 'logs/version_0' / records.SAMPLES).rows
+    assert [row['step'] for row in written] == [6, 12]
+    assert all(row['text'].startswith('the cat') for row in written)

@@ -219,7 +219,7 @@ def test_smoke_goes_with_autotune(xlab, tiny, monkeypatch):
 
 def test_smoke_prints_help_and_settings_that_are_asked_for(xlab, tiny, tmp_path):
     for asked, words in (
-        (['--help'], '--smoke tries'),
+        (['--help'], '--smoke'),
         (['--print_config'], 'default_root_dir: .\n'),
         (['--data.plan.help=Pack'], 'Pack'),
     ):
@@ -235,7 +235,11 @@ def test_smoke_prints_help_and_settings_that_are_asked_for(xlab, tiny, tmp_path)
         (['test', '--smoke'], 2, '--smoke goes with fit'),
         (['fit', '--smoke', '--ckpt_path=last'], 2, 'leave out --ckpt_path'),
         (['fit', '--smoke', '--data.sources=[{path: nowhere.jsonl}]'], 2, 'smoke (train): there is no file or folder'),
-        (['fit', '--smoke', '--model.trunk.d_modle=3'], 2, "'d_modle' is not accepted"),
+        (
+            ['fit', '--smoke', '--model.trunk.d_modle=3'],
+            2,
+            'there is no setting model.trunk.d_modle; did you mean model.trunk.d_model?',
+        ),
         (['fit', '--data.skip=[[3]]'], 2, 'data.skip has [3]'),
         (['fit', '--data.skip=[[5, 4]]'], 2, 'data.skip has [5, 4]'),
     ],
@@ -251,7 +255,7 @@ def test_help_says_what_the_statuses_mean(xlab):
     assert status == 0
     printed = ' '.join(printed.split())
     for words in (
-        '--smoke tries',
+        '--smoke Try these settings',
         '3 a loss spike',
         '124 trainer.max_time was over',
         '143 Ctrl-C, SIGUSR1 and SIGTERM',

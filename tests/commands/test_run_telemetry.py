@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ def test_the_lines_hold_what_tensorboard_has(xlab, tiny, tmp_path):
     start, end = rows(run, records.EVENTS)
     assert (start['event'], start['step'], start['max_steps']) == ('start', 0, 12)
     assert start['precision'] == '32-true'
+    assert shlex.split(start['command_line']) == sys.argv
     assert (end['event'], end['step']) == ('finished', 12)
 
 

@@ -145,7 +145,7 @@ def test_another_task_learns_is_saved_by_its_own_figure_shown_in_its_own_words_a
     (start, _) = [json.loads(line) for line in (folder / 'run.jsonl').read_text().splitlines()]
     assert start['monitor'] == ['val_median_error', 'min']
     said = capsys.readouterr().out
-    assert 'step 60: median_error 0.' in said
+    assert 'step 60, val: median_error 0.' in said
     assert 'nats' not in said
     assert 'bits' not in said
 

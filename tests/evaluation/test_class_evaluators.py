@@ -212,6 +212,9 @@ def test_sets_and_answers_that_miss_what_was_asked_for_are_named():
     evaluator.fits = False
     evaluate(evaluator, outputs)
     assert not any('asked for' in line for line in evaluator.report(['a', 'b', 'c']))
+    sure = make_outputs(n=400)
+    evaluate(evaluator, sure._replace(logits=torch.nn.functional.one_hot(sure.labels, 3) * 9.0))
+    assert not any('sets of classes' in line for line in evaluator.report(['a', 'b', 'c']))  # more than was asked for
     # Labels of another time: sets hold fewer of them.
     evaluate(evaluator, outputs._replace(labels=(outputs.labels + 1) % 3))
     lines = [line for line in evaluator.report(['a', 'b', 'c']) if 'asked for' in line]

@@ -11,6 +11,7 @@ from .heap import Heap, keep_freed_memory
 from .metadata_table import MetadataTable
 from .nonfinite import NonFinite
 from .notebook import Notebook
+from .overfitting import Overfitting
 from .predictions import Predictions
 from .progress import Progress
 from .samples import SampledText
@@ -30,6 +31,7 @@ __all__ = [
     'MetadataTable',
     'NonFinite',
     'Notebook',
+    'Overfitting',
     'Predictions',
     'Progress',
     'SampledText',

@@ -51,7 +51,7 @@ class ClassReport(Callback):
         self.results: ClassResults | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        blend = self._open_texts(trainer, pl_module, 'val')
+        blend = self._open_texts(trainer, pl_module, 'train')
         if blend is None or blend.model is not None:
             return
         texts = Run.of(trainer).data.texts
@@ -65,7 +65,7 @@ class ClassReport(Callback):
         if not trainer.is_global_zero:  # it is in the cache now
             blend.model = linear_model(train, *arguments)
 
-    def on_validate_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._open_texts(trainer, pl_module, 'val')
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

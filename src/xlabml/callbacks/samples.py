@@ -26,6 +26,7 @@ class SampledText(Callback):
         top_k: Sample from the top_k most probable tokens only; None: all.
         top_p: Sample from the fewest most probable tokens whose probabilities sum to top_p; None: all.
         seed: The seed of every validation.
+        show: Whether the text is printed as well.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SampledText(Callback):
         top_k: int | None = None,
         top_p: float | None = 0.95,
         seed: int = 0,
+        show: bool = False,
     ) -> None:
         if n_tokens < 0:
             raise ValueError(f'samples.n_tokens is {n_tokens}; it must be 0 or more')
@@ -46,6 +48,7 @@ class SampledText(Callback):
         self.temperature = temperature
         self.top_k = top_k
         self.top_p = top_p
+        self.show = show
         self.newest = ''
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -97,6 +100,9 @@ class SampledText(Callback):
         if run.folder is not None and not run.is_trial:
             with contextlib.suppress(OSError):
                 records.append(run.folder / records.SAMPLES, {'step': trainer.global_step, 'text': self.newest})
+        if self.show:
+            text = ''.join(letter if letter.isprintable() or letter in '\n\t' else '\ufffd' for letter in self.newest)
+            print(f'step {trainer.global_step:,}, sample: {text}', flush=True)
         for logger in trainer.loggers:
             add_text = getattr(getattr(logger, 'experiment', None), 'add_text', None)
             if add_text is not None:

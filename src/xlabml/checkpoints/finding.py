@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from .contents import STEP
 from .reading import look, require_file
@@ -12,22 +13,31 @@ from .reading import look, require_file
 _WRITTEN = re.compile(r'step=(\d{1,18})(-[\w.+-]+=[\w.+-]+)?\.ckpt')
 
 
-def find(ckpt: str, root: Path, class_path: str | tuple[str, ...] | None = None, typed: str = '{}') -> Path:
+def find(
+    ckpt: str,
+    root: Path,
+    class_path: str | tuple[str, ...] | None = None,
+    typed: str = '{}',
+    of_a_run: Literal['best', 'newest'] = 'best',
+) -> Path:
     """Find the checkpoint that a user typed.
 
     Args:
-        ckpt: A path, or `last`: the newest file of the newest run (the highest `version_N`) that has one, or `best`:
-            the best of that run.
+        ckpt: A path, of a file or of a run's folder; or `last`: the newest file of the newest run (the highest
+            `version_N`) that has one, or `best`: the best of that run.
         root: The folder that holds `logs`.
         class_path: The task whose runs count, or several; None: any.
         typed: How another path is typed in its place, `--ckpt_path {}` for example.
+        of_a_run: Which checkpoint the folder of a run stands for: the best, and the newest where it has none; or the
+            newest, which training resumes from.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError: A checkpoint that has to be opened cannot be read; another one of its run is named.
     """
     if ckpt not in ('last', 'best'):
-        return require_file(Path(ckpt))
+        path = Path(ckpt)
+        return find_in_run(path, of_a_run) if _is_run(path) else require_file(path)
     kinds = (class_path,) if isinstance(class_path, str) else class_path or ()
     runs = [run for run in root.glob('logs/version_*') if run.name.removeprefix('version_').isdecimal()]
     for run in sorted(runs, key=lambda run: int(run.name.removeprefix('version_')), reverse=True):
@@ -41,12 +51,38 @@ def find(ckpt: str, root: Path, class_path: str | tuple[str, ...] | None = None,
         except FileNotFoundError:
             if newest.exists():
                 raise
-            return find(ckpt, root, class_path, typed)  # the run trains on, and has just deleted it for a newer one
+            return find(
+                ckpt, root, class_path, typed, of_a_run
+            )  # the run trains on, and has just deleted it for a newer one
     kind = '' if class_path is None else f' of {" or ".join(kinds)}'
     raise FileNotFoundError(
         f'there is no checkpoint{kind} in {root.absolute()}/logs/version_*/checkpoints; '
         'train a model with fit, or give the path of a checkpoint'
     )
+
+
+def find_in_run(folder: Path, which: Literal['best', 'newest'] = 'best') -> Path:
+    """The checkpoint of a run that its folder, or that of its checkpoints, stands for; see `find`.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    inner = folder / 'checkpoints'
+    newest = find_newest(inner if inner.is_dir() else folder)
+    if which == 'best':
+        with contextlib.suppress(FileNotFoundError):
+            return find_best(newest)
+    return newest
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run or of its checkpoints; DeepSpeed's checkpoints are folders themselves."""
+    try:
+        return (
+            path.is_dir() and path.suffix != '.ckpt' and ((path / 'checkpoints').is_dir() or any(path.glob('*.ckpt')))
+        )
+    except OSError:
+        return False
 
 
 def _class_path(path: Path) -> str:

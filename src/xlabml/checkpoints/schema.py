@@ -206,6 +206,12 @@ def _part(value: object, where: str) -> None:
     mapping({'class_path': text, 'init_args': plain_mapping}, needed=('class_path',))(value, where)
 
 
+def _overfitting(value: object, where: str) -> None:
+    names = {'best': number, 'step': count, 'train_loss': number, 'worse': count, 'said': flag}
+    if value != {}:  # before the first validation
+        mapping(names, needed=tuple(names))(value, where)
+
+
 _KEYS: dict[str, Check] = {
     keys.EPOCH: count,
     keys.STEP: count,
@@ -234,6 +240,7 @@ _KEYS: dict[str, Check] = {
                 needed=('saved',),
             ),
             'Curves': mapping({'sums': mapping(every=number), 'tokens': number}, needed=('sums',)),
+            'Overfitting': _overfitting,
             'Spikes': mapping({'window': items(number), 'count': count}, needed=('window', 'count')),
         },
         every=mapping(),

@@ -12,11 +12,11 @@ from xlabml import bounds, settings
 from .errors import UsageError, usage_errors
 
 _MOST = 1 << 24
-_MOST_NAME = 80
+MOST_NAME = 80
 """Characters of a name that others are compared with."""
 
 _MOST_MESSAGE = 900
-_UNKNOWN_FLAG = re.compile(r'unrecognized arguments: (-[^\s=]+)')
+UNKNOWN_FLAG = re.compile(r'unrecognized arguments: (-[^\s=]+)')
 _UNKNOWN_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from ([^)]*)\)")
 
 
@@ -56,11 +56,11 @@ class Parser(argparse.ArgumentParser):
     def _nearest(self, message: str) -> str:
         """The name that was meant, where what was typed is close to one."""
         known: Sequence[str] = ()
-        if found := _UNKNOWN_FLAG.search(message):
+        if found := UNKNOWN_FLAG.search(message):
             known = list(self.flags())
         elif found := _UNKNOWN_CHOICE.search(message):
             known = re.findall(r"'([^']+)'", found[2])
-        typed = found[1][:_MOST_NAME] if found else ''
+        typed = found[1][:MOST_NAME] if found else ''
         longer = [name for name in known if typed and name.startswith(typed)]
         near = longer if len(longer) == 1 else difflib.get_close_matches(typed, known, 1, 0.75)
         return f'; did you mean {near[0]}?' if near and near[0] != typed else ''

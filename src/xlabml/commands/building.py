@@ -23,8 +23,10 @@ from .errors import UsageError
 from .finding import Resumed
 from .groups import CALLBACKS
 from .initial import Initial
+from .loggers import make_loggers
 from .opening import blaming, find_task, within_the_checkpoint
 from .parsing import Settings
+from .run_facts import RunFacts
 from .run_folder import RunFolder, SavedSettings
 from .trainer import Trainer
 
@@ -127,8 +129,7 @@ def _build_trainer(
     """
     values: dict[str, Any] = vars(made.trainer)
     own = Own(made.checkpoint, made.curves, made.spikes, made.predictions)
-    if values['logger'] is True:
-        values['logger'] = _logger(settings, claimed)
+    values['logger'] = _loggers(settings, claimed, values['logger'])
     if values['enable_checkpointing'] is False:
         raise UsageError(
             'trainer.enable_checkpointing is false, but runs are saved by checkpoint.*; leave it out, and set '
@@ -145,7 +146,7 @@ def _build_trainer(
         written.pop('init_from', None)  # no other command takes it, and the checkpoints have the weights
         saved.append(SavedSettings(settings.parser.dump(written, skip_none=False), claimed.path))
     of_groups = [made[name] for name in CALLBACKS]
-    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, *saved, *of_groups]})
+    trainer = Trainer(**{**values, 'callbacks': [*given, *callbacks, RunFacts(), *saved, *of_groups]})
     own.checkpoints.continues = settings.choice.run is not None
     if claimed is not None:
         trainer.run.folder = claimed.path
@@ -158,15 +159,17 @@ def _build_trainer(
     return trainer, own
 
 
-def _logger(settings: Settings, claimed: RunFolder | None) -> Events | bool:
-    """Who writes the curves of a run: TensorBoard, in its folder. True: the trainer's own, of a run without a folder;
-    False: nobody, as there is no place for them."""
+def _loggers(settings: Settings, claimed: RunFolder | None, asked: object) -> object:
+    """Who writes the curves of a run, in its folder: TensorBoard, or those that are named. True: the trainer's own, of
+    a run without a folder; False: nobody, as there is no place for them."""
+    names = ['tensorboard'] if asked is True else [asked] if isinstance(asked, str) else asked
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return asked
     if claimed is None:
         return settings.command is None or bool(settings.values.trainer.fast_dev_run)  # or a number of steps
     resumed = settings.resumed
-    folder = claimed.path
     step = resumed.checkpoint.step + 1 if resumed is not None and settings.is_fit else None
-    return Events(folder.parent.parent, folder.parent.name, folder.name, purge_step=step)
+    return make_loggers(names, claimed.path, step)
 
 
 def _check_monitor(task: Task, trainer: Trainer, saver: Checkpoints) -> None:

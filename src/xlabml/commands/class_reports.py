@@ -85,6 +85,9 @@ def compare(options: argparse.Namespace) -> None:
 
     with typed_paths():
         folders = [_folder_of(run) for run in options.runs]
+        twice = [typed for typed, folder in zip(options.runs, folders) if folders.count(folder) > 1]
+        if twice:
+            raise UsageError(f'{twice[0]} is named twice; name each run once')
         found = [find_results(folder, (options.split,))[0] for folder in folders]
     names = name_runs(folders)
     first = found[0]
@@ -118,7 +121,7 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     short = [name if len(name) <= _WIDTH else f'…{name[1 - _WIDTH :]}' for name in names]
-    return short if len(set(short)) == len(short) else [f'{i + 1}: {name}'[:_WIDTH] for i, name in enumerate(names)]
+    return short if len(set(short)) == len(short) else [f'{i + 1}: {name[-12:]}' for i, name in enumerate(names)]
 
 
 def _folder_of(typed: str) -> Path:

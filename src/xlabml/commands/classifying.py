@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FLAG = '--classify'
 _AT_A_TIME = 256
+_MOST_NAMED = 5
 
 
 class Asked(NamedTuple):
@@ -157,7 +158,7 @@ def _lines(lines: Iterator[str], name: str, classifier: 'TextClassifier') -> Ite
 
 
 def _rows(classifier: 'TextClassifier', options: argparse.Namespace) -> Iterator[Asked]:
-    """The rows of a table."""
+    """The rows of a table; those with an empty text are left out, and said at the end."""
     from xlabml.data import Location
     from xlabml.data.groups.preference_records import parse_turns
 
@@ -169,14 +170,21 @@ def _rows(classifier: 'TextClassifier', options: argparse.Namespace) -> Iterator
             f'({", ".join(framing.fields)}); name one for each'
         )
     source = Location(options.file).of_columns(columns)
+    empty: list[int] = []
     with typed_paths():
         for document in source.documents([*columns, *([] if options.id is None else [options.id])]):
             where = f'row {document.row} of {options.file}'
             texts = tuple(document.columns[name] for name in columns)
             if framing.is_preference:
                 texts = tuple(parse_turns(one, framing.has_turns, name, where) for one, name in zip(texts, columns))
+            elif any(one in (None, '') for one in texts):
+                empty.append(document.row)
+                continue
             name = document.row if options.id is None else document.columns[options.id]
             yield Asked(_as_plain(name), where, texts[0] if len(texts) == 1 else texts)
+    if empty:
+        rows = ', '.join(map(str, empty[:_MOST_NAMED])) + (' …' if empty[_MOST_NAMED:] else '')
+        print(f'{options.file}: left out {len(empty):,} rows with an empty text ({rows})', file=sys.stderr)
 
 
 def _label(classifier: 'TextClassifier', asked: Iterator[Asked]) -> Iterator[tuple[Plain, 'Prediction']]:

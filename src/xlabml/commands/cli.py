@@ -11,7 +11,7 @@ from xlabml.plain import PlainDict
 
 from . import running
 from .building import build
-from .command_line import DATA_COMMANDS
+from .overview import DATA_COMMANDS
 from .parser import SettingsParser
 from .parsing import SEED, make_parsers, named_commands, parse
 from .running import prepare, run_data_command

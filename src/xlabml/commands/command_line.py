@@ -15,10 +15,7 @@ from xlabml.untrusted import yaml_text
 from .errors import UsageError
 from .files import read_settings
 from .groups import LINKED
-
-RUN_COMMANDS = ('fit', 'validate', 'test', 'predict')
-DATA_COMMANDS = ('prepare_data', 'validate_data', 'train_tokenizer', 'compute_stats')
-COMMANDS = (*RUN_COMMANDS, *DATA_COMMANDS)
+from .overview import COMMANDS
 
 Parsed: TypeAlias = dict[str, Any]
 """Settings as `plain` makes them: the parser has held their values against the signatures, which no type names here."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from xlabml.errors import RequestError, SettingsError, XLabError
 
+from .rewording import in_words
+
 EXIT_STATUS = (
     'Exit status: 0 done; 2 what was typed has to change (a flag, a value, a path where there is nothing, a setting '
     'that does not fit); 1 something else has (a damaged file, data without texts, a full disk)'
@@ -37,7 +39,7 @@ def usage_errors() -> Iterator[None]:
     except (SettingsError, RequestError):
         raise
     except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(in_words(str(error))) from error
     except Exception as error:
         # Lightning's own, for settings of its Trainer; the class is not imported for the sake of other commands.
         if type(error).__name__ != 'MisconfigurationException':

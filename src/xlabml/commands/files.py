@@ -33,6 +33,40 @@ def read_settings(path: Path) -> dict[str, object]:
     Raises:
         UsageError: It is no YAML, or holds no settings; the message says where.
     """
+    found = _read(path)
+    example = 'it must hold settings by group, such as "data: {max_len: 256}"'
+    if not isinstance(found, dict):
+        raise UsageError(f'{path} holds {"nothing" if found is None else f"a {type(found).__name__}"}; {example}')
+    for group, value in found.items():
+        if not isinstance(group, str):
+            raise UsageError(f'{path} has {group!r} where the name of a group should be; {example}')
+        if group in GROUPS and not isinstance(value, dict | str):  # a string: a file of the group's own, or a class
+            shown = 'empty' if value is None else repr(value)
+            raise UsageError(f'{group} in {path} is {shown}; it must hold settings, or be left out')
+    return found
+
+
+def read_list(path: Path, what: str) -> list[object]:
+    """The list in a YAML file.
+
+    Args:
+        what: What it is a list of, for errors.
+
+    Raises:
+        UsageError: It is no YAML, or holds no list.
+    """
+    found = _read(path)
+    if not isinstance(found, list):
+        raise UsageError(f'{path} must hold a list of {what}, and holds {"nothing" if found is None else "none"}')
+    return found
+
+
+def _read(path: Path) -> object:
+    """What a YAML file holds.
+
+    Raises:
+        UsageError: It is no YAML; the message says where.
+    """
     try:
         found = yaml_text.load(yaml_text.read(path), _Loader)
         if _depth_exceeds(found, _MAX_DEPTH):
@@ -46,15 +80,6 @@ def read_settings(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         what = 'settings nested too deep' if isinstance(error, RecursionError) else error
         raise UsageError(f'{path} holds {what}; shorten or correct it') from error
-    example = 'it must hold settings by group, such as "data: {max_len: 256}"'
-    if not isinstance(found, dict):
-        raise UsageError(f'{path} holds {"nothing" if found is None else f"a {type(found).__name__}"}; {example}')
-    for group, value in found.items():
-        if not isinstance(group, str):
-            raise UsageError(f'{path} has {group!r} where the name of a group should be; {example}')
-        if group in GROUPS and not isinstance(value, dict | str):  # a string: a file of the group's own, or a class
-            shown = 'empty' if value is None else repr(value)
-            raise UsageError(f'{group} in {path} is {shown}; it must hold settings, or be left out')
     return found
 
 

@@ -44,15 +44,18 @@ class Resumed(NamedTuple):
     is_alone: bool = False
 
 
-def find_checkpoint(asked: str, root: Path, class_path: str | None, folder: str | None, into: Path) -> Found:
+def find_checkpoint(
+    asked: str, root: Path, class_path: str | None, folder: str | None, into: Path, is_fit: bool = False
+) -> Found:
     """Find the checkpoint that the user typed, as a local file.
 
     Args:
-        asked: A path or a URL, `last` or `best`.
+        asked: A path, of a file or of a run's folder, or a URL, `last` or `best`.
         root: The folder that holds `logs`.
         class_path: The task whose runs count there; None: any.
         folder: The folder that the checkpoints of this run go to, if not the run's own.
         into: Where to fetch remote ones to.
+        is_fit: Whether training resumes from it; of a run's folder it is the newest one then.
 
     Raises:
         FileNotFoundError: There is none.
@@ -61,7 +64,7 @@ def find_checkpoint(asked: str, root: Path, class_path: str | None, folder: str 
     if '://' in asked:
         return _fetch(asked, into)
     if folder is None or asked not in ('last', 'best'):
-        path = checkpoints.find(asked, root, class_path, INSTEAD)
+        path = checkpoints.find(asked, root, class_path, INSTEAD, 'newest' if is_fit else 'best')
         return Found(str(path), path)
     if '://' not in folder:
         newest = checkpoints.find_newest(Path(folder))

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from . import classifying, embedding_arguments
+from . import classifying, embedding_arguments, ranking
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 from .output import visible
@@ -52,14 +52,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         PROGRAM,
         description='Let a trained language model continue a text; or, with --embed or --search, let an embedder make '
         'vectors of the texts of a file, or find those that are nearest to a query.',
-        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts. {EXIT_STATUS}.',
+        epilog=f'With CKPT {classifying.FLAG} TEXT a classifier labels texts; with CKPT TEXT {ranking.FLAG} KEY a '
+        f'model that was trained with metadata finds that of a text. {EXIT_STATUS}.',
     )
     add = parser.add_argument
     add(
         'ckpt',
         metavar='CKPT',
         nargs='?',
-        help="a checkpoint or an exported file; 'last', 'best': of the newest run below this folder",
+        help="a checkpoint, an exported file or a run's folder; 'last', 'best': of the newest run below here",
     )
     add('prompt', metavar='PROMPT', nargs='?', help='what the text begins with; with --search, the query')
     add('-n', '--runs', type=count(), help='how many texts to make (default: 1)')
@@ -187,6 +188,9 @@ def _run(arguments: list[str]) -> int:
     try:
         if classifying.FLAG in arguments:
             classifying.classify(classifying.parse(PROGRAM, arguments), _write)
+            return 0
+        if ranking.is_asked(arguments):
+            ranking.rank(ranking.parse(PROGRAM, arguments), _write)
             return 0
         options = parse(arguments)
         if options.embed is None and options.search is None:

@@ -48,22 +48,9 @@ def open_initial(asked: str, root: Path) -> Initial:
         CheckpointError: It cannot be read.
     """
     with typed_paths():
-        path = _find(asked, root)
+        path = checkpoints.find(asked, root, typed='--init_from {}')
         with checkpoints.naming_another(asked, path, '--init_from {}'):
             return Initial(path, checkpoints.load(path).merged())
-
-
-def _find(asked: str, root: Path) -> Path:
-    folder = Path(asked)
-    if asked in ('last', 'best') or not folder.is_dir():
-        return checkpoints.find(asked, root, typed='--init_from {}')
-    if (folder / 'checkpoints').is_dir():
-        folder = folder / 'checkpoints'
-    newest = checkpoints.find_newest(folder)
-    try:
-        return checkpoints.find_best(newest)
-    except FileNotFoundError:
-        return newest
 
 
 def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:

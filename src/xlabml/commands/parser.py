@@ -17,12 +17,19 @@ from xlabml.data import Location, Source
 from xlabml.data.sources import kind_of
 from xlabml.models import DEFAULT
 
-from .arguments import Parser
+from .arguments import MOST_NAME, UNKNOWN_FLAG, Parser
+from .classes import classes_for, short_name
 from .errors import show
+from .files import read_list
+from .groups import LINKED
+from .near_names import names_within, nearest
+from .rewording import UNKNOWN_SETTING, in_words
 
 _UNKNOWN = object()
 _SOURCES = list[Location | Source]
+_YAML = ('.yaml', '.yml')
 _adapt_typehints = _typehints.adapt_typehints
+_resolve_class = _typehints.resolve_class_path_by_name
 
 
 class SettingsParser(Parser, LightningArgumentParser):
@@ -54,17 +61,31 @@ class SettingsParser(Parser, LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """As of every parser; types and namespaces, which nobody typed, are left out of the message."""
-        message = re.sub(r'Type \S.*? expects a function or a callable class: ', '', message)
-        message = re.sub(r'[.;]? Got value: Namespace\(.*', '', message)
-        message = re.sub(r"Problem with given class_path '([^']*)':\s*", '', message)
+        message = in_words(re.sub(r'Type \S.*? expects a function or a callable class: ', '', message))
         super().error(message, ex)
 
     def hint(self) -> str:
         return ' (xlab COMMAND --help lists what there is)'
 
+    def _nearest(self, message: str) -> str:
+        """As of every parser; a setting may be typed without its group, or be one of a class within the model."""
+        found = UNKNOWN_FLAG.search(message) or UNKNOWN_SETTING.search(message)
+        if found is None or 'did you mean' in message:
+            return super()._nearest(message) if found is None else ''
+        typed = found[1][:MOST_NAME].removeprefix('--')
+        known = [flag.removeprefix('--') for flag in self.flags()]
+        if getattr(self, '_inner_parser', False):  # of a class: whoever called it knows the names in full
+            near = nearest(typed, known)
+            return f'; did you mean {" or ".join(near)}?' if near else ''
+        known += names_within(DEFAULT, 'model')
+        if typed in known:  # of the default class, and another one is set
+            return ''
+        near = nearest(typed, [name for name in known if name.removeprefix('model.') not in LINKED])
+        return f'; did you mean {" or ".join(f"--{name}" for name in near)}?' if near else ''
+
     @contextlib.contextmanager
     def _own_defaults(self) -> Iterator[None]:
-        """Put the rule into the two functions of jsonargparse that carry values on; parsers within parsers have it."""
+        """Put the rule into the functions of jsonargparse that carry values on; parsers within parsers have it."""
         if _typehints.adapt_typehints is not _adapt_typehints:
             yield
             return
@@ -81,10 +102,10 @@ class SettingsParser(Parser, LightningArgumentParser):
                 for name in ('init_args', 'dict_kwargs'):
                     before.pop(name, None)
 
-        names = 'adapt_typehints', 'discard_init_args_on_class_path_change'
+        names = 'adapt_typehints', 'discard_init_args_on_class_path_change', 'resolve_class_path_by_name'
         originals = [getattr(_typehints, name) for name in names]
         try:
-            for name, function in zip(names, (_adapt_lists_anew, drop)):
+            for name, function in zip(names, (_adapt_lists_anew, drop, _ours_first)):
                 setattr(_typehints, name, function)
             yield
         finally:
@@ -94,6 +115,18 @@ class SettingsParser(Parser, LightningArgumentParser):
             if line not in self.said and getattr(rank_zero_only, 'rank', 0) == 0:
                 print(show(line), file=sys.stderr)
             self.said.add(line)
+
+
+def _ours_first(cls: type | tuple[type], name: str) -> str:
+    """jsonargparse's path of a class that is named without its module; of several of one name ours is meant."""
+    try:
+        return _resolve_class(cls, name)
+    except ValueError:
+        bases = cls if isinstance(cls, tuple) else (cls,)
+        ours = [path for base in bases for path in classes_for(base) if short_name(path) == name]
+        if len(ours) != 1:
+            raise
+        return ours[0]
 
 
 def _adapt_lists_anew(value: object, kind: object, *args: object, **options: object) -> object:
@@ -109,12 +142,17 @@ def _adapt_lists_anew(value: object, kind: object, *args: object, **options: obj
 
 
 def _as_sources(value: object) -> object:
-    """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`."""
+    """A list of sources in which paths became what they mean: `novel.txt` is `[{path: novel.txt}]`, and `texts.yaml`
+    stands for the list in that file.
+    """
     if isinstance(value, str) and not value.lstrip().startswith(('[', '{')):
         value = [value]
     if not isinstance(value, list):
         return value
-    return [{'path': item} if isinstance(item, str) and not _is_source_class(item) else item for item in value]
+    items: list[object] = []
+    for item in value:
+        items += read_list(Path(item), 'sources') if isinstance(item, str) and item.endswith(_YAML) else [item]
+    return [{'path': item} if isinstance(item, str) and not _is_source_class(item) else item for item in items]
 
 
 def _is_source_class(name: str) -> bool:

@@ -1,7 +1,6 @@
 """parse: files and flags become settings that match the signatures."""
 
 import argparse
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
 from .command_line import (
-    COMMANDS,
-    DATA_COMMANDS,
     files_first,
     join_sources,
     plain,
@@ -31,6 +28,7 @@ from .errors import EXIT_STATUS, UsageError, usage_errors
 from .finding import Resumed
 from .groups import GROUPS, LINKED
 from .initial import Initial
+from .overview import COMMANDS, DATA_COMMANDS, SHORT
 from .parser import SettingsParser
 from .run_folder import Choice
 
@@ -52,22 +50,26 @@ DEFAULTS = Path(__file__).with_name('defaults.yaml')
 
 SEED = 42
 
-_EPILOGUE = (
-    f'xlab COMMAND --help lists the settings of the trainer and the data; --model.help {DEFAULT.__name__} those of a '
-    'model; -c FILE reads settings from a file, --print_config prints them all. Everywhere: --import MODULE lets '
-    'checkpoints name classes of a module of yours, --debug shows where an error comes from. '
-    f'{EXIT_STATUS}.'
-)
-_FIT_EPILOGUE = (
-    '--smoke tries these settings on a batch of everything, in a temporary folder. --autotune measures which '
-    'data.device_batch_tokens is the fastest, and uses and saves it. --folds 5 and --seeds 42,43,44 train and test a '
-    'run for each fold (data.fold) and seed, each in a folder of its own, and print a table of all. '
-    f'{EXIT_STATUS}; 3 a loss spike ended the run (spikes.action=stop); 124 '
-    'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there is a '
-    'checkpoint, and the same command with --ckpt_path last resumes it. A run is resumed where its newest checkpoint '
-    'lies; --ckpt_path PATH with another --trainer.default_root_dir branches it into a run of its own there.'
-)
+EPILOGUES = {
+    '': f'--model.help lists the tasks, --model.help {DEFAULT.__name__} explains one. {EXIT_STATUS}.',
+    'fit': (
+        f'xlab fit --model.help lists the tasks, --model.help {DEFAULT.__name__} explains one. '
+        f'{EXIT_STATUS}; 3 a loss spike ended the run (spikes.action=stop); 124 '
+        'trainer.max_time was over; 130, 138 and 143 Ctrl-C, SIGUSR1 and SIGTERM. After 124 and those above it there '
+        'is a checkpoint, and the same command with --ckpt_path last resumes it. A run is resumed where its newest '
+        'checkpoint lies; --ckpt_path PATH with another --trainer.default_root_dir branches it into a run of its own '
+        'there.'
+    ),
+}
+"""What stands below the help of a command; '': of those that have nothing of their own."""
 
+_CKPT_PATH = {
+    'fit': 'Resume a run: a checkpoint, the folder of a run, or last: the newest run below this folder (a new run '
+    'starts where there is none). Its settings count below what is typed.',
+    '': 'The trained model: a checkpoint, an exported file, the folder of a run (its best checkpoint, else its '
+    'newest), last or best: of the newest run below this folder.',
+}
+"""What --ckpt_path means to fit, and to the other commands."""
 
 _INIT_FROM = (
     'Start a new run with the weights of another one: a checkpoint, an exported file, the folder of a run, last or '
@@ -203,10 +205,9 @@ def named_commands(argv: Sequence[str] | PlainDict) -> Sequence[str]:
 
 def make_parsers(commands: Sequence[str]) -> Parsers:
     """Make the parser of a command line with these commands; () makes one of settings alone."""
-    names = {'prog': 'xlab', 'description': 'Train and evaluate models.', 'epilog': _EPILOGUE}
     if not commands:
-        return Parsers(_add_settings(_make_parser(**names, default_config_files=[str(DEFAULTS)])), {})
-    main = _make_parser(**names)
+        return Parsers(_add_settings(_make_parser(prog='xlab', default_config_files=[str(DEFAULTS)])), {})
+    main = _make_parser(prog='xlab')
     made = {}
     added = main.add_subcommands()
     for name in commands:
@@ -226,12 +227,13 @@ def _make_parser(**options: Any) -> SettingsParser:
 def _make_command(name: str) -> SettingsParser:
     """The parser of one command: all settings, so that the same files go with each, and arguments of its own."""
     function = getattr(data_commands, name) if name in DATA_COMMANDS else getattr(GROUPS['trainer'], name)
-    description = (inspect.getdoc(function) or '').partition('\n')[0]
-    options = {'epilog': _FIT_EPILOGUE} if name == 'fit' else {}
-    parser = _make_parser(description=description, default_config_files=[str(DEFAULTS)], **options)
+    parser = _make_parser(description=SHORT[name], default_config_files=[str(DEFAULTS)])
     _add_settings(parser)
     if name not in DATA_COMMANDS:
         parser.add_method_arguments(GROUPS['trainer'], name, skip=LightningCLI.subcommands()[name])
+        parser._option_string_actions['--ckpt_path'].help = _CKPT_PATH.get(name, _CKPT_PATH[''])
+        if ignored := parser._option_string_actions.get('--weights_only'):  # no checkpoint is opened in another way
+            ignored.help = argparse.SUPPRESS
         if name == 'fit':
             parser.add_argument('--init_from', type=str | None, default=None, help=_INIT_FROM)
         return parser
@@ -240,6 +242,11 @@ def _make_command(name: str) -> SettingsParser:
     for flag in sorted(flags):
         parser.add_argument(f'--{flag}', action='store_true', help=data_commands.FLAGS[flag])
     return parser
+
+
+def _size_or_least(size: int | str) -> int:
+    """A size of the data for the task; the least one for `auto`, which is found before a task is built (sizing.py)."""
+    return 1 if isinstance(size, str) else size
 
 
 def _add_settings(parser: SettingsParser) -> SettingsParser:
@@ -251,7 +258,9 @@ def _add_settings(parser: SettingsParser) -> SettingsParser:
     for group, removed in moved.REMOVED.items():  # files of settings that earlier versions printed name them all
         for name in removed:
             parser.add_argument(f'--{group}.{name}', type=int | None, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in ('sources', 'held_out'):  # a string is a path of texts there, and no file of settings (parser.py)
+        vars(parser._option_string_actions[f'--data.{name}'])['_enable_path'] = False
     parser.link_arguments('seed_everything', 'data.seed')
     for name, source in LINKED.items():
-        parser.link_arguments(source, f'model.init_args.{name}')
+        parser.link_arguments(source, f'model.init_args.{name}', compute_fn=_size_or_least)
     return parser

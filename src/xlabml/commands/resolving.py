@@ -12,10 +12,11 @@ from xlabml.engine import auto_precision, check_strategy
 from xlabml.evaluation import Monitor
 from xlabml.plain import Plain
 
-from .command_line import DATA_COMMANDS, RUN_COMMANDS, plain
+from .command_line import plain
 from .errors import MOST_SHOWN, UsageError, usage_errors
 from .finding import refuse_used
 from .opening import find_task
+from .overview import DATA_COMMANDS, RUN_COMMANDS
 from .parsing import Settings
 from .run_folder import Choice, choose_run
 

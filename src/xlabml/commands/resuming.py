@@ -9,12 +9,14 @@ from xlabml import artifacts, checkpoints
 from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
 
-from .command_line import RUN_COMMANDS, plain, sets_model
+from .command_line import plain, sets_model
 from .errors import UsageError, typed_paths, usage_errors
 from .finding import Found, Resumed, find_checkpoint, reading
 from .initial import initial_settings, open_initial
+from .overview import RUN_COMMANDS
 from .parsing import Settings, drop_removed
 from .saved import Seals, saved_settings
+from .sizing import AUTO
 
 _MAX_LOOKS = 5
 _LIMITS = ('max_steps', 'max_epochs', 'max_time')
@@ -64,7 +66,7 @@ def resume(settings: Settings, opened: contextlib.ExitStack) -> Settings:
     seals = Seals()
     with naming(path, remedy=REMEDY):
         saved = saved_settings(checkpoint, seals)
-    if any(typed.trainer.get(limit) not in (None, -1) for limit in _LIMITS):
+    if any(typed.trainer.get(limit) not in (None, -1, AUTO) for limit in _LIMITS):
         # A length that is typed is the length: no other one of the saved run cuts it short.
         saved['trainer'] = {key: value for key, value in below(saved, 'trainer').items() if key not in _LIMITS}
     merged = _parse_above(settings, saved, seals, path)
@@ -90,7 +92,7 @@ def _find(asked: str, settings: Settings, opened: contextlib.ExitStack) -> Found
     into = opened.enter_context(artifacts.scratch()) if is_remote else Path()
     # Evaluated is the newest run of any task, as what it says of itself; trained is one of the default task.
     is_any = not settings.is_fit and not sets_model(settings.arguments)
-    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into)
+    return find_checkpoint(asked, root, None if is_any else values.model.class_path, folder, into, settings.is_fit)
 
 
 def _take_over(settings: Settings) -> Settings:

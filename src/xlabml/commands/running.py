@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from xlabml.callbacks import Checkpoints, attention_lines, skip_argument
+from xlabml.callbacks import Checkpoints, Overfitting, attention_lines, skip_argument
 from xlabml.callbacks.events import Events
 from xlabml.callbacks.progress import find_figures
 from xlabml.datamodules import XLabDataModule
@@ -20,13 +20,15 @@ from . import data as data_commands
 from .autotune import autotune
 from .building import Built, build
 from .claiming import nothing_left_behind
-from .command_line import DATA_COMMANDS, plain
+from .command_line import plain
 from .errors import show, usage_errors
 from .horizon import describe_new_horizon
 from .opening import open_data
+from .overview import DATA_COMMANDS
 from .parsing import Settings
 from .resolving import resolve
 from .resuming import resume
+from .sizing import size_run
 
 
 def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built | None:
@@ -51,7 +53,7 @@ def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built |
 
 def prepare(settings: Settings, opened: contextlib.ExitStack) -> tuple[Settings, XLabDataModule]:
     """Resolve settings, and build the data that they describe then."""
-    settings = resume(settings, opened)
+    settings = size_run(resume(settings, opened))
     data = open_data(settings)
     found = resolve(settings, data)
     if found.autotunes:
@@ -143,7 +145,10 @@ def _is_finished(built: Built, length: int) -> bool:
     resumed = built.settings.resumed
     assert resumed is not None
     checkpoint = resumed.checkpoint
-    stops = any(isinstance(callback, EarlyStopping) for callback in built.trainer.callbacks)
+    stops = any(
+        isinstance(callback, EarlyStopping) or (isinstance(callback, Overfitting) and callback.patience is not None)
+        for callback in built.trainer.callbacks
+    )
     saved = checkpoint.callback_state(Checkpoints.__name__)
     is_over = 0 <= length <= checkpoint.step and not saved.get('owes_validation', False)
     return is_over or (stops and saved.get('stopped_early', False))
@@ -189,6 +194,8 @@ def _say_end(built: Built) -> None:
             f'ended by a loss spike at step {step} ({spikes.path}); nothing was saved after it: the same command '
             f'{typed} {resumes} {"without" if skip else "with"} the rows of that step'
         )
+    elif run.ended is not None and not run.ended.status:
+        _say(f'ended at step {trainer.global_step:,}: {run.ended.why}')
     elif run.ended is not None:
         _say(f'{run.ended.why} at step {trainer.global_step}; the same command with --ckpt_path last resumes it')
 

@@ -33,6 +33,7 @@ from .parsing import Settings, parse, retype
 from .resolving import choose_precision
 from .resuming import resume
 from .running import execute
+from .sizing import AUTO, size_run
 
 # of each source
 _MAX_DOCUMENTS = 400
@@ -118,7 +119,7 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
         ValueError: The settings do not go together, or the sources cannot be read.
     """
     with contextlib.ExitStack() as opened:
-        given = choose_precision(resume(settings, opened))
+        given = size_run(choose_precision(resume(settings, opened)))
     values = plain(given.values)
     if settings.autotunes:
         autotune.check(values['data']['device_batch_tokens'])
@@ -150,8 +151,9 @@ def smoke_parts(settings: Settings, folder: Path, cache: str | None) -> tuple[li
         'progress.refresh_seconds': 0,
         'summary.max_depth': 0,
     }
-    if 0 <= values['trainer']['max_steps'] < _STEPS[1]:
-        changed['trainer.max_steps'] = _STEPS[1]
+    n_steps = values['trainer']['max_steps']
+    if settings.values.trainer.max_steps == AUTO or 0 <= n_steps < _STEPS[1]:
+        changed['trainer.max_steps'] = max(n_steps, _STEPS[1])
     last = {**changed, 'ckpt_path': 'last'}
     begun = settings._replace(arguments=tuple(without_option(settings.arguments, '--init_from')))
     if given.initial is not None:

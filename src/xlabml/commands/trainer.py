@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -12,12 +12,16 @@ from xlabml.callbacks import Compiling, Garbage, Heap, Stopping
 from xlabml.callbacks.events import Events
 from xlabml.engine.trainer import as_list
 
+LoggerName = Literal['tensorboard', 'csv', 'wandb', 'mlflow']
+
 
 class Trainer(engine.Trainer):
     """The engine's Trainer, with the callbacks that its settings name.
 
     Args:
-        logger: Who writes the curves; True: TensorBoard, in `logs/version_N` below default_root_dir.
+        logger: Who writes the curves, into the folder of the run: `tensorboard` (True), `csv`, `wandb` (extra `wandb`),
+            `mlflow` (extra `mlflow`), or several, `[tensorboard, wandb]`; false: nobody. Or a logger of Lightning's
+            with its own settings.
         compile: Whether the network is compiled (torch.compile, in place, for batches of one shape); takes a while at
             the start, needs a C++ compiler, and its recompiles are counted and warned about.
         freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
@@ -28,13 +32,17 @@ class Trainer(engine.Trainer):
     def __init__(
         self,
         *args: Any,
-        logger: Logger | Iterable[Logger] | bool = True,
+        logger: Logger | Iterable[Logger] | bool | LoggerName | list[LoggerName] = True,
         compile: bool = False,
         freeze_garbage: bool = True,
         keep_memory: bool = True,
         callbacks: list[Callback] | Callback | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(logger, str) or (isinstance(logger, list) and any(isinstance(one, str) for one in logger)):
+            raise ValueError(
+                f'trainer.logger is {logger!r}: names are known to the commands of xlab; give a logger here'
+            )
         if logger is True:
             logger = Events(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
         given = as_list(callbacks)

@@ -9,6 +9,32 @@ from xlabml.errors import SettingsError
 from xlabml.tokenizer import check_coverage, check_roles
 
 
+def require_number(name: str, value: int | str) -> int:
+    """A size that is a number.
+
+    Raises:
+        ValueError: It is `auto`.
+    """
+    if isinstance(value, str):
+        raise ValueError(
+            f'data.{name} is {value!r}, which the commands of xlab find before they build this; give a number'
+        )
+    return value
+
+
+def require_shares(splits: Mapping[str, float | str] | str | None) -> dict[str, float]:
+    """The shares that are set, all of them numbers; {} where none is.
+
+    Raises:
+        ValueError: One is `auto`.
+    """
+    if isinstance(splits, str) or any(isinstance(share, str) for share in (splits or {}).values()):
+        raise ValueError(
+            f'data.splits is {splits}, where the commands of xlab find auto before they build this; give numbers'
+        )
+    return {name: float(share) for name, share in (splits or {}).items()}
+
+
 def check_arguments(arguments: Mapping[str, Any], constructor: Callable) -> None:
     """Raise ValueError where one of XLabDataModule's arguments cannot be; the message says how to set it.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
@@ -27,7 +28,7 @@ from xlabml.engine import set_max_steps
 from xlabml.tokenizer import Tokenizer
 
 from .addresses import announce_addresses
-from .arguments import check_arguments, check_fold
+from .arguments import check_arguments, check_fold, require_number, require_shares
 from .run_batches import RunBatches
 from .run_length import GroupSize, Loading, MixedSize, StepSize, set_run_length
 from .saved_data import SavedData
@@ -53,7 +54,8 @@ class XLabDataModule(SavedData):
         max_source_epochs: How often each source may be read in a run, at most; None: any number of times. In a stream,
             which needs weights for it, that is known once all shards of a source were read; `.inf` sets no limit.
         splits: Which share of the documents is for train, val, test and predict: a document's own hash decides, so
-            that no other document moves it. What is missing keeps its default.
+            that no other document moves it. What is missing keeps its default. `auto`, as a share or for all of them:
+            val and test get 5 %, but no more tokens than a validation has use for, and train the rest.
         group: A column whose value decides in place of the content, so that documents with the same value are never in
             two splits: an author, a prompt, a file. Values are compared as text. None: documents are divided one by
             one.
@@ -76,7 +78,7 @@ class XLabDataModule(SavedData):
             none for sos or pad, eos takes the place.
         append_special_tokens: Whether the special tokens that a tokenizer from elsewhere lacks are put behind its
             vocabulary, and five spare ones; data.n_vocab is larger by their number then.
-        n_vocab: How many tokens the tokenizer has, special ones included.
+        n_vocab: How many tokens the tokenizer has, special ones included; `auto`: as many as the texts are enough for.
         coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
         fold_text: Whether a tokenizer that is trained here reads texts as a search engine does: lower case, one form of
             each letter (NFKC), any white space as one space, a space before the first word. Texts do not come back as
@@ -84,7 +86,8 @@ class XLabDataModule(SavedData):
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
-        batch_tokens: Slots that one optimizer step sees, over all devices.
+        batch_tokens: Slots that one optimizer step sees, over all devices; `auto`: so many that the run has some
+            thousand steps.
         batch_groups: Groups that one optimizer step sees, over all devices, where the examples are groups of texts.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of a step. Rows are
             accumulated to batch_tokens. The texts of groups are embedded in chunks of it, and compared with those of
@@ -114,7 +117,7 @@ class XLabDataModule(SavedData):
         sources: list[Location | Source] | None = None,
         weights: list[float] | None = None,
         max_source_epochs: list[float] | None = None,
-        splits: dict[str, float] | None = None,
+        splits: dict[str, float | Literal['auto']] | Literal['auto'] | None = None,
         group: str | None = None,
         stratify: str | None = None,
         fold: list[int] | None = None,
@@ -124,13 +127,13 @@ class XLabDataModule(SavedData):
         tokenizer_path: str | None = None,
         special_tokens: dict[str, str] | None = None,
         append_special_tokens: bool = False,
-        n_vocab: int = 8192,
+        n_vocab: int | Literal['auto'] = 8192,
         coverage: float = 0.9995,
         fold_text: bool = False,
         max_len: int = 512,
         plan: Callable[[int], Plan] = Pack,
         examples: Callable[[], Format] = NextTokens,
-        batch_tokens: int = 1024,
+        batch_tokens: int | Literal['auto'] = 1024,
         batch_groups: int = 64,
         device_batch_tokens: int | None = None,
         predict_split: str = 'test',
@@ -143,11 +146,13 @@ class XLabDataModule(SavedData):
         skip_rows: list[list[list[int]]] | None = None,
         seed: int = 42,
     ) -> None:
+        n_vocab = require_number('n_vocab', n_vocab)
+        batch_tokens = require_number('batch_tokens', batch_tokens)
         given = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__()
         self.sources: Sequence[Source] = sources if sources is not None else [WikipediaLeads()]
-        if len(self.sources) == 1 and stream is None:
-            self.sources = [self.sources[0].alone()]
+        if stream is None and sum(source.only is None for source in self.sources) == 1:  # beside a file for val, too
+            self.sources = [source.alone() if source.only is None else source for source in self.sources]
         self.examples = examples()
         self.n_vocab = n_vocab
         self.max_len = max_len
@@ -165,7 +170,7 @@ class XLabDataModule(SavedData):
         self.accept_changes = accept_changes
         only = tuple(source.only for source in self.sources)
         in_order = tuple(source.in_order and stream is None for source in self.sources)
-        ratios = {**DEFAULT_SPLITS, **(splits or {})}
+        ratios = {**DEFAULT_SPLITS, **require_shares(splits)}
         if fold is not None:
             ratios = check_fold(fold, ratios, self.sources, stream is not None, group is None and stratify is None)
         part = None if fold is None else (fold[0], fold[1])
@@ -310,6 +315,10 @@ class XLabDataModule(SavedData):
             n_examples = max_epochs * self.texts.n_epoch_rows
             limits.append(self._run._replace(start=self._find_start()).n_steps(n_examples))
         return min(limits, default=-1)
+
+    def steps_per_epoch(self) -> float | None:
+        """Optimizer steps that read all training examples once; None where no pass is over all of them: in a stream."""
+        return None if self.stream is not None else self.texts.n_epoch_rows / self._step_size.per_step
 
     @property
     def examples_per_batch(self) -> int:

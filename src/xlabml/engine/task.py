@@ -17,7 +17,7 @@ from xlabml.batches import Batch, check_batch
 from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
-from xlabml.figures import describe_figures
+from xlabml.figures import describe_figures, is_of_table
 from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.plain import Plain, below
 from xlabml.untrusted.building import building, naming
@@ -179,8 +179,8 @@ class Task(Optimized, ABC):
         """Run the network once on the smallest input, to check that its parts fit; optional."""
 
     def describe(self, figures: Mapping[str, float]) -> str:
-        """One line of figures, those with a unit first."""
-        return describe_figures(figures, self.units)
+        """One line of figures, those with a unit first, without those of tables."""
+        return describe_figures({name: one for name, one in figures.items() if not is_of_table(name)}, self.units)
 
     def progress(self, row: Mapping[str, float]) -> str:
         """A short text for the progress bar, from the newest training row."""
@@ -303,6 +303,8 @@ class Task(Optimized, ABC):
         figures: dict[str, float] = {}
         for evaluator in self.evaluators:
             figures |= evaluator.result(gather)
+            if stage == 'val':
+                self.facts |= evaluator.facts
         self.n_evaluated = next((evaluator.n_counted for evaluator in self.evaluators if evaluator.n_counted), 0)
         # Not logged here: the callback of the curves writes them, at their step.
         self.log_dict({f'{stage}_{name}': value for name, value in figures.items()}, logger=False, sync_dist=True)

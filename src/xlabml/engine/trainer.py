@@ -37,7 +37,8 @@ class Trainer(L.Trainer):
     Args:
         precision: Precision of matrix products. `auto` is bf16-mixed where the hardware multiplies bf16 natively
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
-        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950.
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950. `auto`: 20 tokens a
+            parameter of the model, and at most ten epochs.
         max_epochs: Passes over the training data, converted to steps once their number is known.
         max_time: Wall-clock limit of this start's training, DD:HH:MM:SS; a resumed run starts a new one. When it is
             over the run is saved and ends, as after a signal.
@@ -60,7 +61,7 @@ class Trainer(L.Trainer):
         self,
         *args: Any,
         precision: _PRECISION_INPUT | Literal['auto'] = 'auto',
-        max_steps: int = -1,
+        max_steps: int | Literal['auto'] = -1,
         max_epochs: int | None = None,
         max_time: str | timedelta | dict[str, int] | None = None,
         val_check_interval: int | float = 0.1,
@@ -71,6 +72,8 @@ class Trainer(L.Trainer):
         num_nodes: int = 1,
         **kwargs: Any,
     ) -> None:
+        if isinstance(max_steps, str):
+            raise ValueError('trainer.max_steps is auto, which the commands of xlab find from the texts; give a number')
         if max_steps < -1 or max_steps == 0:
             raise ValueError(f'trainer.max_steps is {max_steps}; it must be at least 1')
         if max_steps == -1 and max_epochs is None and max_time is None:

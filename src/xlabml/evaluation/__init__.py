@@ -21,6 +21,7 @@ from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
 from .metadata import MetadataBits, Saving, format_savings
 from .objective import ObjectiveEvaluator
+from .posterior import MetadataPosterior
 from .preference_evaluator import PreferenceEvaluator
 from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
@@ -49,6 +50,7 @@ __all__ = [
     'Interval',
     'LinearProbe',
     'MetadataBits',
+    'MetadataPosterior',
     'Monitor',
     'MultiLabelEvaluator',
     'Neighbours',

@@ -1,7 +1,7 @@
 """The base class of evaluators: figures of a split, from the outputs of its batches, gathered over all ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import Float
@@ -104,6 +104,11 @@ class Evaluator(ABC):
     @abstractmethod
     def result(self, gather: Gather) -> dict[str, float]:
         """The figures over all batches of all ranks."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Plain values that the last validation has found, for the checkpoints that are saved behind it, by name."""
+        return {}
 
     @property
     def n_counted(self) -> int:

@@ -1,6 +1,7 @@
 """What metadata saves: bits of the same text without it, with all of it, and with each type, paired by document."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xlabml.batches import Batch, token_targets
+from xlabml.data import Corpus, Reading
 from xlabml.data.conditioned import Conditioned
-from xlabml.data.conditioned.variants import WITHOUT, make_variants
+from xlabml.data.conditioned.variants import WITHOUT, Variants, make_variants, some_documents
 from xlabml.errors import SettingsError
 
 from .bootstrap import Interval, statistic_interval
@@ -32,50 +34,40 @@ class Saving(NamedTuple):
     saved: Interval
 
 
-class MetadataBits(Evaluator):
-    """Bits per byte of the texts of `data.examples: Conditioned` without metadata, with all, with each type alone.
-
-    Tokens of a text are the same each time, and targets are those of the text alone. Two controls: `shuffled`, with the
-    prefix of another document, which should save nothing; and `together`, whose metadata is counted as well: what it
-    saves the text is worth it only where this is below 0 by less than what the metadata itself takes.
-
-    Args:
-        val_documents: Documents of a validation at the most; a test has all.
-        n_draws: Drawings of the bootstrap intervals, over documents.
-        seed: Of the intervals, and of which document's metadata another gets.
-    """
+class VariantEvaluator(Evaluator):
+    """The base of evaluators that read the same documents several times, each time with other metadata."""
 
     has_own_examples = True
     needs_nats = True
 
-    def __init__(self, val_documents: int = 200, n_draws: int = 1000, seed: int = 0) -> None:
-        if val_documents < 1 or n_draws < 1:
-            raise SettingsError(f'MetadataBits has val_documents {val_documents} and n_draws {n_draws}; give 1 or more')
-        self.val_documents = val_documents
-        self.n_draws = n_draws
-        self.seed = seed
-        self.last: list[Saving] = []
-        self._names: list[str] = []
-        self._n_documents = 0
+    def __init__(self) -> None:
+        self._made: Variants | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def names(self) -> list[str] | None:
         return None
 
+    @abstractmethod
+    def variants(self, form: Conditioned, corpus: Corpus, reading: Reading, is_test: bool) -> Variants:
+        """The rows of all kinds.
+
+        Args:
+            form: The format that the model is trained in.
+            corpus: The documents.
+            reading: The tokenizer, and how rows are laid out.
+            is_test: Whether this is a test; else a validation.
+        """
+
     def examples(self, data: Any) -> Any:
         form = data.examples
         if not isinstance(form, Conditioned):
             raise SettingsError(
-                f'the evaluator MetadataBits compares texts with and without metadata, but data.examples is '
+                f'the evaluator {type(self).__name__} compares texts with and without metadata, but data.examples is '
                 f'{type(form).__name__}; set it to Conditioned, or leave the evaluator out'
             )
         is_test = data.trainer is not None and data.trainer.testing
-        most = None if is_test else self.val_documents
-        split = 'test' if is_test else 'val'
-        made = make_variants(form, data.texts.corpus, split, data.texts.reading(), most, self.seed)
-        self._names = made.names
-        self._n_documents = made.n_documents
-        return made
+        self._made = self.variants(form, data.texts.corpus, data.texts.reading(), is_test)
+        return self._made
 
     def start(self) -> None:
         self._seen = []
@@ -89,13 +81,87 @@ class MetadataBits(Evaluator):
         kept = [values[is_text].cpu() for values in (batch.documents, nats, targets.n_bytes)]
         self._seen.append((kept[0], kept[1], kept[2]))
 
-    def result(self, gather: Gather) -> dict[str, float]:
+    def sums(self, gather: Gather) -> 'Sums':
+        """What was seen of each document with each kind of metadata, on all ranks."""
+        assert self._made is not None
         parts = [part for rank in gather.everything(self._seen) for part in rank]
-        if not parts:
-            self.last = []
-            return {}
+        parts = parts or [(torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0, dtype=torch.long))]
         documents, nats, n_bytes = (torch.cat(values) for values in zip(*parts))
-        self.last = compare(documents, nats, n_bytes, self._names, self._n_documents, self.n_draws, self.seed)
+        return sum_documents(documents, nats, n_bytes, len(self._made.names), self._made.n_documents)
+
+
+class Sums(NamedTuple):
+    """Sums over the documents that were seen with each kind of metadata.
+
+    Args:
+        documents: Their numbers, in order.
+        nats: The negative log-likelihood of their targets, by kind.
+        n_bytes: The bytes of their targets, by kind.
+    """
+
+    documents: Int[Tensor, ' d']
+    nats: Float[Tensor, 'k d']
+    n_bytes: Float[Tensor, 'k d']
+
+
+def sum_documents(
+    documents: Int[Tensor, ' s'],
+    nats: Float[Tensor, ' s'],
+    n_bytes: Int[Tensor, ' s'],
+    n_kinds: int,
+    n_documents: int,
+) -> Sums:
+    """Sums of documents over their parts; a limited evaluation may have seen some with one kind only: these are left
+    out.
+
+    Args:
+        documents: Of each part of a document its number, `n_documents` apart from kind to kind.
+        nats: The negative log-likelihood of its targets.
+        n_bytes: The bytes of these.
+    """
+    kept, number = torch.unique(documents % n_documents, return_inverse=True)  # in order: the same for any batches
+    kind = documents // n_documents
+    sums = torch.zeros(2, n_kinds, len(kept), dtype=torch.float64)
+    sums[0].index_put_((kind, number), nats.double(), accumulate=True)
+    sums[1].index_put_((kind, number), n_bytes.double(), accumulate=True)
+    is_whole = (sums[1] > 0).all(0)
+    return Sums(kept[is_whole], sums[0][:, is_whole], sums[1][:, is_whole])
+
+
+class MetadataBits(VariantEvaluator):
+    """Bits per byte of the texts of `data.examples: Conditioned` without metadata, with all, with each type alone.
+
+    Tokens of a text are the same each time, and targets are those of the text alone. Two controls: `shuffled`, with the
+    prefix of another document, which should save nothing; and `together`, whose metadata is counted as well: what it
+    saves the text is worth it only where this is below 0 by less than what the metadata itself takes.
+
+    Args:
+        val_documents: Documents of a validation at the most; a test has all.
+        sets: Further types that are compared together, each a list of names, shown as `title+description`.
+        n_draws: Drawings of the bootstrap intervals, over documents.
+        seed: Of the intervals, and of which document's metadata another gets.
+    """
+
+    def __init__(
+        self, val_documents: int = 200, sets: list[list[str]] | None = None, n_draws: int = 1000, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if val_documents < 1 or n_draws < 1:
+            raise SettingsError(f'MetadataBits has val_documents {val_documents} and n_draws {n_draws}; give 1 or more')
+        self.val_documents = val_documents
+        self.sets = sets or []
+        self.n_draws = n_draws
+        self.seed = seed
+        self.last: list[Saving] = []
+
+    def variants(self, form: Conditioned, corpus: Corpus, reading: Reading, is_test: bool) -> Variants:
+        documents = some_documents(corpus, 'test' if is_test else 'val', None if is_test else self.val_documents)
+        return make_variants(form, corpus, documents, reading, self.sets, self.seed)
+
+    def result(self, gather: Gather) -> dict[str, float]:
+        sums = self.sums(gather)
+        assert self._made is not None
+        self.last = compare(sums, self._made.names, self.n_draws, self.seed) if len(sums.documents) else []
         found: dict[str, float] = {}
         for one in self.last:
             found[f'metadata_bits_per_byte/{one.name}'] = one.bits_per_byte
@@ -106,36 +172,10 @@ class MetadataBits(Evaluator):
         return found
 
 
-def compare(
-    documents: Int[Tensor, ' s'],
-    nats: Float[Tensor, ' s'],
-    n_bytes: Int[Tensor, ' s'],
-    names: Sequence[str],
-    n_documents: int,
-    n_draws: int,
-    seed: int,
-) -> list[Saving]:
-    """What each kind of metadata saves, in the order of the names, the first of which is without.
-
-    Args:
-        documents: Of each part of a document its number, `n_documents` apart from name to name.
-        nats: The negative log-likelihood of its targets.
-        n_bytes: The bytes of these.
-
-    Returns:
-        [] where no document was seen with each kind.
-    """
-    kept, number = torch.unique(documents % n_documents, return_inverse=True)  # in order: the same for any batches
-    kind = documents // n_documents
-    bits = torch.zeros(len(names), len(kept), dtype=torch.float64)
-    bits.index_put_((kind, number), nats.double() / math.log(2), accumulate=True)
-    size = torch.zeros(len(names), len(kept), dtype=torch.float64)
-    size.index_put_((kind, number), n_bytes.double(), accumulate=True)
-    is_whole = (size > 0).all(0)  # a limited evaluation may have seen some with one kind of metadata only
-    if not is_whole.any():
-        return []
-    bits = bits[:, is_whole]
-    total = float(size[0, is_whole].sum())
+def compare(sums: Sums, names: Sequence[str], n_draws: int, seed: int) -> list[Saving]:
+    """What each kind of metadata saves, in the order of the names, the first of which is without."""
+    bits = sums.nats / math.log(2)
+    total = float(sums.n_bytes[0].sum())
     found = []
     for i, name in enumerate(names):
 

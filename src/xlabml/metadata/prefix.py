@@ -15,6 +15,7 @@ class Prefix:
         separator: Stands between two entries.
         end: Stands behind the last one.
         choices: The values that training has seen of each type of few values, by key.
+        every_window: Whether each window of a long text has the prefix; else the first one.
     """
 
     def __init__(
@@ -23,11 +24,13 @@ class Prefix:
         separator: str = ' | ',
         end: str = ' ||| ',
         choices: dict[str, list[str]] | None = None,
+        every_window: bool = True,
     ) -> None:
         self.types = types
         self.separator = separator
         self.end = end
         self.choices = choices
+        self.every_window = every_window
 
     @property
     def controls(self) -> list[str]:

@@ -3,6 +3,7 @@
 from .classifier import Prediction, TextClassifier
 from .embedder import TextEmbedder
 from .generator import TextGenerator
+from .metadata_ranker import MetadataRanker
 from .nearest import Hits, find_nearest
 from .quantization import Calibration
 from .reward import RewardModel
@@ -10,6 +11,7 @@ from .reward import RewardModel
 __all__ = [
     'Calibration',
     'Hits',
+    'MetadataRanker',
     'Prediction',
     'RewardModel',
     'TextClassifier',

@@ -6,7 +6,7 @@ from pathlib import Path
 from xlabml import settings
 from xlabml.checkpoints import Contents
 from xlabml.errors import RequestError
-from xlabml.metadata import Prefix
+from xlabml.metadata import Posterior, Prefix
 from xlabml.plain import below
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import building
@@ -15,7 +15,10 @@ from xlabml.untrusted.matching import match_arguments
 FORMAT = 'xlabml.data.Conditioned'
 """The format of examples whose checkpoints know metadata."""
 
-_ARGUMENTS = ('types', 'separator', 'end', 'choices')
+POSTERIOR = 'metadata_posterior/'
+"""Before the key of a type: the name of the fact of a checkpoint that holds its posterior."""
+
+_ARGUMENTS = ('types', 'separator', 'end', 'choices', 'every_window')
 
 
 class Conditioning:
@@ -25,10 +28,18 @@ class Conditioning:
         prefix: The metadata that the model knows; None: it was trained without any.
         tokenizer: The model's.
         max_len: The model's context, in tokens, of which metadata gets half.
+        posteriors: How the values of a type are found again from a text, by key.
     """
 
-    def __init__(self, prefix: Prefix | None, tokenizer: Tokenizer, max_len: int) -> None:
+    def __init__(
+        self,
+        prefix: Prefix | None,
+        tokenizer: Tokenizer,
+        max_len: int,
+        posteriors: Mapping[str, Posterior] | None = None,
+    ) -> None:
         self.prefix = prefix
+        self.posteriors = dict(posteriors or {})
         self.tokenizer = tokenizer
         self.max_len = max_len
 
@@ -45,7 +56,12 @@ class Conditioning:
         given = {name: value for name, value in below(examples, 'init_args').items() if name in _ARGUMENTS}
         with building(path, contents.weights):
             known = match_arguments(Prefix, given, 'data.examples')
-            return cls(Prefix(**settings.build_arguments(Prefix, known)), tokenizer, max_len)
+            posteriors = {
+                name.removeprefix(POSTERIOR): Posterior.of(fact if isinstance(fact, Mapping) else {})
+                for name, fact in contents.facts.items()
+                if name.startswith(POSTERIOR)
+            }
+            return cls(Prefix(**settings.build_arguments(Prefix, known)), tokenizer, max_len, posteriors)
 
     def encode(self, asked: Mapping[str, str]) -> list[int]:
         """The tokens of a prefix; [] where nothing is asked for.

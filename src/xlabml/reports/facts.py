@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from xlabml.figures import describe_figures
+from xlabml.figures import describe_figures, describe_tables, is_of_table
 
 from .numbers import duration, milliseconds, number
 from .runs import Row, Run, column, columns
@@ -97,6 +97,7 @@ def _results(run: Run) -> dict[str, str]:
         found['train, last row'] = _figures(run, run.training[-1], 'train_')
     if run.evaluations:
         found['val, last'] = _figures(run, run.evaluations[-1], 'val_')
+        found |= _tables(run.evaluations[-1], 'val_')
         name, is_less = run.monitor
         scored = [row for row in run.evaluations if isinstance(row.get(name), int | float)]
         if scored:
@@ -107,6 +108,7 @@ def _results(run: Run) -> dict[str, str]:
     for row in run.others:
         split = row.get('split', 'test')
         found[f'{split}, by xlab {row.get("command")}'] = _figures(run, row, f'{split}_')
+        found |= _tables(row, f'{split}_')
     return found
 
 
@@ -150,9 +152,18 @@ def _speed(run: Run, start: Row) -> dict[str, str]:
 
 def _figures(run: Run, row: Row, prefix: str) -> str:
     """The figures of a row with this prefix, and its step."""
-    values = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-    shown = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    shown = {name: value for name, value in _numbers(row, prefix).items() if not is_of_table(name)}
     return (describe_figures(shown, run.units) or 'nothing finite') + f' at step {row["step"]:,}'
+
+
+def _tables(row: Row, prefix: str) -> dict[str, str]:
+    """The rows of the tables of an evaluation."""
+    return {f'{prefix[:-1]}: {name}': line for name, line in describe_tables(_numbers(row, prefix)).items()}
+
+
+def _numbers(row: Row, prefix: str) -> dict[str, float]:
+    values = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _last(rows: Sequence[Row], name: str) -> list[float]:

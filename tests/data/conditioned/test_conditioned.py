@@ -1,6 +1,7 @@
 """Rows of documents with metadata: what stands where, what is a target, what is drawn, and what a pass is."""
 
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -28,7 +29,17 @@ from xlabml.data.conditioned import shuffle_documents
 from xlabml.data.conditioned.records import METADATA
 from xlabml.data.conditioned.sampling import document_draws
 from xlabml.errors import SettingsError
-from xlabml.metadata import Entity, KeyValue, LocalKeyValue, Template, Title, Topic
+from xlabml.metadata import (
+    Entity,
+    KeyValue,
+    LocalKeyValue,
+    Preprocessor,
+    Template,
+    Timestamp,
+    TimestampFromUrl,
+    Title,
+    Topic,
+)
 
 L = 48
 
@@ -263,6 +274,18 @@ def test_some_of_present_keeps_each_number_as_often_and_types_by_weight():
     assert rare[:, 1:].any(1).all()
 
 
+def test_rare_types_are_kept_as_often_where_weights_are_inverse_frequencies(make, reading):
+    form = Conditioned(types(), sampling=lambda: SomeOfPresent({'title': 2.0}, inverse_frequency=True))
+    corpus = make(form)
+    documents = corpus.documents('train')
+    shares = form.view(corpus, 'train', 0, reading).present(documents).mean(0)
+    drawn = form.view(corpus, 'train', 0, reading).composition.keep.sampling
+    assert drawn.weights == pytest.approx(dict(zip(form.keys, [2.0, 1.0, 1.0, 1.0] / shares)))
+    plain = Conditioned(types(), sampling=SomeOfPresent)
+    assert plain.view(corpus, 'train', 0, reading).composition.keep.sampling is plain.sampling
+    assert 'inverse_frequency' not in plain.settings()['sampling']
+
+
 def test_what_is_kept_is_drawn_anew_in_each_pass_from_seed_pass_and_document_and_measured(make, reading):
     form = Conditioned(types(), keep_ratio=0.3)
     corpus = make(form)
@@ -378,3 +401,35 @@ def test_an_example_is_shown_with_its_metadata_coloured_and_its_targets_underlin
     assert '\033[4m' in shown
     monkeypatch.delenv('FORCE_COLOR')
     assert '‹T' in ''.join(map(show_part, parts))
+
+
+class Shout(Preprocessor):
+    """A user's preprocessor: the text in capitals; some records break it."""
+
+    writes_text = True
+    reads = ('loud',)
+    makes = ('note',)
+
+    def process(self, text, record):
+        if record['loud'] == 'broken':
+            raise KeyError('loud')
+        return text.upper(), {'note': [{'value': 'n', 'start': 0, 'end': 1}]}
+
+
+def test_records_are_preprocessed_before_they_are_read_and_failures_are_counted(tmp_path, tokenizer):
+    urls = ['https://a.org/2018/12/x', None, 3, 'https://a.org/x']
+    loud = ['yes', 'yes', 'yes', 'broken']
+    found = [{'text': f'the cat {i}', 'url': urls[i % 4], 'loud': loud[i % 4]} for i in range(40)]
+    (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, found)))
+    form = Conditioned([Timestamp(), LocalKeyValue('note')], preprocessors=[TimestampFromUrl(), Shout()])
+    source = form.source(Location(str(tmp_path / 'a.jsonl')))
+    store = prepare_store(source, tokenizer, tmp_path / 's', form.columns, n_processes=1)
+    assert len(store) == 30  # the broken ones have no text
+    corpus = Corpus([store], {'train': 1.0})
+    rows = form.examples(corpus, 'train', 'train', 0, Reading(tokenizer, Pack(L), tmp_path / 'plans', 5))
+    assert rows.view.index.lost == {'TimestampFromUrl: TypeError': {'count': 10, 'rows': ANY}}
+    everything = form.fixed_view(corpus, Reading(tokenizer, Pack(L), tmp_path / 'plans', 5), form.keys)
+    assert everything.present(np.arange(30)).sum(0).tolist() == [10, 30]
+    assert source.fingerprint() != Conditioned(form.types).source(Location(str(tmp_path / 'a.jsonl'))).fingerprint()
+    with pytest.raises(SettingsError, match=r'schema is v1; set it to columns'):
+        Conditioned([Title()], 'v1', preprocessors=[TimestampFromUrl()])

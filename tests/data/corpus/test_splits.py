@@ -61,6 +61,8 @@ def test_of_few_documents_the_nearest_fill_an_empty_split():
     assert splits_of_few(hashes, ratios).tolist() == [0, 2, 1, 0, 1]
     assert splits_of_few(hashes, {'train': 1.0}) is None
     assert splits_of_few(hashes[:1], ratios) is None  # train keeps one
+    last = np.full((1, 2), 2**64 - 1, np.uint64)
+    assert splits_of_few(last, ratios).tolist() == [0]  # and has one
     assert splits_of_few(np.repeat(hashes, 201, axis=0), ratios) is None  # more than FEW
     filled = np.concatenate([hashes, np.array([[int(0.92 * 2**64), 1], [int(0.99 * 2**64), 1]], np.uint64)])
     assert splits_of_few(filled, ratios) is None

@@ -260,7 +260,7 @@ def test_only_what_arrow_reads_needs_pyarrow(tmp_path):
     script = f"""
 import sys
 sys.modules['pyarrow'] = None
-import xlabml.commands.fit
+import xlabml.commands.cli
 from xlabml.data.sources import files
 print(list(files.read_span(files.Span('{tmp_path}/a.jsonl'), [])))
 try:

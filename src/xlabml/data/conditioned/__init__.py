@@ -1,11 +1,12 @@
 """Documents with metadata -> rows: records, what each document keeps, its token sequence, passes."""
 
+from .composition import Form
 from .formats import Conditioned, shuffle_documents
 from .index import MetadataIndex, make_index
 from .records import METADATA, ConditionedRecords
 from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, SomeOfPresent
-from .view import ConditionedView, Form
+from .view import ConditionedView
 
 __all__ = [
     'METADATA',

@@ -6,24 +6,28 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Concat, Epochs, Passes, Reading, RowFormat, open_plan
 from xlabml.data.rows.plans import Chunk
 from xlabml.data.sources import Source
 from xlabml.errors import SettingsError
-from xlabml.metadata import GlobalType, MetadataType, Schema
+from xlabml.metadata import GlobalType, MetadataType, Preprocessor, Schema
 from xlabml.plain import Plain
 
+from .composition import Form, Keep
 from .index import make_index, values_of
 from .records import METADATA, ConditionedRecords
 from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, document_draws, uses_metadata
-from .view import ConditionedView, Counted, Form, Keep
+from .view import ConditionedView, Counted
 
 MAX_VALUES = 100
 """A type with more different values in training has none that a model is asked to choose among."""
+
+
+_COUNTED_DOCUMENTS = 16_384  # as bigscience has it
 
 
 class Conditioned(RowFormat):
@@ -47,6 +51,7 @@ class Conditioned(RowFormat):
         cooldown_ratio: The share of a run, at its end, that is trained without any metadata.
         choices: The values that training has seen of each type of few values, by key: what `--rank-meta` chooses among.
             null: those of the train split.
+        preprocessors: Make columns of records, or their text, one after the other, in prepare_data; with `columns`.
     """
 
     columns = (METADATA,)
@@ -64,6 +69,7 @@ class Conditioned(RowFormat):
         end: str = ' ||| ',
         cooldown_ratio: float = 0.0,
         choices: dict[str, list[str]] | None = None,
+        preprocessors: list[Preprocessor] | None = None,
     ) -> None:
         if not types:
             raise SettingsError('data.examples.types is empty; name at least one type, such as Title')
@@ -73,7 +79,12 @@ class Conditioned(RowFormat):
         for name, ratio in (('keep_ratio', keep_ratio), ('cooldown_ratio', cooldown_ratio)):
             if not 0 <= ratio <= 1:
                 raise SettingsError(f'data.examples.{name} is {ratio}; give a share from 0 to 1')
+        if preprocessors and schema != 'columns':
+            raise SettingsError(
+                f'data.examples.preprocessors make columns, but data.examples.schema is {schema}; set it to columns'
+            )
         self.types = types
+        self.preprocessors = preprocessors or []
         self.schema: Schema = schema
         self.keep_ratio = keep_ratio
         self.sampling = sampling()
@@ -105,13 +116,15 @@ class Conditioned(RowFormat):
             'separator': self.separator,
             'end': self.end,
             'cooldown_ratio': self.cooldown_ratio,
+            **({'preprocessors': [one.settings() for one in self.preprocessors]} if self.preprocessors else {}),
         }
 
     def _sampling_settings(self) -> dict[str, Any]:
-        return {'class': type(self.sampling).__name__, **vars(self.sampling)}
+        given = {name: value for name, value in vars(self.sampling).items() if value is not False}
+        return {'class': type(self.sampling).__name__, **given}
 
     def source(self, source: Source) -> Source:
-        return ConditionedRecords(source, self.types, self.schema)
+        return ConditionedRecords(source, self.types, self.schema, self.preprocessors)
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """The values of each type of a whole text that has few, in training."""
@@ -129,9 +142,16 @@ class Conditioned(RowFormat):
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> ConditionedView:
         if stage != 'train':
             return self.fixed_view(corpus, reading, self.keys)
-        draws = Draws(corpus, self.keep_ratio, self.sampling, self.keys, reading.seed, pass_index)
+        sampling = self.sampling.of_shares(partial(self._shares, corpus, reading), self.keys)
+        draws = Draws(corpus, self.keep_ratio, sampling, self.keys, reading.seed, pass_index)
         drawn = {'keep_ratio': self.keep_ratio, 'sampling': self._sampling_settings()}
         return self._view(corpus, reading, draws, {**drawn, 'seed': reading.seed, 'pass': pass_index}, 'trained')
+
+    def _shares(self, corpus: Corpus, reading: Reading) -> Float64[np.ndarray, ' k']:
+        """Of the documents of training, how many have each type."""
+        documents = corpus.documents('train')
+        every = -(-len(documents) // _COUNTED_DOCUMENTS)
+        return self.fixed_view(corpus, reading, self.keys).present(documents[::every]).mean(0)
 
     def fixed_view(
         self,

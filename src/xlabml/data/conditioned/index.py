@@ -111,6 +111,12 @@ def values_of(corpus: Corpus) -> Iterator[dict[str, str]]:
             yield _about(store, document).get('values', {})
 
 
+def value_of(corpus: Corpus, document: int, key: str) -> str | None:
+    """The value of a type that a document has, if it is short; else None."""
+    value = _about(*corpus.locate(document)).get('values', {}).get(key)
+    return value if isinstance(value, str) else None
+
+
 def _identity(corpus: Corpus) -> dict[str, Any]:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in corpus.stores]}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from xlabml.data.sources import Derived, Document, Source
 from xlabml.errors import SettingsError
-from xlabml.metadata import MetadataType, Schema, columns_of, render
+from xlabml.metadata import MetadataType, Preprocessor, Schema, columns_of, columns_read, preprocess, render
 
 METADATA = '@metadata'
 """The column that says what the pieces of a document are."""
@@ -36,6 +36,7 @@ class ConditionedRecords(Derived):
         source: Gives the records.
         types: The types of metadata that are kept.
         schema: How a record holds them.
+        preprocessors: Make columns of each record, or its text, before it is read.
 
     Raises:
         SettingsError: The source cuts its documents into pieces already.
@@ -44,7 +45,13 @@ class ConditionedRecords(Derived):
     in_pieces = True
     has_empty_pieces = True
 
-    def __init__(self, source: Source, types: Sequence[MetadataType], schema: Schema) -> None:
+    def __init__(
+        self,
+        source: Source,
+        types: Sequence[MetadataType],
+        schema: Schema,
+        preprocessors: Sequence[Preprocessor] = (),
+    ) -> None:
         if source.in_pieces:
             raise SettingsError(
                 f'source {source} cuts its documents into pieces ({type(source).__name__}), but data.examples cuts '
@@ -53,6 +60,7 @@ class ConditionedRecords(Derived):
         super().__init__(source)
         self.types = types
         self.schema: Schema = schema
+        self.preprocessors = preprocessors
 
     def records(self, columns: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, object]]]:
         for document in self.source.documents(self.asked(columns)):
@@ -60,15 +68,17 @@ class ConditionedRecords(Derived):
 
     def fingerprint(self) -> dict[str, Any]:
         types = [kind.settings() for kind in self.types]
+        made = {'preprocessors': [one.settings() for one in self.preprocessors]} if self.preprocessors else {}
         return {
             'class': type(self).__name__,
             'types': types,
             'schema': self.schema,
             'source': self.source.fingerprint(),
+            **made,
         }
 
     def asked(self, columns: Sequence[str]) -> list[str]:
-        names = [*columns_of(self.types, self.schema), *columns]
+        names = [*columns_read(self.preprocessors, columns_of(self.types, self.schema)), *columns]
         return [name for name in dict.fromkeys(names) if name not in (METADATA, self.source.text_name)]
 
     def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
@@ -83,6 +93,9 @@ class ConditionedRecords(Derived):
         known: Mapping[str, object] = document.columns
         if self.source.text_name is not None:
             known = {**known, self.source.text_name: text}
+        text, known, failed = preprocess(self.preprocessors, text, known)
+        if not text:
+            return Document(document.row, text, {**kept, METADATA: {}})
         said = render(text, known, self.types, self.schema, f'{self.source}, row {document.row}')
         indices = sorted({marker.at for marker in said.markers} - {0, len(text)})
         starts = [0, *indices]
@@ -101,6 +114,6 @@ class ConditionedRecords(Derived):
             'bytes': len(data),
             'items': [[number, place] for number, place, _ in items],
             'values': values,
-            'lost': said.lost,
+            'lost': {**said.lost, **failed},
         }
         return Document(document.row, text + ''.join(texts), {**kept, METADATA: about}, [*indices, *ends[:-1]], data)

@@ -1,7 +1,7 @@
 """Which metadata of a document an example has: drawn anew in every pass, from the document's key alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt64
@@ -21,6 +21,15 @@ class Sampling(ABC):
     @abstractmethod
     def check(self, keys: Sequence[str]) -> None:
         """Raise SettingsError where it names a type that is not among these."""
+
+    def of_shares(self, shares: Callable[[], Float64[np.ndarray, ' k']], keys: Sequence[str]) -> 'Sampling':
+        """The same for data of which so many documents have each type.
+
+        Args:
+            shares: Counts them, 0..1.
+            keys: The names of the types.
+        """
+        return self
 
     @abstractmethod
     def draw(
@@ -70,9 +79,16 @@ class SomeOfPresent(Sampling):
         weights: By name; what is missing has the weight 1.
         overall: The share of the documents in which a type that is present can be drawn at all, by name; what is
             missing can in all.
+        inverse_frequency: Whether a weight is divided by the share of the documents of training that have the type, so
+            that rare types are kept as often as others; shares are counted over at most 16,384 documents.
     """
 
-    def __init__(self, weights: dict[str, float] | None = None, overall: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        weights: dict[str, float] | None = None,
+        overall: dict[str, float] | None = None,
+        inverse_frequency: bool = False,
+    ) -> None:
         for key, weight in (weights or {}).items():
             if not weight > 0:
                 raise SettingsError(f'data.examples.sampling.weights.{key} is {weight}; give a number above 0')
@@ -81,6 +97,14 @@ class SomeOfPresent(Sampling):
                 raise SettingsError(f'data.examples.sampling.overall.{key} is {ratio}; give a share from 0 to 1')
         self.weights = weights
         self.overall = overall
+        self.inverse_frequency = inverse_frequency
+
+    def of_shares(self, shares: Callable[[], Float64[np.ndarray, ' k']], keys: Sequence[str]) -> 'SomeOfPresent':
+        if not self.inverse_frequency:
+            return self
+        given = self.weights or {}
+        weights = {key: given.get(key, 1.0) / share for key, share in zip(keys, shares().tolist()) if share}
+        return SomeOfPresent({**given, **weights}, self.overall)
 
     def check(self, keys: Sequence[str]) -> None:
         _check_names(self.weights, keys, 'weights')

@@ -1,6 +1,8 @@
 """The same documents several times, each time with other metadata: what an evaluation compares."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
@@ -9,8 +11,11 @@ from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Examples, Reading, Rows, join_batches
+from xlabml.errors import SettingsError
+from xlabml.metadata import GlobalType
 
-from .formats import Conditioned, shuffle_documents
+from .formats import MAX_VALUES, Conditioned, shuffle_documents
+from .index import value_of
 from .view import ConditionedView
 
 WITHOUT = 'without'
@@ -24,6 +29,8 @@ SHUFFLED = 'shuffled'
 
 TOGETHER = 'together'
 """The name of those with all, whose metadata is counted as well."""
+
+_MOST_COUNTED = 1 << 16  # documents of training by which values are counted
 
 
 class Variants(Examples):
@@ -112,31 +119,117 @@ class Variants(Examples):
             yield i, here, np.where(numbers >= 0, self._row_of[numbers], -1)[here]
 
 
+def some_documents(corpus: Corpus, split: str, most: int | None) -> Int64[np.ndarray, ' documents']:
+    """The documents of a split, or at most some of them, evenly spread."""
+    documents = corpus.documents(split)
+    if most is None or len(documents) <= most:
+        return documents
+    return documents[np.arange(most) * len(documents) // most]
+
+
 def make_variants(
-    form: Conditioned, corpus: Corpus, split: str, reading: Reading, most: int | None = None, seed: int = 0
+    form: Conditioned,
+    corpus: Corpus,
+    documents: Int64[np.ndarray, ' documents'],
+    reading: Reading,
+    sets: Sequence[Sequence[str]] = (),
+    seed: int = 0,
 ) -> Variants:
-    """The documents of a split without metadata, with all, with each type alone; and two controls: with that of another
-    document, and with their own counted as well.
+    """Documents without metadata, with all, with each type alone; and two controls: with that of another document, and
+    with their own counted as well.
 
     Args:
         form: The format that they are trained in.
-        corpus: The documents.
-        split: Whose documents.
+        corpus: All documents.
+        documents: Those to compare.
         reading: The tokenizer, and how rows are laid out.
-        most: No more documents than these, evenly spread; None: all.
+        sets: Further types that are kept together.
         seed: Of which document's metadata each gets.
+
+    Raises:
+        SettingsError: A set names a type that does not stand before texts.
     """
-    documents = corpus.documents(split)
-    if most is not None and len(documents) > most:
-        documents = documents[np.arange(most) * len(documents) // most]
     before = [kind.key for kind in form.types if not getattr(kind, 'after', False)]
+    for key in (key for some in sets for key in some):
+        if key not in before:
+            raise SettingsError(
+                f'MetadataBits.sets names {key!r}, which is none of the types of data.examples before or in a text '
+                f'({", ".join(before)}); name some of these'
+            )
     views = {
         WITHOUT: form.fixed_view(corpus, reading, []),
         ALL: form.fixed_view(corpus, reading, before),
         **{key: form.fixed_view(corpus, reading, [key]) for key in dict.fromkeys(before) if len(before) > 1},
+        **{'+'.join(some): form.fixed_view(corpus, reading, list(some)) for some in sets},
         TOGETHER: form.fixed_view(corpus, reading, before, 'all'),
     }
     if len(documents) > 1:
         donors = shuffle_documents(documents, len(corpus), seed)
         views[SHUFFLED] = form.fixed_view(corpus, reading, before, donors=donors)
     return Variants(views, corpus, documents, reading)
+
+
+class ValueChoice(NamedTuple):
+    """Documents, each with every value of a type.
+
+    Args:
+        rows: The rows, a kind for each value.
+        values: The values, in order.
+        counts: How many documents of training have each.
+        truth: The number of the value that each document of the corpus has, by its number.
+    """
+
+    rows: Variants
+    values: list[str]
+    counts: Int64[np.ndarray, ' k']
+    truth: dict[int, int]
+
+
+def make_value_choice(
+    form: Conditioned, corpus: Corpus, key: str, documents: Int64[np.ndarray, ' documents'], reading: Reading
+) -> ValueChoice:
+    """Documents that have a type of few values, with each of them in place of their own, and nothing else before them.
+
+    Args:
+        form: The format that the model is trained in.
+        corpus: All documents.
+        key: The name of the type.
+        documents: Those to ask; the ones without a value, or with one that training has not seen, are left out.
+        reading: The tokenizer, and how rows are laid out.
+
+    Raises:
+        SettingsError: There is no such type before texts, or it has no or many values in training.
+    """
+    known = [kind.key for kind in form.types if isinstance(kind, GlobalType) and not kind.after]
+    if key not in known:
+        raise SettingsError(
+            f'MetadataPosterior.key is {key!r}, which is none of the types of data.examples that stand before a text '
+            f'({", ".join(known)}); name one of these'
+        )
+    counts: Counter[str] = Counter()
+    donors: dict[str, int] = {}
+    for document in some_documents(corpus, 'train', _MOST_COUNTED).tolist():
+        value = value_of(corpus, document, key)
+        if value is not None:
+            counts[value] += 1
+            donors.setdefault(value, document)
+    if not 1 <= len(counts) <= MAX_VALUES:
+        raise SettingsError(
+            f'MetadataPosterior.key is {key!r}, of which documents of training have {len(counts):,} different values; '
+            f'name a type of at most {MAX_VALUES}'
+        )
+    values = sorted(counts)
+    number = {value: i for i, value in enumerate(values)}
+    having = {document: value_of(corpus, document, key) or '' for document in documents.tolist()}
+    truth = {document: number[value] for document, value in having.items() if value in number}
+    if not truth:
+        raise SettingsError(
+            f'none of the {len(documents)} documents that MetadataPosterior would read has a {key} that training has '
+            'seen; give it more in val_documents, or name another type'
+        )
+    views = {
+        value: form.fixed_view(corpus, reading, [key], donors=np.broadcast_to(donors[value], len(corpus)))
+        for value in values
+    }
+    rows = Variants(views, corpus, np.array(list(truth), np.int64), reading)
+    return ValueChoice(rows, values, np.array([counts[value] for value in values]), truth)

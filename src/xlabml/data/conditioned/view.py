@@ -5,9 +5,8 @@ Source: bigscience's metadata, https://github.com/bigscience-workshop/metadata (
 alone, a cooldown without metadata).
 """
 
-from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
@@ -16,45 +15,14 @@ from xlabml.batches import IGNORED
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import NextTokenView, RowPieces
 from xlabml.data.rows.plan_rows import ranges
-from xlabml.metadata import MetadataType
 from xlabml.tokenizer import Tokenizer
 
+from .composition import Composition, Form, Keep
 from .index import MetadataIndex
-from .layout import Found, Parts, Sequences, Slots, find_slots
-from .records import AFTER, BEFORE
-
-
-@runtime_checkable
-class Keep(Protocol):
-    """Chooses which types documents keep."""
-
-    def __call__(self, documents: Int64[np.ndarray, ' d'], present: Bool[np.ndarray, 'd k']) -> Bool[np.ndarray, 'd k']:
-        """Which of the types that are present are kept.
-
-        Args:
-            documents: Their numbers.
-            present: Whether each has each type.
-        """
-
+from .layout import Found, Sequences, Slots, find_slots
 
 Counted = Literal['text', 'trained', 'all']
 """Which tokens are targets. text: those of the text; trained: also those of types that are trained; all: all."""
-
-
-class Form(NamedTuple):
-    """How metadata stands in a sequence.
-
-    Args:
-        types: All types.
-        separator: Between two entries of a prefix.
-        end: Behind the last one.
-        every_window: Whether each window of a document has the prefix; else the first one.
-    """
-
-    types: Sequence[MetadataType]
-    separator: str
-    end: str
-    every_window: bool
 
 
 class Laid(NamedTuple):
@@ -114,17 +82,14 @@ class ConditionedView(NextTokenView):
         self.length = length
         self.counted: Counted = counted
         self.is_blank = False  # see `blank`
-        self._keep = keep
         self._identity = identity
-        self._donors = donors
         self._pad = tokenizer.special_ids['pad']
         separator = tokenizer.encode(form.separator) if form.separator else []
         end = tokenizer.encode(form.end) if form.end else []
         self._constants = np.array([*separator, *end], np.int64)
-        self._n_separator = len(separator)
-        self._n_end = len(end)
-        self._budget = length // 2
-        self._is_local = np.array([kind.is_local for kind in form.types], bool)
+        self.composition = Composition(
+            corpus, index, form, length, keep, len(separator), len(end), self.require, donors
+        )
         self._is_target = np.array([kind.is_target for kind in form.types], bool)
 
     def blank(self) -> 'ConditionedView':
@@ -144,102 +109,22 @@ class ConditionedView(NextTokenView):
             **self._identity,
         }
 
-    # Which metadata a document has
-
     def present(self, documents: Int64[np.ndarray, ' d']) -> Bool[np.ndarray, 'd k']:
         """Whether each document has each type."""
-        items = self._items(documents)
-        return self._present(items, len(documents))
+        return self.composition.present(documents)
 
     def kept(self, documents: Int64[np.ndarray, ' d']) -> Bool[np.ndarray, 'd k']:
         """Which types of each document are in its sequence, those that no budget has room for left out."""
-        before, inside = self._kept_items(documents)
-        return self._present(before, len(documents)) | self._present(inside, len(documents))
+        return self.composition.kept(documents)
 
     def n_cut(self, documents: Int64[np.ndarray, ' d']) -> int:
         """How many of some documents have more metadata than the budget allows."""
-        items = self._items(documents)
-        chosen = self._keep(documents, self._present(items, len(documents)))
-        before, inside = self._kept_items(documents)
-        whole = self._prefix(before).totals(len(documents))
-        n_chosen = self._present(items.where(chosen[items.owner, items.type]), len(documents)).sum(1)
-        n_kept = (self._present(before, len(documents)) | self._present(inside, len(documents))).sum(1)
-        return int(((whole > self._budget) | (n_kept < n_chosen)).sum())
-
-    def _present(self, items: Parts, n: int) -> Bool[np.ndarray, 'd k']:
-        k = len(self.form.types)
-        return np.bincount(items.owner * k + items.type, minlength=n * k).reshape(n, k) > 0
-
-    def _items(self, documents: Int64[np.ndarray, ' d']) -> Parts:
-        """All items of documents, in their order."""
-        self.require((documents >= 0) & (documents < len(self.corpus)))
-        offsets = self.index.item_offsets
-        n_items = offsets[documents + 1] - offsets[documents]
-        where = ranges(offsets[documents], n_items)
-        owner = np.repeat(np.arange(len(documents)), n_items)
-        index = self.index
-        kinds = index.types[where].astype(np.int64)
-        self.require((kinds >= 0) & (kinds < len(self.form.types)))
-        return Parts(owner, kinds, index.begins[where], index.lengths[where], index.places[where])
-
-    def _kept_items(self, documents: Int64[np.ndarray, ' d']) -> tuple[Parts, Parts]:
-        """What stands before, and what stands inside and behind the text of each document."""
-        donors = documents if self._donors is None else self._donors[documents]
-        items = self._items(donors)
-        chosen = self._keep(donors, self._present(items, len(documents)))
-        items = items.where(chosen[items.owner, items.type])
-        before = items.where(items.places == BEFORE)
-        before = before._replace(places=np.zeros_like(before.places))
-        n_text = self.index.text_tokens[documents]
-        is_inside = items.places == AFTER if self._donors is not None else items.places != BEFORE
-        inside = self._behind(items.where(is_inside), n_text)
-        prefix = np.minimum(self._prefix(before).totals(len(documents)), self._budget)
-        # Of a full window the text gets (length - prefix) * text / (text + markers), which shall be half of it.
-        most = n_text * (self.length - 2 * prefix) / self.length
-        for number in reversed(range(len(self.form.types))):
-            is_over = inside.totals(len(documents)) > most
-            if not is_over.any():
-                break
-            inside = inside.where(~(is_over[inside.owner] & (inside.type == number)))
-        # The control word of a type goes with its markers.
-        has_markers = self._present(inside, len(documents))
-        return before.where(has_markers[before.owner, before.type] | ~self._is_local[before.type]), inside
-
-    def _behind(self, inside: Parts, n_text: Int64[np.ndarray, ' d']) -> Parts:
-        """Markers, and what comes behind texts: the end of a prefix stands before the first of it, then separators."""
-        is_after = inside.places == AFTER
-        is_first = is_after & np.append(True, (np.diff(inside.owner) > 0) | ~is_after[:-1])[: len(is_after)]
-        n_parts = np.where(is_after, 2, 1)
-        parts = Parts(*(np.repeat(values, n_parts) for values in inside))
-        at = (np.cumsum(n_parts) - n_parts)[is_after]
-        first = self.corpus.n_tokens
-        parts.begins[at] = np.where(is_first, first + self._n_separator, first)[is_after]
-        parts.lengths[at] = np.where(is_first, self._n_end, self._n_separator)[is_after]
-        places = np.where(parts.places == AFTER, n_text[parts.owner], parts.places)
-        return parts._replace(places=places).where(parts.lengths > 0)
-
-    def _prefix(self, before: Parts) -> Parts:
-        """The parts of prefixes: each entry, and behind it a separator, or behind the last one the end."""
-        n = len(before.owner)
-        is_last = np.append(np.diff(before.owner) > 0, [True] * (n > 0))
-        first = self.corpus.n_tokens
-        doubled = Parts(*(np.repeat(values, 2) for values in before))
-        doubled.type[1::2] = -1
-        doubled.begins[1::2] = np.where(is_last, first + self._n_separator, first)
-        doubled.lengths[1::2] = np.where(is_last, self._n_end, self._n_separator)
-        return doubled.where(doubled.lengths > 0)
-
-    def _cut(self, n_whole: Int64[np.ndarray, ' d']) -> Int64[np.ndarray, ' d']:
-        """The slots of prefixes, cut to the budget; a budget that holds no more than their end holds none."""
-        cut = self._budget if self._budget > self._n_end else 0
-        return np.where(n_whole <= self._budget, n_whole, cut)
-
-    # Slots
+        return self.composition.n_cut(documents)
 
     def lengths(self, documents: Int64[np.ndarray, ' documents'], row_length: int) -> Int64[np.ndarray, ' documents']:
-        before, inside = self._kept_items(documents)
+        before, inside = self.composition.kept_items(documents)
         n = len(documents)
-        prefix = self._cut(self._prefix(before).totals(n))
+        prefix = self.composition.cut(self.composition.prefix(before).totals(n))
         body = self.index.text_tokens[documents] + inside.totals(n) + 1
         n_windows = -(-body // (row_length - prefix)) if self.form.every_window else 1
         return body + n_windows * prefix
@@ -308,10 +193,10 @@ class ConditionedView(NextTokenView):
         lengths: Int64[np.ndarray, ' p'],
     ) -> Laid:
         self.require(begins >= 0)
-        before, inside = self._kept_items(documents)
-        parts = self._prefix(before)
+        before, inside = self.composition.kept_items(documents)
+        parts = self.composition.prefix(before)
         n_whole = parts.totals(len(documents))
-        n_prefix = self._cut(n_whole)
+        n_prefix = self.composition.cut(n_whole)
         window = self.length if self.form.every_window else None
         slots = find_slots(begins, lengths, n_prefix, window)
         body = self.index.text_tokens[documents] + inside.totals(len(documents)) + 1
@@ -333,7 +218,7 @@ class ConditionedView(NextTokenView):
     ) -> Int64[np.ndarray, ' n']:
         """Positions of whole prefixes: of one that was cut, the last ones are its end."""
         from_end = laid.n_prefix[piece] - position
-        return np.where(from_end <= self._n_end, laid.n_whole[piece] - from_end, position)
+        return np.where(from_end <= self.composition.n_end, laid.n_whole[piece] - from_end, position)
 
     def _prefix_ids(
         self, laid: Laid, piece: Int64[np.ndarray, ' n'], position: Int64[np.ndarray, ' n']

@@ -129,10 +129,16 @@ class Corpus:
             ratios = ', '.join(f'{name} {ratio:g}' for name, ratio in self.ratios.items())
             if self.drawn is not None:
                 ratios += ''.join(f'; {name}: {value}' for name, value in self.drawn.settings.items())
+            remedy = f'give it a larger share in data.splits.{split}, or more documents'
+            if len(self) < sum(share > 0 for share in self.ratios.values()):
+                remedy = (
+                    'these are too few to divide: cut a text file into more (document: paragraph, or a number of '
+                    f'characters, at its source), add a source that is only: {split}, or train on all of them with '
+                    'data.splits: {train: 1, val: 0, test: 0}'
+                )
             # Of no documents at all every split has none: then it is not the shares that have to change.
             raise (SettingsError if len(self) else DataError)(
-                f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); '
-                f'give it a larger share in data.splits.{split}, or more documents'
+                f'the split {split!r} has none of the {len(self)} documents (data.splits: {ratios}); {remedy}'
             )
         return found
 

@@ -124,9 +124,9 @@ def splits_of_few(
     hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, float]
 ) -> Int8[np.ndarray, ' documents'] | None:
     """The splits of a small set in which a split that has a share would have no document: the one of train that lies
-    nearest to it is put there, its copies with it.
+    nearest to it is put there, its copies with it. Where train would have none, the nearest one of all is put there.
 
-    As documents are added, it is back in train once the split has one by its hash.
+    As documents are added, it is back where it was once the split has one by its hash.
 
     Returns:
         None where there are more than `FEW`, or every split has its documents.
@@ -137,6 +137,9 @@ def splits_of_few(
     places = hashes[:, 0] / 2**64
     ends = [0.0, *split_ends(ratios)]
     is_changed = False
+    if len(hashes) and ratios.get('train', 0.0) > 0 and not (splits == 0).any():
+        splits[(hashes == hashes[places.argmin()]).all(axis=1)] = 0
+        is_changed = True
     for i, name in enumerate(split_names[1:], 1):
         if ratios.get(name, 0.0) > 0 and not (splits == i).any():
             train = np.flatnonzero(splits == 0)

@@ -93,7 +93,7 @@ class Source(ABC):
         return self
 
     def alone(self) -> 'Source':
-        """The same source where it is all that a run reads."""
+        """The same source where it is all that a run divides into splits."""
         return self
 
     def parts(self, columns: Sequence[str] = ()) -> list[Part]:

@@ -55,7 +55,8 @@ class Location(Source):
         document: What a document of a txt, text or md file is: `file`, `paragraph`, `line`, a number of characters
             (windows of about that size, cut at the end of a paragraph or a line), or a pattern that matches the first
             line of each (`^CHAPTER`). null: `file`; but windows of 4,000 characters where a text file is all that
-            there is. Documents of a file that is cut are divided by their place: the end of the text is val and test.
+            is divided into splits. Documents of a file that is cut are divided by their place: the end of the text is
+            val and test.
     """
 
     def __init__(
