@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents
+from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
 from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
@@ -40,7 +41,7 @@ def open_initial(asked: str, root: Path) -> Initial:
 
     Args:
         asked: A checkpoint or an exported file, the folder of a run (its best checkpoint, else its newest), `last` or
-            `best`: of the newest run.
+            `best`: of the newest run; or the folder of a pretrained encoder of transformers, `hf://ORG/NAME` on a hub.
         root: The folder that holds `logs`.
 
     Raises:
@@ -48,6 +49,12 @@ def open_initial(asked: str, root: Path) -> Initial:
         CheckpointError: It cannot be read.
     """
     with typed_paths():
+        if asked.startswith(HUB):
+            folder = fetch_folder(asked)
+            return Initial(folder, read_pretrained(folder))
+        path = Path(asked)
+        if path.is_dir() and not (path / 'checkpoints').is_dir() and is_pretrained(path):
+            return Initial(path, read_pretrained(path))
         path = checkpoints.find(asked, root, typed='--init_from {}')
         with checkpoints.naming_another(asked, path, '--init_from {}'):
             return Initial(path, checkpoints.load(path).merged())
