@@ -19,6 +19,9 @@ _OF_THE_TASK = ('causal',)
 _OF_THE_ENCODER = ('pooling', 'dense', 'normalize', 'prompts', 'include_prompt')
 """Arguments that make vectors of the trunk's hidden states: weights of these mean nothing in others."""
 
+_OF_THE_TABLE = ('d_vector', 'normalize')
+"""Arguments of a table of token vectors."""
+
 
 class Initial(NamedTuple):
     """The checkpoint that a new run starts from.
@@ -51,8 +54,8 @@ def open_initial(asked: str, root: Path) -> Initial:
 
 
 def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
-    """Settings that a new run takes over: the trunk, what makes vectors of texts where both tasks do, the longest row,
-    and the size of the tokenizer.
+    """Settings that a new run takes over: the trunk, what makes vectors of texts where both tasks do, or the width of a
+    table of token vectors; the longest row, and the size of the tokenizer.
 
     Args:
         initial: The checkpoint that the run starts from.
@@ -76,6 +79,10 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
             known = below(trunk, 'init_args')
             trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
             found['model'] = {'class_path': class_path, 'init_args': {**matched, 'trunk': trunk}}
+        elif network is not None and 'd_vector' in network.arguments and 'd_vector' in parameters(task):
+            saved = {name: network.arguments[name] for name in _OF_THE_TABLE if name in network.arguments}
+            matched = match_arguments(task, saved, 'model', seals.close)
+            found['model'] = {'class_path': class_path, 'init_args': matched}
         sizes = {name: data[name] for name in ['max_len', *([] if has_tokenizer else ['n_vocab'])] if name in data}
         found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
     return found
