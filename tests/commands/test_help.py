@@ -234,7 +234,7 @@ def test_a_shell_completes_commands_and_flags():
     assert '--trainer.max_steps' in found
     assert 'compute_stats' in found
     with pytest.raises(SettingsError, match='invalid choice'):
-        completion.script(['--completion', 'fish'])
+        completion.script(['--completion', 'nonsense'])
 
 
 def test_a_string_is_a_path_of_texts_and_a_yaml_file_a_list_of_them(tmp_path, monkeypatch, capsys):

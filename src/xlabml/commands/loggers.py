@@ -11,7 +11,7 @@ from xlabml.callbacks.events import Events
 from .errors import UsageError
 
 _PROJECT = 'xlabml'
-_EXTRAS = {'wandb': 'wandb', 'mlflow': 'mlflow-skinny'}
+_EXTRAS = {'wandb': 'wandb', 'mlflow': 'mlflow'}
 """The extra, and the package, that a logger needs."""
 
 
@@ -40,8 +40,12 @@ def _make(name: str, folder: Path, resumed_step: int | None) -> Logger:
     try:
         if name == 'wandb':
             return WandbLogger(name=title, save_dir=folder, project=_PROJECT, id=_wandb_id(folder), resume='allow')
+        place = folder.absolute()
         return MLFlowLogger(
-            experiment_name=_PROJECT, run_name=title, tracking_uri=(folder.absolute() / 'mlruns').as_uri()
+            experiment_name=_PROJECT,
+            run_name=title,
+            tracking_uri=f'sqlite:///{place / "mlflow.db"}',
+            artifact_location=(place / 'mlruns').as_uri(),
         )
     except ModuleNotFoundError as error:
         raise UsageError(

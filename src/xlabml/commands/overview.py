@@ -43,7 +43,7 @@ Train language models, embedders and classifiers on texts, and evaluate them.
 
 xlab COMMAND --help lists the settings of a command, and xlab fit --help data
 explains a group of them. --version prints versions; --completion SHELL (bash,
-zsh, tcsh) prints a script that completes flags. xlab-infer continues texts with
+zsh, fish) prints a script that completes flags. xlab-infer continues texts with
 a model, xlab-manage exports models and describes runs.
 Exit status: 0 done; 2 what was typed has to change; 1 any other error.
 """
