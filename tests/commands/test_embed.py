@@ -144,6 +144,10 @@ def test_an_embedder_begins_with_the_weights_of_a_language_model(xlab, tiny, emb
         (['--model.objective=Triplet'], 'needs negatives (data.examples.roles.negatives)'),
         (['--data.skip_rows=[[[0, 3], [0, 7]]]'], '16 groups (data.batch_groups) are one step'),
         (['--data.examples.batching=PerClass'], 'the records have no label'),
+        (
+            ['--model.evaluators+={class_path: xlabml.evaluation.Similarity}'],
+            'an evaluator of model.evaluators does not fit: Similarity needs scores of pairs',
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(xlab, embed, flags, message):

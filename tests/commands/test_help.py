@@ -235,3 +235,14 @@ def test_a_shell_completes_commands_and_flags():
     assert 'compute_stats' in found
     with pytest.raises(SettingsError, match='invalid choice'):
         completion.script(['--completion', 'fish'])
+
+
+def test_a_string_is_a_path_of_texts_and_a_yaml_file_a_list_of_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('bare.yaml').write_text('data:\n  sources: novel.txt\n')
+    Path('list.yaml').write_text('- novel.txt\n- {path: b.csv, column: body}\n')
+    for words, paths in ((['-c', 'bare.yaml'], ['novel.txt']), (['--data.sources=list.yaml'], ['novel.txt', 'b.csv'])):
+        sources = parse(['fit', *words]).values.data.sources
+        assert [source.init_args.path for source in sources] == paths
+    assert fit.main(['fit', '--data.sources=nowhere.yaml']) == 2
+    assert 'nowhere.yaml' in capsys.readouterr().err

@@ -24,7 +24,7 @@ SKIPPED = ('torch.nn.', 'torch.ao.', 'torch.utils.', 'torch.distributed.')
 REQUIRED = {'xlabml.data.Location': {'path': 'a.jsonl'}, 'xlabml.data.RemoteFiles': {'path': 'https://host/a.jsonl'}}
 """What these classes have to be given."""
 
-LISTS = ('data.sources', 'data.held_out')
+LISTS = ('data.sources', 'data.held_out', 'model.init_args.evaluators')
 
 
 def parse(*arguments):

@@ -76,17 +76,22 @@ def text(tmp_path, monkeypatch):
 
 
 EVEN = {'val': 0.05, 'test': 0.05, 'predict': 0.0}
-AUTO = ['--data.n_vocab=auto', '--data.batch_tokens=auto', '--trainer.max_steps=auto', '--data.splits=auto']
+AUTO = ('data.n_vocab', 'data.batch_tokens', 'trainer.max_steps', 'data.splits')
+
+
+@pytest.fixture(scope='module')
+def settings():
+    """Those of a fit on the text, parsed once."""
+    return parse(['fit', '--data.sources=a.txt'])
 
 
 def test_what_is_auto_is_found_before_the_data_is_opened_and_printed(text, capsys):
-    settings = parse(['fit', f'--data.sources={text}', *AUTO])
-    found = size_run(settings)
+    found = size_run(parse(['fit', f'--data.sources={text}', *(f'--{name}=auto' for name in AUTO)]))
     values = found.values
     assert values.data.n_vocab == values.model.init_args.n_vocab == 1024
     assert values.data.batch_tokens == 1024
     assert values.trainer.max_steps == 200
-    assert values.data.splits == {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}
+    assert values.data.splits == {'train': 0.9, **EVEN}
     said = capsys.readouterr().out
     for word in ('data.n_vocab 1,024, for 50.4 KB of text', 'trainer.max_steps 200', 'val 0.05'):
         assert word in said
@@ -96,21 +101,17 @@ def test_what_is_auto_is_found_before_the_data_is_opened_and_printed(text, capsy
 @pytest.mark.parametrize(
     ('typed', 'name', 'value'),
     [
-        (['--data.n_vocab=auto'], 'data.n_vocab', 1024),
-        (['--data.splits={val: auto}'], 'data.splits', {'train': 0.9, 'val': 0.05, 'test': 0.05, 'predict': 0.0}),
-        (
-            ['--data.splits={val: 0.2, test: auto}'],
-            'data.splits',
-            {'train': 0.75, 'val': 0.2, 'test': 0.05, 'predict': 0.0},
-        ),
-        (['--trainer.max_steps=auto', '--data.batch_tokens=2048'], 'trainer.max_steps', 200),
+        ({'data.n_vocab': 'auto'}, 'data.n_vocab', 1024),
+        ({'data.splits': {'val': 'auto'}}, 'data.splits', {**EVEN, 'train': 0.9}),
+        ({'data.splits': {'val': 0.2, 'test': 'auto'}}, 'data.splits', {**EVEN, 'train': 0.75, 'val': 0.2}),
+        ({'trainer.max_steps': 'auto', 'data.batch_tokens': 2048}, 'trainer.max_steps', 200),
     ],
 )
-def test_one_alone_can_be_auto_and_the_others_are_as_they_are_typed(text, typed, name, value):
-    before = parse(['fit', f'--data.sources={text}', *typed])
+def test_one_alone_can_be_auto_and_the_others_are_as_they_are_typed(text, settings, typed, name, value):
+    before = settings.changed(typed)
     after = size_run(before).values
     assert after[name] == value
-    for other in ('data.n_vocab', 'data.batch_tokens', 'trainer.max_steps', 'data.splits'):
+    for other in AUTO:
         if other != name:
             assert after[other] == before.values[other]
 
@@ -118,14 +119,19 @@ def test_one_alone_can_be_auto_and_the_others_are_as_they_are_typed(text, typed,
 @pytest.mark.parametrize(
     ('typed', 'message'),
     [
-        (['--data.stream={cache_gb: 1}'], 'data.n_vocab is auto, and data.stream'),
-        (['--trainer.max_epochs=2'], 'trainer.max_steps is auto, and trainer.max_epochs is set'),
-        (['--data.sources=nowhere.txt'], 'nowhere.txt'),
+        ({'data.stream': {'cache_gb': 1}}, 'data.n_vocab is auto, and data.stream'),
+        ({'trainer.max_epochs': 2}, 'trainer.max_steps is auto, and trainer.max_epochs is set'),
     ],
 )
-def test_where_it_cannot_be_found_it_is_refused_by_name(text, typed, message):
+def test_where_it_cannot_be_found_it_is_refused_by_name(text, settings, typed, message):
     with pytest.raises(ValueError, match=message):
-        size_run(parse(['fit', f'--data.sources={text}', *AUTO, *typed]))
+        size_run(settings.changed({**dict.fromkeys(AUTO, 'auto'), **typed}))
+
+
+def test_a_text_that_is_not_there_is_refused_by_name(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r'a\.txt'):
+        size_run(settings.changed({'data.n_vocab': 'auto'}))
 
 
 def test_a_constructor_takes_numbers_only():
@@ -134,9 +140,8 @@ def test_a_constructor_takes_numbers_only():
             XLabDataModule(**{name: 'auto'})
 
 
-def test_parameters_are_counted_without_memory():
-    settings = parse(['fit', '--data.n_vocab=512'])
-    model = XLabModel(n_vocab=512, max_len=512)
+def test_parameters_are_counted_without_memory(settings):
+    model = XLabModel(n_vocab=8192, max_len=512)
     assert count_parameters(settings) == sum(parameter.numel() for parameter in model.parameters())
 
 

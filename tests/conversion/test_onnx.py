@@ -10,12 +10,12 @@ from bert_folders import write_folder
 
 from xlabml import checkpoints, heads
 from xlabml.commands.manage import main
-from xlabml.conversion import import_folder
+from xlabml.conversion import import_folder, onnx_export
 from xlabml.conversion.onnx_export import PaddedEncoder
 from xlabml.errors import SettingsError
 from xlabml.heads import Dense, TextEncoder
 from xlabml.heads.text_encoder import pack
-from xlabml.transformer import ALiBi, GeGLU, Learned, Transformer
+from xlabml.transformer import ALiBi, GeGLU, Learned, Rotary, Transformer
 
 ROWS = [[1, 5, 6, 7, 8, 9, 10, 11, 2], [1, 2], [1, 9, 9, 3, 2]]
 
@@ -46,6 +46,24 @@ def test_padded_rows_have_the_vectors_of_packed_ones(options):
     with torch.no_grad():
         found = PaddedEncoder(network)(ids, mask)
         torch.testing.assert_close(found, network(*pack(ROWS)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('options', [
+    {'positions': partial(Rotary, local_base=500.0), 'window': [None, 3]},
+    {'pooling': 'AttentionPooling', 'causal': True, 'positions': ALiBi, 'n_kv_heads': 2, 'score_cap': 3.0},
+], ids=['encoder', 'decoder'])  # fmt: skip
+def test_a_graph_of_any_trunk_runs_on_rows_of_any_length(tmp_path, options):
+    for name in ('onnx', 'onnxscript'):
+        pytest.importorskip(name, reason='needs the extra onnx')
+    onnxruntime = pytest.importorskip('onnxruntime', reason='needs the extra onnx')
+    network = make_encoder(**options)
+    onnx_export._write_graph(PaddedEncoder(network), tmp_path / 'm.onnx')
+    session = onnxruntime.InferenceSession(str(tmp_path / 'm.onnx'), providers=['CPUExecutionProvider'])
+    wanted = network(*pack(ROWS))
+    for rows in (ROWS, ROWS[1:], ROWS[:1], ROWS[1:2]):
+        found = onnx_export._run(session, rows, 3)
+        first = ROWS.index(rows[0])
+        torch.testing.assert_close(found, wanted[first : first + len(rows)], rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_graph_does_not_express_is_refused():

@@ -169,6 +169,7 @@ def test_batches_and_ranks_give_the_figures_of_the_callable(beir, tokenizer):
     [
         (PAIRS, Similarity(), {'roles': AB}, SettingsError, 'GroupFile of .*x.jsonl: Similarity needs scores of pairs'),
         (PAIRS, Similarity(), {'roles': AB, 'score': 'gold'}, DataError, "'gold' is 5, outside 0 to 1"),
+        (PAIRS, Retrieval(), {'roles': {'text': 's1'}}, SettingsError, 'Retrieval needs a second text'),
         (PAIRS, Clustering(), {'roles': {'text': 's1'}}, SettingsError, 'Clustering needs labels'),
         (PAIRS[:2], PairClassification(), {'roles': AB, 'label': 'same'}, DataError, 'all records have one label'),
         (PAIRS, TripletAccuracy(), {'roles': AB}, SettingsError, 'TripletAccuracy needs negatives, or labels'),
@@ -183,8 +184,9 @@ def test_files_that_cannot_be_used_are_refused_by_name(tmp_path, rows, evaluator
 
 
 def test_paths_names_and_pooled_tokens_are_refused_by_name(beir, tmp_path):
-    with pytest.raises(SettingsError, match=r'the evaluator BeirSearch of .*nowhere: '):
-        BeirSearch(str(tmp_path / 'nowhere')).open()
+    for one in (BeirSearch(str(tmp_path / 'nowhere')), GroupFile('nowhere/sts.tsv', Similarity(), AB, score='gold')):
+        with pytest.raises(SettingsError, match=r'the evaluator \w+ of .*nowhere.*: there is no such file or folder'):
+            one.open()
     with pytest.raises(SettingsError, match=r'has no qrels .* check the path and the split'):
         BeirSearch(str(beir), split='dev').open()
     (beir / 'corpus.jsonl').write_text('{"_id": "d1", "title": "", "text": "red"}\n')

@@ -8,6 +8,7 @@ import torch
 from bert_folders import write_folder
 from pair_batches import pair_batch
 
+from xlabml import checkpoints
 from xlabml.conversion import import_folder
 from xlabml.errors import SettingsError
 from xlabml.heads import TextEncoder, TokenVectors
@@ -109,6 +110,11 @@ def test_a_guide_that_cannot_be_used_is_refused(guide, tokenizer, tmp_path, monk
         make_task(tmp_path, tokenizer, guided)
     with pytest.raises(SettingsError, match=r'model\.objective does not use it; set guide_margin'):
         make_task(guide, tokenizer, InfoNCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, 'load', lambda path: language_model)
+        language_model = checkpoints.Contents.of_network(checkpoints.Part('xlabml.heads.LanguageModel', {}), {})
+        with pytest.raises(SettingsError, match=r'model\.guide: .* holds a .*, which makes no vectors of texts'):
+            Guide(guide)
     pooled = TextEmbedder.load(guide, 'cpu')
     pooled.model.pooling = TokenVectors(16)
     assert isinstance(pooled.model, TextEncoder)

@@ -415,3 +415,25 @@ def test_learned_positions_end():
 def test_a_layout_that_does_not_fit_is_refused(starts, max_length, message):
     with pytest.raises(ValueError, match=message):
         make_trunk()(make_ids(8), Layout(torch.tensor(starts), max_length))
+
+
+def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone():
+    ids = torch.arange(6)[None]
+    trunk = Transformer(50, 16, d_model=24, n_layers=1, n_heads=2, narrow_ratio=0.75)
+    seen = []
+    trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    torch.manual_seed(0)
+    for _ in range(200):
+        trunk(ids)
+    widths = [int((hidden != 0).any(1).sum()) for hidden in seen]
+    assert {*widths} == {8, 16, 24}
+    assert all((hidden[..., width:] == 0).all() for hidden, width in zip(seen, widths))
+    assert sum(width < 24 for width in widths) / 200 == pytest.approx(0.75, abs=0.1)
+    assert widths.count(8) / widths.count(16) == pytest.approx(1, abs=0.4)
+    seen.clear()
+    trunk.eval()(ids)
+    assert (seen[0] != 0).all()
+    with pytest.raises(ValueError, match=r'trunk\.narrow_ratio is 0\.5, but trunk\.d_model is 8'):
+        Transformer(50, 16, d_model=8, n_layers=1, n_heads=2, narrow_ratio=0.5)
+    with pytest.raises(ValueError, match=r'trunk\.narrow_ratio is 2\.0; give a ratio'):
+        Transformer(50, 16, narrow_ratio=2.0)

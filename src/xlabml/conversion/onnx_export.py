@@ -4,12 +4,14 @@ The graph reads padded batches, as such runtimes do: `input_ids` and `attention_
 (b, e). Attention is the definition, so that any runtime has its operators.
 """
 
+import contextlib
 import json
+import logging
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -222,7 +224,7 @@ def _write_graph(padded: PaddedEncoder, path: Path) -> None:
     n_bytes = sum(x.numel() * x.element_size() for x in padded.state_dict().values())
     ids = torch.ones(2, min(7, padded.network.max_len), dtype=torch.long)
     axes = {0: torch.export.Dim('texts'), 1: torch.export.Dim('tokens', max=padded.network.max_len)}
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter('ignore')  # of the exporter, about itself
         torch.onnx.export(
             padded,
@@ -235,6 +237,18 @@ def _write_graph(padded: PaddedEncoder, path: Path) -> None:
             external_data=n_bytes > _LARGE_BYTES,
             verbose=False,
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter logs about packages that it could use off the terminal."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _write_beside(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> None:

@@ -108,6 +108,8 @@ class Benchmark(Evaluator):
         """
         if self._contents is None:
             with self._naming():
+                if not Path(self.path).exists():  # nothing is fetched: a checkpoint may name any path
+                    raise SettingsError('there is no such file or folder; check the path')
                 found = self.read()
                 if not found.texts:
                     raise DataError('there is nothing in it')
@@ -227,6 +229,9 @@ class GroupFile(Benchmark):
 
     def read(self) -> Contents:
         texts, groups = read_groups(self.groups.source(Location(self.path)))
+        if self.evaluator.of_pairs and 'text' in self.groups.roles:
+            name = type(self.evaluator).__name__
+            raise SettingsError(f'{name} needs a second text; name its column in roles: positive, or b')
         self.evaluator.check(groups)
         if groups.label is not None and len(np.unique(groups.label)) < 2:
             raise DataError('all records have one label; check the column')

@@ -31,6 +31,7 @@ class Retrieval(VectorEvaluator):
     """
 
     takes_scores = True
+    of_pairs = True
 
     def __init__(
         self, at: Sequence[int] = (1, 10), metrics: Sequence[Metric] = METRICS, similarity: Kind = 'cosine'
@@ -71,6 +72,7 @@ class Reranking(VectorEvaluator):
     """
 
     takes_scores = True
+    of_pairs = True
 
     def __init__(
         self, at: Sequence[int] = (10,), metrics: Sequence[Metric] = ('mrr', 'ndcg', 'map'), similarity: Kind = 'cosine'

@@ -26,6 +26,8 @@ class Similarity(VectorEvaluator):
         kinds: How vectors are compared; Euclidean: minus the distance.
     """
 
+    of_pairs = True
+
     def __init__(self, kinds: Sequence[Kind] = _KINDS) -> None:
         super().__init__()
         self.kinds = tuple(kinds)
@@ -151,6 +153,8 @@ class PairClassification(VectorEvaluator):
         kinds: How vectors are compared.
     """
 
+    of_pairs = True
+
     def __init__(self, kinds: Sequence[Kind] = ('cosine',)) -> None:
         super().__init__()
         self.kinds = tuple(kinds)
@@ -223,6 +227,8 @@ class Bitext(VectorEvaluator):
     Args:
         similarity: How vectors are compared.
     """
+
+    of_pairs = True
 
     def __init__(self, similarity: Kind = 'cosine') -> None:
         super().__init__()

@@ -115,9 +115,12 @@ class VectorEvaluator(Evaluator):
     Attributes:
         shown: Histograms of the last evaluation, by name, for the curves.
         scores: How texts of several vectors are compared; None: texts are one vector each.
+        takes_scores: Whether it compares texts of several vectors.
+        of_pairs: Whether its figures are of anchors and positives, not of single texts.
     """
 
     takes_scores: ClassVar[bool] = False
+    of_pairs: ClassVar[bool] = False
     scores: TextScores | None = None
 
     def __init__(self) -> None:
@@ -212,6 +215,19 @@ class VectorEvaluator(Evaluator):
         texts = _join(parts).in_order()
         self._n_counted = self.count(texts)
         return dict(self.figures(texts))
+
+
+def sample_group(n_roles: int, has_scores: bool, has_labels: bool) -> Texts:
+    """A group with a text of each role, for `VectorEvaluator.check`: what is known of texts before there are any."""
+    texts = np.arange(n_roles)
+    return Texts(
+        vectors=np.zeros((n_roles, 1), np.float32),
+        example=np.zeros(n_roles, np.int64),
+        role=texts,
+        text_hash=texts,
+        score=np.zeros(n_roles, np.float32) if has_scores else None,
+        label=np.zeros(1, np.int64) if has_labels else None,
+    )
 
 
 def require_labels(evaluator: Evaluator, texts: Texts) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
 from xlabml.checkpoints import Contents
 from xlabml.errors import SettingsError
-from xlabml.evaluation import Sums
+from xlabml.evaluation import Sums, VectorEvaluator
+from xlabml.evaluation.vectors import sample_group
 from xlabml.heads import TextEncoder, TokenVectors
 from xlabml.heads.joint import JointModel as JointNetwork
 from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
@@ -126,10 +127,31 @@ class VectorTask(TrunkTask):
         if data is None or examples is None or not hasattr(examples, 'use_prompts'):
             return
         examples.use_prompts(self.prompts)
+        self._check_evaluators(examples)
         found = [(type(one).__name__, one.needs) for one in self.objectives if isinstance(one, Objective)]
         if stage == 'fit':
             n_together = data.batch_groups // (1 if self.gather else self.trainer.world_size)
             examples.require(found, data.texts.train_examples, n_together)
+
+    def _check_evaluators(self, examples: Any) -> None:
+        """Refuse evaluators of the split whose figures its groups cannot have.
+
+        Args:
+            examples: The format; of several sets nothing is known here.
+
+        Raises:
+            SettingsError: A role, a score or a label is not named.
+        """
+        records = getattr(examples, 'records', None)
+        if records is None:
+            return
+        group = sample_group(len(examples.roles), bool(records.score or records.scores), records.label is not None)
+        for evaluator in self.evaluators:
+            if isinstance(evaluator, VectorEvaluator):
+                try:
+                    evaluator.check(group)
+                except ValueError as error:
+                    raise SettingsError(f'an evaluator of model.evaluators does not fit: {error}') from error
 
     def vectors(
         self,

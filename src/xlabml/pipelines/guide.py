@@ -40,7 +40,10 @@ class Guide:
             raise SettingsError(
                 f'{name} is {path}, which {what}; give the file of a checkpoint or of an exported embedder'
             )
-        self.embedder = TextEmbedder.load(file, 'cpu')
+        try:
+            self.embedder = TextEmbedder.load(file, 'cpu')
+        except SettingsError as error:
+            raise SettingsError(f'{name}: {error}') from error
         require_one_vector(self.embedder, f'{name} is {path}, which')
         self.path = file.resolve()
         self.sha256 = hash_file(file)

@@ -22,6 +22,9 @@ from .norms import RMSNorm
 from .positions import Positions, Rotary
 from .trunk import Trunk
 
+_LEAST_CHANNELS = 8
+"""Channels that `narrow_ratio` leaves at the least."""
+
 
 class Transformer(Trunk):
     """Embeddings, positions and a stack of layers.
@@ -65,6 +68,9 @@ class Transformer(Trunk):
         attn_drop: Dropout on attention probabilities.
         ff_drop: Dropout inside the feed-forward networks.
         block_drop: Dropout on the output of attention and feed-forward networks.
+        narrow_ratio: The ratio of training passes whose token embeddings are zero beyond a drawn number of channels, a
+            power of two from 8 on: the `Matryoshka` of ALEA's kl3m. It trains no prefixes of vectors, as the objective
+            `Matryoshka` does.
         adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
             used or exported; None: the weights are trained.
 
@@ -103,6 +109,7 @@ class Transformer(Trunk):
         attn_drop: bool = True,
         ff_drop: bool = True,
         block_drop: bool = True,
+        narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
     ) -> None:
         super().__init__()
@@ -154,6 +161,14 @@ class Transformer(Trunk):
                 f'trunk.dropout is {dropout}, but pos_drop, attn_drop, ff_drop and block_drop are all off; set '
                 'trunk.dropout to 0, or switch one on'
             )
+        if not 0 <= narrow_ratio <= 1:
+            raise ValueError(f'trunk.narrow_ratio is {narrow_ratio}; give a ratio from 0 to 1')
+        if narrow_ratio and d_model <= _LEAST_CHANNELS:
+            raise ValueError(
+                f'trunk.narrow_ratio is {narrow_ratio}, but trunk.d_model is {d_model}; make it more than '
+                f'{_LEAST_CHANNELS}, or leave narrow_ratio out'
+            )
+        self.narrow_ratio = narrow_ratio
         self.checkpointing = checkpointing
         self.n_vocab = n_vocab
         self.causal = causal
@@ -242,6 +257,8 @@ class Transformer(Trunk):
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
+        if self.narrow_ratio and self.training:
+            hidden = _narrow(hidden, self.narrow_ratio)
         if first is not None:
             hidden = _put_first(hidden, layout, first)
         hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
@@ -358,6 +375,20 @@ class Transformer(Trunk):
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
+
+
+def _narrow(hidden: Float[Tensor, 'b n d'], ratio: float) -> Float[Tensor, 'b n d']:
+    """Embeddings that are zero beyond a drawn power of two of channels, in this ratio of calls.
+
+    The draw stays on the device.
+    """
+    d = hidden.size(-1)
+    first = _LEAST_CHANNELS.bit_length() - 1
+    n_powers = (d - 1).bit_length() - first
+    draw, power = torch.rand(2, device=hidden.device)
+    width = 2.0 ** (first + (power * n_powers).floor())
+    is_kept = (torch.arange(d, device=hidden.device) < width) | (draw >= ratio)
+    return hidden * is_kept.to(hidden.dtype)
 
 
 def _put_first(

@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
@@ -32,6 +32,7 @@ _POLL_SECONDS = 2.0
 _JOB_NOTE = 'slurm_job'
 
 
+@runtime_checkable
 class Work(Protocol):
     """Other work than tokenizing that tasks share out, in parts."""
 
