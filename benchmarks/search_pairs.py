@@ -6,9 +6,12 @@
 debian: title, text, and group: the home page or, where a package has none, the stem of its name. No group is in two of
 the files: train.jsonl has nine tenths of the groups; val.jsonl and test.jsonl have one record of each of their groups,
 test.jsonl 2,000; families.jsonl has all records of about half of the groups of test.jsonl. random.jsonl has all
-records.
+records. crops.jsonl, to begin with, has three spans of words of each text of train.jsonl in the place of the title: two
+beside the text without the span, one beside the whole text.
 leads: title, description, text, and masked: the text without the words of the title; in leads.jsonl. Articles without a
-description, and those whose description another one has too, are left out.
+description, and those whose description another one has too, are left out. leads_train.jsonl, leads_val.jsonl and
+leads_test.jsonl have 73, 5 and 22 of 100 of them, and leads_crops.jsonl spans of the texts of leads_train.jsonl, as
+titles, beside the text without the span, as masked.
 """
 
 import argparse
@@ -65,6 +68,23 @@ def one_a_group(records: Iterable[Record]) -> list[Record]:
     return sorted(found.values(), key=lambda record: place(record['group']))
 
 
+def crops(records: Iterable[Record]) -> Iterator[Record]:
+    """Spans of 4 to 12 words of the texts, and what is left of the text; texts of fewer than 16 words have none."""
+    for record in records:
+        words = record['text'].split()
+        if len(words) < 16:
+            continue
+        for number in range(3):
+            length = 4 + int(9 * place(f'length {number} {record["text"]}'))
+            start = int((len(words) - length + 1) * place(f'start {number} {record["text"]}'))
+            rest = words[:start] + words[start + length :] if number else words
+            yield {
+                'title': ' '.join(words[start : start + length]),
+                'text': ' '.join(rest),
+                'group': record['group'],
+            }
+
+
 def debian_files(records: list[Record]) -> dict[str, list[Record]]:
     """The records of each file."""
     of_group = {record['group']: place(record['group']) for record in records}
@@ -72,13 +92,26 @@ def debian_files(records: list[Record]) -> dict[str, list[Record]]:
     def between(low: float, high: float) -> list[Record]:
         return [record for record in records if low <= of_group[record['group']] < high]
 
+    train = between(0, 0.9)
     return {
-        'train': between(0, 0.9),
+        'train': train,
+        'crops': list(crops(train)),
         'val': one_a_group(between(0.9, 0.93)),
         'test': one_a_group(between(0.93, 1))[:2000],
         'families': between(0.93, 0.966),
         'random': records,
     }
+
+
+def lead_files(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each file."""
+    parts: dict[str, list[Record]] = {'leads': records, 'leads_train': [], 'leads_val': [], 'leads_test': []}
+    for record in records:
+        where = place(record['title'])
+        parts['leads_train' if where < 0.73 else 'leads_val' if where < 0.78 else 'leads_test'].append(record)
+    spans = crops([{**record, 'group': ''} for record in parts['leads_train']])
+    parts['leads_crops'] = [{'title': one['title'], 'masked': one['text']} for one in spans]
+    return parts
 
 
 def main() -> None:
@@ -88,7 +121,7 @@ def main() -> None:
     parser.add_argument('folder', type=Path)
     arguments = parser.parse_args()
     records = read(arguments.source)
-    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else {'leads': list(leads(records))}
+    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else lead_files(list(leads(records)))
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, some in files.items():
         with (arguments.folder / f'{name}.jsonl').open('w', encoding='utf-8') as file:

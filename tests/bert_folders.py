@@ -18,7 +18,7 @@ def write_folder(path, kind='bert', prefix='', pooling='mean', dense=False, norm
     """A folder of a model of BERT's family; what is in it by name of file may be changed afterwards."""
     path.mkdir(parents=True)
     if tokenizer is None:
-        _write_tokenizer(path / 'tokenizer.json')  # training one twice may give two: ties are broken by chance
+        write_tokenizer(path / 'tokenizer.json')  # training one twice may give two: ties are broken by chance
     else:
         (path / 'tokenizer.json').write_bytes(tokenizer.read_bytes())
     n_vocab = len(Tokenizer.load(path))
@@ -67,8 +67,8 @@ def write_folder(path, kind='bert', prefix='', pooling='mean', dense=False, norm
     return path, weights
 
 
-def _write_tokenizer(path):
-    """WordPiece that puts [CLS] before a text and [SEP] behind it."""
+def write_tokenizer(path):
+    """A WordPiece that puts [CLS] before a text and [SEP] behind it."""
     tokenizers = pytest.importorskip('tokenizers')
     made = tokenizers.Tokenizer.from_file(str(word_piece(path)))
     marks = [(piece, made.token_to_id(piece)) for piece in ('[CLS]', '[SEP]')]
@@ -76,6 +76,7 @@ def _write_tokenizer(path):
     made.enable_truncation(8)
     made.enable_padding(length=8)
     made.save(str(path))
+    return Tokenizer.load(path)
 
 
 def write_json(path, value):

@@ -14,9 +14,14 @@ _TABLE = 1 << 24
 
 MOST: dict[str, int] = {
     # the model
-    **dict.fromkeys(('n_vocab', 'max_len', 'd_ff'), _TABLE),
+    **dict.fromkeys(('n_vocab', 'max_len', 'd_ff', 'separator'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
     **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
+    # of a pretrained encoder's config
+    'config': _TABLE,
+    **dict.fromkeys(('hidden_size', 'embedding_size', 'dim', 'num_attention_heads'), 1 << 20),
+    **dict.fromkeys(('intermediate_size', 'hidden_dim', 'max_position_embeddings', 'type_vocab_size'), _TABLE),
+    **dict.fromkeys(('num_hidden_layers', 'num_hidden_groups', 'inner_group_num'), 10_000),
     'window': _TABLE,
     'document': 1 << 30,
     'horizon_tokens': _STEPS,
@@ -37,6 +42,8 @@ MOST: dict[str, int] = {
         ('stride_tokens', 'max_documents', 'max_tokens', 'n_positives', 'n_negatives', 'per_class'), _TABLE
     ),
     **dict.fromkeys(('n_groups', 'block_groups', 'set_number'), _STEPS),
+    'draw': (1 << 32) - 1,
+    **dict.fromkeys(('max_windows', 'window_overlap'), _TABLE),
     'fold': _TABLE,
     'least_chars': _TABLE,
     'ngram_tokens': 100_000,

@@ -40,6 +40,18 @@ def share_room(lengths: Int64[np.ndarray, 'e f'], room: int, ratios: tuple[float
     return kept
 
 
+def count_windows(lengths: Int64[np.ndarray, '*e'], room: int, most: int, overlap: int) -> Int64[np.ndarray, '*e']:
+    """How many windows texts are read in: as many as hold all of a text, one at least.
+
+    Args:
+        lengths: Of the texts, in tokens.
+        room: Tokens of a window.
+        most: Windows of a text, at most.
+        overlap: Tokens that a window shares with the one before.
+    """
+    return np.clip(-(-(lengths - overlap) // (room - overlap)), 1, most)
+
+
 def split_ratios(room: Sequence[float]) -> tuple[float, ...]:
     """Ratios whose sum is 1."""
     total = sum(room)

@@ -81,6 +81,18 @@ def test_an_embedder_is_trained_evaluated_scored_described_and_exported(xlab, em
     assert isinstance(Embedder.load_from_checkpoint('e.safetensors'), Embedder)
 
 
+def test_a_test_without_the_callbacks_of_its_run_says_so_and_how_to_have_them(xlab, embed, run):
+    status, printed = xlab('test', '--ckpt_path=last', '--trainer.accelerator=cpu')
+    assert status == 0, printed
+    assert 'BM25' not in printed
+    named = re.search(r'this test did not \(SearchTable, Collapse\); to have them, add -c (\S+)', printed)
+    assert named, printed
+    status, printed = xlab('test', '-c', named[1], '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'BM25' in printed
+    assert 'to have them' not in printed
+
+
 def test_a_resumed_embedder_is_bit_for_bit_an_unbroken_one(xlab, embed, whole, run):
     for path in (run / 'checkpoints').glob('*.ckpt'):
         if int(path.name[5:12]) > 5:

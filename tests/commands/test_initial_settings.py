@@ -35,3 +35,12 @@ def test_a_language_model_takes_over_the_trunk_alone():
     found = initial_settings(initial(pooling=POOLING), 'xlabml.models.XLabModel', True, Seals())
     assert list(found['model']['init_args']) == ['trunk']
     assert found['data'] == {'max_len': 32}
+
+
+def test_a_table_takes_over_its_width():
+    network = Part('xlabml.heads.StaticEncoder', {'n_vocab': 320, 'max_len': 32, 'd_vector': 24, 'normalize': False})
+    first = Initial(Path('first.ckpt'), SimpleNamespace(network=network, data={'max_len': 32, 'n_vocab': 320}))
+    found = initial_settings(first, 'xlabml.models.StaticEmbedder', False, Seals())
+    assert found['model']['init_args'] == {'d_vector': 24, 'normalize': False}
+    assert found['data'] == {'max_len': 32, 'n_vocab': 320}
+    assert 'model' not in initial_settings(first, 'xlabml.models.Embedder', False, Seals())

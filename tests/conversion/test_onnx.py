@@ -33,7 +33,7 @@ def make_encoder(pooling='MeanPooling', dense=None, normalize=True, **trunk):
 
 @pytest.mark.parametrize('options', [
     {},
-    {'pooling': 'WeightedMeanPooling', 'window': 3},
+    {'pooling': 'WeightedMeanPooling', 'window': [None, 3], 'positions': partial(Rotary, local_base=500.0)},
     {'pooling': 'MaxPooling', 'positions': ALiBi, 'qk_norm': False, 'score_cap': 3.0},
     {'pooling': 'FirstPooling', 'positions': Learned, 'n_kv_heads': 2, 'embedding_norm': True, 'first_norm': False},
     {'pooling': 'LastPooling', 'causal': True, 'window': [None, 2]},

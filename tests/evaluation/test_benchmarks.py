@@ -155,7 +155,7 @@ def test_batches_and_ranks_give_the_figures_of_the_callable(beir, tokenizer):
     assert len(batch.ids) > 1  # rows of data.device_batch_tokens
     assert batch.targets.n_prompt[batch.documents == 0].item() == 1 + len(tokenizer.encode('ask '))
     assert texts.render(0) == [('text', 'ask red cat')]
-    for world, n_each in ((1, 2), (1, 100), (3, 2), (3, 4)):  # with a rank that has none
+    for world, n_each in ((1, 2), (1, 100), (2, 2), (3, 2), (3, 4)):  # with a rank that has none
         assert evaluated(search, world, tokenizer, texts, n_each) == pytest.approx(wanted)
         assert search.n_counted == 5
     search.start()

@@ -38,6 +38,19 @@ def test_weights_are_those_of_the_smallest_loss():
     assert mixed + 0.2 < alone < F.cross_entropy(one * 5, labels) - 0.5
 
 
+def test_where_all_are_right_weights_stay_finite_and_a_mistake_elsewhere_costs_little():
+    labels = torch.arange(100) % 2
+    blend = LinearBlend('single-label', 2)
+    one = torch.where(labels[:, None] == torch.arange(2), 3.0, -3.0).double()
+    blend.fit(one, one / 2, labels)
+    # Platt's targets of 100 examples: 101 / 102.
+    probs = blend(one, one / 2).softmax(-1)
+    assert probs.max(-1).values.tolist() == pytest.approx([101 / 102] * 100, abs=1e-4)
+    assert blend.soften(labels)[1].tolist() == pytest.approx([1 / 102, 101 / 102])
+    several = LinearBlend('multi-label', 2).soften(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    assert several.tolist() == [[0.75, 0.25], [0.25, 0.25]]
+
+
 def test_a_model_that_misleads_counts_nothing():
     one, other, labels = make_outputs()
     blend = LinearBlend('single-label', 3)

@@ -184,3 +184,16 @@ def test_a_coverage_that_sentencepiece_does_not_take_is_refused(tmp_path, covera
 def test_a_length_of_pieces_that_sentencepiece_does_not_take_is_refused(tmp_path, n, prose):
     with pytest.raises(ValueError, match=f'max_piece_chars is {n}; it must be 1 to 512'):
         train_tokenizer(prose, tmp_path / 'none.model', max_piece_chars=n)
+
+
+def test_a_folded_tokenizer_has_the_same_tokens_for_a_word_wherever_and_however_it_stands(tmp_path, prose):
+    folded = train_tokenizer(prose * 20, tmp_path / 'folded.model', 400, coverage=1.0, fold_text=True)
+    word = folded.encode('packages')
+    assert folded.encode('PACKAGES') == folded.encode('\nPackages ') == folded.encode('ｐackages') == word
+    assert folded.encode('two\n  Packages') == [*folded.encode('two'), *word]
+    assert folded.decode(folded.encode('Two\nPACKAGES, é')) == 'two packages, é'
+    assert {'sos', 'eos', 'pad', 'mask', 'cls', 'sep', 'unk'} <= set(folded.special_ids)
+    assert len(set(folded.special_ids.values())) == 7
+    assert Tokenizer.load(tmp_path / 'folded.model').hash == folded.hash
+    plain = train_tokenizer(prose * 20, tmp_path / 'plain.model', 400, coverage=1.0)
+    assert plain.encode('PACKAGES') != plain.encode('packages') != plain.encode(' packages')

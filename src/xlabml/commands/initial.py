@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents
+from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
 from xlabml.plain import PlainDict, below
 from xlabml.untrusted.building import REMEDY, naming
@@ -18,6 +19,9 @@ _OF_THE_TASK = ('causal',)
 
 _OF_THE_ENCODER = ('pooling', 'dense', 'normalize', 'prompts', 'include_prompt')
 """Arguments that make vectors of the trunk's hidden states: weights of these mean nothing in others."""
+
+_OF_THE_TABLE = ('d_vector', 'normalize')
+"""Arguments of a table of token vectors."""
 
 
 class Initial(NamedTuple):
@@ -37,7 +41,7 @@ def open_initial(asked: str, root: Path) -> Initial:
 
     Args:
         asked: A checkpoint or an exported file, the folder of a run (its best checkpoint, else its newest), `last` or
-            `best`: of the newest run.
+            `best`: of the newest run; or the folder of a pretrained encoder of transformers, `hf://ORG/NAME` on a hub.
         root: The folder that holds `logs`.
 
     Raises:
@@ -45,14 +49,20 @@ def open_initial(asked: str, root: Path) -> Initial:
         CheckpointError: It cannot be read.
     """
     with typed_paths():
+        if asked.startswith(HUB):
+            folder = fetch_folder(asked)
+            return Initial(folder, read_pretrained(folder))
+        path = Path(asked)
+        if path.is_dir() and not (path / 'checkpoints').is_dir() and is_pretrained(path):
+            return Initial(path, read_pretrained(path))
         path = checkpoints.find(asked, root, typed='--init_from {}')
         with checkpoints.naming_another(asked, path, '--init_from {}'):
             return Initial(path, checkpoints.load(path).merged())
 
 
 def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, seals: Seals) -> PlainDict:
-    """Settings that a new run takes over: the trunk, what makes vectors of texts where both tasks do, the longest row,
-    and the size of the tokenizer.
+    """Settings that a new run takes over: the trunk, what makes vectors of texts where both tasks do, or the width of a
+    table of token vectors; the longest row, and the size of the tokenizer.
 
     Args:
         initial: The checkpoint that the run starts from.
@@ -76,6 +86,10 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
             known = below(trunk, 'init_args')
             trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
             found['model'] = {'class_path': class_path, 'init_args': {**matched, 'trunk': trunk}}
+        elif network is not None and 'd_vector' in network.arguments and 'd_vector' in parameters(task):
+            saved = {name: network.arguments[name] for name in _OF_THE_TABLE if name in network.arguments}
+            matched = match_arguments(task, saved, 'model', seals.close)
+            found['model'] = {'class_path': class_path, 'init_args': matched}
         sizes = {name: data[name] for name in ['max_len', *([] if has_tokenizer else ['n_vocab'])] if name in data}
         found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
     return found

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .arguments import Parser, count, number
-from .errors import UsageError, typed_paths
+from .errors import UsageError, typed_paths, usage_errors
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from xlabml.pipelines import TextEmbedder
+    from xlabml.pipelines import TextClassifier, TextEmbedder
     from xlabml.pipelines.mining import Pair, Rescore
 
 
@@ -62,7 +62,11 @@ def add_task(tasks: '_SubParsersAction[Parser]') -> None:
     )
     option('--sample', action='store_true', help='draw the negatives; else the nearest are taken')
     option('-s', '--seed', type=count(0, 2**63 - 1), help='of --sample (default: 0)')
-    option('--rescore', metavar='CKPT', help='another embedder, by whose scores margins and order go')
+    option(
+        '--rescore',
+        metavar='CKPT',
+        help='another embedder, or a classifier of two texts, by whose scores margins and order go',
+    )
     option(
         '--layout',
         choices=('roles', 'flag'),
@@ -99,10 +103,8 @@ def mine(options: argparse.Namespace) -> None:
     with typed_paths():
         check_output(options.output)
         embedder = TextEmbedder.load(options.ckpt, options.device)
-        other = None if options.rescore is None else TextEmbedder.load(options.rescore, options.device)
-        for one, name in ((embedder, options.ckpt), (other, f'--rescore {options.rescore}')):
-            if one is not None:
-                require_one_vector(one, name)
+        require_one_vector(embedder, options.ckpt)
+        other = None if options.rescore is None else _load_rescorer(options.rescore, options.device)
         texts = _read(options)
     embed_documents = embed_with(embedder, 'document', options.batch_tokens)
     vectors = embed_documents(texts.corpus)
@@ -160,11 +162,37 @@ def _read(options: argparse.Namespace) -> Texts:
     return Texts(pairs, list(corpus))
 
 
-def _rescore_by(embedder: 'TextEmbedder', corpus: list[str], batch_tokens: int | None) -> 'Rescore':
-    """The cosine of query and text by another embedder."""
+def _load_rescorer(ckpt: str, device: str) -> 'TextEmbedder | TextClassifier':
+    """What --rescore names: a classifier of two texts, or another embedder."""
+    from xlabml import checkpoints
+    from xlabml.pipelines import TextClassifier, TextEmbedder
+    from xlabml.pipelines.reranking import check_scores, require_one_vector
+
+    path = checkpoints.find(ckpt, Path()) if Path(ckpt).exists() else None
+    network = None if path is None else checkpoints.load(path).network
+    with usage_errors():
+        if network is not None and network.class_path.endswith('.SequenceClassifier'):
+            classifier = TextClassifier.load(ckpt, device)
+            check_scores(classifier)
+            return classifier
+        embedder = TextEmbedder.load(ckpt, device)
+        require_one_vector(embedder, f'--rescore {ckpt}')
+        return embedder
+
+
+def _rescore_by(model: 'TextEmbedder | TextClassifier', corpus: list[str], batch_tokens: int | None) -> 'Rescore':
+    """The score of a classifier of two texts, or the cosine of query and text by another embedder."""
     import numpy as np
 
+    from xlabml.pipelines import TextClassifier
+    from xlabml.pipelines.reranking import pair_scores
+
     from .pair_files import embed_with
+
+    if isinstance(model, TextClassifier):
+        classifier = model
+        return lambda pairs: pair_scores(classifier, pairs)
+    embedder = model
 
     embed_queries = embed_with(embedder, 'query', batch_tokens)
     embed_documents = embed_with(embedder, 'document', batch_tokens)

@@ -73,8 +73,9 @@ _CKPT_PATH = {
 
 _INIT_FROM = (
     'Start a new run with the weights of another one: a checkpoint, an exported file, the folder of a run, last or '
-    'best. Its trunk settings, longest row and tokenizer are taken over, below what is typed. With --ckpt_path last '
-    'only where there is no run to resume.'
+    'best; or with a pretrained encoder: a folder as transformers saves it, or hf://ORG/NAME of the hub. Its trunk '
+    'settings, longest row and tokenizer are taken over, below what is typed. With --ckpt_path last only where there '
+    'is no run to resume.'
 )
 
 

@@ -14,14 +14,14 @@ from xlabml.callbacks.events import Events
 from xlabml.callbacks.progress import find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Run, wait_for_children
-from xlabml.plain import flat
+from xlabml.plain import PlainDict, flat
 
 from . import data as data_commands
 from .autotune import autotune
 from .building import Built, build
 from .claiming import nothing_left_behind
 from .command_line import plain
-from .errors import usage_errors
+from .errors import show, usage_errors
 from .horizon import describe_new_horizon
 from .opening import open_data
 from .overview import DATA_COMMANDS
@@ -213,7 +213,25 @@ def _validate(built: Built) -> None:
 
 def _test(built: Built) -> None:
     """Evaluate on the test split."""
+    resumed = built.settings.resumed
+    assert resumed is not None
+    there = {type(callback).__name__ for callback in built.trainer.callbacks}
+    missing = [name for name in saved_callbacks(resumed.checkpoint.run.settings) if name not in there]
     _evaluate(built, built.trainer.test, 'test')
+    if missing:
+        run = built.settings.choice.run
+        settings = None if run is None else run / 'config.yaml'
+        how = f'add -c {settings}' if settings and settings.is_file() else 'name them in trainer.callbacks'
+        _say(show(f'the run had callbacks that this test did not ({", ".join(missing)}); to have them, {how}'))
+
+
+def saved_callbacks(settings: PlainDict) -> list[str]:
+    """Names of the classes of `trainer.callbacks` in the settings of a run."""
+    trainer = settings.get('trainer')
+    found = trainer.get('callbacks') if isinstance(trainer, dict) else None
+    entries = found if isinstance(found, list) else [found]
+    paths = [one.get('class_path') if isinstance(one, dict) else one for one in entries]
+    return [path.rpartition('.')[2] for path in paths if isinstance(path, str)]
 
 
 def _evaluate(built: Built, evaluate: Callable, split: str) -> None:

@@ -184,7 +184,7 @@ def _stand_in(data: XLabDataModule, folder: Path, cache: str | None) -> tuple[Pa
     if not path.exists():
         path = folder / 'smoke.model'
         texts = [text for _, some in records for text in some]
-        n_vocab = _train(texts, path, data.n_vocab, data.coverage)
+        n_vocab = _train(texts, path, data.n_vocab, data.coverage, data.fold_text)
         if n_vocab != data.n_vocab:
             note = f' (the tokenizer has {n_vocab:,} tokens for {data.n_vocab:,}: there were few texts)'
     return {'sources': sources, 'tokenizer_path': str(path), 'n_vocab': n_vocab}, note
@@ -245,11 +245,11 @@ def _first_records(source: Source, columns: Sequence[str]) -> tuple[list[dict[st
     return records, texts
 
 
-def _train(texts: list[str], path: Path, n_vocab: int, coverage: float) -> int:
+def _train(texts: list[str], path: Path, n_vocab: int, coverage: float, fold_text: bool) -> int:
     """Train a tokenizer of n_vocab tokens or, where that is too many for the texts, of half, a quarter … of them."""
     while True:
         try:
-            train_tokenizer(texts, path, n_vocab, coverage)
+            train_tokenizer(texts, path, n_vocab, coverage, fold_text=fold_text)
         except ValueError:
             if n_vocab < 600:
                 raise

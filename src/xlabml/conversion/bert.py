@@ -184,7 +184,7 @@ class Weights:
     """Theirs by name, without what stands before every name, and which of them were taken."""
 
     def __init__(self, weights: Mapping[str, Tensor], family: Family, folder: Path) -> None:
-        self._names = {_plain_name(name, family.prefixes): name for name in weights}
+        self._names = {plain_name(name, family.prefixes): name for name in weights}
         self._weights = weights
         self._folder = folder
         self._taken: set[str] = set()
@@ -203,7 +203,8 @@ class Weights:
         return [theirs for name, theirs in self._names.items() if name not in self._taken | {'embeddings.position_ids'}]
 
 
-def _plain_name(name: str, prefixes: tuple[str, ...]) -> str:
+def plain_name(name: str, prefixes: tuple[str, ...]) -> str:
+    """The name of a weight without what stands before every name, as newer files spell it."""
     for prefix in prefixes:
         name = name.removeprefix(prefix)
     for old, new in (('.gamma', '.weight'), ('.beta', '.bias')):  # of TensorFlow

@@ -22,7 +22,7 @@ from .modernbert import KIND, read_modernbert
 from .sentence_folder import SentenceFolder, read_sentence_folder
 
 TASK = 'xlabml.models.Embedder'
-_DATA = 'xlabml.datamodules.XLabDataModule'
+DATA = 'xlabml.datamodules.XLabDataModule'
 
 
 class Imported(NamedTuple):
@@ -64,7 +64,7 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
     bert = read_trunk(config, read_weights(folder), folder)
     around = read_sentence_folder(folder)
     tokenizer = Tokenizer.load(folder)
-    _check_frame(tokenizer, folder)
+    check_frame(tokenizer, folder)
     max_len = _choose_max_len(bert, around, max_len, folder)
     weights = _fit(bert.weights, len(tokenizer), max_len, folder) | around.dense_weights
     arguments: PlainDict = {
@@ -80,7 +80,7 @@ def import_folder(folder: Path, output: Path, max_len: int | None = None) -> Imp
     checkpoint = checkpoints.imported(
         Part(TASK, arguments),
         describe_head(TextEncoder, arguments),
-        Part(_DATA, {'n_vocab': len(tokenizer), 'max_len': max_len}),
+        Part(DATA, {'n_vocab': len(tokenizer), 'max_len': max_len}),
         {f'network.{name}': tensor.contiguous() for name, tensor in weights.items()},
         tokenizer.data,
         version('lightning'),
@@ -121,7 +121,7 @@ def _fit(weights: dict[str, Tensor], n_vocab: int, max_len: int, folder: Path) -
     return {f'trunk.{name}': tensor[: rows.get(name)] for name, tensor in weights.items()}
 
 
-def _check_frame(tokenizer: Tokenizer, folder: Path) -> None:
+def check_frame(tokenizer: Tokenizer, folder: Path) -> None:
     """Refuse a tokenizer that puts other tokens around a text than ours: sos before it, eos behind it."""
     from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
 

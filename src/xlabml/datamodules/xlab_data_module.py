@@ -80,6 +80,9 @@ class XLabDataModule(SavedData):
             vocabulary, and five spare ones; data.n_vocab is larger by their number then.
         n_vocab: How many tokens the tokenizer has, special ones included; `auto`: as many as the texts are enough for.
         coverage: Share of the characters that the tokenizer has tokens for, from 0.98 to 1; the rest is spelt in bytes.
+        fold_text: Whether a tokenizer that is trained here reads texts as a search engine does: lower case, one form of
+            each letter (NFKC), any white space as one space, a space before the first word. Texts do not come back as
+            they were from its tokens, so it is nothing for a model that generates.
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
@@ -126,6 +129,7 @@ class XLabDataModule(SavedData):
         append_special_tokens: bool = False,
         n_vocab: int | Literal['auto'] = 8192,
         coverage: float = 0.9995,
+        fold_text: bool = False,
         max_len: int = 512,
         plan: Callable[[int], Plan] = Pack,
         examples: Callable[[], Format] = NextTokens,
@@ -158,6 +162,7 @@ class XLabDataModule(SavedData):
         self.predict_split = predict_split
         self.stream = stream
         self.coverage = coverage
+        self.fold_text = fold_text
         self.drop_duplicates = drop_duplicates
         self.batch_tokens = batch_tokens
         self.batch_groups = batch_groups
@@ -195,7 +200,9 @@ class XLabDataModule(SavedData):
         found = self.examples.sources(self.sources)
         held = [self.examples.source(source) for source in held_out or []]
         read = ReadChoice(found, weights, max_source_epochs, splitting, drop_duplicates, near_duplicates, held)
-        of_tokenizer = TokenizerChoice(tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage)
+        of_tokenizer = TokenizerChoice(
+            tokenizer_path, special_tokens or {}, append_special_tokens, n_vocab, coverage, fold_text
+        )
         texts = (read, of_tokenizer, of_examples, n_processes, rank_zero_only)
         self.texts = Texts(*texts) if stream is None else StreamedTexts(stream, *texts)
         self._asked_length: tuple[int, int | None] | None = None

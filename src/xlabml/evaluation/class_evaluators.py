@@ -92,6 +92,9 @@ class Blender(Protocol):
     def fit(self, logits: Tensor, beside: Tensor, labels: Tensor) -> None:
         """Fit on outputs (e, k) of both and labels (e,) or (e, k), and keep what was found."""
 
+    def soften(self, labels: Tensor) -> Tensor:
+        """Labels as they are fitted to, by whatever is fitted to the mixture."""
+
 
 class Examples(NamedTuple):
     """All examples of an evaluation, over all ranks, in the order of their documents.
@@ -197,6 +200,10 @@ class ExampleEvaluator(Evaluator):
             blender.fit(fitted_on.logits, fitted_on.beside, fitted_on.labels)
         return blender(examples.logits, examples.beside)
 
+    def soften(self, labels: Tensor) -> Tensor:
+        """Labels as they are fitted to."""
+        return labels if self.blender is None else self.blender.soften(labels)
+
     def mix_by_halves(self, examples: Examples) -> Tensor:
         """As `mix`; while `fits`, with weights that are fitted on the other half, and then on all."""
         if not self.fits or self.blender is None:
@@ -248,9 +255,9 @@ class CalibratedEvaluator(ExampleEvaluator):
         found = []
         for here in (~is_odd, is_odd):
             others = examples.at(~here)
-            calibrator.fit(self.mix(others, others), others.labels)
+            calibrator.fit(self.mix(others, others), self.soften(others.labels))
             found.append(self._apply(calibrator, self.mix(examples.at(here))))
-        calibrator.fit(self.mix(examples, examples), examples.labels)
+        calibrator.fit(self.mix(examples, examples), self.soften(examples.labels))
         self.keep_parts(examples)
         order = is_odd.long().argsort(stable=True).argsort()
         logits, sets, answers = (torch.cat(parts)[order] for parts in zip(*found))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import Layout
+from xlabml.checkpoints import Part
 from xlabml.errors import SettingsError
 from xlabml.transformer import Transformer, Trunk
 
@@ -21,6 +22,7 @@ from .blend import LinearBlend
 from .calibration import Calibration
 from .pooling import MeanPooling, Pooling
 from .text_encoder import row_layout
+from .windows import check_windows, combine_windows
 
 
 class Head(nn.Module, ABC):
@@ -188,6 +190,7 @@ class ExampleNetwork(nn.Module):
         self.trunk = trunk
         self.pooling = pooling
         self.n_texts = n_texts
+        self.n_roles = n_texts  # segments of an example
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
@@ -228,10 +231,17 @@ class ExampleNetwork(nn.Module):
         n = n_segments if n_examples is None else n_examples
         # Each place has one text at most: a sum of one, whatever order a device adds in. Padding goes to a row that is
         # cut off, so that nothing waits for the device.
-        is_text = (at >= 0) & (role >= 0) & (role < self.n_texts)
-        place = torch.where(is_text, at * self.n_texts + role, n * self.n_texts)
-        found = pooled.new_zeros(n * self.n_texts + 1, pooled.size(1)).index_add(0, place, pooled)
-        return found[:-1].unflatten(0, (n, self.n_texts))
+        is_text = (at >= 0) & (role >= 0) & (role < self.n_roles)
+        place = torch.where(is_text, at * self.n_roles + role, n * self.n_roles)
+        found = pooled.new_zeros(n * self.n_roles + 1, pooled.size(1)).index_add(0, place, pooled)
+        return found[:-1].unflatten(0, (n, self.n_roles))
+
+    def is_there(self, example: Int[Tensor, ' s'], role: Int[Tensor, ' s'], n_examples: int) -> Bool[Tensor, 'e r']:
+        """Which segments each example has, by role; arguments as in `vectors`."""
+        is_text = (example >= 0) & (role >= 0) & (role < self.n_roles)
+        place = torch.where(is_text, example.long() * self.n_roles + role, n_examples * self.n_roles)
+        found = torch.zeros(n_examples * self.n_roles + 1, dtype=torch.bool, device=example.device)
+        return found.index_fill(0, place, True)[:-1].unflatten(0, (n_examples, self.n_roles))
 
 
 class SequenceClassifier(ExampleNetwork):
@@ -246,7 +256,14 @@ class SequenceClassifier(ExampleNetwork):
         classes: Their names, in the order of the logits; () of a regression.
         task: What the logits mean, one of TASKS.
         blend: Mixes the logits with those of a linear model, before calibration; None: they stand alone.
+        max_windows: The most windows that a text is read in; their number is the role of a segment. 1: there are none.
+        windows: What the windows of a text say together, as in `combine_windows`.
+
+    Attributes:
+        of_outputs: What the names of weights begin with that are useless with other classes.
     """
+
+    of_outputs = ('head.', 'link.', 'calibration.')
 
     def __init__(
         self,
@@ -258,8 +275,15 @@ class SequenceClassifier(ExampleNetwork):
         classes: Sequence[str] = (),
         task: str = 'single-label',
         blend: LinearBlend | None = None,
+        max_windows: int = 1,
+        windows: str = 'mean',
     ) -> None:
         super().__init__(trunk, pooling, head.n_texts)
+        check_windows(windows, max_windows, task, head.n_texts)
+        self.max_windows = max_windows
+        self.windows = windows
+        if max_windows > 1:
+            self.n_roles = max_windows
         self.blend = blend
         self.head = head
         self.link = link
@@ -282,6 +306,8 @@ class SequenceClassifier(ExampleNetwork):
         set_coverage: float = 0.9,
         answered: float = 0.8,
         blend: str | None = None,
+        max_windows: int | None = None,
+        windows: str = 'mean',
     ) -> 'SequenceClassifier':
         """Build a classifier from settings; the one place where that is done.
 
@@ -298,9 +324,11 @@ class SequenceClassifier(ExampleNetwork):
             set_coverage: As in Calibration.
             answered: As in Calibration.
             blend: tfidf: the logits are mixed with those of a linear model of TF-IDF features; None: they are not.
+            max_windows: The most windows that a text is read in; None: 1.
+            windows: mean, max or vote: what the windows of a text say together.
 
         Raises:
-            SettingsError: The classes do not fit the task, or there is no such blend.
+            SettingsError: The classes or the windows do not fit the task, or there is no such blend.
         """
         names = check_task(task, classes)
         if blend not in (None, 'tfidf'):
@@ -318,6 +346,8 @@ class SequenceClassifier(ExampleNetwork):
             names,
             task,
             None if blend is None else LinearBlend(task, len(names) or 1),
+            max_windows or 1,
+            windows,
         )
 
     def forward(
@@ -327,12 +357,37 @@ class SequenceClassifier(ExampleNetwork):
         example: Int[Tensor, ' s'] | None = None,
         role: Int[Tensor, ' s'] | None = None,
         n_examples: int | None = None,
-    ) -> Float[Tensor, 'e k']:
-        """Logits of each example, before calibration, in float32 or wider; arguments as in `vectors`."""
+        by_window: bool = False,
+    ) -> Float[Tensor, 'e k'] | Float[Tensor, 'e w k']:
+        """Logits of each example, before calibration, in float32 or wider; arguments as in `vectors`.
+
+        Args:
+            by_window: Whether those of each window are returned; where a text has fewer, they mean nothing.
+        """
         vectors = self.vectors(ids, layout, example, role, n_examples)
+        if self.max_windows == 1:
+            logits = self._logits(vectors)
+            return logits[:, None] if by_window else logits
+        logits = self._logits(vectors.flatten(0, 1)[:, None]).unflatten(0, vectors.shape[:2])  # e w k
+        if by_window:
+            return logits
+        n = len(vectors)
+        at = torch.arange(n, device=ids.device) if example is None else example
+        return self.combine(logits, self.is_there(at, torch.zeros_like(at) if role is None else role, n))
+
+    def combine(self, logits: Float[Tensor, 'e w k'], is_there: Bool[Tensor, 'e w']) -> Float[Tensor, 'e k']:
+        """The logits of texts from those of their windows; arguments as in `combine_windows`."""
+        return combine_windows(logits, is_there, self.windows, self.task)
+
+    def _logits(self, vectors: Float[Tensor, 'e t d']) -> Float[Tensor, 'e k']:
         outputs = self.head(vectors)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs if self.link is None else self.link(outputs)
+
+    def has_outputs_of(self, other: Part | None) -> bool:
+        """Whether the logits of another classifier, as its checkpoint describes it, mean the same as these."""
+        known = {} if other is None else other.arguments
+        return (known.get('task', 'single-label'), known.get('classes') or []) == (self.task, list(self.classes))
 
     def probabilities(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
         """Calibrated probabilities of logits; of a regression, the numbers as they are."""

@@ -5,7 +5,7 @@ The only place that knows how the weights of a task are named: those of its netw
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -107,18 +107,22 @@ class Initialized(NamedTuple):
         new: Names of the weights that the file does not have.
         unused: Names of the file's weights that the network does not have.
         has_its_tokens: Whether the tokenizer is the file's; else the weights with a row per token are new.
+        has_its_outputs: Whether its outputs mean what those of the file's network do; else their weights are new.
     """
 
     loaded: list[str]
     new: list[str]
     unused: list[str]
     has_its_tokens: bool
+    has_its_outputs: bool = True
 
     def describe(self) -> str:
         """One line, for people."""
         parts = [f'{len(self.loaded)} of {len(self.loaded) + len(self.new)} tensors loaded']
         parts += [f'{what}: {_names(names)}' for what, names in (('new', self.new), ('unused', self.unused)) if names]
         other = '' if self.has_its_tokens else '; the tokenizer is another one, so weights with a row per token are new'
+        if not self.has_its_outputs:
+            other += '; the classes or the head are others, so the weights of the head are new'
         return '; '.join(parts) + other
 
 
@@ -138,7 +142,10 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_LOSS)}
     saved = network_weights(contents.weights)
     of_tokens: frozenset[str] = frozenset() if has_its_tokens else getattr(network, 'of_vocabulary', frozenset())
-    found = {name: saved[name] for name in own if name in saved and name not in of_tokens}
+    outputs = [name for name in own if name.startswith(getattr(network, 'of_outputs', ()))]
+    has_outputs = not outputs or not any(name in saved for name in outputs) or _has_outputs(network, contents, outputs)
+    left_out = of_tokens if has_outputs else of_tokens | set(outputs)
+    found = {name: saved[name] for name in own if name in saved and name not in left_out}
     if not found:
         raise SettingsError(f'{path} has no weights of this network, whose first is {next(iter(own), "none")}')
     for name, tensor in found.items():
@@ -152,7 +159,17 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     network.load_state_dict({**network.state_dict(), **found})
     new = [name for name in own if name not in found]
     unused = [name for name in contents.weights if name.removeprefix(_NETWORK) not in found]
-    return Initialized(list(found), new, unused, has_its_tokens)
+    return Initialized(list(found), new, unused, has_its_tokens, has_outputs)
+
+
+def _has_outputs(network: nn.Module, contents: Contents, names: Sequence[str]) -> bool:
+    """Whether weights of outputs, by their names in the network, mean the same in a file: not so where it has other
+    classes, or others of another shape."""
+    saved = network_weights(contents.weights)
+    own = network.state_dict()
+    means_the_same: Callable[[Part | None], bool] = getattr(network, 'has_outputs_of', lambda _: True)
+    are_alike = all(name in saved and saved[name].shape == own[name].shape for name in names)
+    return are_alike and means_the_same(contents.network)
 
 
 def _names(names: list[str]) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
+from xlabml.checkpoints import Part
 from xlabml.errors import SettingsError
 from xlabml.transformer import Transformer, Trunk
 
@@ -121,6 +122,7 @@ class PreferenceNetwork(ExampleNetwork):
 
     task = 'single-label'
     classes = PREFERENCES
+    of_outputs = ('head.', 'ties.', 'calibration.')
 
     def __init__(self, trunk: Trunk, pooling: Pooling, head: Head, calibration: Calibration | None = None) -> None:
         super().__init__(trunk, pooling, n_texts=2)
@@ -161,6 +163,10 @@ class PreferenceNetwork(ExampleNetwork):
         """
         orders = self.orders(ids, layout, example, role, n_examples)
         return orders if by_order else self.combine(orders)
+
+    def has_outputs_of(self, other: Part | None) -> bool:
+        """Whether the network of a checkpoint, as that describes it, has the same kind of head."""
+        return other is not None and other.class_path.endswith(f'.{type(self).__name__}')
 
     def probabilities(self, logits: Float[Tensor, 'e 3']) -> Float[Tensor, 'e 3']:
         """Calibrated probabilities of logits."""

@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from xlabml.anatomy import EMBEDDING
 from xlabml.batches import Layout
 
 from .text_encoder import row_layout
@@ -32,10 +33,16 @@ class StaticEncoder(TextVectors):
             if value < 1:
                 raise ValueError(f'{name} is {value}; give 1 or more')
         self.table = nn.Parameter(torch.zeros(n_vocab, d_vector))
+        self.matrices = {'table': EMBEDDING}
         self.d_vector = d_vector
         self.normalize = normalize
         self.prompts = {}
         self._max_len = max_len
+
+    @property
+    def of_vocabulary(self) -> frozenset[str]:
+        """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
+        return frozenset({'table'})
 
     @property
     def n_vocab(self) -> int:
@@ -46,10 +53,14 @@ class StaticEncoder(TextVectors):
         return self._max_len
 
     def forward(
-        self, ids: Int[Tensor, 'b n'], layout: Layout | None = None, n_prompt: Int[Tensor, ' s'] | None = None
+        self,
+        ids: Int[Tensor, 'b n'],
+        layout: Layout | None = None,
+        n_prompt: Int[Tensor, ' s'] | None = None,
+        counts: Bool[Tensor, ' t'] | None = None,
     ) -> Float[Tensor, 's e']:
         """The vector of each text; arguments as of `vectors`."""
-        vectors = self.vectors(ids, layout, n_prompt)
+        vectors = self.vectors(ids, layout, n_prompt, counts)
         return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny) if self.normalize else vectors
 
     def vectors(
@@ -57,16 +68,33 @@ class StaticEncoder(TextVectors):
         ids: Int[Tensor, 'b n'],
         layout: Layout | None = None,
         n_prompt: Int[Tensor, ' s'] | None = None,
+        counts: Bool[Tensor, ' t'] | None = None,
     ) -> Float[Tensor, 's e']:
-        """The mean of the token vectors of each text; arguments as in the base class."""
+        """The mean of the token vectors of each text; arguments as in the base class and in `means`."""
         layout = row_layout(ids) if layout is None else layout
-        vectors = self.means(ids.flatten(), layout.starts.long())
+        vectors = self.means(ids.flatten(), layout.starts.long(), counts)
         return vectors if layout.is_text is None else vectors.masked_fill(~layout.is_text[:, None], 0)
 
-    def means(self, ids: Int[Tensor, ' t'], starts: Int[Tensor, ' begins']) -> Float[Tensor, 's e']:
+    def means(
+        self,
+        ids: Int[Tensor, ' t'],
+        starts: Int[Tensor, ' begins'],
+        counts: Bool[Tensor, ' t'] | None = None,
+    ) -> Float[Tensor, 's e']:
         """The same of flat ids.
 
         Args:
             starts: Where each text begins, and where the last one ends; an empty one is a zero vector.
+            counts: Which tokens count; None: all. A text of which none does is a zero vector.
         """
-        return F.embedding_bag(ids, self.table, starts, mode='mean', include_last_offset=True)
+        if counts is None:
+            return F.embedding_bag(ids, self.table, starts, mode='mean', include_last_offset=True)
+        weight = counts.to(self.table.dtype)
+        sums = F.embedding_bag(ids, self.table, starts, mode='sum', per_sample_weights=weight, include_last_offset=True)
+        return sums / count_in(counts, starts).clamp(min=1)[:, None]
+
+
+def count_in(counts: Bool[Tensor, ' t'], starts: Int[Tensor, ' begins']) -> Int[Tensor, ' s']:
+    """How many tokens of each text count."""
+    before = F.pad(counts.long().cumsum(0), (1, 0))
+    return before[starts[1:]] - before[starts[:-1]]

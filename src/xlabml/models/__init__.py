@@ -7,6 +7,7 @@ from .denoising_autoencoder import DenoisingAutoencoder
 from .embedder import Embedder
 from .joint_model import JointModel
 from .masked_language_model import MaskedLanguageModel
+from .static_embedder import StaticEmbedder
 from .xlab_model import XLabModel
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'Embedder',
     'JointModel',
     'MaskedLanguageModel',
+    'StaticEmbedder',
     'Task',
     'XLabModel',
 ]

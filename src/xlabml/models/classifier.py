@@ -62,6 +62,7 @@ class Classifier(TrunkTask):
         classes: Their names, in the order of the logits; None: found in the training split.
         class_counts: Training examples of each class; None: found in the training split.
         n_texts: Texts of an example that are encoded apart; None: as the format of the data has them.
+        max_windows: The most windows that a text is read in; None: as the format of the data has them.
         preference: Of preferences, whether both answers are read together (in both orders) or apart (each has a score);
             none: others. None: as the format of the data has them.
         task: single-label, multi-label, ordinal (classes in their order), or regression.
@@ -82,6 +83,8 @@ class Classifier(TrunkTask):
         freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
             gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
             of these steps on, the rest to the end. Frozen parts have no dropout.
+        windows: What the windows of a long text say of it: mean, max or vote. A window learns the label of its text,
+            and counts so much that all texts count alike; what is evaluated, calibrated and predicted is of texts.
         layer_decay: The factor on the learning rate from a block to the one below it, and to the embeddings; 1: all
             learn alike.
         optimizer: Makes the optimizer, from parameter groups.
@@ -94,7 +97,7 @@ class Classifier(TrunkTask):
 
     network: SequenceClassifier | PreferenceNetwork
     formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
-    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'preference')
+    from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'max_windows', 'preference')
     counted: ClassVar[str] = 'examples'
     units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
 
@@ -105,6 +108,7 @@ class Classifier(TrunkTask):
         classes: list[str] | None = None,
         class_counts: list[float] | None = None,
         n_texts: int | None = None,
+        max_windows: int | None = None,
         preference: str | None = None,
         task: str = 'single-label',
         trunk: Callable[[int, int], Trunk] = Transformer,
@@ -117,6 +121,7 @@ class Classifier(TrunkTask):
         set_coverage: float = 0.9,
         answered: float = 0.8,
         blend: str | None = None,
+        windows: str = 'mean',
         freeze: str = 'none',
         layer_decay: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = Muon,
@@ -133,7 +138,7 @@ class Classifier(TrunkTask):
         else:
             texts = 1 if n_texts is None else n_texts
             self.network = SequenceClassifier.build(
-                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated, blend
+                n_vocab, max_len, classes, task, texts, trunk, pooling, head, *calibrated, blend, max_windows, windows
             )
         self.second_pass = second_pass
         self.classes = list(classes or [])
@@ -189,6 +194,22 @@ class Classifier(TrunkTask):
                 'model.blend out'
             )
 
+    def setup(self, stage: str) -> None:
+        """As in the base, and refuse data whose texts have other windows than the network combines.
+
+        Raises:
+            SettingsError: They do.
+        """
+        super().setup(stage)
+        examples = getattr(getattr(self.trainer, 'datamodule', None), 'examples', None)
+        asked = getattr(examples, 'max_windows', 1)
+        own = getattr(self.network, 'max_windows', 1)
+        if examples is not None and own != asked:
+            raise SettingsError(
+                f'model.max_windows is {own}, but data.examples.max_windows is {asked}; leave the first out, which '
+                'takes it from the second'
+            )
+
     def check_batch(self, batch: Batch) -> None:
         """Refuse token ids that the vocabulary lacks, labels that are none of the classes, and a format of others."""
         check_ids(batch, self.n_vocab)
@@ -237,8 +258,21 @@ class Classifier(TrunkTask):
         return embed_in_chunks(of_row, range(len(batch.ids)))
 
     def loss(self, batch: Batch) -> Sums:
-        """The sum of the weighted losses of the examples."""
-        return self._sums(self.logits(batch), batch)
+        """The sum of the weighted losses of the examples; that of an example with windows is the mean of theirs."""
+        network = self.network
+        if not isinstance(network, SequenceClassifier) or network.max_windows == 1:
+            logits = self.logits(batch)
+            return self._sums(logits, self.objective(logits, class_targets(batch).labels), batch)
+
+        def by_window(*arguments: Any) -> Float[Tensor, 'e wk']:
+            return network(*arguments, by_window=True).flatten(1)
+
+        logits = self._of_rows(batch, by_window).unflatten(1, (network.max_windows, -1))
+        labels = class_targets(batch).labels
+        is_there = network.is_there(batch.example, batch.role, len(labels))  # e w
+        of_windows = self.objective(logits.flatten(0, 1), labels.repeat_interleave(network.max_windows, 0))
+        losses = (of_windows.view_as(is_there) * is_there).sum(1) / is_there.sum(1)
+        return self._sums(network.combine(logits.detach(), is_there), losses, batch)
 
     def outputs(self, batch: Batch) -> ExampleOutputs:
         """Logits and labels of the examples."""
@@ -356,10 +390,9 @@ class Classifier(TrunkTask):
             return MultiLabelEvaluator(calibration)
         return ClassEvaluator(calibration, self.task == 'ordinal', self.class_counts)
 
-    def _sums(self, logits: Float[Tensor, 'e k'], batch: Batch) -> Sums:
+    def _sums(self, logits: Float[Tensor, 'e k'], losses: Float[Tensor, ' e'], batch: Batch) -> Sums:
         targets = class_targets(batch)
         weights = targets.weights.to(logits.device)
-        losses = self.objective(logits, targets.labels)
         total = (losses * weights).sum()
         count = (weights > 0).sum()
         named = {'loss': total.detach()}

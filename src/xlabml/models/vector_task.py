@@ -13,7 +13,7 @@ from xlabml.checkpoints import Contents
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums, VectorEvaluator
 from xlabml.evaluation.vectors import sample_group
-from xlabml.heads import TextEncoder, TokenVectors
+from xlabml.heads import TextVectors, TokenVectors
 from xlabml.heads.joint import JointModel as JointNetwork
 from xlabml.losses import AdaptiveLayers, Objective, embed_in_chunks, gather_views, make_views
 from xlabml.losses.late_interaction import pair_max_similarity
@@ -38,7 +38,7 @@ class VectorTask(TrunkTask):
         guide: The file of an embedder by which likely false negatives are left out; None: there is none.
     """
 
-    network: TextEncoder | JointNetwork
+    network: TextVectors | JointNetwork
     objectives: nn.ModuleList
     gather: bool
     prompts: dict[str, str]
@@ -96,9 +96,10 @@ class VectorTask(TrunkTask):
                 cannot compare what the pooling makes of a text.
         """
         super().open_files()
-        if isinstance(self.network.pooling, TokenVectors):
+        pooling = self._token_vectors()
+        if pooling is not None:
             for evaluator in self.evaluators:
-                evaluator.compare_by(self.network.pooling.scores)
+                evaluator.compare_by(pooling.scores)
         if self.guide is not None and self._guide is None:
             self._guide = Guide(self.guide)
             self.facts['guide'] = {'path': str(self._guide.path), 'sha256': self._guide.sha256}
@@ -215,12 +216,17 @@ class VectorTask(TrunkTask):
         anchors = vectors.new_zeros(n_examples, vectors.size(-1))
         anchors[batch.example[is_anchor]] = vectors[is_anchor]
         asked = anchors[batch.example.clamp(min=0)] if n_examples else torch.zeros_like(vectors)
-        pooling = self.network.pooling
-        if isinstance(pooling, TokenVectors):
+        pooling = self._token_vectors()
+        if pooling is not None:
             cosine = pair_max_similarity(asked, vectors, pooling.n_vectors)
         else:
             cosine = (F.normalize(vectors, dim=-1) * F.normalize(asked, dim=-1)).sum(dim=-1)
         return {'cosine': cosine * is_positive, 'count': is_positive.long()}
+
+    def _token_vectors(self) -> TokenVectors | None:
+        """What makes several vectors of a text; None: a text has one."""
+        pooling = getattr(self.network, 'pooling', None)
+        return pooling if isinstance(pooling, TokenVectors) else None
 
     def _guided(self, batch: Batch) -> Float[Tensor, 's g'] | None:
         """The guide's vector of each segment; None: there is no guide, as in a model that was loaded to be used."""

@@ -28,6 +28,7 @@ from .generator import JOINT_MODEL
 from .quantization import Calibration, VectorType, quantize
 
 EMBEDDER = 'xlabml.models.Embedder'
+STATIC_EMBEDDER = 'xlabml.models.StaticEmbedder'
 """The task whose checkpoints embed texts."""
 
 CHUNK = 1024
@@ -330,7 +331,7 @@ class TextEmbedder:
 
 def find_embedder(ckpt: str | Path) -> Path:
     """The file of a checkpoint; arguments and errors as of `TextEmbedder.load`."""
-    return checkpoints.find(str(ckpt), Path(), (EMBEDDER, JOINT_MODEL))
+    return checkpoints.find(str(ckpt), Path(), (EMBEDDER, STATIC_EMBEDDER, JOINT_MODEL))
 
 
 def check_texts(texts: Sequence[object]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from xlabml.budget import Part, fit_turns, join_fields, share_room, split_ratios
+from xlabml.budget import Part, count_windows, fit_turns, join_fields, share_room, split_ratios
 from xlabml.errors import CheckpointError, RequestError
 from xlabml.plain import Plain, below
 
@@ -44,6 +44,8 @@ class Framing(NamedTuple):
         has_turns: Whether texts in files are JSON lists of turns; None: what looks like one is refused.
         ratios: Of the tokens of a segment, for each text in it, where they are too long together.
         cuts_middle: Whether tokens are cut out of a text's middle; else off its end.
+        max_windows: The most windows of a text alone; 1: it is cut.
+        overlap: Tokens that a window shares with the one before.
     """
 
     kind: Kind = 'one'
@@ -52,6 +54,8 @@ class Framing(NamedTuple):
     has_turns: bool | None = False
     ratios: tuple[float, ...] = (1.0,)
     cuts_middle: bool = False
+    max_windows: int = 1
+    overlap: int = 0
 
     @property
     def is_preference(self) -> bool:
@@ -113,6 +117,8 @@ class Framing(NamedTuple):
             max_len: The longest segment.
             special: The special tokens by name.
         """
+        if self.max_windows > 1:
+            return self._windows(tokens[0][0], max_len, special)
         if self.kind == 'one' or self.kind == 'apart':
             parts = [self._frame([field], max_len, special) for field in tokens]
             return [Segment(role, ids) for role, (ids, _) in enumerate(parts)], sum(n_cut for _, n_cut in parts)
@@ -134,6 +140,15 @@ class Framing(NamedTuple):
             return [Segment(0, framed[0][0])], n_cut
         found = [Segment(0, framed[0][0]), Segment(1, framed[1][0])]
         return found if [*map(list, a)] < [*map(list, b)] else found[::-1], n_cut
+
+    def _windows(self, tokens: Sequence[int], max_len: int, special: Mapping[str, int]) -> tuple[list[Segment], int]:
+        """A segment for each window of a text, and how many of its tokens lie behind the last one."""
+        room = max_len - 2
+        n = int(count_windows(np.array([len(tokens)]), room, self.max_windows, self.overlap)[0])
+        begins = [number * (room - self.overlap) for number in range(n)]
+        segments = [[special['sos'], *tokens[begin : begin + room], special['eos']] for begin in begins]
+        found = [Segment(number, ids) for number, ids in enumerate(segments)]
+        return found, max(0, len(tokens) - begins[-1] - room)
 
     def _kept(self, fields: Tokens, max_len: int) -> list[list[Part]]:
         """What is read of the texts of a segment."""
@@ -190,7 +205,12 @@ def read_framing(examples: Plain, n_texts: int, preference: PreferenceKind | Non
     if len(shares) != n_shared or len(ratios) != n_shared or cut not in ('end', 'middle'):
         raise CheckpointError(f'{path} says data.examples has room {room!r:.80} and cut {cut!r:.80}, which is unknown')
     has_turns = turns if isinstance(turns, bool) else None
-    return Framing(kind, tuple(named), columns, has_turns, split_ratios(ratios), cut == 'middle')
+    windows = [known.get('max_windows', 1), known.get('window_overlap', 0)]
+    max_windows, overlap = (value if isinstance(value, int) else -1 for value in windows)
+    if max_windows < 1 or overlap < 0 or (max_windows > 1 and kind != 'one'):
+        raise CheckpointError(f'{path} says data.examples has max_windows and window_overlap {windows!r:.80}')
+    framed = split_ratios(ratios)
+    return Framing(kind, tuple(named), columns, has_turns, framed, cut == 'middle', max_windows, overlap)
 
 
 def _n_cut(fields: Tokens, kept: Sequence[Sequence[Part]]) -> list[int]:

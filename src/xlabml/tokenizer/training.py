@@ -1,4 +1,5 @@
-"""Train a tokenizer: SentencePiece's byte-pair trainer, configured so that no text loses anything."""
+"""Train a tokenizer: SentencePiece's byte-pair trainer, configured so that no text loses anything, unless it is to fold
+texts as a search engine does."""
 
 import contextlib
 import io
@@ -22,6 +23,10 @@ _MAX_LINE_CHARS = 65_536
 _MAX_PIECE_CHARS = 512  # SentencePiece's limit
 _REQUIRED_CHARS = 2, 36  # ModelProto.trainer_spec.required_chars in sentencepiece_model.proto
 
+# Not the names of RESERVED_PIECES: such a model is read as one from elsewhere, which need not restore texts.
+_FOLDED_PIECES = ('<unk>', '<s>', '</s>', '<pad>')
+_FOLDED_SYMBOLS = ('<mask>', '<cls>', '<sep>')
+
 MIN_COVERAGE = 0.98
 """SentencePiece's minimal character coverage."""
 
@@ -37,6 +42,7 @@ def train_tokenizer(
     split_by_whitespace: bool = True,
     split_digits: bool = True,
     whitespace_pieces: bool = True,
+    fold_text: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer on texts and write its model file; the same texts make the same file on any machine.
 
@@ -52,6 +58,9 @@ def train_tokenizer(
         split_by_whitespace: Whether a space can only begin a token.
         split_digits: Whether each digit is a token.
         whitespace_pieces: Whether runs of spaces become tokens.
+        fold_text: Whether letters are read as lower case and in one form (NFKC), a line end and a run of spaces as one
+            space, and a text as if a space came before it, so that a word is the same tokens wherever it stands. Such
+            texts do not come back from their tokens as they were.
 
     Raises:
         FileExistsError: There is a file at path.
@@ -62,7 +71,9 @@ def train_tokenizer(
         raise FileExistsError(
             f'{path} exists, and a tokenizer is never overwritten; move it away, or name another path'
         )
-    n_fixed = len(RESERVED_PIECES) + 256
+    names = _FOLDED_PIECES if fold_text else RESERVED_PIECES[:4]
+    symbols = list(_FOLDED_SYMBOLS if fold_text else RESERVED_PIECES[4:])
+    n_fixed = len(names) + len(symbols) + 256
     if n_vocab <= n_fixed:
         raise SettingsError(f'n_vocab is {n_vocab}; special tokens and bytes take {n_fixed}, so give more than that')
     check_coverage(coverage, 'coverage')
@@ -82,18 +93,18 @@ def train_tokenizer(
             vocab_size=n_vocab,
             hard_vocab_limit=True,
             byte_fallback=True,
-            normalization_rule_name='identity',
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
+            normalization_rule_name='nmt_nfkc_cf' if fold_text else 'identity',
+            add_dummy_prefix=fold_text,
+            remove_extra_whitespaces=fold_text,
             unk_id=0,
             bos_id=1,
             eos_id=2,
             pad_id=3,
-            unk_piece=RESERVED_PIECES[0],
-            bos_piece=RESERVED_PIECES[1],
-            eos_piece=RESERVED_PIECES[2],
-            pad_piece=RESERVED_PIECES[3],
-            control_symbols=list(RESERVED_PIECES[4:]),
+            unk_piece=names[0],
+            bos_piece=names[1],
+            eos_piece=names[2],
+            pad_piece=names[3],
+            control_symbols=symbols,
             character_coverage=coverage,
             required_chars=SPACE_MARK,  # else unknown, so lost, where spaces are rarer than 1 - coverage
             input_sentence_size=0,

@@ -16,6 +16,7 @@ from .block import Attention, Block, FeedForward
 from .init import Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
+from .pretrained import HuggingFaceEncoder
 from .transformer import Transformer
 from .trunk import Trunk
 
@@ -26,6 +27,7 @@ __all__ = [
     'Cache',
     'FeedForward',
     'GeGLU',
+    'HuggingFaceEncoder',
     'Initializer',
     'Learned',
     'LoRA',

@@ -125,6 +125,7 @@ def test_classes_are_those_of_the_training_split_numbers_by_size(make_corpus):
         'classes': ['2', '9', '10'],
         'class_counts': [1.0, 2.0, 1.0],
         'n_texts': 1,
+        'max_windows': 1,
         'preference': 'none',
     }
 

@@ -263,6 +263,7 @@ def test_classes_have_one_order_and_their_counts_are_found(make_corpus):
         'classes': ['a', 'tie', 'b'],
         'class_counts': [1.0, 1.0, 1.0],
         'n_texts': 2,
+        'max_windows': 1,
         'preference': 'together',
     }
     assert make_form(together=False).facts(make_corpus(form, RECORDS))['preference'] == 'apart'

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+from jaxtyping import Int64
 
 from xlabml.batches import PairTargets
 from xlabml.data.corpus import Corpus
@@ -15,6 +16,7 @@ from xlabml.errors import SettingsError
 
 from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates
+from .few_shot import check_per_class, draw_per_class
 from .groups import Groups, Prompts, TextLimits
 from .index import make_index
 from .records import GROUP, Columns, GroupRecords
@@ -44,6 +46,8 @@ class GroupFormat(Format):
     Attributes:
         prompts: Texts that are put before those of a role; a task sets them.
         batching: Which groups come together in a step.
+        per_class: How many documents of each class are trained on; None: all are.
+        draw: Which draw that is.
     """
 
     targets: ClassVar[type] = PairTargets
@@ -51,6 +55,8 @@ class GroupFormat(Format):
     columns = (GROUP,)
     unused: ClassVar[tuple[str, ...]] = ('plan', 'batch_tokens', 'stream')
     batching: Batching
+    per_class: int | None = None
+    draw: int = 0
 
     def __init__(self) -> None:
         self.prompts = Prompts()
@@ -80,7 +86,14 @@ class GroupFormat(Format):
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Groups:
         limits = self.limits(reading.plan.length, reading.device_tokens)
         index = make_index(corpus, reading.folder)
-        return Groups(corpus, index, corpus.documents(split), reading.tokenizer, limits, self.prompts)
+        return Groups(corpus, index, self.documents(corpus, split), reading.tokenizer, limits, self.prompts)
+
+    def documents(self, corpus: Corpus, split: str) -> Int64[np.ndarray, ' documents']:
+        """The documents of a split: of training those that are drawn, where some are."""
+        documents = corpus.documents(split)
+        if self.per_class is None or split != 'train':
+            return documents
+        return draw_per_class(corpus, documents, self.per_class, self.draw)
 
     def arrange(self, passes: Passes, reading: Reading) -> Passes:
         assert reading.n_groups is not None
@@ -152,7 +165,8 @@ class GroupFormat(Format):
                 )
 
     def settings(self) -> dict[str, Any]:
-        return {'class': type(self).__name__, **self.records.plain(), 'batching': self.batching.settings()}
+        few = {} if self.per_class is None else {'per_class': self.per_class, 'draw': self.draw}
+        return {'class': type(self).__name__, **self.records.plain(), 'batching': self.batching.settings(), **few}
 
 
 class TextGroups(GroupFormat):
@@ -176,6 +190,8 @@ class TextGroups(GroupFormat):
             stands before the text as a prompt does.
         leave_out_empty: Whether records with an empty text are left out and counted; else they are refused.
         batching: Which groups come together in a step; None: `NoDuplicates` for anchors, `InOrder` for others.
+        per_class: Train on so many groups of each class, drawn from the training split; None: on all.
+        draw: Which draw that is, as in LabelledTexts.
 
     Raises:
         ValueError: The roles are none of these, or what belongs to them is not theirs.
@@ -195,8 +211,13 @@ class TextGroups(GroupFormat):
         instructions: bool = False,
         leave_out_empty: bool = False,
         batching: Callable[[], Batching] | None = None,
+        per_class: int | None = None,
+        draw: int = 0,
     ) -> None:
         super().__init__()
+        check_per_class(per_class, draw, label)
+        self.per_class = per_class
+        self.draw = draw
         low, high = check_range(score_range)
         _check_roles(roles, label, score, scores)
         self.max_tokens = dict(max_tokens or {})

@@ -1,13 +1,12 @@
 """Texts with labels as examples of a classifier: one text or two, within a budget of tokens that both share."""
 
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt64
+from jaxtyping import Int, Int64, UInt64
+from torch import Tensor
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import IGNORED, Batch, ClassTargets, Layout
@@ -19,6 +18,7 @@ from xlabml.errors import SettingsError
 from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
+from .few_shot import check_per_class, of_classes
 from .formats import GroupFormat
 from .groups import Groups, TextLimits
 from .index import make_index
@@ -136,17 +136,45 @@ class LabelledGroups(Groups):
         ids[ranges(starts.ravel(), head.ravel())] = self.corpus.tokens_at(ranges(first.ravel(), head.ravel()))
         ids[ranges((starts + head).ravel(), tail.ravel())] = self.corpus.tokens_at(ranges(last.ravel(), tail.ravel()))
 
-        of_segments = np.repeat(documents, per_example)
-        documents_there = rows.spread(of_segments, -1)
+        example = np.repeat(np.arange(len(numbers)), per_example)
+        role = np.tile(np.arange(per_example), len(numbers))
         n_cut = (self.index.lengths[text] - kept).sum(1)
-        labels = torch.from_numpy(self.targets(numbers))
-        targets = ClassTargets(labels, torch.ones(len(numbers)), torch.from_numpy(n_cut))
+        return self._as_batch(
+            ids.reshape(n_rows, row_slots), rows, example, role, numbers, torch.from_numpy(n_cut), n_counted, seed
+        )
+
+    def _as_batch(
+        self,
+        ids: Int64[np.ndarray, 'rows slots'],
+        rows: TextRows,
+        example: Int64[np.ndarray, ' t'],
+        role: Int64[np.ndarray, ' t'],
+        numbers: Int64[np.ndarray, ' e'],
+        n_cut: Int[Tensor, ' e'],
+        n_counted: float,
+        seed: int,
+    ) -> Batch:
+        """Texts that are laid into rows, as a batch.
+
+        Args:
+            ids: The tokens of all rows.
+            rows: Where the texts stand.
+            example: Of each text.
+            role: Of each text.
+            numbers: Of the examples.
+            n_cut: Tokens of each example that are not read.
+            n_counted: As in Groups.batch, like the last.
+            seed: Of dropout.
+        """
+        documents = rows.spread(self.documents[numbers][example], -1)
+        longest = min(self.limits.max_len, ids.shape[1])
+        targets = ClassTargets(torch.from_numpy(self.targets(numbers)), torch.ones(len(numbers)), n_cut)
         return Batch(
-            torch.from_numpy(ids.reshape(n_rows, row_slots)),
-            Layout(torch.from_numpy(rows.starts), longest_segment, torch.from_numpy(documents_there >= 0)),
-            torch.from_numpy(documents_there),
-            torch.from_numpy(rows.spread(np.repeat(np.arange(len(numbers)), per_example), -1)),
-            torch.from_numpy(rows.spread(np.tile(np.arange(per_example), len(numbers)), 0)),
+            torch.from_numpy(ids),
+            Layout(torch.from_numpy(rows.starts), longest, torch.from_numpy(documents >= 0)),
+            torch.from_numpy(documents),
+            torch.from_numpy(rows.spread(example, -1)),
+            torch.from_numpy(rows.spread(role, 0)),
             targets,
             n_counted,
             seed,
@@ -280,6 +308,11 @@ class LabelledTexts(GroupFormat):
         leave_out_unknown: Whether examples to evaluate on, of a class that no training document has, are left out and
             named in a warning; else they are refused.
         batching: Which examples come together in a step; None: `InOrder`. `PerClass` has as many of each class.
+        max_windows: The most windows of data.max_len tokens that a longer text is read in; what lies behind is cut.
+            1: the text itself is cut. `model.windows` says how they are put together.
+        window_overlap: Tokens that a window shares with the one before.
+        per_class: Train on so many documents of each class, drawn from the training split; None: on all.
+        draw: Which draw that is; the draw of fewer is a part of it.
 
     Raises:
         ValueError: No column of a label is named, or several, or the rest does not go together.
@@ -304,8 +337,18 @@ class LabelledTexts(GroupFormat):
         leave_out_empty: bool = False,
         leave_out_unknown: bool = False,
         batching: Callable[[], Batching] | None = None,
+        max_windows: int = 1,
+        window_overlap: int = 0,
+        per_class: int | None = None,
+        draw: int = 0,
     ) -> None:
         super().__init__()
+        _check_windows(max_windows, window_overlap, pair, cut)
+        self.max_windows = max_windows
+        self.window_overlap = window_overlap
+        check_per_class(per_class, draw, label)
+        self.per_class = per_class
+        self.draw = draw
         self.label_columns = LabelColumns(label, labels, ratings, tuple(probabilities or ()), number)
         self.classes = classes
         n_texts = 1 if pair is None else 2
@@ -332,12 +375,21 @@ class LabelledTexts(GroupFormat):
         n = len(self.roles)
         if max_len < 2 * n + 1:
             raise SettingsError(f'data.max_len is {max_len}, which has no room for {n} texts; make it larger')
+        if self.window_overlap >= max_len - 2:
+            raise SettingsError(
+                f'data.examples.window_overlap is {self.window_overlap}, but a window has {max_len - 2} tokens '
+                '(data.max_len); give fewer'
+            )
         return TextLimits(self.roles, (max_len - 2,) * n, (None,) * n, max_len, row_slots)
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
-        """`classes` of the training split and their `class_counts`, `n_texts`, how many are encoded apart, and
-        `preference`: none."""
-        counts, is_number = ({}, {}) if self.label_columns.number is not None else count_classes(corpus)
+        """`classes` of the training split and their `class_counts`, `n_texts`, how many are encoded apart,
+        `max_windows`, and `preference`: none."""
+        counts, is_number = (
+            ({}, {})
+            if self.label_columns.number is not None
+            else count_classes(corpus, self.documents(corpus, 'train'))
+        )
         asked: Sequence[str] | None = self.classes
         if asked is None and self.label_columns.probabilities:
             asked = self.label_columns.probabilities
@@ -347,6 +399,7 @@ class LabelledTexts(GroupFormat):
             'classes': list(asked),
             'class_counts': [round(counts.get(name, 0.0), 3) for name in asked],
             'n_texts': 1 if self.joined else len(self.roles),
+            'max_windows': self.max_windows,
             'preference': 'none',
         }
 
@@ -358,23 +411,30 @@ class LabelledTexts(GroupFormat):
             assert isinstance(found, list)
             classes = tuple(map(str, found))
         fields = Fields(self.room, self.joined, self.cut == 'middle', classes)
-        documents = corpus.documents(split)
+        documents = self.documents(corpus, split)
         if self.leave_out_unknown and split != 'train' and classes is not None:
-            documents = _of_classes(corpus, documents, classes, split)
-        return LabelledGroups(corpus, documents, reading, limits, fields, split)
+            documents = of_classes(corpus, documents, classes, split)
+        if self.max_windows == 1:
+            return LabelledGroups(corpus, documents, reading, limits, fields, split)
+        from .windowed import WindowedGroups  # which is derived from the class above
+
+        return WindowedGroups(corpus, documents, reading, limits, fields, split, self.max_windows, self.window_overlap)
 
     def settings(self) -> dict[str, Any]:
         labels = self.label_columns._asdict()
         labels['probabilities'] = list(self.label_columns.probabilities)
         own = {'labels': labels, 'joined': self.joined, 'room': list(self.room), 'cut': self.cut}
-        return {**super().settings(), **own}
+        windows = {} if self.max_windows == 1 else {'windows': [self.max_windows, self.window_overlap]}
+        return {**super().settings(), **own, **windows}
 
 
-def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
-    """How often each class is in the training split, shares added up; and whether its name is a number."""
+def count_classes(
+    corpus: Corpus, documents: Int64[np.ndarray, ' documents']
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """How often each class is among training documents, shares added up; and whether its name is a number."""
     counts: dict[str, float] = {}
     is_number: dict[str, bool] = {}
-    for document in corpus.documents('train').tolist():
+    for document in documents.tolist():
         group = corpus.columns(document)[GROUP]
         for name, share in ({group['label']: 1.0} if 'label' in group else group.get(TARGET, {})).items():
             counts[str(name)] = counts.get(str(name), 0.0) + share
@@ -382,34 +442,21 @@ def count_classes(corpus: Corpus) -> tuple[dict[str, float], dict[str, bool]]:
     return counts, is_number
 
 
-def _of_classes(
-    corpus: Corpus, documents: Int64[np.ndarray, ' e'], classes: Sequence[str], split: str
-) -> Int64[np.ndarray, ' kept']:
-    """The documents whose class is one of these; a warning names the others.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    known = set(classes)
-    unknown: Counter[str] = Counter()
-    kept = []
-    for document in documents.tolist():
-        label = (corpus.columns(document)[GROUP] or {}).get('label')
-        if label is None or str(label) in known:
-            kept.append(document)
-        else:
-            unknown[str(label)] += 1
-    if not unknown:
-        return documents
-    named = ', '.join(f'{name!r} ({n:,})' for name, n in unknown.most_common(_MOST_NAMED))
-    if not kept:
-        raise SettingsError(f'no document of the split {split} has a class of the training split; it has {named}')
-    warnings.warn(
-        f'{unknown.total():,} of {len(documents):,} documents of the split {split} are left out, since no training '
-        f'document has their class: {named}{" …" if len(unknown) > _MOST_NAMED else ""}',
-        stacklevel=2,
-    )
-    return np.array(kept, np.int64)
+def _check_windows(max_windows: int, overlap: int, pair: str | None, cut: str) -> None:
+    if max_windows < 1 or overlap < 0:
+        raise SettingsError(
+            f'data.examples has max_windows {max_windows} and window_overlap {overlap}; give 1 or more, and 0 or more'
+        )
+    if max_windows == 1 and overlap:
+        raise SettingsError(
+            f'data.examples.window_overlap is {overlap}, but there are no windows; set max_windows, or leave it out'
+        )
+    if max_windows > 1 and (pair is not None or cut != 'end'):
+        other = f'pair is {pair}' if pair is not None else f'cut is {cut}'
+        raise SettingsError(
+            f'data.examples.max_windows is {max_windows}, but {other}: windows are of one text, whose end is cut '
+            'behind the last one; leave one of them out'
+        )
 
 
 def _check(labels: LabelColumns, text: str, pair: str | None, room: list[float], cut: str) -> None:

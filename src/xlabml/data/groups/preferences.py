@@ -398,10 +398,11 @@ class Preferences(GroupFormat):
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """`classes`, their `class_counts` in the training split, and `preference`: together or apart."""
-        counts, _ = count_classes(corpus)
+        counts, _ = count_classes(corpus, corpus.documents('train'))
         return {
             'classes': list(OUTCOMES),
             'class_counts': [round(counts.get(name, 0.0), 3) for name in OUTCOMES],
+            'max_windows': 1,
             'n_texts': _N_SEGMENTS,
             'preference': 'together' if self.together else 'apart',
         }

@@ -39,6 +39,7 @@ class TokenizerChoice(NamedTuple):
         append_special_tokens: Whether those that it lacks are appended.
         n_vocab: How many tokens it has.
         coverage: Share of the characters that a tokenizer which is trained here has tokens for.
+        fold_text: Whether one that is trained here folds case, forms of letters and spaces.
     """
 
     path: str | None
@@ -46,6 +47,7 @@ class TokenizerChoice(NamedTuple):
     append_special_tokens: bool
     n_vocab: int
     coverage: float
+    fold_text: bool = False
 
 
 class ExampleChoice(NamedTuple):

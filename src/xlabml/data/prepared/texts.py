@@ -84,7 +84,8 @@ class Texts:
         known = [source.fingerprint() for source in self.sources]
         own = self.splitting.settings()
         choice = self._tokenizer_choice
-        return [known, times, self.splitting.ratios, choice.n_vocab, choice.coverage, *([own] if own else [])]
+        found = [known, times, self.splitting.ratios, choice.n_vocab, choice.coverage]
+        return [*found, *([own] if own else []), *(['fold_text'] if choice.fold_text else [])]
 
     def _tokenizer_texts(self) -> Iterable[str]:
         return train_texts(self.sources, self.splitting)

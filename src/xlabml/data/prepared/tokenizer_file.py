@@ -109,7 +109,9 @@ class TokenizerFile:
         self._tokenizer = None
         path = self.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(self._texts(), path, self._choice.n_vocab, self._choice.coverage)
+        train_tokenizer(
+            self._texts(), path, self._choice.n_vocab, self._choice.coverage, fold_text=self._choice.fold_text
+        )
         return path
 
     def use(self, data: bytes, unpack: Callable[[], Path]) -> None:
