@@ -210,7 +210,7 @@ class Conditioned(RowFormat):
     def rows(self, view: ConditionedView, corpus: Corpus, split: str, stage: str, reading: Reading) -> ConditionedRows:
         """The rows of a split by a view of its documents."""
         plan = open_plan(reading.plan, corpus, split, stage != 'train', reading.folder, view=view)
-        return ConditionedRows(corpus, plan, reading.tokenizer, view, view.blank(), corpus.documents(split))
+        return ConditionedRows(corpus, plan, reading.tokenizer, view, view.blank(), split)
 
     def arrange(self, passes: Passes, reading: Reading) -> Passes:
         if type(passes) is not Epochs:

@@ -34,7 +34,7 @@ class ConditionedRows(Rows):
         tokenizer: The one that the stores were made with.
         view: The token sequences.
         blank: The same without metadata.
-        documents: Those of the split.
+        split: Whose documents they are.
     """
 
     view: ConditionedView
@@ -46,11 +46,16 @@ class ConditionedRows(Rows):
         tokenizer: Tokenizer,
         view: ConditionedView,
         blank: ConditionedView,
-        documents: Int64[np.ndarray, ' documents'],
+        split: str,
     ) -> None:
         super().__init__(corpus, plan, tokenizer, view)
-        self.documents = documents
+        self._split = split
         self._blank = Rows(corpus, plan, tokenizer, blank)
+
+    @property
+    def documents(self) -> Int64[np.ndarray, ' documents']:
+        """Those of the split: found anew each time, since several passes are open and none needs them to be read."""
+        return self.corpus.documents(self._split)
 
     def source_of(self, numbers: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
         return super().source_of(numbers % len(self))
@@ -79,16 +84,16 @@ class ConditionedRows(Rows):
     def measure(self) -> dict[str, float]:
         """The share of the documents that have each type in this pass, of those where it is present, and of those that
         have any: `metadata/title`, and `metadata/any`; from at most 65,536 documents."""
-        every = max(1, len(self.documents) // _MEASURED_DOCUMENTS)
-        some = self.documents[::every]
+        documents = self.documents
+        some = documents[:: max(1, len(documents) // _MEASURED_DOCUMENTS)]
         n_types = len(self.view.form.types)
         n_present = np.zeros(n_types, np.int64)
         n_kept = np.zeros(n_types, np.int64)
         n_any = 0
         for start in range(0, len(some), _BLOCK_DOCUMENTS):
-            documents = some[start : start + _BLOCK_DOCUMENTS]
-            kept = self.view.kept(documents)
-            n_present += self.view.present(documents).sum(0)
+            block = some[start : start + _BLOCK_DOCUMENTS]
+            kept = self.view.kept(block)
+            n_present += self.view.present(block).sum(0)
             n_kept += kept.sum(0)
             n_any += int(kept.any(1).sum())
         found = {'metadata/any': n_any / max(1, len(some))}
@@ -99,9 +104,10 @@ class ConditionedRows(Rows):
     def describe(self) -> list[str]:
         """How often each type is there, kept and cut, and what was left out of the records, for people."""
         rates = self.measure()
-        some = self.documents[:: max(1, len(self.documents) // _BLOCK_DOCUMENTS)]
+        documents = self.documents
+        some = documents[:: max(1, len(documents) // _BLOCK_DOCUMENTS)]
         present = self.view.present(some).mean(0).tolist()
-        lines = [f'{len(self.documents):,} documents, {rates["metadata/any"]:.1%} with metadata']
+        lines = [f'{len(documents):,} documents, {rates["metadata/any"]:.1%} with metadata']
         for kind, share in zip(self.view.form.types, present):
             lines.append(f'  {kind.key}: {share:.1%} have it, of these {rates[f"metadata/{kind.key}"]:.1%} keep it')
         if n_cut := self.view.n_cut(some):
