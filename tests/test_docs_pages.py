@@ -89,7 +89,7 @@ def make_texts(folder):
         (folder / name).write_text(lines.replace('pond', f'pond of {name}'), encoding='utf-8')
     (folder / 'dev.jsonl').write_text(''.join(json.dumps({'text': f'Dev {text}'}) + '\n' for text in texts[:20]))
     (folder / 'novel.txt').write_text('\n'.join(f'CHAPTER {i}\n\n{text}\n' for i, text in enumerate(texts)))
-    (folder / 'lines.txt').write_text('\n'.join(text.replace('\n', ' ') for text in texts))
+    (folder / 'server.log').write_text('\n'.join(text.replace('\n', ' ') for text in texts))
     for name, column, delimiter in (('b.csv', 'text', ','), ('reviews.csv', 'review', ';')):
         with (folder / name).open('w', encoding='latin-1', newline='') as file:
             writer = csv.writer(file, delimiter=delimiter)

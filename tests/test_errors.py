@@ -11,7 +11,7 @@ from xlabml import errors
 from xlabml.commands.errors import report_errors
 from xlabml.errors import XLabError
 
-NEEDS_MORE = ('xlabml.data.store.cluster', 'xlabml.reports.plots')
+NEEDS_MORE = ('xlabml.commands.embedding_step', 'xlabml.data.store.cluster', 'xlabml.reports.plots')
 """Modules of libraries that need not be there."""
 
 

@@ -69,7 +69,7 @@ MAY_IMPORT = {
         'metadata',
         'untrusted',
     },
-    'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints'},
+    'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints', 'artifacts'},
     'telemetry': {'anatomy', 'batches', 'artifacts', 'bounds'},
     'reports': {'telemetry', 'figures', 'artifacts', 'untrusted'},
     'callbacks': ANYTHING - {'commands'},

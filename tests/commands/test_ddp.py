@@ -70,7 +70,7 @@ def test_two_ranks_leave_one_folder_and_say_each_line_once(runs):
     assert also_said == ''
     lines = [line for line in said.splitlines() if line]
     assert len(lines) == len(set(lines))
-    for start in ('precision ', 'network ', 'step 6:', 'step 12:', 'best checkpoint:', 'curves:'):
+    for start in ('precision ', 'network ', 'step 6, val:', 'step 12, val:', 'best checkpoint:', 'curves:'):
         assert sum(line.startswith(start) for line in lines) == 1, start
 
 
@@ -124,11 +124,11 @@ def _prepare(*arguments):
     """prepare_data, with a tokenizer whose training is noted and takes a while."""
     train = tokenizer_file.train_tokenizer
 
-    def train_slowly(*args):
+    def train_slowly(*args, **options):
         with Path('trained.txt').open('a') as file:
             file.write('once\n')
         time.sleep(0.5)
-        return train(*args)
+        return train(*args, **options)
 
     tokenizer_file.train_tokenizer = train_slowly
     return fit.main(list(arguments))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bert_folders import write_folder
 
-from xlabml.commands import embedding, embedding_shards
+from xlabml.commands import embedding, embedding_shards, shard_making
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
 from xlabml.heads import TextEncoder, TokenVectors
@@ -123,7 +123,7 @@ class Tasks:
         work.write(shared.url)
         for rank in range(self.n_tasks):
             if rank != self.killed:
-                embedding_shards.make_shards(Path(shared.url), rank, self.n_tasks, 1)
+                shard_making.make_shards(Path(shared.url), rank, self.n_tasks, 1)
         return 'logs'
 
 
@@ -144,7 +144,7 @@ def test_tasks_make_the_bytes_of_one_process_and_resume(ckpt, tmp_path, monkeypa
     [folder] = shared.glob('xlab-embed-*')
     written = {path: path.stat().st_mtime_ns for path in folder.glob('*.npy')}
     assert len(list(folder.glob('0*.npy'))) == 2
-    real = embedding_shards.make_shards
+    real = shard_making.make_shards
     after = []
 
     def watched(*arguments):
@@ -152,7 +152,7 @@ def test_tasks_make_the_bytes_of_one_process_and_resume(ckpt, tmp_path, monkeypa
         after.append({path: path.stat().st_mtime_ns for path in written})
         return found
 
-    monkeypatch.setattr(embedding_shards, 'make_shards', watched)
+    monkeypatch.setattr(shard_making, 'make_shards', watched)
     assert main([*command, 'v.npy', '--engine', 'local']) == 0
     printed = capsys.readouterr()
     assert printed.out == f'v.npy: 121 vectors of 16 as {dtype}\n'

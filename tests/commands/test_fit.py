@@ -320,7 +320,7 @@ def test_the_terminal_shows_our_lines_and_nobody_elses(xlab, tiny):
     for noise in ('GPU available', 'LOCAL_RANK', 'Tip', 'litlogger', 'Warning', 'deprecated', 'Trainer.fit'):
         assert noise not in printed
     assert 'parameters' in printed  # the summary
-    assert 'step 6: ' in printed
+    assert 'step 6, val: ' in printed
     assert 'bits/byte' in printed
 
 

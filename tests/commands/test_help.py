@@ -66,6 +66,7 @@ def test_ctrl_c_while_libraries_load_ends_quietly():
     code = (
         'import os, signal, time\n'
         'from xlabml.commands.quiet import interruptible_imports\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         "with interruptible_imports('xlab'):\n"
         '    os.kill(os.getpid(), signal.SIGINT)\n'
         '    time.sleep(9)\n'
@@ -75,10 +76,15 @@ def test_ctrl_c_while_libraries_load_ends_quietly():
     assert done.stderr == '\nxlab: interrupted\n'
 
 
-def test_after_the_libraries_ctrl_c_is_as_before():
-    with quiet.interruptible_imports('xlab'):
-        pass
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+@pytest.mark.parametrize('before', [signal.default_int_handler, signal.SIG_IGN], ids=['listened to', 'ignored'])
+def test_after_the_libraries_ctrl_c_is_as_before(before):
+    found = signal.signal(signal.SIGINT, before)
+    try:
+        with quiet.interruptible_imports('xlab'):
+            assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) == (before is signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 @pytest.fixture(scope='module')

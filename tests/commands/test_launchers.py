@@ -75,7 +75,7 @@ def test_two_processes_find_each_other_and_leave_one_run(tiny, tmp_path, launch)
     assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['version_0']
     first, second = ranks.report(tmp_path, 2)
     assert first == second
-    for start in ('precision ', 'step 12:', 'best checkpoint:', 'curves:'):
+    for start in ('precision ', 'step 12, val:', 'best checkpoint:', 'curves:'):
         assert sum(line.startswith(start) for line in said.splitlines()) == 1, start
 
 

@@ -178,6 +178,29 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     put_folder(partial, folder)
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes that of the path where the block ends without an error; else it goes.
+
+    Raises:
+        FileExistsError: The path is taken.
+        FileNotFoundError: There is no folder to put it in.
+    """
+    place = folder.absolute().parent
+    if folder.exists():
+        raise FileExistsError(f'{folder} is there already; delete it, or choose another')
+    if not place.is_dir():
+        raise FileNotFoundError(f'there is no folder {place} to write {folder.name} to; make it first')
+    part = place / f'.{folder.name}.{os.getpid()}.part'
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def put_folder(beside: Path, folder: Path) -> None:
     """Rename a finished folder to its final name, replacing one that has it."""
     remove(folder)

@@ -39,7 +39,7 @@ class ClassReport(Callback):
     Tasks without labelled texts are left alone.
 
     Args:
-        max_examples: Baselines are trained on so many examples at most, drawn at random; 0: there are none.
+        max_examples: The most examples that baselines are trained on, drawn at random; 0: no baselines.
         seed: Of the drawings.
     """
 

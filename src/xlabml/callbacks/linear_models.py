@@ -54,7 +54,7 @@ def linear_model(
     Args:
         examples: The training split.
         task: As in SequenceClassifier.
-        max_examples: Fitted on so many at most.
+        max_examples: The most examples that they are fitted on.
         seed: Of what is drawn where there are more.
         max_features: Of each block.
 

@@ -1,4 +1,4 @@
-"""Validations that get worse while training gets better: said once, and the end of the run where that is asked for."""
+"""Validations that get worse while training gets better: said once, and the end of the run where that is set."""
 
 import math
 from typing import Any
@@ -17,8 +17,8 @@ class Overfitting(Callback):
     the best one.
 
     Args:
-        patience: End the run after so many worse validations in a row; None: never.
-        notice: Say it after so many; 0: never.
+        patience: How many worse validations in a row end the run; None: none do.
+        notice: After how many it is said; 0: never.
     """
 
     def __init__(self, patience: int | None = None, notice: int = 3) -> None:

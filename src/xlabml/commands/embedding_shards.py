@@ -5,7 +5,6 @@ that one machine uses for all rows; then the shards are laid one after the other
 so that any run resumes where another was killed, with any number of tasks and under any executor.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -14,27 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from xlabml import artifacts, settings
+from xlabml import artifacts
 from xlabml.artifacts.hashes import hash_file, short_hash
 from xlabml.data.store.shared_parts import SharedJob
 from xlabml.errors import DataError
-from xlabml.pipelines import Calibration, TextEmbedder
 from xlabml.pipelines.embedder import CHUNK
 from xlabml.pipelines.quantization import VectorType
 
-from .corpus import Corpus, Scan
-from .embedding import Job, calibrate, describe_written, open_vectors, require_same, write_vectors
+from .shard_making import PLAN, shard
+from .vector_writing import Job, calibrate, describe_written, open_vectors, require_same
 
 if TYPE_CHECKING:
     from xlabml.data.store.cluster import Cluster
 
 SHARD_ROWS = 16 * CHUNK
-"""Rows of a shard: whole chunks, so that texts go together as on one machine, and vectors have the same bits."""
-
-_PLAN = 'job.json'
-_HASHED = 'sha256 of the corpus'
+"""Rows of a shard: whole chunks, so that texts go together as on one machine, and vectors have the same bytes."""
 
 
 class Shards:
@@ -65,7 +59,7 @@ class Shards:
     def write(self, url: str) -> None:
         folder = Path(url)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _PLAN
+        path = folder / PLAN
         if self.kind == 'int8':
             calibrate(self.job, folder / 'vectors.npy', None, is_new=not path.exists())
         artifacts.write_text(path, json.dumps(self.plan(), indent=1) + '\n')
@@ -104,9 +98,9 @@ def write_by_tasks(job: Job, output: Path, kind: VectorType, hashed: str, cluste
     shards = Shards(job, kind)
     folder = shards.folder(cluster.shared_folder)
     shared = SharedJob(str(folder))
-    if not all(_shard(folder, i).exists() for i in shards.parts):
+    if not all(shard(folder, i).exists() for i in shards.parts):
         where = cluster.run(shared, shards)
-        missing = [i for i in shards.parts if not _shard(folder, i).exists()]
+        missing = [i for i in shards.parts if not shard(folder, i).exists()]
         if missing and (errors := shared.errors()):
             raise DataError(errors[0])
         if missing:
@@ -118,8 +112,8 @@ def write_by_tasks(job: Job, output: Path, kind: VectorType, hashed: str, cluste
     with open_vectors(job, output, kind, None, hashed) as file:
         n_rows = 0
         for i in shards.parts:
-            rows = np.load(_shard(folder, i), mmap_mode='r', allow_pickle=False)
-            about = json.loads(_shard(folder, i).with_suffix('.npy.json').read_bytes())
+            rows = np.load(shard(folder, i), mmap_mode='r', allow_pickle=False)
+            about = json.loads(shard(folder, i).with_suffix('.npy.json').read_bytes())
             if n_rows >= file.n_done:  # a killed process may have laid some of them
                 file.append(rows)
                 file.counts['texts cut'] = file.counts.get('texts cut', 0) + int(about.get('texts cut', 0))
@@ -131,51 +125,3 @@ def write_by_tasks(job: Job, output: Path, kind: VectorType, hashed: str, cluste
     with contextlib.suppress(OSError):  # it holds something else
         folder.parent.rmdir()
     return describe_written(job, output, kind, file.counts.get('texts cut', 0), 0)
-
-
-def make_shards(folder: Path, rank: int, world_size: int, n_threads: int) -> int:
-    """Make the shards number rank, rank + world_size … of a shared folder, but those that are there.
-
-    Args:
-        n_threads: Threads of a task.
-
-    Returns:
-        How many it were.
-
-    Raises:
-        DataError: This machine sees another corpus, or another checkpoint.
-    """
-    plan = json.loads((folder / _PLAN).read_bytes())
-    for module in plan['--import']:
-        settings.trust(module)
-    torch.set_num_threads(n_threads)
-    ckpt = Path(plan['ckpt'])
-    options = argparse.Namespace(
-        column=plan['--column'], dim=plan['--dim'], batch_tokens=plan['--batch-tokens'], processes=None
-    )
-    corpus = Corpus(plan['corpus'], options.column)
-    scan = Scan(plan['texts'], plan['sha256 of the corpus'])
-    for path, wanted, found in (
-        (ckpt, plan['sha256 of the checkpoint'], hash_file(ckpt)),
-        (plan['corpus'], scan.sha256, corpus.sha256()),
-    ):
-        if wanted != found:
-            raise DataError(
-                f'{path} is not the same here as where the command was given; let all machines see the same files '
-                'under the same path'
-            )
-    job = Job(TextEmbedder.load(ckpt, plan['--device']), ckpt, corpus, scan, plan['--document-prompt'], options)
-    kind: VectorType = plan['--dtype']
-    calibration = Calibration.load(folder / 'vectors.npy.calibration.npy') if kind == 'int8' else None
-    n_rows = plan['rows of a shard']
-    n_made = 0
-    for i in range(rank, math.ceil(scan.n_texts / n_rows), world_size):
-        if not _shard(folder, i).exists():
-            rows = i * n_rows, min((i + 1) * n_rows, scan.n_texts)
-            write_vectors(job, _shard(folder, i), kind, None, _HASHED, rows, calibration)
-            n_made += 1
-    return n_made
-
-
-def _shard(folder: Path, index: int) -> Path:
-    return folder / f'{index:06d}.npy'

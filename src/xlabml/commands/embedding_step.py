@@ -6,7 +6,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from xlabml import artifacts
 
-from .embedding_shards import make_shards
+from .shard_making import make_shards
 
 
 class EmbedShards(PipelineStep):

@@ -36,7 +36,8 @@ def interruptible_imports(program: str) -> Iterator[None]:
     Libraries are being loaded, and nothing was begun. A KeyboardInterrupt would reach whatever code of theirs runs at
     that moment: extensions turn it into errors of their own, and some swallow it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background job of a shell
+    if is_ignored or threading.current_thread() is not threading.main_thread():
         yield  # no other thread may set a handler
         return
 

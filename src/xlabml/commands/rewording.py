@@ -68,13 +68,19 @@ def _members(found: re.Match[str]) -> str:
         return '; '.join(dict.fromkeys([*kept, *(f'it can be {some} too' for some in names[:1])]))
     wanted = ' or '.join(dict.fromkeys(_type(error.removeprefix('Expected a ')) for error in errors))
     value = found['value'] or ''
-    return f'it is {value}, and must be {wanted}' if 0 < len(value) <= _MOST_VALUE else f'it must be {wanted}'
+    return _wanted(value, wanted)
 
 
 def _expectation(found: re.Match[str]) -> str:
     value = found[2] or ''
     wanted = _type(found[1])
-    return f'it is {value}, and must be {wanted}' if 0 < len(value) <= _MOST_VALUE else f'it must be {wanted}'
+    return _wanted(value, wanted)
+
+
+def _wanted(value: str, wanted: str) -> str:
+    if len(value) > _MOST_VALUE:
+        value = f'{value[:_MOST_VALUE]}…'
+    return f'it is {value}, and must be {wanted}' if value else f'it must be {wanted}'
 
 
 def _type(text: str) -> str:

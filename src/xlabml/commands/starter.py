@@ -48,7 +48,7 @@ model:
 
 trainer:
   max_steps: auto        # optimizer steps of the run
-  val_check_interval: 0.1    # validate after each tenth of it; a whole number: after so many steps
+  val_check_interval: 0.1    # validate after each tenth of it; a whole number: that many steps
   # precision: bf16-mixed    # default: the fastest that this machine computes well
   # logger: csv          # default: tensorboard; or wandb, mlflow, [tensorboard, csv]
   # devices: 2

@@ -8,14 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-import torch
-
 from xlabml import bounds
 from xlabml.callbacks.progress import find_figures
 from xlabml.errors import SettingsError
-from xlabml.evaluation.bootstrap import mean_interval
-from xlabml.evaluation.class_results import ClassResults, find_results, pool
-from xlabml.evaluation.class_table import class_table, describe_classes, describe_table, example_losses, example_scores
+from xlabml.evaluation.class_results import ClassResults, describe_mean, find_results, pool
+from xlabml.evaluation.class_table import class_table, describe_classes, describe_table
 
 from .command_line import plain, without_option
 from .errors import UsageError
@@ -198,16 +195,4 @@ def _describe_examples(done: Sequence[Done]) -> list[str]:
         rows = class_table(whole.systems, whole.labels, whole.task, whole.groups)
         title = f'seed {seed}: {len(whole.ids):,} examples, each tested once'
         lines += describe_table(rows, title, whole.task) + describe_classes(whole.own, whole.labels, whole.task)
-    first, *others = pooled.values()
-    if others and all(other.keys == first.keys for other in others):
-        systems = [whole.own for whole in pooled.values()]
-        task = first.task
-        losses = torch.stack([example_losses(own, first.labels, task) for own in systems]).mean(0)
-        loss = mean_interval(losses, first.groups)
-        line = f'mean of {len(systems)} seeds: loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]'
-        if task != 'regression':
-            scores = torch.stack([example_scores(own, first.labels, task) for own in systems]).mean(0)
-            score = mean_interval(scores, first.groups)
-            line += f', accuracy {score.value:.1%} [{score.low:.1%}, {score.high:.1%}]'
-        lines.append(line)
-    return lines
+    return lines + describe_mean(list(pooled.values()))

@@ -3,8 +3,6 @@ or of ModernBERT."""
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xlabml import checkpoints
+from xlabml.artifacts.folders import new_folder
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
 from xlabml.heads.loading import load_network
@@ -66,25 +65,14 @@ def export_folder(ckpt: Path, folder: Path) -> Exported:
         SettingsError: The encoder has settings that neither shape expresses; all of them are named.
         CheckpointError: The file is no encoder's, or the vectors differ.
     """
-    if folder.exists():
-        raise FileExistsError(f'{folder} is there already; delete it, or choose another')
-    if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f'there is no folder {folder.absolute().parent} to write {folder.name} to; make it first'
-        )
-    contents = checkpoints.load(ckpt)
-    network = load_network(contents, ckpt, TextEncoder)
-    tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
-    shape = choose_shape(network, tokenizer, ckpt)
-    part = folder.absolute().with_name(f'.{folder.name}.{os.getpid()}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(folder) as part:
+        contents = checkpoints.load(ckpt)
+        network = load_network(contents, ckpt, TextEncoder)
+        tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
+        shape = choose_shape(network, tokenizer, ckpt)
         _write(part, network, tokenizer, shape)
         _check_back(part, network, tokenizer)
         difference = check_same(part, network, tokenizer)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Exported(folder, difference)
 
 
@@ -205,7 +193,6 @@ def _bert_config(network: TextEncoder, pad: int) -> dict[str, Json]:
 
 
 def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer, shape: str) -> None:
-    folder.mkdir()
     ends = tokenizer.special_ids
     assert isinstance(network.trunk, Transformer)  # by find_obstacles
     if shape == modernbert.KIND:

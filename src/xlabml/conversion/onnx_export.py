@@ -8,8 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xlabml import checkpoints
+from xlabml.artifacts.folders import new_folder
 from xlabml.errors import CheckpointError, NotSupportedError, SettingsError
 from xlabml.heads import (
     AttentionPooling,
@@ -183,29 +182,17 @@ def export_onnx(ckpt: Path, folder: Path) -> ExportedGraph:
         CheckpointError: The file is no encoder's, or the vectors differ.
     """
     _require_libraries()
-    if folder.exists():
-        raise FileExistsError(f'{folder} is there already; delete it, or choose another')
-    if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f'there is no folder {folder.absolute().parent} to write {folder.name} to; make it first'
-        )
-    contents = checkpoints.load(ckpt)
-    network = load_network(contents, ckpt, TextEncoder).float()
-    tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
-    try:
-        padded = PaddedEncoder(network)
-    except SettingsError as error:
-        raise SettingsError(f'{ckpt} cannot be written as a graph: {error}') from error
-    part = folder.absolute().with_name(f'.{folder.name}.{os.getpid()}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
+    with new_folder(folder) as part:
+        contents = checkpoints.load(ckpt)
+        network = load_network(contents, ckpt, TextEncoder).float()
+        tokenizer = Tokenizer.from_bytes(contents.tokenizer_bytes())
+        try:
+            padded = PaddedEncoder(network)
+        except SettingsError as error:
+            raise SettingsError(f'{ckpt} cannot be written as a graph: {error}') from error
         _write_graph(padded, part / GRAPH)
         _write_beside(part, network, tokenizer)
         difference = _check(part / GRAPH, network, tokenizer)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return ExportedGraph(folder, difference)
 
 

@@ -86,7 +86,7 @@ class XLabDataModule(SavedData):
         max_len: Length of a row, in tokens.
         plan: How documents become rows; it gets the length.
         examples: What an example is: rows of whole texts for next-token prediction, or another format.
-        batch_tokens: Slots that one optimizer step sees, over all devices; `auto`: so many that the run has some
+        batch_tokens: Slots that one optimizer step sees, over all devices; `auto`: as many as give the run some
             thousand steps.
         batch_groups: Groups that one optimizer step sees, over all devices, where the examples are groups of texts.
         device_batch_tokens: Slots that one device holds at a time; None: its whole share of a step. Rows are

@@ -4,18 +4,10 @@ from .baselines import SearchRow, format_table, search_table
 from .benchmarks import BeirSearch, Benchmark, GroupFile
 from .bootstrap import Interval, mean_interval, paired_interval, statistic_interval
 from .calibration import Reliability, perfect_ece, reliability
-from .class_evaluators import (
-    CalibratedEvaluator,
-    Calibrator,
-    ClassEvaluator,
-    ExampleEvaluator,
-    ExampleOutputs,
-    MultiLabelEvaluator,
-    RegressionEvaluator,
-    majority_figures,
-)
+from .class_evaluators import ClassEvaluator, MultiLabelEvaluator, RegressionEvaluator, majority_figures
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
+from .example_evaluator import CalibratedEvaluator, Calibrator, ExampleEvaluator, ExampleOutputs
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems

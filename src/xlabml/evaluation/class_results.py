@@ -3,19 +3,22 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Int
-from pyarrow import parquet
 from torch import Tensor
 
 from xlabml.errors import DataError, SettingsError
 
+from .bootstrap import mean_interval
 from .class_baselines import Outputs
+from .class_table import example_losses, example_scores
 from .classification import Labels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE = '{}-examples.parquet'
 """The file of the results of a split, in the folder of a run."""
@@ -48,6 +51,9 @@ class ClassResults(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Write the file; the caller sees to it that this is atomic."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
         columns = {'id': pa.array(self.ids), 'key': pa.array(self.keys), 'label': _as_column(self.labels)}
         if self.groups is not None:
             columns['group'] = pa.array(self.groups.tolist(), pa.int64())
@@ -65,6 +71,9 @@ class ClassResults(NamedTuple):
         Raises:
             DataError: It is none that `write` has written.
         """
+        import pyarrow as pa
+        from pyarrow import parquet
+
         try:
             table = parquet.read_table(path)
             known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
@@ -165,14 +174,33 @@ def pool(parts: list[ClassResults]) -> ClassResults:
     return whole.picked(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
 
 
-def _as_column(values: Tensor) -> pa.Array:
+def describe_mean(results: Sequence[ClassResults]) -> list[str]:
+    """The mean over several runs that were tested on the same examples; [] where they were not, or of one run."""
+    first, *others = results
+    if not others or any(other.keys != first.keys for other in others):
+        return []
+    losses = torch.stack([example_losses(one.own, first.labels, first.task) for one in results]).mean(0)
+    loss = mean_interval(losses, first.groups)
+    line = f'mean of {len(results)} seeds: loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]'
+    if first.task != 'regression':
+        scores = torch.stack([example_scores(one.own, first.labels, first.task) for one in results]).mean(0)
+        score = mean_interval(scores, first.groups)
+        line += f', accuracy {score.value:.1%} [{score.low:.1%}, {score.high:.1%}]'
+    return [line]
+
+
+def _as_column(values: Tensor) -> 'pa.Array':
+    import pyarrow as pa
+
     if values.dim() == 1:
         return pa.array(values.numpy())
     kind = pa.list_(pa.from_numpy_dtype(values.numpy().dtype), values.size(1))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().reshape(-1)), type=kind)
 
 
-def _of_column(column: pa.ChunkedArray) -> Tensor:
+def _of_column(column: 'pa.ChunkedArray') -> Tensor:
+    import pyarrow as pa
+
     whole = column.combine_chunks()
     if pa.types.is_fixed_size_list(whole.type):
         return torch.from_numpy(whole.values.to_numpy().reshape(-1, whole.type.list_size).copy())

@@ -17,7 +17,7 @@ class Clustering(VectorEvaluator):
 
     Args:
         n_starts: How often k-means starts; the run with the least squared distances counts.
-        n_steps: At most so many steps a start.
+        n_steps: The most steps of a start.
         seed: Of the starts.
         normalize: Whether vectors are clustered at length 1, by their directions.
     """

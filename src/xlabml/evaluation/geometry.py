@@ -26,7 +26,7 @@ class Geometry(VectorEvaluator):
     Vetterli 2007, https://ieeexplore.ieee.org/document/7098875.
 
     Args:
-        most_texts: Of more texts, so many are read, those with the smallest hashes.
+        most_texts: Of more texts, this many are read: those with the smallest hashes.
     """
 
     def __init__(self, most_texts: int = _MOST_TEXTS) -> None:

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .class_evaluators import Calibrator, ClassEvaluator, Examples
+from .class_evaluators import ClassEvaluator
 from .classification import log_losses
+from .example_evaluator import Calibrator, Examples
 
 
 class PreferenceEvaluator(ClassEvaluator):

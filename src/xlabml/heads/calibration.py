@@ -1,8 +1,8 @@
 """Probabilities that mean what they say: logits are scaled by what was fitted on a validation split.
 
 What was fitted lies in buffers, saved with the weights and applied by default. Beside it stand two thresholds: that of
-the sets of classes that hold the true class as often as is asked for, and that of the confidence below which no answer
-is better than one.
+the sets of classes that hold the true class at the coverage that is set, and that of the confidence below which no
+answer is better than one.
 """
 
 import math

@@ -41,7 +41,7 @@ class Prediction(NamedTuple):
         probabilities: Of every class by name, calibrated as the checkpoint has it; {} of a regression.
         in_set: The classes that hold the true one at the calibrated coverage, the most probable first; ()
             where there are no such sets.
-        answered: Whether the confidence is large enough for an answer, by what the checkpoint was asked for.
+        answered: Whether the confidence is large enough for an answer, at the coverage set in training.
         number: Of a regression; None of others.
         n_cut: How many tokens of the texts were not read.
     """

@@ -232,7 +232,7 @@ def solve(
 
     Args:
         start: Where the search begins; None: at the prior.
-        n_steps: At most so many steps.
+        n_steps: The most steps.
     """
 
     def apply(table: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ class TextEmbedder:
         Args:
             texts: One or several.
             prompt: Name of a prompt of the model that is put before each text; None: none.
-            truncate_dim: Keep so many of the first channels (Matryoshka); None: all.
+            truncate_dim: How many of the first channels are kept (Matryoshka); None: all.
             normalize: Bring vectors to length 1, after they were cut; None: as the model was trained.
             batch_tokens: The most tokens of a pass; None: 4,096 on a CPU, 32,768 elsewhere.
             dtype: What the vectors are in: float32, float16, int8 (needs a calibration), or binary, a bit a channel.

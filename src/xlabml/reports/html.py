@@ -154,7 +154,7 @@ def _samples(run: Run, is_named: bool) -> str:
 
 
 def _spread(n: int, most: int) -> list[int]:
-    """At most so many of n places, evenly, the last among them."""
+    """At most `most` of n places, evenly, the last among them."""
     k = min(n, most)
     return [n - 1 if k == 1 else round(i * (n - 1) / (k - 1)) for i in range(k)]
 

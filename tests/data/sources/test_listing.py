@@ -53,6 +53,14 @@ def test_many_endings_are_named_in_one_line(tmp_path):
     assert line.endswith('22 of other endings')
 
 
+def test_a_log_is_a_text_and_beside_others_it_is_not(tmp_path):
+    logs = fill(tmp_path / 'logs', 'b.log', 'a.LOG')
+    assert names_of(Location(str(logs)), logs) == ['a.LOG', 'b.log']
+    assert Location(str(logs / 'b.log')).files() == [logs / 'b.log']
+    mixed = Location(str(fill(tmp_path / 'mixed', 'run.log', 'a.txt')))
+    assert mixed.passed_over() == 'reads 1 files, passes over 1 others: 1 .log'
+
+
 def test_a_readme_beside_texts_is_one_of_them_and_beside_tables_is_not(tmp_path):
     assert len(Location(str(fill(tmp_path / 'texts', 'README.md', 'a.txt'))).files()) == 2
     assert names_of(Location(str(fill(tmp_path / 'tables', 'README.md', 'a.jsonl', 'b.txt'))), tmp_path / 'tables') == [

@@ -22,7 +22,7 @@ _MOST_NAMED = 5
 def draw_per_class(
     corpus: Corpus, documents: Int64[np.ndarray, ' documents'], per_class: int, draw: int
 ) -> Int64[np.ndarray, ' few']:
-    """At most so many documents of each class: those with the smallest hash of their content and the draw.
+    """At most `per_class` documents of each class: those with the smallest hash of their content and the draw.
 
     A draw of 8 is a part of that of 64, and the same for all formats that read the same texts and labels.
 

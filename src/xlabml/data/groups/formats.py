@@ -190,7 +190,7 @@ class TextGroups(GroupFormat):
             stands before the text as a prompt does.
         leave_out_empty: Whether records with an empty text are left out and counted; else they are refused.
         batching: Which groups come together in a step; None: `NoDuplicates` for anchors, `InOrder` for others.
-        per_class: Train on so many groups of each class, drawn from the training split; None: on all.
+        per_class: How many groups of each class are trained on, drawn from the training split; None: all.
         draw: Which draw that is, as in LabelledTexts.
 
     Raises:

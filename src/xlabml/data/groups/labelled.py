@@ -311,7 +311,7 @@ class LabelledTexts(GroupFormat):
         max_windows: The most windows of data.max_len tokens that a longer text is read in; what lies behind is cut.
             1: the text itself is cut. `model.windows` says how they are put together.
         window_overlap: Tokens that a window shares with the one before.
-        per_class: Train on so many documents of each class, drawn from the training split; None: on all.
+        per_class: How many documents of each class are trained on, drawn from the training split; None: all.
         draw: Which draw that is; the draw of fewer is a part of it.
 
     Raises:

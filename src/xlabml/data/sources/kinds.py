@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 TABLES = ('.parquet', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.arrow')
-TEXTS = ('.txt', '.text', '.md')
+TEXTS = ('.txt', '.text', '.md', '.log')
 PACKED = ('.gz', '.bz2', '.xz', '.zst')
 UNPACKED_RATIO = 4  # of text to its compressed file, about; to say how much disk a store will take
 KINDS = ', '.join(ending[1:] for ending in (*TABLES, *TEXTS))
@@ -60,12 +60,22 @@ def pick_texts(paths: Iterable[_Path]) -> tuple[list[_Path], Counter[str]]:
     return texts, passed_over
 
 
-def leave_out_readmes(texts: list[_Path]) -> tuple[list[_Path], Counter[str]]:
-    """Texts without what tells of them: a README, where there are tables; and how many those were."""
-    if not any(kind_of(path) in TABLES for path in texts):
-        return texts, Counter()
-    kept = [path for path in texts if kind_of(path) in TABLES or not path.name.lower().startswith('readme.')]
-    return kept, +Counter({'README': len(texts) - len(kept)})
+def leave_out_notes(texts: list[_Path]) -> tuple[list[_Path], Counter[str]]:
+    """Texts without what tells of them: a log where there is anything else, a README where there are tables; and how
+    many of each there were."""
+    kinds = {kind_of(path) for path in texts}
+    no_logs = kinds != {'.log'}
+    has_tables = bool(kinds & {*TABLES})
+    left_out: Counter[str] = Counter()
+    kept = []
+    for path in texts:
+        if no_logs and kind_of(path) == '.log':
+            left_out[_ending(path)] += 1
+        elif has_tables and kind_of(path) not in TABLES and path.name.lower().startswith('readme.'):
+            left_out['README'] += 1
+        else:
+            kept.append(path)
+    return kept, left_out
 
 
 def describe_passed_over(n_files: int, passed_over: Counter[str]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from xlabml.errors import SettingsError
 
 from .files import describe_no_file
-from .kinds import KINDS, describe_passed_over, is_hidden, is_readable, leave_out_readmes, pick_texts
+from .kinds import KINDS, describe_passed_over, is_hidden, is_readable, leave_out_notes, pick_texts
 
 _SPLIT_NAMES = ('train', 'training', 'validation', 'valid', 'val', 'dev', 'test', 'testing')
 _SAVED = 'state.json', 'dataset_info.json'
@@ -45,12 +45,12 @@ def list_pattern(pattern: str) -> Listing:
     if not found:
         raise SettingsError(f'no file matches {pattern} (from {Path.cwd()}); check the path of the source')
     picked, passed_over = pick_texts(found)
-    files, readmes = leave_out_readmes(picked)
+    files, notes = leave_out_notes(picked)
     if not files:
         raise SettingsError(f'cannot read {found[0]}, which {pattern} matches: a name must end in one of {KINDS}')
     if '**' not in pattern and (n_folders := len([path for path in matches if path.is_dir()])):
         passed_over['folders (a pattern with ** takes what is in them)'] = n_folders
-    return Listing(files, passed_over + readmes + others)
+    return Listing(files, passed_over + notes + others)
 
 
 def list_folder(folder: Path, split: str, source: str) -> Listing:
@@ -63,8 +63,8 @@ def list_folder(folder: Path, split: str, source: str) -> Listing:
         ValueError: There is none, a file is a dead link, or a folder cannot be listed.
     """
     walked, passed_over = _walk(folder, ())
-    all_files, readmes = leave_out_readmes(walked)
-    passed_over += readmes
+    all_files, notes = leave_out_notes(walked)
+    passed_over += notes
     marks = {file: _split_of(file.relative_to(folder), split) for file in all_files}
     files = [file for file in all_files if marks[file] == split]
     if not files and split == 'train' and not any(_name_mark(file.name, split) for file in all_files):

@@ -26,7 +26,7 @@ from .kinds import (
     is_packed,
     is_readable,
     kind_of,
-    leave_out_readmes,
+    leave_out_notes,
     pick_texts,
 )
 from .location import check_file
@@ -222,8 +222,8 @@ class RemoteFiles(Source):
             elif path.name:
                 paths.setdefault(path, []).append(name)
         picked, others = pick_texts(paths)
-        texts, readmes = leave_out_readmes(picked)
-        self._passed_over += others + readmes
+        texts, notes = leave_out_notes(picked)
+        self._passed_over += others + notes
         return [name for path in texts for name in paths[path]]
 
     def _find(self, files: Any, root: str) -> dict[str, int | None]:
