@@ -9,7 +9,7 @@ from xlabml import settings
 
 
 def classes_for(annotation: object) -> dict[str, type]:
-    """Classes by the shortest path under which they are to be had, sorted by name; other libraries' are left out.
+    """Classes by the shortest path that imports them, sorted by name; other libraries' are left out.
 
     A setting whose own base class is another library's (torch's optimizers, Lightning's callbacks) can have classes of
     that library too: a list of them would be long, and their documentation is theirs.

@@ -1,4 +1,4 @@
-"""The vectors of a corpus, or of a stretch of its rows, in a file that a killed process's successor goes on with."""
+"""The vectors of a corpus, or of a stretch of its rows, in a file whose writing can be resumed after a kill."""
 
 import argparse
 import sys

@@ -34,7 +34,7 @@ class Prefix:
 
     @property
     def controls(self) -> list[str]:
-        """The keys that can be asked for: types of whole texts before them, and local ones with a control word."""
+        """The keys that a prefix can have: types of whole texts before them, and local ones with a control word."""
         found = [kind.key for kind in self.types if isinstance(kind, GlobalType) and not kind.after]
         return found + [kind.key for kind in self.types if isinstance(kind, LocalType) and kind.control is not None]
 

@@ -1,16 +1,14 @@
 """The embedder as a task: a text encoder that learns from groups of texts, by an objective of their vectors."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xlabml.batches import Batch, Layout, PairTargets, check_ids, check_pairs
+from xlabml.batches import Batch, Layout, PairTargets
 from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts
 from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
 from xlabml.heads import Dense, MeanPooling, Pooling, TextEncoder
 from xlabml.heads.loading import describe_head
@@ -117,12 +115,6 @@ class Embedder(VectorTask):
         """The text encoder, from the arguments of this task."""
         return describe_head(TextEncoder, Part.of(self.hparams).arguments)
 
-    def check_batch(self, batch: Batch) -> None:
-        """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""
-        check_ids(batch, self.n_vocab)
-        if isinstance(batch.targets, PairTargets):
-            check_pairs(batch.targets)
-
     def loss(self, batch: Batch) -> Sums:
         """The sum of the objective over the groups."""
         return self.vector_sums(self.embed(batch, self.layers), batch)
@@ -132,15 +124,3 @@ class Embedder(VectorTask):
         vectors = self.embed(batch, self.layers)
         sums = self.vector_sums(vectors, batch)
         return EmbedderOutputs(sums, vectors[-1] if self.layers else vectors)
-
-    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """The mean loss."""
-        return {'loss': sums['loss'] / (sums['count'] or math.nan)}
-
-    def predictions(self, batch: Batch) -> DocumentParts:
-        """The cosine of each anchor and the positives of its group."""
-        return DocumentParts(batch.documents, self.pair_cosines(batch))
-
-    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
-        """The mean cosine of a group; None where it has no positive."""
-        return {'cosine': round(totals['cosine'] / totals['count'], 6) if totals['count'] else None}

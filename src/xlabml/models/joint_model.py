@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from xlabml.batches import Batch, Layout, MaskedTargets, PairTargets, TokenTargets, check_ids, check_pairs
+from xlabml.batches import Batch, Layout, MaskedTargets, PairTargets, TokenTargets
 from xlabml.checkpoints import Part
 from xlabml.engine import DocumentParts, HasTargets
 from xlabml.errors import SettingsError
@@ -161,12 +161,6 @@ class JointModel(VectorTask):
             )
         for part in examples.parts:  # type: ignore[attr-defined]
             super().check_format(part)
-
-    def check_batch(self, batch: Batch) -> None:
-        """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""
-        check_ids(batch, self.n_vocab)
-        if isinstance(batch.targets, PairTargets):
-            check_pairs(batch.targets)
 
     # A batch
 

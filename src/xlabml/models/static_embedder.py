@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xlabml.batches import Batch, Layout, PairTargets, check_ids, check_pairs
+from xlabml.batches import Batch, Layout, PairTargets
 from xlabml.checkpoints import Part
-from xlabml.engine import DocumentParts
 from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums
 from xlabml.heads import StaticEncoder
 from xlabml.heads.loading import describe_head
@@ -100,12 +99,6 @@ class StaticEmbedder(VectorTask):
         """The table, from the arguments of this task."""
         return describe_head(StaticEncoder, Part.of(self.hparams).arguments)
 
-    def check_batch(self, batch: Batch) -> None:
-        """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""
-        check_ids(batch, self.n_vocab)
-        if isinstance(batch.targets, PairTargets):
-            check_pairs(batch.targets)
-
     def vectors(
         self,
         ids: Int[Tensor, 'b n'],
@@ -129,18 +122,6 @@ class StaticEmbedder(VectorTask):
         """The sums of the loss, and the vectors that they are of."""
         vectors = self.embed(batch)
         return EmbedderOutputs(self.vector_sums(vectors, batch), vectors)
-
-    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """The mean loss."""
-        return {'loss': sums['loss'] / (sums['count'] or math.nan)}
-
-    def predictions(self, batch: Batch) -> DocumentParts:
-        """The cosine of each anchor and the positives of its group."""
-        return DocumentParts(batch.documents, self.pair_cosines(batch))
-
-    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
-        """The mean cosine of a group; None where it has no positive."""
-        return {'cosine': round(totals['cosine'] / totals['count'], 6) if totals['count'] else None}
 
 
 def inner_tokens(n_slots: int, starts: Int[Tensor, ' begins']) -> Bool[Tensor, ' t']:

@@ -1,6 +1,7 @@
 """The base class of tasks that learn vectors of texts from groups of texts, by an objective of the vectors."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets
+from xlabml.batches import ANCHOR, POSITIVE, Batch, Layout, PairTargets, check_ids, check_pairs
 from xlabml.checkpoints import Contents
+from xlabml.engine import DocumentParts
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Sums, VectorEvaluator
 from xlabml.evaluation.vectors import sample_group
@@ -31,6 +33,7 @@ class VectorTask(TrunkTask):
     activations are computed anew in the backward pass: the objective has all texts of the step either way.
 
     Attributes:
+        n_vocab: Token ids are below it.
         objectives: What is minimised; several: one for each data set of groups.
         gather: Whether the texts of all devices are candidates of each; else those of a device alone are.
         prompts: Texts that the network puts before others, by name.
@@ -38,6 +41,7 @@ class VectorTask(TrunkTask):
         guide: The file of an embedder by which likely false negatives are left out; None: there is none.
     """
 
+    n_vocab: int
     network: TextVectors | JointNetwork
     objectives: nn.ModuleList
     gather: bool
@@ -109,6 +113,12 @@ class VectorTask(TrunkTask):
         super().check_weights(checkpoint)
         if self._guide is not None:
             require_same(self._guide, checkpoint.facts)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse token ids that the vocabulary lacks, and scores and vectors that are not finite."""
+        check_ids(batch, self.n_vocab)
+        if isinstance(batch.targets, PairTargets):
+            check_pairs(batch.targets)
 
     def setup(self, stage: str) -> None:
         """Refuse data that the objective cannot learn from, and have the network's prompts put before its texts.
@@ -222,6 +232,18 @@ class VectorTask(TrunkTask):
         else:
             cosine = (F.normalize(vectors, dim=-1) * F.normalize(asked, dim=-1)).sum(dim=-1)
         return {'cosine': cosine * is_positive, 'count': is_positive.long()}
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss."""
+        return {'loss': sums['loss'] / (sums['count'] or math.nan)}
+
+    def predictions(self, batch: Batch) -> DocumentParts:
+        """The cosine of each anchor and the positives of its group."""
+        return DocumentParts(batch.documents, self.pair_cosines(batch))
+
+    def merge(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """The mean cosine of a group; None where it has no positive."""
+        return {'cosine': round(totals['cosine'] / totals['count'], 6) if totals['count'] else None}
 
     def _token_vectors(self) -> TokenVectors | None:
         """What makes several vectors of a text; None: a text has one."""

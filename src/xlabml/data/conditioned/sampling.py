@@ -23,7 +23,7 @@ class Sampling(ABC):
         """Raise SettingsError where it names a type that is not among these."""
 
     def of_shares(self, shares: Callable[[], Float64[np.ndarray, ' k']], keys: Sequence[str]) -> 'Sampling':
-        """The same for data of which so many documents have each type.
+        """The same for data, by how many documents have each type.
 
         Args:
             shares: Counts them, 0..1.

@@ -21,15 +21,15 @@ class Derived(Source):
 
     @abstractmethod
     def asked(self, columns: Sequence[str]) -> Sequence[str]:
-        """The columns that the source is asked for where these are asked of this one."""
+        """The columns to read from the source, for these of this one."""
 
     @abstractmethod
     def derive(self, documents: Iterator[Document], columns: Sequence[str]) -> Iterator[Document]:
         """Documents of this source.
 
         Args:
-            documents: Those of the other one, with the columns that it was asked for.
-            columns: What is asked of this one.
+            documents: Those of the other one, with the columns of `asked`.
+            columns: The columns of this source that are read.
         """
 
     def documents(self, columns: Sequence[str] = ()) -> Iterator[Document]:
