@@ -17,7 +17,7 @@ from xlabml.metadata import GlobalType, MetadataType, Preprocessor, Schema
 from xlabml.plain import Plain
 
 from .composition import Form, Keep
-from .index import make_index, values_of
+from .index import make_index, values_of, verify_index
 from .records import METADATA, ConditionedRecords
 from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, document_draws, uses_metadata
@@ -206,6 +206,12 @@ class Conditioned(RowFormat):
 
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> ConditionedRows:
         return self.rows(self.view(corpus, stage, pass_index, reading), corpus, split, stage, reading)
+
+    def verify(self, corpus: Corpus, reading: Reading) -> list[str] | None:
+        index = verify_index(corpus, reading.folder)
+        if index is None:
+            return None
+        return [f'metadata: {index.folder} is as it was written ({len(index.types):,} items)']
 
     def rows(self, view: ConditionedView, corpus: Corpus, split: str, stage: str, reading: Reading) -> ConditionedRows:
         """The rows of a split by a view of its documents."""
