@@ -128,16 +128,16 @@ class Conditioned(RowFormat):
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """The values of each type of a whole text that has few, in training."""
-        named = {kind.key for kind in self.types if isinstance(kind, GlobalType)}
+        found: dict[str, set[str]] = {kind.key: set() for kind in self.types if isinstance(kind, GlobalType)}
         is_train = np.zeros(len(corpus), bool)
         is_train[corpus.documents('train')] = True
-        found: dict[str, Counter[str]] = {key: Counter() for key in named}
         for document, values in enumerate(values_of(corpus)):
             if is_train[document]:
-                for key in named & values.keys():
-                    found[key][values[key]] += 1
-        few = {key: counts for key, counts in found.items() if 1 < len(counts) <= MAX_VALUES}
-        return {'choices': {key: sorted(few[key]) for key in self.keys if key in few}}
+                for key in found.keys() & values.keys():
+                    found[key].add(values[key])
+                    if len(found[key]) > MAX_VALUES:  # no more are kept of it, so that memory does not grow
+                        del found[key]
+        return {'choices': {key: sorted(found[key]) for key in self.keys if len(found.get(key, ())) > 1}}
 
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> ConditionedView:
         if stage != 'train':
