@@ -1,4 +1,4 @@
 #!/usr/bin/env python3
-from xlabml.commands.infer import main
+from xlabml.commands.doors import infer
 
-raise SystemExit(main())
+raise SystemExit(infer())

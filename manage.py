@@ -1,4 +1,4 @@
 #!/usr/bin/env python3
-from xlabml.commands.manage import main
+from xlabml.commands.doors import manage
 
-raise SystemExit(main())
+raise SystemExit(manage())

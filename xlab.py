@@ -1,4 +1,4 @@
 #!/usr/bin/env python3
-from xlabml.commands.fit import main
+from xlabml.commands.doors import xlab
 
-raise SystemExit(main())
+raise SystemExit(xlab())
