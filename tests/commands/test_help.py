@@ -94,7 +94,7 @@ def test_ctrl_c_is_guarded_before_a_door_imports_its_command(door, program, modu
         'sys.meta_path.insert(0, Watch())\n'
         'known = set(sys.modules)\n'
         'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-        f'runpy.run_path({str(ROOT / door)!r})\n'
+        f"runpy.run_path({str(ROOT / door)!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, timeout=8)
     assert (done.returncode, done.stderr) == (130, f'\n{program}: interrupted\n')
