@@ -93,5 +93,7 @@ def test_what_has_no_windows_is_refused(options, message):
 def test_an_overlap_of_all_of_a_window_is_refused(make_groups):
     with pytest.raises(SettingsError, match='window_overlap is 6, but a window has 6 tokens of the text'):
         make_groups(make_form(max_windows=3, window_overlap=6), RECORDS, max_len=8)
+    form = make_form(max_windows=3, window_overlap=3, pair='pair', room=[0.6, 0.4])
+    pairs = [{**record, 'pair': 'a cat'} for record in RECORDS]
     with pytest.raises(SettingsError, match=r'window_overlap is 3, but a window has 3 tokens of the pair .*room'):
-        make_groups(make_form(max_windows=3, window_overlap=3, pair='pair', room=[0.6, 0.4]), RECORDS, max_len=11)
+        make_groups(form, pairs, max_len=11)
