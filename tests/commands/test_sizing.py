@@ -145,6 +145,7 @@ def test_repetitive_texts_get_the_vocabulary_that_they_can_have(tmp_path, monkey
     options = [f'--data.sources=[{{path: {tmp_path}/a.jsonl}}]', '--data.n_processes=1', '--data.drop_duplicates=false']
     with contextlib.ExitStack() as opened:
         found, data = prepare(parse(['fit', *options, *more, '--data.n_vocab=auto', '--data.max_len=64']), opened)
+        data.prepare_data()
     n_vocab = len(data.tokenizer)
     assert 270 < n_vocab < 512
     assert found.values.data.n_vocab == found.values.model.init_args.n_vocab == n_vocab

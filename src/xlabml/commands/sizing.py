@@ -50,8 +50,9 @@ def size_run(settings: Settings) -> Settings:
         n_vocab = _vocabulary(settings, n_bytes)
         found['data.n_vocab'] = n_vocab
         settings = _keep(settings, found)
-    n_tokens = max(1, round(n_bytes / run_plan.bytes_per_token(n_vocab)))
-    found |= _sizes(settings, asked, n_tokens)
+    if asked != ['data.n_vocab']:  # else no size of the model is needed, which may follow from the data, as classes do
+        n_tokens = max(1, round(n_bytes / run_plan.bytes_per_token(n_vocab)))
+        found |= _sizes(settings, asked, n_tokens)
     for name, value in found.items():
         _say(f'{name} {_shown(value)}, for {_size(n_bytes)} of text')
     return _keep(settings, found)
