@@ -33,10 +33,11 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'tfidf'},
+    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'ngram', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'metadata': set(),
+    'ngram': {'artifacts'},
     'data': {'tokenizer', 'batches', 'artifacts', 'budget', 'paths', 'metadata'},
     'engine': {
         *(
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
     'models': {
         *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'),
-        *('tokenizer', 'pipelines'),
+        *('ngram', 'tokenizer', 'pipelines'),
     },
     'inference': {'transformer', 'batches'},
     'pipelines': {
@@ -67,6 +68,7 @@ MAY_IMPORT = {
         'tokenizer',
         'checkpoints',
         'metadata',
+        'ngram',
         'untrusted',
     },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints', 'artifacts'},
