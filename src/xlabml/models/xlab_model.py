@@ -50,16 +50,15 @@ class XLabModel(TokenTask):
 
     def merge(self, totals: Mapping[str, float]) -> dict[str, object]:
         """Tokens, nats and bits per byte of a document."""
-        figures = self.figures({**totals, 'correct': 0.0})
+
+        def bits(row: str) -> float:
+            return round(self.figures({**totals, 'nats': totals[row], 'correct': 0.0})['bits_per_byte'], 6)
+
         return {
             'tokens': int(totals['count']),
             'nats': round(totals['nats'], 6),
-            'bits_per_byte': round(figures['bits_per_byte'], 6),
-            **{
-                f'bits_per_byte_{row}': round(self.figures({**totals, 'nats': totals[row]})['bits_per_byte'], 6)
-                for row in ROWS[1:]
-                if row in totals
-            },
+            'bits_per_byte': bits('nats'),
+            **{f'bits_per_byte_{row}': bits(row) for row in ROWS[1:] if row in totals},
         }
 
     def _mixed_predictions(self, batch: Batch, mixture: Mixture) -> DocumentParts:
