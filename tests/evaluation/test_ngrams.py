@@ -11,7 +11,7 @@ from xlabml.batches import IGNORED, Layout
 from xlabml.evaluation import Sums
 from xlabml.evaluation.language import TokenOutputs
 from xlabml.evaluation.ngrams import ROWS, NgramBits, format_ngrams, mixed_nats
-from xlabml.ngram import Documents, Gate, KneserNey, Mixture, count, open_ngrams
+from xlabml.ngram import Documents, Gate, KneserNey, Mixture, count_ngrams, open_ngrams
 
 N_VOCAB = 10
 
@@ -28,7 +28,7 @@ class Alone:
 def mixture(tmp_path_factory):
     draw = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp('n') / 'grams'
-    count(Documents([draw.integers(4, 10, 12) for _ in range(20)], N_VOCAB, 1, 2, 'ours'), folder, 3)
+    count_ngrams(Documents([draw.integers(4, 10, 12) for _ in range(20)], N_VOCAB, 1, 2, 'ours'), folder, 3)
     return Mixture(KneserNey(open_ngrams(folder)), Gate(draw.normal(size=Gate.n_features(3)), 0.3, 1))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xlabml.errors import DataError
-from xlabml.ngram import Documents, Gate, KneserNey, Known, Mixture, count, fit_gate, open_ngrams
+from xlabml.ngram import Documents, Gate, KneserNey, Known, Mixture, count_ngrams, fit_gate, open_ngrams
 
 ORDER = 3
 
@@ -65,7 +65,7 @@ def counted(tmp_path_factory):
     folder = tmp_path_factory.mktemp('n') / 'grams'
     draw = np.random.default_rng(0)
     texts = [draw.integers(4, 10, 12) for _ in range(20)]
-    count(Documents(texts, 10, 1, 2, 'ours'), folder, ORDER, held_out=[np.array([5, 6]), np.array([7])])
+    count_ngrams(Documents(texts, 10, 1, 2, 'ours'), folder, ORDER, held_out=[np.array([5, 6]), np.array([7])])
     return open_ngrams(folder)
 
 

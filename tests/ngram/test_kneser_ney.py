@@ -5,7 +5,7 @@ import pytest
 from plain_kneser_ney import PlainKneserNey
 
 from xlabml.errors import DataError, SettingsError
-from xlabml.ngram import Documents, KneserNey, count, open_ngrams
+from xlabml.ngram import Documents, KneserNey, count_ngrams, open_ngrams
 from xlabml.ngram.discounts import find_discounts
 from xlabml.ngram.sorting import Runs
 
@@ -14,7 +14,7 @@ SOS, EOS = 1, 2
 
 
 def make(texts, folder, order=5, **options):
-    count(Documents(map(np.array, texts), N_VOCAB, SOS, EOS, 'ours'), folder, order, **options)
+    count_ngrams(Documents(map(np.array, texts), N_VOCAB, SOS, EOS, 'ours'), folder, order, **options)
     return KneserNey(open_ngrams(folder))
 
 

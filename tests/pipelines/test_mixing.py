@@ -7,7 +7,7 @@ from test_generator import N_VOCAB, TEXTS, write_checkpoint
 
 from xlabml import checkpoints
 from xlabml.errors import RequestError, SettingsError
-from xlabml.ngram import Documents, Gate, KneserNey, Mixture, count, open_ngrams
+from xlabml.ngram import Documents, Gate, KneserNey, Mixture, count_ngrams, open_ngrams
 from xlabml.pipelines import TextGenerator
 from xlabml.pipelines.mixing import Mixing
 from xlabml.tokenizer import train_tokenizer
@@ -26,7 +26,7 @@ def ckpt(tmp_path_factory):
     tokenizer = train_tokenizer(TEXTS, folder / 't.model', N_VOCAB)
     write_checkpoint(folder / 'a.ckpt', tokenizer)
     documents = documents_of(tokenizer, [TEXT] * 30)
-    count(documents, folder / 'grams', held_out=[documents.ids[0]] * 2)
+    count_ngrams(documents, folder / 'grams', held_out=[documents.ids[0]] * 2)
     return folder / 'a.ckpt'
 
 
@@ -87,9 +87,9 @@ def test_the_mixed_distribution_is_the_weighted_mean(grams):
 def test_refusals_name_the_folder_and_what_to_do(ckpt, tmp_path):
     generator = TextGenerator.load(ckpt, 'cpu')
     documents = documents_of(generator.tokenizer, [TEXT] * 3)
-    count(documents, tmp_path / 'alone')
+    count_ngrams(documents, tmp_path / 'alone')
     with pytest.raises(RequestError, match='alone holds no text that was held out'):
         generator.mix_with([tmp_path / 'alone'], 'a.ckpt', print)
-    count(documents._replace(tokenizer='theirs'), tmp_path / 'other')
+    count_ngrams(documents._replace(tokenizer='theirs'), tmp_path / 'other')
     with pytest.raises(SettingsError, match=r'other was counted with another tokenizer than that of a\.ckpt'):
         generator.mix_with([tmp_path / 'other'], 'a.ckpt', print)

@@ -27,7 +27,7 @@ HELP = (
     'keeps its own figures.'
 )
 
-HELD_OUT = 0.1
+HELD_OUT = 0.05
 """The share of the documents that a gate is fitted on; they are not counted."""
 
 MOST_HELD_OUT = 100_000
@@ -40,7 +40,7 @@ def add_task(tasks: '_SubParsersAction[Parser]') -> None:
         'ngram',
         help='count the n-grams of texts, for a language model to be mixed with',
         description='Count the n-grams (Kneser-Ney) of TEXTS in the tokens of a language model, and fit the gate that '
-        'mixes both, on one document in ten, which is not counted. With --ngram FOLDER xlab test, xlab predict and '
+        'mixes both, on one document in twenty, which is not counted. With --ngram FOLDER xlab test, xlab predict and '
         'xlab-infer then use them: the model knows the texts without being trained on them. Without TEXTS those that '
         'it was trained on are counted, and the gate is fitted on its validation split.',
     )
@@ -90,7 +90,7 @@ def count_texts(options: argparse.Namespace) -> None:
         map(corpus.tokens, train.tolist()), corpus.n_vocab, special['sos'], special['eos'], corpus.tokenizer_hash
     )
     with TerminalProgress() as report, typed_paths():
-        ngram.count(documents, options.output, options.order, held_out, report)
+        ngram.count_ngrams(documents, options.output, options.order, held_out, report)
         generator.mix_with([options.output], options.ckpt, report.say, report)
     n_bytes = int(corpus.n_bytes(train).sum())
     counted = ngram.open_ngrams(options.output)

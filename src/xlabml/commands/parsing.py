@@ -236,7 +236,7 @@ def _make_command(name: str) -> SettingsParser:
         parser._option_string_actions['--ckpt_path'].help = _CKPT_PATH.get(name, _CKPT_PATH[''])
         if ignored := parser._option_string_actions.get('--weights_only'):  # no checkpoint is opened in another way
             ignored.help = argparse.SUPPRESS
-        if name in ('validate', 'test', 'predict'):
+        if name in ('test', 'predict'):
             parser.add_argument('--ngram', type=str | None, default=None, help=ngrams.HELP)
         if name == 'fit':
             parser.add_argument('--init_from', type=str | None, default=None, help=_INIT_FROM)

@@ -4,7 +4,7 @@
 likely next, `gate` weighs the answer against a model's. Numpy only: no torch, no text.
 """
 
-from .counting import Documents, count
+from .counting import Documents, count_ngrams
 from .folder import CountedNgrams, HeldOut, open_ngrams
 from .gate import Gate, Known, fit_gate
 from .kneser_ney import KneserNey, Scores
@@ -20,7 +20,7 @@ __all__ = [
     'Mixed',
     'Mixture',
     'Scores',
-    'count',
+    'count_ngrams',
     'fit_gate',
     'open_ngrams',
 ]

@@ -48,7 +48,7 @@ class Documents(NamedTuple):
     tokenizer: str
 
 
-def count(
+def count_ngrams(
     documents: Documents,
     folder: Path,
     order: int = 5,
