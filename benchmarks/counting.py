@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ def count(folder: Path) -> None:
     """Count what is in a folder, and print what it took."""
     tokens = np.memmap(folder / 'tokens.bin', np.uint16, 'r')
     ends = np.fromfile(folder / 'ends.bin', np.int64)
-    ids = (tokens[begin:end] for begin, end in zip(ends[:-1], ends[1:]))
+    ids = (tokens[begin:end] for begin, end in pairwise(ends))
     begin = time.perf_counter()
     count_ngrams(Documents(ids, N_VOCAB, 1, 2, 'ours'), folder / 'counted')
     seconds = time.perf_counter() - begin
