@@ -6,6 +6,7 @@ context lie side by side, and no order is too long for a key.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,8 +100,8 @@ class _Counter:
         self._write_tokens()
         first_keys = self._write_levels()
         self._write_counts(first_keys)
-        for name in ('tokens', 'starts', *(f'{kind}_{n}' for kind in ('numbers', 'raw', 'suffixes') for n in range(9))):
-            (self.folder / f'{name}.tmp').unlink(missing_ok=True)
+        for path in self.folder.glob('*.tmp'):
+            path.unlink()
         self._write('held_out_ids', COUNTS, [np.concatenate([*held_out, np.zeros(0, COUNTS)])])
         self._write('held_out_ends', KEYS, [np.cumsum([len(text) for text in held_out], dtype=np.int64)])
         return {
@@ -122,16 +123,17 @@ class _Counter:
         """All texts back to back, each between its start and its end."""
         sos = np.array([self.documents.sos], np.uint32)
         eos = np.array([self.documents.eos], np.uint32)
+        texts = (ids for ids in self.documents.ids if len(ids))
         with (self.folder / 'tokens.tmp').open('wb') as tokens, (self.folder / 'starts.tmp').open('wb') as starts:
-            for ids in self.documents.ids:
-                if not len(ids):
-                    continue
-                np.array([self.n_tokens], np.int64).tofile(starts)
-                np.concatenate([sos, ids.astype(np.uint32), eos]).tofile(tokens)
-                self.n_tokens += len(ids) + 2
-                self.n_documents += 1
-                if not self.n_documents % 256:
-                    self.report('reading', self.n_tokens, None)
+            while some := list(islice(texts, 256)):
+                lengths = [len(ids) + 2 for ids in some]
+                starts.write((self.n_tokens + np.cumsum([0, *lengths[:-1]], dtype=np.int64)).tobytes())
+                tokens.write(
+                    np.concatenate([part for ids in some for part in (sos, ids, eos)]).astype(COUNTS).tobytes()
+                )
+                self.n_tokens += sum(lengths)
+                self.n_documents += len(some)
+                self.report('reading', self.n_tokens, None)
         if not self.n_documents:
             raise DataError('there is no text to count n-grams of; name files that have some')
         if self.n_tokens >= int(_NONE):
@@ -221,7 +223,10 @@ class _Counter:
     def _continuations(self, n: int, keys: np.ndarray | None, begins: tuple[int, int]) -> Integer[np.ndarray, ' m']:
         """How many tokens each n-gram is known to follow; of those that begin with the start of a text, which nothing
         precedes, how often they occur (as in KenLM: Heafield et al. 2013, https://aclanthology.org/P13-2121)."""
-        counts = np.zeros(self.documents.n_vocab if keys is None else len(keys), COUNTS)
+        n_counts = self.documents.n_vocab if keys is None else len(keys)
+        if not n_counts:
+            return np.zeros(0, COUNTS)
+        counts = np.memmap(self.folder / f'continuations_{n}.tmp', COUNTS, 'w+', shape=(n_counts,))
         for block in self._blocks(self._map(f'suffixes_{n + 1}', COUNTS)):
             found, n_times = np.unique(block, return_counts=True)
             counts[found] += n_times.astype(COUNTS)
