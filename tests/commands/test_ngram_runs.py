@@ -19,7 +19,7 @@ def test_texts_are_counted_then_tested_predicted_and_continued(root, corpus, tin
     assert fit.main(['test', *line]) == 0
     table = capsys.readouterr().out
     assert 'mixed by the gate' in table
-    bits = {row[:20].strip(): float(row[20:29]) for row in table.splitlines() if row.startswith(('model', 'Kneser'))}
+    bits = {row[:24].strip(): float(row[24:33]) for row in table.splitlines() if row.startswith(('model', 'Kneser'))}
     assert bits['Kneser-Ney'] < bits['model']
     assert list((root / 'logs').glob('version_*/ngram.txt'))
     assert fit.main(['predict', *line, '--predictions.output=p.jsonl']) == 0

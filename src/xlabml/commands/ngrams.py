@@ -113,14 +113,19 @@ def _open_texts(options: argparse.Namespace) -> 'XLabDataModule':
     """The texts in the tokens of the checkpoint: its own, in its own splits, or those that are typed."""
     from xlabml import checkpoints
     from xlabml.data import Location, NextTokens
+    from xlabml.data.rows import RowFormat
     from xlabml.datamodules import XLabDataModule
     from xlabml.pipelines.generator import JOINT_MODEL, LANGUAGE_MODEL
 
     path = checkpoints.find(str(options.ckpt), Path(), (LANGUAGE_MODEL, JOINT_MODEL))
     if not options.texts:
-        return XLabDataModule.load_from_checkpoint(path)
+        data = XLabDataModule.load_from_checkpoint(path)
+        if data.stream is not None or not isinstance(data.examples, RowFormat):
+            what = 'a stream' if data.stream is not None else f'data.examples {type(data.examples).__name__}'
+            raise UsageError(f'{options.ckpt} was trained on {what}, which is not counted by itself; name TEXTS')
+        return data
     for name in options.texts:
-        if not Path(name).exists() and not any(item in name for item in '*?['):
+        if not Path(name).exists() and '://' not in name and not any(item in name for item in '*?['):
             raise UsageError(f'there are no texts at {name}: no such file or folder')
     sources = [Location(name, column=options.column or 'text') for name in options.texts]
     none = dict.fromkeys(('weights', 'max_source_epochs', 'group', 'stratify', 'fold', 'near_duplicates', 'held_out'))

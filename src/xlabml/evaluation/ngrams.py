@@ -149,10 +149,10 @@ def format_ngrams(savings: Sequence[NgramSaving], constant: float) -> str:
     Args:
         constant: The share of the n-grams in the mixture by one weight.
     """
-    said = {'kneser_ney': 'Kneser-Ney', 'constant': f'mixed, {constant:.2f} of it', 'gated': 'mixed by the gate'}
-    lines = [f'{"":20}bits/byte  saves    (95 % of drawings of documents)']
+    said = {'kneser_ney': 'Kneser-Ney', 'constant': f'mixed, {constant:.0%} Kneser-Ney', 'gated': 'mixed by the gate'}
+    lines = [f'{"":24}bits/byte  saves    (95 % of drawings of documents)']
     for one in savings:
         value, low, high = one.saved
         rest = '' if one.name == MODEL else f'  {value:+.2%}  ({low:+.2%} to {high:+.2%})'
-        lines.append(f'{said.get(one.name, one.name):20}{one.bits_per_byte:9.4f}{rest}')
+        lines.append(f'{said.get(one.name, one.name):24}{one.bits_per_byte:9.4f}{rest}')
     return '\n'.join(lines)

@@ -104,7 +104,11 @@ class TextGenerator:
         return found
 
     def mix_with(
-        self, folders: Sequence[Path], whose: str, say: Callable[[str], None], report: Report | None = None
+        self,
+        folders: Sequence[Path],
+        whose: str = 'the model',
+        say: Callable[[str], None] = print,
+        report: Report | None = None,
     ) -> list[Mixture]:
         """Mix predictions with counted n-grams from now on; those of the second folder with what the first makes.
 
