@@ -140,8 +140,8 @@ def test_a_text_that_is_not_there_is_refused_by_name(tmp_path, monkeypatch, sett
 )
 def test_repetitive_texts_get_the_vocabulary_that_they_can_have(tmp_path, monkeypatch, capsys, more):
     monkeypatch.setenv('XLABML_CACHE', str(tmp_path / 'cache'))
-    row = '{"text": "error: disk full at /dev/sda1, retrying", "y": "ab"}\n'
-    (tmp_path / 'a.jsonl').write_text(''.join(row.replace('ab', 'ab'[i % 2]) for i in range(900)))
+    row = '{"text": "error: disk full at /dev/sda1, retrying", "y": "class"}\n'
+    (tmp_path / 'a.jsonl').write_text(''.join(row.replace('class', f'c{i % 7}') for i in range(900)))
     options = [f'--data.sources=[{{path: {tmp_path}/a.jsonl}}]', '--data.n_processes=1', '--data.drop_duplicates=false']
     with contextlib.ExitStack() as opened:
         found, data = prepare(parse(['fit', *options, *more, '--data.n_vocab=auto', '--data.max_len=64']), opened)
