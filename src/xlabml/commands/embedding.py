@@ -111,10 +111,11 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     cached = _cached(job)
     vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:
-        from xlabml.bm25 import BM25, fuse
+        from xlabml.bm25 import BM25, fuse_with_words
 
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
-        scores = fuse([dense, BM25(job.corpus.texts()).scores([options.query])])[0]
+        words = BM25(job.corpus.texts()).scores([options.query])
+        scores = fuse_with_words(dense, words, _vector_weight(options, embedder))[0]
         rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
     else:
@@ -132,6 +133,16 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         rows = rows[order]
         best = best[order]
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
+
+
+def _vector_weight(options: argparse.Namespace, embedder: TextEmbedder) -> float:
+    """The share of the vectors beside BM25: what was typed, what the checkpoint has, or equal parts."""
+    if options.vector_weight is not None:
+        return float(options.vector_weight)
+    if embedder.vector_weight is None:
+        return 0.5
+    print(f'vectors and BM25 by {embedder.vector_weight:.2f} and {1 - embedder.vector_weight:.2f}', file=sys.stderr)
+    return embedder.vector_weight
 
 
 def _cached(job: Job) -> Path:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from xlabml import checkpoints
+from xlabml.bm25 import read_vector_weight
 from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import StaticEncoder, TextEncoder, TextVectors
 from xlabml.heads.loading import load_network
@@ -74,6 +75,7 @@ class TextEmbedder:
     Args:
         model: In evaluation mode, where it is to run.
         tokenizer: The one that the model was trained with.
+        vector_weight: The share of the vectors' scores beside those of BM25, 0..1, chosen in training; None: none was.
 
     Attributes:
         cut: How many texts the last call cut.
@@ -82,7 +84,7 @@ class TextEmbedder:
         ValueError: They have not the same number of tokens.
     """
 
-    def __init__(self, model: TextVectors, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: TextVectors, tokenizer: Tokenizer, vector_weight: float | None = None) -> None:
         n_vocab = model.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
@@ -91,6 +93,7 @@ class TextEmbedder:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.vector_weight = vector_weight
         self.cut = Cut(max_len=model.max_len)
 
     @classmethod
@@ -132,7 +135,7 @@ class TextEmbedder:
                 model.trunk.keep_layers(n_layers)
         try_out(path, network and network.arguments, lambda: model(torch.zeros(1, 3, dtype=torch.long)))
         with naming(path):
-            return cls(model.to(where), tokenizer)
+            return cls(model.to(where), tokenizer, read_vector_weight(contents.facts))
 
     @overload
     def encode(
