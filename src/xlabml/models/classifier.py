@@ -99,7 +99,7 @@ class Classifier(TrunkTask):
     formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
     from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'max_windows', 'preference')
     counted: ClassVar[str] = 'examples'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
+    units: Mapping[str, str] = {'loss': 'nats/example', 'accuracy': '%'}
 
     def __init__(
         self,
@@ -144,6 +144,8 @@ class Classifier(TrunkTask):
         self.classes = list(classes or [])
         self.class_counts = class_counts
         self.task = task
+        if task == 'regression':
+            self.units = {'loss': 'squared error'}
         self.objective = (_LOSSES[task] if loss is None else loss)()
         self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
