@@ -101,7 +101,7 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
     assert alone.labels[0] in alone.in_set
     assert both[0].n_cut > 0 == alone.n_cut
     with pytest.raises(RequestError, match='text 1 is'):
-        classifier.predict(['a', ''])
+        classifier.predict(['a', '\n'])
     with pytest.raises(SettingsError, match='which has no classes'):
         TextClassifier.load(language_model)
     path = checkpoints.find('last', folder.parents[1])
@@ -115,7 +115,7 @@ def test_a_classifier_is_trained_evaluated_scored_and_asked(xlab, flags, run, ca
     reviews = folder / 'few.csv'
     with reviews.open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said), ['', 'cat']])
+        writer.writerows([['review', 'stars'], *([row['id'], ''] for row in said), [' ', 'cat']])
     labelled = folder / 'labelled.jsonl'
     assert infer.main([str(path), '--classify', str(reviews)]) == 0
     printed = capfd.readouterr()

@@ -14,6 +14,7 @@ from xlabml.pipelines import TextEmbedder, find_nearest
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 
 from .corpus import Corpus
+from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths, usage_errors
 from .output import visible
 from .vector_writing import Job, write_vectors
@@ -107,7 +108,10 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         )
     n_found = options.results if reranker is None else max(options.results, options.candidates)
     prompt = 'query' if 'query' in embedder.model.prompts else None
-    query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
+    cut = CutTexts()
+    with cut.counting('the query', embedder):
+        query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
+    cut.report()
     cached = _cached(job)
     vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from xlabml import checkpoints
+from xlabml.blank import is_blank
 from xlabml.bm25 import read_vector_weight
 from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import StaticEncoder, TextEncoder, TextVectors
@@ -58,6 +59,10 @@ class Cut(NamedTuple):
             f'{self.n_cut:,} of {self.n_texts:,} texts ({self.n_cut / max(1, self.n_texts):.1%}) were cut at '
             f'{self.max_len} tokens'
         )
+
+
+class CutWarning(UserWarning):
+    """Some of the texts that were embedded are longer than the model reads."""
 
 
 class Plan(NamedTuple):
@@ -206,7 +211,7 @@ class TextEmbedder:
             for vectors in self.stream(several, plan, n_processes, progress, len(several))
         ]
         if self.cut.n_cut:
-            warnings.warn(f'{self.cut}; what is behind that is not in their vectors', stacklevel=2)
+            warnings.warn(f'{self.cut}; what is behind that is not in their vectors', CutWarning, stacklevel=2)
         found = np.concatenate(parts) if parts else np.zeros((0, self.d_vector(plan)), np.float32)
         found = found[0] if isinstance(texts, str) else found
         return torch.from_numpy(found) if as_tensor else found
@@ -346,7 +351,7 @@ def check_texts(texts: Sequence[object]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise RequestError(f'text {number} is a {type(text).__name__}; give strings')
-        if not text or text.isspace():
+        if is_blank(text):
             raise RequestError(f'text {number} is empty; leave it out, since its vector would mean nothing')
 
 

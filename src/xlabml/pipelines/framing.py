@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from xlabml.blank import is_blank
 from xlabml.budget import Part, count_windows, fit_turns, join_fields, share_room, split_ratios
 from xlabml.errors import CheckpointError, RequestError
 from xlabml.plain import Plain, below
@@ -99,7 +100,7 @@ class Framing(NamedTuple):
         for name, value in zip(self.fields, values):
             turns = [value] if isinstance(value, str) else value
             is_known = isinstance(turns, Sequence) and all(isinstance(turn, str) for turn in turns)
-            if not is_known or (not self.is_preference and (not isinstance(value, str) or not value)):
+            if not is_known or (not self.is_preference and (not isinstance(value, str) or is_blank(value))):
                 named = where if len(self.fields) == 1 else f'the {name} of {where}'
                 raise RequestError(f'{named} is {value!r:.80}; give strings that are not empty')
             assert isinstance(turns, Sequence)
