@@ -79,7 +79,8 @@ class Classifier(TrunkTask):
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
         blend: tfidf: the outputs are mixed with those of the linear model of TF-IDF features that `baselines` fits to
             the training split (extra `baselines`), by weights that are fitted with the calibration; the checkpoint
-            holds it, and nothing else is needed to use it. None: the network stands alone.
+            holds it, and nothing else is needed to use it. Of preferences it scores each answer, with Davidson's ties.
+            None: the network stands alone.
         freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
             gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
             of these steps on, the rest to the end. Frozen parts have no dropout.
