@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xlabml.bm25 import BM25, fuse, split_words
+from xlabml.bm25 import BM25, fuse, fuse_with_words, read_vector_weight, split_words
 
 DOCUMENTS = ['the cat sat', 'the dog sat on the dog', 'a bird', '']
 
@@ -54,3 +54,18 @@ def test_fusion_sums_what_is_standardized():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match='k1 is'):
         BM25(DOCUMENTS, **options)
+
+
+def test_shares_of_vectors_and_words():
+    vectors = np.array([[1.0, 2.0, 4.0]])
+    words = np.array([[9.0, 2.0, 0.0]])
+    assert fuse_with_words(vectors, words).tolist() == fuse([vectors, words]).tolist()
+    np.testing.assert_allclose(fuse_with_words(vectors, words, 0.75), fuse([vectors, words], [1.5, 0.5]))
+
+
+def test_the_share_in_a_checkpoint_is_a_ratio():
+    assert read_vector_weight({}) is None
+    assert read_vector_weight({'vector_weight': 1}) == 1.0
+    for value in (1.5, -0.1, math.nan, True, '0.5'):
+        with pytest.raises(ValueError, match=r'the share of the vectors beside BM25 is .*, no ratio from 0 to 1'):
+            read_vector_weight({'vector_weight': value})

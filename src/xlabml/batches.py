@@ -133,6 +133,14 @@ class Batch(NamedTuple):
     seed: int
 
 
+def layout_lengths(ids: Int[Tensor, 'b n'], layout: Layout | None) -> Int[Tensor, ' s']:
+    """The number of tokens of each document of a batch; 0 for padding."""
+    if layout is None:
+        return torch.full((ids.size(0),), ids.size(1), dtype=torch.long, device=ids.device)
+    lengths = layout.starts.diff().long()
+    return lengths if layout.is_text is None else lengths * layout.is_text
+
+
 def token_targets(batch: Batch) -> TokenTargets:
     """The targets of a batch for a language model.
 

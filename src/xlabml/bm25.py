@@ -7,11 +7,14 @@ shares are computed once (Lù 2024, BM25S, https://arxiv.org/abs/2407.03618).
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32
+
+VECTOR_WEIGHT = 'vector_weight'
+"""The name of the fact of a checkpoint that holds the share of its vectors beside BM25."""
 
 Words: TypeAlias = Callable[[str], list[str]]
 
@@ -95,3 +98,30 @@ def fuse(
         centered = some - some.mean(axis=1, keepdims=True, dtype=np.float64)
         total += weight * np.divide(centered, spread, out=np.zeros_like(total), where=spread > 0)
     return total
+
+
+def fuse_with_words(
+    vectors: Float[np.ndarray, 'q n'], words: Float[np.ndarray, 'q n'], vector_weight: float = 0.5
+) -> Float[np.ndarray, 'q n']:
+    """`fuse` of the scores of vectors and of BM25, whose weights sum to 2, so that equal parts count 1 each.
+
+    Args:
+        vectors: The scores by vectors.
+        words: Those of BM25.
+        vector_weight: The share of the vectors' scores, 0..1; the rest is that of BM25.
+    """
+    return fuse([vectors, words], [2 * vector_weight, 2 * (1 - vector_weight)])
+
+
+def read_vector_weight(facts: Mapping[str, object]) -> float | None:
+    """The share of the vectors that a checkpoint's facts name; None: they name none.
+
+    Raises:
+        ValueError: It is no ratio.
+    """
+    weight = facts.get(VECTOR_WEIGHT)
+    if weight is None:
+        return None
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise ValueError(f'the share of the vectors beside BM25 is {weight!r:.100}, no ratio from 0 to 1')
+    return float(weight)

@@ -6,13 +6,13 @@ import json
 import pytest
 import torch
 
-from xlabml.callbacks import SearchTable
+from xlabml.callbacks import SearchTable, search_table
 from xlabml.callbacks.search_table import describe_search
 from xlabml.commands.trainer import Trainer
 from xlabml.data import Location
 from xlabml.data.groups import TextGroups
 from xlabml.datamodules import XLabDataModule
-from xlabml.evaluation import Retrieval, has_sklearn
+from xlabml.evaluation import Retrieval, fusion, has_sklearn
 from xlabml.models import Embedder
 from xlabml.pipelines import TextEmbedder
 from xlabml.tokenizer import train_tokenizer
@@ -101,3 +101,37 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_the_test(data, tmp_pat
 def test_without_retrieval_it_says_what_to_add(data, tmp_path):
     with pytest.raises(ValueError, match=r'add xlabml\.evaluation\.Retrieval to model\.evaluators'):
         run(data, tmp_path, [])
+
+
+def test_the_share_of_the_vectors_is_chosen_on_val_and_used_in_the_test(data, tmp_path, monkeypatch):
+    asked = []
+    choose = search_table.fit_vector_weight
+
+    def watch(*arguments):
+        asked.append(choose(*arguments))
+        return 0.35
+
+    monkeypatch.setattr(search_table, 'fit_vector_weight', watch)
+    trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
+    task = Embedder(330, 16, trunk, evaluators=[Retrieval([1], ['recall'])])
+    settings = {
+        'accelerator': 'cpu', 'precision': '32-true', 'logger': False, 'enable_checkpointing': False,
+        'enable_progress_bar': False, 'enable_model_summary': False, 'default_root_dir': tmp_path,
+    }  # fmt: skip
+    Trainer(**settings, callbacks=[SearchTable()]).validate(task, datamodule=data(), verbose=False)
+    assert asked[0] in fusion.WEIGHTS
+    assert task.facts == {'vector_weight': 0.35}
+    Trainer(**settings, callbacks=[SearchTable()]).test(task, datamodule=data(), verbose=False)
+    chosen = (tmp_path / 'search.txt').read_text()
+    assert '\nvectors + BM25: 0.35 and 0.65 of their z-scores\n' in chosen
+    Trainer(**settings, callbacks=[SearchTable(vector_weight=1.0)]).test(task, datamodule=data(), verbose=False)
+    lines = {line.split('  ')[0]: line.split() for line in (tmp_path / 'search.txt').read_text().splitlines()}
+    assert lines['vectors + BM25'][3:] == lines['vectors'][1:]  # a typed share counts
+    assert len(asked) == 1
+    task.facts = {'vector_weight': 'much'}
+    with pytest.raises(ValueError, match="is 'much', no ratio"):
+        Trainer(**settings, callbacks=[SearchTable()]).test(task, datamodule=data(), verbose=False)
+    with pytest.raises(
+        ValueError, match=r'vector_weight of the callback SearchTable is 2\.0; give a ratio from 0 to 1'
+    ):
+        SearchTable(vector_weight=2.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bert_folders import write_folder
 
+from xlabml.commands.cut_texts import CutTexts
 from xlabml.commands.dimensions import recalls
 from xlabml.commands.manage import main
 from xlabml.conversion import import_folder
@@ -31,7 +32,7 @@ def test_recall_is_that_of_a_plain_search_by_the_first_channels(ckpt):
     embedder = TextEmbedder.load(ckpt, 'cpu')
     pairs = make_pairs(40)
     assert len({pair.query for pair in pairs}) == 40
-    found = recalls(embedder, pairs, [2, 16])
+    found = recalls(embedder, pairs, [2, 16], CutTexts())
     for i, dim in enumerate([2, 16]):
         queries = embedder.encode([pair.query for pair in pairs], 'query', truncate_dim=dim)
         documents = embedder.encode([pair.positives[0] for pair in pairs], truncate_dim=dim)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from bert_folders import write_folder
 
+from xlabml import checkpoints
+from xlabml.checkpoints import write_export
 from xlabml.commands import embedding, embedding_shards, shard_making
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
@@ -289,6 +291,30 @@ def test_hybrid_search_adds_the_words(ckpt, tmp_path, capsys):
     assert rows == np.argsort(-fused, kind='stable').tolist()
 
 
+def test_hybrid_search_weighs_as_was_chosen_in_training_or_typed(ckpt, tmp_path, capsys):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    contents = checkpoints.read(Path(ckpt))
+    weighed = str(
+        write_export({**contents, 'facts': {'vector_weight': 0.8}}, Path(ckpt), tmp_path / 'w.safetensors').path
+    )
+    command = ['--search', corpus, 'lazy dog', '--results', '10']
+
+    def found(*arguments):
+        assert main(list(arguments)) == 0
+        return capsys.readouterr()
+
+    typed = found(ckpt, *command, '--hybrid', '--vector-weight', '0.8')
+    chosen = found(weighed, *command, '--hybrid')
+    assert chosen.out == typed.out
+    assert 'vectors and BM25 by 0.80 and 0.20\n' in chosen.err
+    equal = found(ckpt, *command, '--hybrid')
+    assert equal.out == found(weighed, *command, '--hybrid', '--vector-weight', '0.5').out != chosen.out
+    order = [line.split()[1] for line in found(ckpt, *command).out.splitlines()]
+    vectors = found(weighed, *command, '--hybrid', '--vector-weight', '1')
+    assert [line.split()[1] for line in vectors.out.splitlines()] == order
+    assert 'vectors and BM25 by' not in vectors.err
+
+
 def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt, tmp_path, capsys, cache, monkeypatch):
     corpus = write_lines(tmp_path / 'corpus.txt')
     command = [ckpt, '--search', corpus, 'the lazy dog', '--results', '3']
@@ -316,6 +342,8 @@ def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt
 
 @pytest.mark.parametrize(('arguments', 'status', 'message'), [
     (['--search', 'corpus.txt', 'a', '--hybrid', '--approximate'], 2, '--approximate and --hybrid do not go together'),
+    (['--search', 'corpus.txt', 'a', '--vector-weight', '.5'], 2, '--vector-weight would have no effect without --hyb'),
+    (['--search', 'corpus.txt', 'a', '--hybrid', '--vector-weight', '2'], 2, '2 is out of range; give a number from 0'),
     (['--search', 'corpus.txt', 'a', '--candidates', '5'], 2, '--candidates would have no effect without --rerank'),
     (['--embed', 'corpus.txt'], 2, '--embed needs --output PATH'),
     (['--embed', 'corpus.txt', '--output', 'v.npy', 'a'], 2, "'a' would have no effect: --embed takes no PROMPT"),

@@ -1,6 +1,7 @@
 """`xlab-manage mine`: pairs of a file, or of a folder of BEIR's, to a file that TextGroups reads."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,10 +96,24 @@ def test_refusals(ckpt, folder, capsys, arguments, status, message):
     assert not (folder / 'n.jsonl').exists()
 
 
-def test_records_without_text_are_refused_by_row(ckpt, folder, capsys):
-    (folder / 'pairs.jsonl').write_text('{"title": "a", "text": "b"}\n{"title": "a", "text": ""}\n', 'utf-8')
+@pytest.mark.parametrize('text', ['', ' \u3000'])
+def test_records_without_text_are_refused_by_row(ckpt, folder, capsys, text):
+    rows = [{'title': 'a', 'text': 'b'}, {'title': 'a', 'text': text}]
+    (folder / 'pairs.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows), 'utf-8')
     assert main(['mine', ckpt, *COMMAND]) == 1
-    assert 'row 1: a text of the role positive (column text) is empty' in capsys.readouterr().err
+    printed = ' '.join(capsys.readouterr().err.split())
+    assert 'row 1: a text of the role positive (column text) is empty' in printed
+    assert 'take the record out of the file' in printed
+    assert 'leave_out_empty' not in printed  # mine has no such setting
+
+
+def test_cut_texts_are_counted_once_at_the_end(ckpt, folder, capsys):
+    rows = [{'title': f'dog {i}', 'text': f'fox {i}' + ' mat' * 100 * (i < 3)} for i in range(300)]  # two blocks
+    (folder / 'pairs.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows), 'utf-8')
+    assert main(['mine', ckpt, *COMMAND, '-n', '1', '--ranks', '1', '2']) == 0
+    corpus, positives = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r'corpus: 3 of 300 texts \(1\.0%\) were cut at \d+ tokens; .*', corpus)
+    assert re.fullmatch(r'positives: 3 of 300 texts \(1\.0%\) were cut at \d+ tokens; .*', positives)
 
 
 def test_a_model_of_several_vectors_a_text_is_refused_by_name(ckpt, capsys, monkeypatch):

@@ -194,6 +194,18 @@ def test_the_same_class_named_again_keeps_what_was_set_for_it(write, again, capf
     assert not capfd.readouterr().err
 
 
+def test_of_what_nobody_typed_nothing_is_said(write, capfd):
+    objective = parse('-c', 'conf/pairs.yaml')['model']['init_args']['objective']
+    assert objective['class_path'] == 'xlabml.losses.Matryoshka'
+    assert capfd.readouterr().err == ''
+    typed = {'class_path': 'InfoNCE', 'init_args': {'directions': ['q2d', 'd2q']}}
+    before = {'model': {'class_path': 'StaticEmbedder', 'init_args': {'objective': typed}}}
+    parse('-c', write(before), '-c', 'conf/pairs.yaml')
+    assert "Matryoshka replaces xlabml.losses.InfoNCE, and drops what was set for it: directions=['q2d', 'd2q']" in (
+        ' '.join(capfd.readouterr().err.split())
+    )
+
+
 def test_a_list_replaces_a_list(write):
     """A source takes nothing over from the one that was first in another file, though it is of the same class."""
     settings = [write({'data': {'sources': [{'path': 'a.jsonl', **more}]}}) for more in ({'column': 'words'}, {})]

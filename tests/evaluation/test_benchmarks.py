@@ -174,7 +174,13 @@ def test_batches_and_ranks_give_the_figures_of_the_callable(beir, tokenizer):
         (PAIRS[:2], PairClassification(), {'roles': AB, 'label': 'same'}, DataError, 'all records have one label'),
         (PAIRS, TripletAccuracy(), {'roles': AB}, SettingsError, 'TripletAccuracy needs negatives, or labels'),
         (PAIRS, Similarity(), {'roles': {'a': 's1', 'b': 'zz'}, 'score': 'gold'}, SettingsError, 'zz'),
-        ([{'s1': 'x', 's2': ' ', 'gold': 1}], Similarity(), {'roles': AB, 'score': 'gold'}, DataError, 'an empty text'),
+        (
+            [{'s1': 'x', 's2': ' ', 'gold': 1}],
+            Similarity(),
+            {'roles': AB, 'score': 'gold'},
+            DataError,
+            r'row 0: .*\(column s2\) is empty',
+        ),
         ([], Similarity(), {'roles': AB, 'score': 'gold'}, SettingsError, 'x.jsonl is empty'),
     ],
 )

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xlabml import checkpoints, paths
 from xlabml.batches import Batch
-from xlabml.engine import Callback, Run, Task, step_is_over, watch_fetches
+from xlabml.engine import N_READ, Callback, Run, Task, step_is_over, watch_fetches
 from xlabml.telemetry import peaks, records, spectra
 from xlabml.telemetry.meter import Meter
 
@@ -207,7 +207,7 @@ class Curves(Callback):
         fresh = Task.of(pl_module).take_train_sums()
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in fresh.items()}
         self._n_timed += fresh['count']
-        self._n_tokens += fresh['count']
+        self._n_tokens += fresh.get(N_READ, fresh['count'])
 
     def _write_row(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._meter is not None
@@ -218,7 +218,7 @@ class Curves(Callback):
         step = trainer.global_step
         if not self._meter.n_steps:
             return
-        speed = self._meter.row(self._n_timed, now - self._since, task.counted.endswith('tokens'))
+        speed = self._meter.row(self._n_timed, now - self._since, task.counts_tokens)
         row = {'tokens': self._n_tokens, **speed}
         if self._sums['count']:  # none where all steps were skipped
             row |= {f'train_{name}': value for name, value in task.figures(self._sums).items()}

@@ -6,6 +6,7 @@ import lightning.pytorch as L
 import numpy as np
 from jaxtyping import Float32
 
+from xlabml.bm25 import BM25, VECTOR_WEIGHT, read_vector_weight
 from xlabml.data.groups import Groups
 from xlabml.engine import Callback, Run, Task
 from xlabml.evaluation import (
@@ -13,12 +14,14 @@ from xlabml.evaluation import (
     Retrieval,
     SearchRow,
     Texts,
+    fit_vector_weight,
     format_table,
     has_sklearn,
     make_search,
     search_table,
 )
 from xlabml.evaluation.ranking import Metric
+from xlabml.evaluation.vectors import normalized
 from xlabml.pipelines import TextEmbedder
 from xlabml.pipelines.reranking import require_one_vector
 
@@ -32,17 +35,31 @@ class SearchTable(Callback):
     The vectors and the k's are those of the evaluator `Retrieval` of the task; intervals are 95 % bootstrap intervals,
     gains over BM25 are paired over the queries. The baselines read what the model's limits cut as well.
 
+    At every validation of a fit, the share of the vectors beside BM25 that finds the most there is kept in the
+    checkpoints saved behind it: the test's table and `xlab-infer --search --hybrid` fuse both by it.
+
     Args:
         metrics: Which figures, at each of the evaluator's k's.
         beside: Checkpoints of other embedders, by the names that they have in the table: they embed the same texts
             (anchors after their prompt `query`, others after `document`, where they have these), and what this model
             exceeds each of them by is printed with its interval.
         seed: Of the intervals.
+        vector_weight: The share of the vectors' scores where both are fused, 0..1; None: that of the checkpoint, or
+            equal parts where it has none.
+
+    Raises:
+        ValueError: A checkpoint beside it has the name of the tested model, or vector_weight is no ratio.
     """
 
     def __init__(
-        self, metrics: Sequence[Metric] = ('recall',), beside: dict[str, str] | None = None, seed: int = 0
+        self,
+        metrics: Sequence[Metric] = ('recall',),
+        beside: dict[str, str] | None = None,
+        seed: int = 0,
+        vector_weight: float | None = None,
     ) -> None:
+        if vector_weight is not None and not 0 <= vector_weight <= 1:
+            raise ValueError(f'vector_weight of the callback SearchTable is {vector_weight}; give a ratio from 0 to 1')
         self.metrics = tuple(metrics)
         self.beside = dict(beside or {})
         if _OWN in self.beside:
@@ -51,7 +68,16 @@ class SearchTable(Callback):
                 'model; choose another'
             )
         self.seed = seed
+        self.vector_weight = vector_weight
         self._others: dict[str, TextEmbedder] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        retrieval = self._retrieval(pl_module)
+        groups = self._groups(trainer, 'val')
+        if trainer.sanity_checking or retrieval is None or retrieval.scores is not None or retrieval.last is None:
+            return
+        if isinstance(groups, Groups):  # on all ranks, whose texts are the same: each saves what it has found
+            Task.of(pl_module).facts[VECTOR_WEIGHT] = choose_vector_weight(retrieval.last, groups.texts_by_hash())
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         retrieval = self._retrieval(pl_module)
@@ -65,7 +91,7 @@ class SearchTable(Callback):
                 'the callback SearchTable compares one vector a text, and model.pooling makes several (TokenVectors); '
                 'leave the callback out: the evaluator Retrieval has the figures'
             )
-        if not isinstance(self._groups(trainer), Groups):
+        if not isinstance(self._groups(trainer, 'test'), Groups):
             raise ValueError(
                 'the callback SearchTable needs groups of texts of one data set; choose such a format in '
                 'data.examples, or leave the callback out'
@@ -77,11 +103,13 @@ class SearchTable(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         retrieval = self._retrieval(pl_module)
-        groups = self._groups(trainer)
+        groups = self._groups(trainer, 'test')
         if not trainer.is_global_zero or retrieval is None or retrieval.last is None or not isinstance(groups, Groups):
             return
         words = groups.texts_by_hash()
-        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others)
+        chosen = read_vector_weight(Task.of(pl_module).facts)
+        weight = chosen if self.vector_weight is None else self.vector_weight
+        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others, weight)
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / 'search.txt').write_text(table, 'utf-8')
@@ -93,9 +121,21 @@ class SearchTable(Callback):
         return found[0] if found else None
 
     @staticmethod
-    def _groups(trainer: L.Trainer) -> object:
+    def _groups(trainer: L.Trainer, stage: str) -> object:
         texts = getattr(Run.of(trainer).data, 'texts', None)
-        return None if texts is None else texts.open_examples('test', 'test')
+        return None if texts is None else texts.open_examples(stage, stage)
+
+
+def choose_vector_weight(texts: Texts, words: Mapping[int, str]) -> float:
+    """The share of the vectors beside BM25 that finds the most among some texts; arguments as of `describe_search`."""
+    queries, documents, relevance = make_search(texts)
+    bm25 = BM25(words[one] for one in texts.text_hash[documents].tolist())
+    asked = [words[one] for one in texts.text_hash[queries].tolist()]
+    found = normalized(texts.vectors[documents])
+    vectors = normalized(texts.vectors[queries])
+    return fit_vector_weight(
+        lambda some: vectors[some] @ found.T, lambda some: bm25.scores(asked[some]), relevance, len(documents)
+    )
 
 
 def describe_search(
@@ -105,6 +145,7 @@ def describe_search(
     metrics: Sequence[Metric],
     seed: int = 0,
     others: Mapping[str, TextEmbedder] | None = None,
+    vector_weight: float | None = None,
 ) -> str:
     """The table of a search, for people.
 
@@ -115,6 +156,8 @@ def describe_search(
         metrics: Which figures.
         seed: Of the intervals.
         others: Other models that embed the same texts, by name.
+        vector_weight: The share of the vectors beside BM25; None: equal parts. Of other models it is what their
+            checkpoints have.
     """
     queries, documents, relevance = make_search(texts)
     asked = [words[one] for one in texts.text_hash[queries].tolist()]
@@ -122,8 +165,11 @@ def describe_search(
     vectors = {_OWN: (texts.vectors[queries], texts.vectors[documents])}
     for name, other in (others or {}).items():
         vectors[name] = (_embed(other, asked, 'query'), _embed(other, found, 'document'))
-    rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed)}
+    shares = {_OWN: vector_weight} | {name: other.vector_weight for name, other in (others or {}).items()}
+    weights = {name: weight for name, weight in shares.items() if weight is not None}
+    rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed, weights)}
     lines = [f'{len(queries)} queries, {len(documents)} documents', format_table(list(rows.values()))]
+    lines += [f'{name} + BM25: {weight:.2f} and {1 - weight:.2f} of their z-scores' for name, weight in weights.items()]
     lines += [f'{_OWN} over {name}: {_gain(rows[_OWN], rows[name], seed)}' for name in others or {}]
     lines += [] if has_sklearn() else [NO_SKLEARN]
     return '\n'.join(lines) + '\n'

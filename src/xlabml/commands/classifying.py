@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xlabml.blank import is_blank
 from xlabml.plain import Plain
 
 from .arguments import Parser, add_common, import_modules
@@ -139,7 +140,7 @@ def _lines(lines: Iterator[str], name: str, classifier: 'TextClassifier') -> Ite
     """The lines that are not empty; of several texts an example each is a JSON list, or an object."""
     fields = classifier.framing.fields
     for number, line in enumerate(lines):
-        if not line:
+        if is_blank(line):
             continue
         where = f'line {number + 1} of {name}'
         if len(fields) == 1:
@@ -177,7 +178,7 @@ def _rows(classifier: 'TextClassifier', options: argparse.Namespace) -> Iterator
             texts = tuple(document.columns[name] for name in columns)
             if framing.is_preference:
                 texts = tuple(parse_turns(one, framing.has_turns, name, where) for one, name in zip(texts, columns))
-            elif any(one in (None, '') for one in texts):
+            elif any(one is None or (isinstance(one, str) and is_blank(one)) for one in texts):
                 empty.append(document.row)
                 continue
             name = document.row if options.id is None else document.columns[options.id]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xlabml.artifacts.hashes import hash_file
+from xlabml.blank import is_blank
 from xlabml.data import Location
 from xlabml.data.sources.encodings import open_utf8
 from xlabml.data.sources.kinds import TEXTS, kind_of
@@ -73,7 +74,7 @@ class Corpus:
         """All texts in order; errors as of `scan`."""
         for row, text in enumerate(self._found()):
             what = utf8(text)
-            if isinstance(text, str) and (not text or text.isspace()):
+            if isinstance(text, str) and is_blank(text):
                 what = 'empty'
             if isinstance(what, str):
                 place = f'line {row + 1}' if self._lines else f'row {row}'

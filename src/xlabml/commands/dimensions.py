@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import Parser, count
+from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths
 
 if TYPE_CHECKING:
@@ -54,16 +55,20 @@ def draw_dimensions(options: argparse.Namespace) -> None:
         require_one_vector(embedder, options.ckpt)
         dims = _choose(options.dims, embedder.model.d_vector)
         pairs = read_pairs(options.file, options.anchor, options.positive)[: options.most]
-    found = recalls(embedder, pairs, dims)
+    cut = CutTexts()
+    found = recalls(embedder, pairs, dims, cut)
     print(f'{"channels":>8}  ' + '  '.join(f'{name:>6}' for name in found))
     for i, dim in enumerate(dims):
         print(f'{dim:>8}  ' + '  '.join(f'{values[i]:>6.3f}' for values in found.values()))
     save_map(draw_curve(dims, found, f'{len(pairs):,} pairs of {Path(options.file).name}'), options.output)
     print(options.output)
+    cut.report()
 
 
-def recalls(embedder: 'TextEmbedder', pairs: Sequence['Pair'], dims: Sequence[int]) -> Mapping[str, list[float]]:
-    """R@1 and R@10 of a search among all answers, for each number of channels; equal texts are one."""
+def recalls(
+    embedder: 'TextEmbedder', pairs: Sequence['Pair'], dims: Sequence[int], cut: CutTexts
+) -> Mapping[str, list[float]]:
+    """R@1 and R@10 of a search among all answers, for each number of channels; equal texts are one, `cut` counts."""
     from xlabml.evaluation import search_figures
     from xlabml.evaluation.ranking import make_relevance
 
@@ -74,8 +79,8 @@ def recalls(embedder: 'TextEmbedder', pairs: Sequence['Pair'], dims: Sequence[in
         relevant.setdefault(pair.query, set()).update(pair.positives)
     row = {text: i for i, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair.positives))}
     relevance = make_relevance([sorted(row[text] for text in texts) for texts in relevant.values()])
-    queries = embed_with(embedder, 'query')(list(relevant))
-    documents = embed_with(embedder, 'document')(list(row))
+    queries = embed_with(embedder, 'query', cut, 'queries')(list(relevant))
+    documents = embed_with(embedder, 'document', cut, 'answers')(list(row))
     found: dict[str, list[float]] = {f'R@{k}': [] for k in _AT}
     for dim in dims:
         values = search_figures(queries[:, :dim], documents[:, :dim], relevance, _AT, ('recall',))

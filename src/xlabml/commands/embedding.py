@@ -14,6 +14,7 @@ from xlabml.pipelines import TextEmbedder, find_nearest
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 
 from .corpus import Corpus
+from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths, usage_errors
 from .output import visible
 from .vector_writing import Job, write_vectors
@@ -107,14 +108,18 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         )
     n_found = options.results if reranker is None else max(options.results, options.candidates)
     prompt = 'query' if 'query' in embedder.model.prompts else None
-    query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
+    cut = CutTexts()
+    with cut.counting('the query', embedder):
+        query = embedder.encode(options.query, prompt, options.dim, normalize=True)[None]
+    cut.report()
     cached = _cached(job)
     vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:
-        from xlabml.bm25 import BM25, fuse
+        from xlabml.bm25 import BM25, fuse_with_words
 
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
-        scores = fuse([dense, BM25(job.corpus.texts()).scores([options.query])])[0]
+        words = BM25(job.corpus.texts()).scores([options.query])
+        scores = fuse_with_words(dense, words, _vector_weight(options, embedder))[0]
         rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
     else:
@@ -132,6 +137,16 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         rows = rows[order]
         best = best[order]
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
+
+
+def _vector_weight(options: argparse.Namespace, embedder: TextEmbedder) -> float:
+    """The share of the vectors beside BM25: what was typed, what the checkpoint has, or equal parts."""
+    if options.vector_weight is not None:
+        return float(options.vector_weight)
+    if embedder.vector_weight is None:
+        return 0.5
+    print(f'vectors and BM25 by {embedder.vector_weight:.2f} and {1 - embedder.vector_weight:.2f}', file=sys.stderr)
+    return embedder.vector_weight
 
 
 def _cached(job: Job) -> Path:

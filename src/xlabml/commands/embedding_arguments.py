@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 
-from .arguments import Parser, count, import_modules
+from .arguments import Parser, count, import_modules, number
 
 _OF_BOTH: dict[str, tuple[str, str | int | None]] = {
     'column': ('--column', 'text'),
@@ -23,6 +23,7 @@ _OF_EMBED: dict[str, tuple[str, str | int | None]] = {
 _OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
     'results': ('--results', 10),
     'hybrid': ('--hybrid', None),
+    'vector_weight': ('--vector-weight', None),
     'approximate': ('--approximate', None),
     'rerank': ('--rerank', None),
     'candidates': ('--candidates', 100),
@@ -56,6 +57,12 @@ def add(parser: Parser) -> None:
     option('--shared-folder', metavar='PATH', help='of --engine: for the shards (default: beside --output)')
     option('--results', type=count(), metavar='N', help='of --search: how many texts (default: 10)')
     option('--hybrid', action='store_true', default=None, help='of --search: add the scores of BM25 (z-scores of both)')
+    option(
+        '--vector-weight',
+        type=number('from 0 to 1', lambda value: 0 <= value <= 1),
+        metavar='W',
+        help='of --hybrid: the share of the vectors (default: as chosen in training, else 0.5)',
+    )
     option(
         '--approximate',
         action='store_true',
@@ -113,6 +120,8 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
     if options.approximate and options.hybrid:
         parser.error('--approximate and --hybrid do not go together: BM25 scores every text')
+    if options.vector_weight is not None and not options.hybrid:
+        parser.error('--vector-weight would have no effect without --hybrid')
     if options.candidates is not None and options.rerank is None:
         parser.error('--candidates would have no effect without --rerank')
     options.query = options.prompt

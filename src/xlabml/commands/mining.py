@@ -6,7 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from xlabml.blank import is_blank
+
 from .arguments import Parser, count, number
+from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths, usage_errors
 
 if TYPE_CHECKING:
@@ -106,22 +109,23 @@ def mine(options: argparse.Namespace) -> None:
         require_one_vector(embedder, options.ckpt)
         other = None if options.rescore is None else _load_rescorer(options.rescore, options.device)
         texts = _read(options)
-    embed_documents = embed_with(embedder, 'document', options.batch_tokens)
-    vectors = embed_documents(texts.corpus)
+    cut = CutTexts()
+    vectors = embed_with(embedder, 'document', cut, 'corpus', options.batch_tokens)(texts.corpus)
     answers: dict[str, set[str]] = defaultdict(set)
     for pair in texts.pairs:
         answers[pair.query].update(pair.positives)
     miner = Miner(
         texts.corpus,
         vectors,
-        embed_with(embedder, 'query', options.batch_tokens),
-        embed_documents,
+        embed_with(embedder, 'query', cut, 'queries', options.batch_tokens),
+        embed_with(embedder, 'document', cut, 'positives', options.batch_tokens),
         rules,
-        None if other is None else _rescore_by(other, texts.corpus, options.batch_tokens),
+        None if other is None else _rescore_by(other, texts.corpus, cut, options.batch_tokens),
     )
     with typed_paths():
         write_negatives(options.output, miner.mine(texts.pairs, answers.__getitem__), options.layout)
     print(f'{options.output}: {miner.counts}')
+    cut.report()
 
 
 def _read(options: argparse.Namespace) -> Texts:
@@ -154,7 +158,7 @@ def _read(options: argparse.Namespace) -> Texts:
     else:
         pairs = read_pairs(options.file, anchor, positive)
     if is_beir:
-        corpus = dict.fromkeys(text for _, text in read_corpus(options.file) if text and not text.isspace())
+        corpus = dict.fromkeys(text for _, text in read_corpus(options.file) if not is_blank(text))
     elif options.corpus is not None:
         corpus = dict.fromkeys(Corpus(options.corpus, options.column or 'text').texts())
     else:
@@ -180,7 +184,9 @@ def _load_rescorer(ckpt: str, device: str) -> 'TextEmbedder | TextClassifier':
         return embedder
 
 
-def _rescore_by(model: 'TextEmbedder | TextClassifier', corpus: list[str], batch_tokens: int | None) -> 'Rescore':
+def _rescore_by(
+    model: 'TextEmbedder | TextClassifier', corpus: list[str], cut: CutTexts, batch_tokens: int | None
+) -> 'Rescore':
     """The score of a classifier of two texts, or the cosine of query and text by another embedder."""
     import numpy as np
 
@@ -194,8 +200,8 @@ def _rescore_by(model: 'TextEmbedder | TextClassifier', corpus: list[str], batch
         return lambda pairs: pair_scores(classifier, pairs)
     embedder = model
 
-    embed_queries = embed_with(embedder, 'query', batch_tokens)
-    embed_documents = embed_with(embedder, 'document', batch_tokens)
+    embed_queries = embed_with(embedder, 'query', cut, 'queries of --rescore', batch_tokens)
+    embed_documents = embed_with(embedder, 'document', cut, 'texts of --rescore', batch_tokens)
     vectors = embed_documents(corpus)
     row = {text: i for i, text in enumerate(corpus)}
 

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xlabml.data import Location
 from xlabml.errors import DataError
 
+from .cut_texts import CutTexts
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,19 +43,33 @@ def pairs_of(source: 'Source', anchor: str, positive: str) -> Iterator['Pair']:
     from xlabml.data.groups import Columns, GroupRecords
     from xlabml.pipelines.mining import Pair
 
-    records = GroupRecords(source, Columns({'anchor': (anchor,), 'positive': (positive,)}))
+    columns = Columns({'anchor': (anchor,), 'positive': (positive,)})
+    records = GroupRecords(source, columns, 'take the record out of the file')
     for document in records.documents():
         if not isinstance(document.text, str):
             raise DataError(f'{source}, row {document.row}: {anchor} or {positive} holds no text; mend the record')
         assert isinstance(document.cuts, list)
         ends = [*document.cuts, len(document.text)]
         query, *positives = (document.text[begin:end] for begin, end in zip([0, *ends], ends))
-        if any(text.isspace() for text in (query, *positives)):
-            raise DataError(f'{source}, row {document.row}: {anchor} or {positive} is blank; mend the record')
         yield Pair(query, positives)
 
 
-def embed_with(embedder: 'TextEmbedder', prompt: str, batch_tokens: int | None = None) -> 'Embed':
-    """Makes vectors of length 1, with the prompt of this name where the model has it."""
+def embed_with(
+    embedder: 'TextEmbedder', prompt: str, cut: CutTexts, name: str, batch_tokens: int | None = None
+) -> 'Embed':
+    """Makes vectors of length 1.
+
+    Args:
+        embedder: The model.
+        prompt: The name of the prompt, where the model has it.
+        cut: Counts the texts that are cut.
+        name: What the texts are, for that count.
+        batch_tokens: The most tokens of a pass.
+    """
     usual = prompt if prompt in embedder.model.prompts else None
-    return lambda texts: embedder.encode(texts, usual, normalize=True, batch_tokens=batch_tokens)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        with cut.counting(name, embedder):
+            return embedder.encode(texts, usual, normalize=True, batch_tokens=batch_tokens)
+
+    return embed

@@ -195,6 +195,11 @@ def _typed(part: Namespace) -> str:
     found = [
         f'{name}={value}'
         for name, value in (arguments if isinstance(arguments, dict) else vars(arguments)).items()
-        if defaults.get(name, _UNKNOWN) != value
+        if _as_list(defaults.get(name, _UNKNOWN)) != _as_list(value)
     ]
     return ', '.join(shorten(item, 60, placeholder=' …') for item in found)
+
+
+def _as_list(value: object) -> object:
+    """A tuple as the list that jsonargparse makes of it: a default of ('q2d',) is no value that anybody typed."""
+    return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import Parser, count
+from .cut_texts import CutTexts
 from .errors import typed_paths
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ def project(options: argparse.Namespace) -> None:
         embedder = TextEmbedder.load(options.ckpt, options.device)
         require_one_vector(embedder, options.ckpt)
     usual = 'document' if 'document' in embedder.model.prompts else None
-    vectors = embedder.encode(texts, prompt=usual)
+    cut = CutTexts()
+    with cut.counting(options.file, embedder):
+        vectors = embedder.encode(texts, prompt=usual)
     points, share = principal_axes(vectors)
     options.output.mkdir(parents=True, exist_ok=True)
     title = f'{len(texts):,} texts of {Path(options.file).name}; the two axes have {share:.0%} of the variance'
     save_map(draw_map(points, labels, title), options.output / 'map.png')
     write_projector(options.output, vectors, texts, labels)
     print(f'{options.output / "map.png"}\n{title}\ntensorboard --logdir {options.output}')
+    cut.report()

@@ -9,11 +9,12 @@ from .precision import auto_precision
 from .run import End, Run
 from .sharded import Sharded, shard
 from .strategy_choice import check_strategy
-from .task import DocumentParts, HasTargets, Task
+from .task import N_READ, DocumentParts, HasTargets, Task
 from .trainer import DEFAULT_STEPS, Trainer
 
 __all__ = [
     'DEFAULT_STEPS',
+    'N_READ',
     'Callback',
     'CheckpointIO',
     'DeepSpeed',

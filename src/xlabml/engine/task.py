@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from xlabml import checkpoints, settings
-from xlabml.batches import Batch, check_batch
+from xlabml.batches import Batch, check_batch, layout_lengths
 from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
@@ -27,6 +27,9 @@ from .gather import RankGather
 from .loops import set_steps_done
 from .optimization import Optimized
 from .sharded import shard
+
+N_READ = 'n_read'
+"""The training sum of the tokens that were read, of a task that counts other things."""
 
 _Task = TypeVar('_Task', bound='Task')
 
@@ -76,7 +79,7 @@ class Task(Optimized, ABC):
     formats: ClassVar[tuple[type, ...]] = ()
     monitor: ClassVar[Monitor] = Monitor('val_loss', 'min')
     counted: ClassVar[str] = 'tokens'
-    units: ClassVar[Mapping[str, str]] = {}
+    units: Mapping[str, str] = {}
     generates: ClassVar[bool] = False
     shown_metric: ClassVar[str] = 'val_loss'
     from_data: ClassVar[tuple[str, ...]] = ()
@@ -111,6 +114,12 @@ class Task(Optimized, ABC):
     def model(self) -> nn.Module:
         """An earlier name of `network`, for users' tasks."""
         return self.network
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether its counts are of tokens, as those of a language model; else the tokens that it reads are counted
+        beside them, padding aside."""
+        return self.counted.endswith('tokens')
 
     # To override
 
@@ -221,6 +230,8 @@ class Task(Optimized, ABC):
         self.step_is_empty = not batch.n_counted
         sums = self.loss(batch)
         row = torch.cat([sums.stack(), sums.objective.detach().to(precise(sums.objective.device)).view(1)])
+        if not self.counts_tokens:
+            row = torch.cat([row, layout_lengths(batch.ids, batch.layout).sum().to(row).view(1)])
         self._train_names = sums.names
         self._step_sums = row if self._step_sums is None else self._step_sums + row
         # Lightning divides by the accumulation, DDP by the number of ranks; both are undone, to divide by n_counted.
@@ -248,10 +259,11 @@ class Task(Optimized, ABC):
 
     @property
     def _sum_names(self) -> list[str]:
-        return [*(self._train_names or ['count']), 'objective']
+        return [*(self._train_names or ['count']), 'objective', *([] if self.counts_tokens else [N_READ])]
 
     def take_train_sums(self) -> dict[str, float]:
-        """Training sums since the last call, over all ranks: the named ones, `count` and `objective`."""
+        """Training sums since the last call, over all ranks: the named ones, `count` and `objective`; and N_READ of a
+        task that counts other things than tokens."""
         empty = torch.zeros(len(self._sum_names), dtype=precise(self.device), device=self.device)
         sums = self._train_sums
         self._train_sums = None

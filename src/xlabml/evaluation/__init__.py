@@ -8,6 +8,7 @@ from .class_evaluators import ClassEvaluator, MultiLabelEvaluator, RegressionEva
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .example_evaluator import CalibratedEvaluator, Calibrator, ExampleEvaluator, ExampleOutputs
+from .fusion import fit_vector_weight
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
@@ -71,6 +72,7 @@ __all__ = [
     'average_ranks',
     'evaluate_search',
     'evaluate_similarity',
+    'fit_vector_weight',
     'format_savings',
     'format_table',
     'has_sklearn',

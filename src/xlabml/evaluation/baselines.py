@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from xlabml.bm25 import fuse
+from xlabml.bm25 import fuse_with_words
 
 from .bootstrap import Interval, mean_interval, paired_interval
 from .lexical import Scores, lexical_systems
@@ -46,6 +46,7 @@ def search_table(
     at: Sequence[int] = (1, 10),
     metrics: Sequence[Metric] = ('recall',),
     seed: int = 0,
+    vector_weights: Mapping[str, float] | None = None,
 ) -> list[SearchRow]:
     """The baselines (`lexical_systems`), the vectors of each model, and each model fused with BM25 by z-scores.
 
@@ -55,12 +56,13 @@ def search_table(
         relevance: Which documents are relevant to each query; each query has some.
         vectors: Of the queries and of the documents, by the name of the model; compared by their cosine.
         seed: Of the intervals.
+        vector_weights: The share of a model's vectors beside BM25, by its name; 0.5 where it is not named.
     """
     systems = lexical_systems(queries, documents, seed)
     lexical = systems['BM25']
     for name, (of_queries, of_documents) in vectors.items():
         systems[name] = _dense(normalized(of_queries), normalized(of_documents))
-        systems[f'{name} + BM25'] = _fused(systems[name], lexical)
+        systems[f'{name} + BM25'] = _fused(systems[name], lexical, (vector_weights or {}).get(name, 0.5))
     rows: list[SearchRow] = []
     for name, scores in systems.items():
         ranks = rank_relevant(scores, relevance, len(documents))
@@ -75,8 +77,8 @@ def _dense(queries: Float[np.ndarray, 'q d'], documents: Float[np.ndarray, 'n d'
     return lambda some: compare(queries[some], documents, 'dot')
 
 
-def _fused(dense: Scores, lexical: Scores) -> Scores:
-    return lambda some: fuse([dense(some), lexical(some)])
+def _fused(dense: Scores, lexical: Scores, vector_weight: float) -> Scores:
+    return lambda some: fuse_with_words(dense(some), lexical(some), vector_weight)
 
 
 def format_table(rows: Sequence[SearchRow]) -> str:

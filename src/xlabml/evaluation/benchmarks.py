@@ -333,9 +333,6 @@ def read_groups(source: Source) -> tuple[list[str], Texts]:
         assert isinstance(document.cuts, list)
         cuts = [0, *document.cuts, len(text)]
         found = [text[begin:end] for begin, end in itertools.pairwise(cuts)]
-        empty = next((i for i, one in enumerate(found) if not one.strip()), None)
-        if empty is not None:
-            raise DataError(f'row {document.row} has an empty text; mend the record')
         texts += found
         role += group['roles']
         example += [number] * len(found)

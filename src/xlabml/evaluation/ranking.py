@@ -40,6 +40,12 @@ class Relevance(NamedTuple):
     def n_queries(self) -> int:
         return len(self.starts) - 1
 
+    def part(self, queries: slice) -> 'Relevance':
+        """That of the queries from `queries.start` to `queries.stop` - 1."""
+        starts = self.starts[queries.start : queries.stop + 1]
+        entries = slice(starts[0], starts[-1])
+        return Relevance(starts - starts[0], self.documents[entries], self.gains[entries])
+
 
 def make_relevance(relevant: Sequence[Mapping[int, float] | Sequence[int]]) -> Relevance:
     """The relevance of the documents that each query names, with their gains or without.

@@ -6,7 +6,7 @@ objective of embedders returns a loss for each example, for the same reason.
 
 from .caching import compute_anew, embed_in_chunks
 from .classification import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, Distillation, Huber, SquaredError
-from .cross_entropy import CrossEntropy, make_logits
+from .cross_entropy import CrossEntropy, make_logits, nats_and_entropy
 from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
 from .gathering import gather_views
 from .info_nce import InfoNCE
@@ -58,4 +58,5 @@ __all__ = [
     'make_logits',
     'make_views',
     'max_similarity',
+    'nats_and_entropy',
 ]

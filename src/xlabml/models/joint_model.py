@@ -81,7 +81,7 @@ class JointModel(VectorTask):
     network: Network
     formats: ClassVar[tuple[type, ...]] = (TokenTargets, PairTargets)
     counted: ClassVar[str] = 'targets and groups'
-    units: ClassVar[Mapping[str, str]] = {
+    units: Mapping[str, str] = {
         'token_loss': 'nats/token',
         'accuracy': '%',
         'bits_per_byte': 'bits/byte',

@@ -16,6 +16,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from xlabml import checkpoints
+from xlabml.blank import is_blank
+from xlabml.bm25 import read_vector_weight
 from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import StaticEncoder, TextEncoder, TextVectors
 from xlabml.heads.loading import load_network
@@ -59,6 +61,10 @@ class Cut(NamedTuple):
         )
 
 
+class CutWarning(UserWarning):
+    """Some of the texts that were embedded are longer than the model reads."""
+
+
 class Plan(NamedTuple):
     """What is made of texts; see TextEmbedder.encode."""
 
@@ -74,6 +80,7 @@ class TextEmbedder:
     Args:
         model: In evaluation mode, where it is to run.
         tokenizer: The one that the model was trained with.
+        vector_weight: The share of the vectors' scores beside those of BM25, 0..1, chosen in training; None: none was.
 
     Attributes:
         cut: How many texts the last call cut.
@@ -82,7 +89,7 @@ class TextEmbedder:
         ValueError: They have not the same number of tokens.
     """
 
-    def __init__(self, model: TextVectors, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: TextVectors, tokenizer: Tokenizer, vector_weight: float | None = None) -> None:
         n_vocab = model.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
@@ -91,6 +98,7 @@ class TextEmbedder:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.vector_weight = vector_weight
         self.cut = Cut(max_len=model.max_len)
 
     @classmethod
@@ -132,7 +140,7 @@ class TextEmbedder:
                 model.trunk.keep_layers(n_layers)
         try_out(path, network and network.arguments, lambda: model(torch.zeros(1, 3, dtype=torch.long)))
         with naming(path):
-            return cls(model.to(where), tokenizer)
+            return cls(model.to(where), tokenizer, read_vector_weight(contents.facts))
 
     @overload
     def encode(
@@ -203,7 +211,7 @@ class TextEmbedder:
             for vectors in self.stream(several, plan, n_processes, progress, len(several))
         ]
         if self.cut.n_cut:
-            warnings.warn(f'{self.cut}; what is behind that is not in their vectors', stacklevel=2)
+            warnings.warn(f'{self.cut}; what is behind that is not in their vectors', CutWarning, stacklevel=2)
         found = np.concatenate(parts) if parts else np.zeros((0, self.d_vector(plan)), np.float32)
         found = found[0] if isinstance(texts, str) else found
         return torch.from_numpy(found) if as_tensor else found
@@ -343,7 +351,7 @@ def check_texts(texts: Sequence[object]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise RequestError(f'text {number} is a {type(text).__name__}; give strings')
-        if not text or text.isspace():
+        if is_blank(text):
             raise RequestError(f'text {number} is empty; leave it out, since its vector would mean nothing')
 
 

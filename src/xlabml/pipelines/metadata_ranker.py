@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 
 from xlabml.batches import IGNORED
+from xlabml.blank import is_blank
 from xlabml.errors import RequestError
 from xlabml.heads import LanguageModel
 from xlabml.heads.text_encoder import pack
@@ -97,7 +98,7 @@ class MetadataRanker:
         if batch_tokens < 1:
             raise RequestError(f'batch_tokens is {batch_tokens}; give 1 or more')
         for number, text in enumerate(texts):
-            if not isinstance(text, str) or not text:
+            if not isinstance(text, str) or is_blank(text):
                 raise RequestError(f'text {number} is {text!r:.80}; give strings that are not empty')
         posterior = self.posterior(key)
         log_likelihood = np.zeros((len(texts), len(posterior.values)))

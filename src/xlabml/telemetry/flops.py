@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from xlabml.anatomy import find_attention, find_matrices
-from xlabml.batches import Layout
+from xlabml.batches import Layout, layout_lengths
 
 _PER_PAIR = 12
 """2 for the score, 2 for the weighted sum; three times that with the backward pass."""
@@ -60,14 +60,6 @@ class TrainFlops:
         """The FLOPs of the counts of `take` (which may be summed over ranks) and of a number of targets."""
         attention = sum(width * pairs for width, pairs in zip(self.widths.values(), sums[1:]))
         return self.per_token * sums[0] + self.per_target * n_targets + _PER_PAIR * attention
-
-
-def layout_lengths(ids: Int[Tensor, 'b n'], layout: Layout | None) -> Int[Tensor, ' s']:
-    """The number of tokens of each document of a batch; 0 for padding."""
-    if layout is None:
-        return torch.full((ids.size(0),), ids.size(1), dtype=torch.long, device=ids.device)
-    lengths = layout.starts.diff().long()
-    return lengths if layout.is_text is None else lengths * layout.is_text
 
 
 def count_pairs(lengths: Int[Tensor, ' s'], causal: bool, window: int | None) -> Int[Tensor, '']:

@@ -7,6 +7,7 @@ import torch
 from xlabml.batches import IGNORED, ReconstructionTargets
 from xlabml.data.groups import DenoisedTexts
 from xlabml.data.order import example_keys
+from xlabml.errors import DataError
 
 TEXTS = [{'text': text} for text in ('a cat sat on the mat', 'the dog', 'a', 'my horse likes the sea and the sky')]
 
@@ -101,3 +102,8 @@ def test_a_batch_goes_to_a_device_as_it_is(make_groups):
     batch = read(make_groups(DenoisedTexts(), TEXTS), 0, 1)
     moved = move_data_to_device(batch, torch.device('cpu'))
     assert isinstance(moved.targets, ReconstructionTargets)
+
+
+def test_a_text_of_blanks_is_refused_as_an_empty_one_is(make_corpus):
+    with pytest.raises(DataError, match=r'row 1: a text of the role text .* is empty'):
+        make_corpus(DenoisedTexts(), [TEXTS[0], {'text': '\n '}])

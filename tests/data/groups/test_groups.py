@@ -164,6 +164,7 @@ def test_copies_have_the_same_texts_roles_and_labels(make_corpus):
 
 REFUSALS = {
     'empty': ({'query': '', 'pos': ['a'], 'neg': []}, 'row 1: a text of the role anchor .* is empty'),
+    'blank': ({'query': 'a', 'pos': ['a'], 'neg': ['\u3000\n']}, 'row 1: a text of the role negatives .* is empty'),
     'none': ({'query': 'a', 'pos': [], 'neg': []}, 'row 1: a text of the role positive .* is empty, or there is none'),
 }
 

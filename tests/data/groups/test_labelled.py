@@ -176,6 +176,7 @@ def test_several_labels_and_numbers(make_groups):
         (LabelledTexts(probabilities=['y', 'z']), {'text': 't', 'y': 1.5, 'z': -0.5}, r'row 0: .* must be 0 or more'),
         (LabelledTexts(number='y'), {'text': 't', 'y': 'x'}, r"row 0: the column y holds 'x'"),
         (LabelledTexts(label='y'), {'text': '', 'y': 'a'}, r'row 0: a text of the role text .* is empty'),
+        (LabelledTexts(number='y'), {'text': ' \t', 'y': 1}, r'row 0: a text of the role text .* is empty'),
     ],
 )
 def test_records_that_are_broken_are_refused_by_row(make_groups, form, record, message):

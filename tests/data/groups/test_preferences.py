@@ -96,7 +96,8 @@ def test_exchanged_answers_are_the_same_tensors_with_exchanged_roles(make_groups
 def test_equal_answers_are_one_segment_and_an_empty_one_stays(make_groups, tokenizer):
     same = {'prompt': 'a cat', 'response_a': 'the dog', 'response_b': 'the dog', 'winner': 'a'}
     empty = {'prompt': 'the mat', 'response_a': '', 'response_b': 'a cat', 'winner': 'b'}
-    groups = make_groups(make_form(together=False), [same, empty])
+    blank = {'prompt': 'the mat', 'response_a': 'a cat', 'response_b': ' \n ', 'winner': 'a'}
+    groups = make_groups(make_form(together=False), [same, empty, blank])
     number = find(groups, 'the dog')
     batch = read(groups, number, 1 - number)
     found = segments(batch)
@@ -104,8 +105,8 @@ def test_equal_answers_are_one_segment_and_an_empty_one_stays(make_groups, token
     sep = tokenizer.special_ids.get('sep', tokenizer.special_ids['eos'])
     assert found[1, 0][-2:] == [sep, tokenizer.special_ids['eos']]
     described = '\n'.join(groups.describe())
-    assert 'answers: 1 are empty; in 1 records both are the same, 1 of them with a winner' in described
-    assert 'label: a 1, tie 0, b 1' in described
+    assert 'answers: 2 are empty; in 1 records both are the same, 1 of them with a winner' in described
+    assert 'label: a 2, tie 0, b 1' in described
 
 
 def test_turns_are_parsed_dropped_whole_and_cut_in_the_middle_and_that_is_shown(make_groups, tokenizer):

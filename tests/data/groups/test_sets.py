@@ -5,9 +5,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from xlabml.data import BatchSequence, Corpus, Epochs, EvalBatches, Location, prepare_store
 from xlabml.data.groups import GroupSets, TextGroups
+from xlabml.data.order import Place
 from xlabml.errors import SettingsError
 
 PAIRS = partial(TextGroups, {'anchor': 'q', 'positive': 'p'})
@@ -36,6 +38,42 @@ def open_sets(sets, tmp_path, make_reading, tokenizer):
     ]
     corpus = Corpus(stores, {'train': 1.0})
     return lambda stage: sets.examples(corpus, 'train', stage, 0, make_reading())
+
+
+def test_in_turn_every_other_step_is_of_the_other_set_and_each_goes_through_all_of_its_own(open_sets, make_reading):
+    sets = GroupSets([PAIRS, SCORED], in_turn=True)
+    passes = sets.arrange(Epochs(open_sets('train'), 1), make_reading())
+    batches = BatchSequence(passes, 4, 4, 1)
+    seen = {0: [], 1: []}
+    for step in range(20):
+        batch = batches[step]
+        assert batch.targets.set == step % 2
+        seen[step % 2].append(sorted(batch.documents[(batch.documents >= 0) & (batch.role == 0)].tolist()))
+    small = [[d for some in seen[0][i : i + 2] for d in some] for i in range(0, 10, 2)]  # two steps are a pass of it
+    assert all(len(set(some)) == 8 and max(some) < 10 for some in small)
+    assert len({tuple(sorted(some)) for some in small}) > 1  # what is left over differs
+    large = [[d for some in seen[1][i : i + 5] for d in some] for i in (0, 5)]
+    assert all(len(set(some)) == 20 and min(some) >= 10 for some in large)
+    # The turns go on from one pass to the next, and a run that begins at any place reads what is due there.
+    n = passes.n_each // 4
+    edge = [int(passes.order(k, np.array([place * 4]))[0] >= 10) for k, place in ((0, n - 2), (0, n - 1), (1, 0))]
+    assert edge == [0, 1, 0]
+    resumed = BatchSequence(passes, 4, 4, 1, start=Place(0, 12))
+    assert torch.equal(resumed[0].documents, batches[3].documents)
+    assert passes.epochs(Place(0, 12)) == [0.8, 4 / 21]
+    assert (
+        passes.fingerprint
+        != GroupSets([SCORED, PAIRS]).arrange(Epochs(open_sets('train'), 1), make_reading()).fingerprint
+    )
+
+
+def test_in_turn_no_weights_are_used_and_no_set_is_empty(make_reading, open_sets):
+    assert 'weights' in GroupSets([PAIRS], in_turn=True).unused_settings
+    assert 'weights' not in GroupSets([PAIRS]).unused_settings
+    examples = open_sets('train')
+    examples.sets[1].documents = examples.sets[1].documents[:0]
+    with pytest.raises(SettingsError, match=r'in_turn is set, but set 1 of data\.examples\.sets has no group'):
+        GroupSets([PAIRS, SCORED], in_turn=True).arrange(Epochs(examples, 1), make_reading())
 
 
 def test_every_step_is_of_one_set_and_a_pass_has_each_groups_share(sets, open_sets, make_reading):

@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch, ClassTargets, Layout
+from xlabml.blank import is_blank
 from xlabml.budget import Part, fit_turns, join_fields, split_ratios
 from xlabml.data.corpus import Corpus
 from xlabml.data.order import scramble
@@ -155,12 +156,13 @@ class PreferenceGroups(LabelledGroups):
                 continue
             lines.append(f'{store.manifest["source"]}: {end - first:,} preferences')
             lines += self._describe_fields(documents)
-            hashes, is_empty = self._answers(documents)
+            hashes = self._answers(documents)
+            n_empty = sum(map(is_blank, (answer for texts in self.texts_of(documents) for answer in texts[self._a :])))
             same = hashes[:, 0] == hashes[:, 1]
             targets = self.targets(np.arange(first, end))
             decided = targets != OUTCOMES.index(TIE) if targets.ndim == 1 else targets[:, OUTCOMES.index(TIE)] < 1
             lines.append(
-                f'  answers: {is_empty.sum():,} are empty; in {same.sum():,} records both are the same'
+                f'  answers: {n_empty:,} are empty; in {same.sum():,} records both are the same'
                 + (f', {(same & decided).sum():,} of them with a winner' if same.any() else '')
             )
             counts = np.bincount(targets[targets >= 0], minlength=3) if targets.ndim == 1 else targets.sum(0)
@@ -184,7 +186,7 @@ class PreferenceGroups(LabelledGroups):
 
         Where both answers are the same there is one segment: exchanged, it would be the same.
         """
-        hashes, _ = self._answers(documents)
+        hashes = self._answers(documents)
         example = []
         role = []
         for i, (a, b) in enumerate(hashes.tolist()):
@@ -215,10 +217,8 @@ class PreferenceGroups(LabelledGroups):
         begin = int(self.index.begins[text])
         return self.corpus.tokens_at(np.arange(begin, begin + int(self.index.lengths[text])))
 
-    def _answers(
-        self, documents: Int64[np.ndarray, ' e']
-    ) -> tuple[UInt64[np.ndarray, 'e 2'], Int64[np.ndarray, 'e 2']]:
-        """A hash of both answers of each document, and whether they are empty (1) or not (0)."""
+    def _answers(self, documents: Int64[np.ndarray, ' e']) -> UInt64[np.ndarray, 'e 2']:
+        """A hash of both answers of each document."""
         texts, n_texts = self._texts(documents)
         place = np.repeat(np.arange(len(documents)), n_texts)
         role = self.index.roles[texts].astype(np.int64)
@@ -226,11 +226,9 @@ class PreferenceGroups(LabelledGroups):
         at = (place * _N_SEGMENTS + role - self._a)[is_answer]
         turn = texts[is_answer] - _first_of_runs(at, texts[is_answer])
         hashes = np.zeros(len(documents) * _N_SEGMENTS, np.uint64)
-        lengths = np.zeros(len(documents) * _N_SEGMENTS, np.int64)
         with np.errstate(over='ignore'):
             np.add.at(hashes, at, scramble(self.index.hashes[texts[is_answer]] + scramble(turn.astype(np.uint64))))
-        np.add.at(lengths, at, self.index.lengths[texts[is_answer]])
-        return hashes.reshape(-1, _N_SEGMENTS), (lengths == 0).astype(np.int64).reshape(-1, _N_SEGMENTS)
+        return hashes.reshape(-1, _N_SEGMENTS)
 
     def _describe_fields(self, documents: Int64[np.ndarray, ' e']) -> list[str]:
         names = self.limits.roles

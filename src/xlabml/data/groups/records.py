@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from xlabml.blank import is_blank
 from xlabml.data.sources import Derived, Document, Source
 from xlabml.errors import DataError, SettingsError
 
@@ -32,7 +33,7 @@ class Columns(NamedTuple):
         vectors: Columns of a teacher's vectors, one for each text; (): none.
         score_range: The least and the largest score; they become 0 and 1.
         instructions: Whether a text may be a pair [instruction, text].
-        may_be_empty: Whether a text may be empty.
+        may_be_empty: Whether a text may be empty, or of blanks alone, which counts as empty everywhere.
         optional: Roles of which a record may have no text.
         leave_out: Whether a record with an empty text is left out, not refused.
         others: Further columns, which a format's own records read.
@@ -71,6 +72,7 @@ class GroupRecords(Derived):
     Args:
         source: Gives the records.
         columns: Which of their columns hold what.
+        otherwise: What else than mending it can be done about a record with an empty text, for messages.
 
     Raises:
         SettingsError: The source cuts its documents into pieces already.
@@ -79,7 +81,9 @@ class GroupRecords(Derived):
     in_pieces = True
     has_empty_pieces = True
 
-    def __init__(self, source: Source, columns: Columns) -> None:
+    def __init__(
+        self, source: Source, columns: Columns, otherwise: str = 'set data.examples.leave_out_empty to true'
+    ) -> None:
         if source.in_pieces:
             raise SettingsError(
                 f'source {source} cuts its documents into pieces ({type(source).__name__}), but data.examples makes '
@@ -87,6 +91,7 @@ class GroupRecords(Derived):
             )
         super().__init__(source.of_columns(columns.names))
         self.columns = columns
+        self.otherwise = otherwise
 
     def fingerprint(self) -> dict[str, Any]:
         return {'class': type(self).__name__, **self.columns.plain(), 'source': self.source.fingerprint()}
@@ -122,7 +127,7 @@ class GroupRecords(Derived):
                 pieces = [piece for piece in asked if isinstance(piece, str)]
                 if not asked or len(pieces) < len(asked):
                     return Document(row, None, {**kept, GROUP: None})
-                is_empty = is_empty or (not pieces[-1] and not self.columns.may_be_empty)
+                is_empty = is_empty or (is_blank(pieces[-1]) and not self.columns.may_be_empty)
                 texts += pieces
                 roles += [INSTRUCTION] * (len(pieces) - 1) + [number]
             if is_empty:
@@ -130,7 +135,7 @@ class GroupRecords(Derived):
                     return Document(row, '', {**kept, GROUP: None})
                 raise DataError(
                     f'{where}: a text of the role {role} (column {", ".join(names)}) is empty, or there is none; mend '
-                    'the record, or set data.examples.leave_out_empty to true'
+                    f'the record, or {self.otherwise}'
                 )
         group = {'roles': roles, **self._values(known, [role for role in roles if role != INSTRUCTION], where)}
         cuts = list(accumulate(map(len, texts)))[:-1]

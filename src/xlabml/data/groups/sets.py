@@ -10,7 +10,7 @@ from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch, PairTargets
 from xlabml.data.corpus import Corpus
 from xlabml.data.order import mix, permute
-from xlabml.data.rows import Examples, Format, Passes, Reading
+from xlabml.data.rows import Epochs, Examples, Format, Passes, Reading
 from xlabml.data.sources import Source
 from xlabml.errors import SettingsError
 
@@ -18,6 +18,7 @@ from .arranged import Arranged
 from .batching import Batching, Known, Numbers
 from .formats import GroupFormat, Objective
 from .groups import Groups
+from .in_turn import InTurn
 from .index import make_index
 from .records import GROUP
 
@@ -107,10 +108,12 @@ class GroupSets(Format):
     """Several data sets of groups, each with roles of its own; `model.objectives` may give each its objective.
 
     Every step is of one set. The sets come in the shares that they have of the data, or those of data.weights (equal
-    weights: as often each).
+    weights: as often each), in an order that is drawn; or strictly in turn.
 
     Args:
         sets: The groups of each source of data.sources, in their order.
+        in_turn: Whether the sets come strictly in turn (round-robin), a step of each, whatever their sizes; small ones
+            are gone through more often. data.weights are not used then.
 
     Raises:
         ValueError: There are none.
@@ -121,10 +124,15 @@ class GroupSets(Format):
     columns = (GROUP,)
     unused = ('plan', 'batch_tokens', 'stream', 'held_out')
 
-    def __init__(self, sets: list[Callable[[], GroupFormat]]) -> None:
+    def __init__(self, sets: list[Callable[[], GroupFormat]], in_turn: bool = False) -> None:
         self.sets = [make() for make in sets]
+        self.in_turn = in_turn
         if not self.sets:
             raise ValueError('data.examples.sets is empty; name the groups of each source')
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        return (*self.unused, 'weights') if self.in_turn else self.unused
 
     def sources(self, sources: Sequence[Source]) -> list[Source]:
         if len(sources) != len(self.sets):
@@ -148,9 +156,25 @@ class GroupSets(Format):
         assert isinstance(examples, SetExamples)
         for form, groups in zip(self.sets, examples.sets):
             form.batching.check(groups, reading.n_groups)
+        if self.in_turn:
+            return self._in_turn(passes, examples, reading)
         batching = _BySet([form.batching for form in self.sets], examples)
         # _BySet hands each batching its own set, in place of the one that is named here.
         return Arranged(passes, batching, reading.n_groups, known=examples.sets[0])
+
+    def _in_turn(self, passes: Passes, examples: SetExamples, reading: Reading) -> InTurn:
+        assert isinstance(passes, Epochs)  # there are no weights
+        for number, groups in enumerate(examples.sets):
+            if not len(groups):
+                raise SettingsError(
+                    f'data.examples.in_turn is set, but set {number} of data.examples.sets has no group in the split '
+                    'train; give its source more documents, or leave the set out'
+                )
+        each = [
+            form.arrange(Epochs(groups, mix(passes.seed, number)), reading)
+            for number, (form, groups) in enumerate(zip(self.sets, examples.sets))
+        ]
+        return InTurn(examples, examples.source_starts[:-1], each)
 
     def use_prompts(self, prompts: Mapping[str, str]) -> None:
         """As in GroupFormat, for each set."""
@@ -174,4 +198,5 @@ class GroupSets(Format):
             form.require([objective], groups, n_together)
 
     def settings(self) -> dict[str, Any]:
-        return {'class': type(self).__name__, 'sets': [form.settings() for form in self.sets]}
+        in_turn = {'in_turn': True} if self.in_turn else {}
+        return {'class': type(self).__name__, 'sets': [form.settings() for form in self.sets], **in_turn}

@@ -63,18 +63,8 @@ class StepMixture(Passes):
             place = -(-offset * n // self.unit)
             here = (of_part == number) & (place < n) & (place * self.unit // n == offset)
             nth = pass_index * self._steps.per_period[number] + self._steps.rank[steps[here]]  # of the format's steps
-            found[here] = self.examples.numbers_of(number, self._order(number, nth * n + place[here]))
-        return found
-
-    def _order(self, part: int, index: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
-        """A format's own examples at these places of its endless sequence."""
-        passes = self.passes[part]
-        assert passes.n_each is not None, 'epochs and arranged groups have as many examples in every pass'
-        pass_index, place = np.divmod(index, passes.n_each)
-        found = np.empty(len(index), np.int64)
-        for one in np.unique(pass_index).tolist():
-            here = pass_index == one
-            found[here] = passes.order(one, place[here])
+            own = self.passes[number].order_throughout(nth * n + place[here])
+            found[here] = self.examples.numbers_of(number, own)
         return found
 
     def name(self, document: int) -> str:

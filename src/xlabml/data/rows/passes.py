@@ -44,6 +44,16 @@ class Passes(ABC):
     def order(self, pass_index: int, places: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
         """The numbers of the examples at these places of a pass's order."""
 
+    def order_throughout(self, index: Int64[np.ndarray, ' rows']) -> Int64[np.ndarray, ' rows']:
+        """The same at places of the endless sequence of all passes; every pass has to have as many examples."""
+        assert self.n_each is not None
+        pass_index, places = np.divmod(index, self.n_each)
+        found = np.empty(len(index), np.int64)
+        for one in np.unique(pass_index).tolist():
+            here = pass_index == one
+            found[here] = self.order(one, places[here])
+        return found
+
     def at_steps(
         self, pass_index: int, numbers: Int64[np.ndarray, ' rows'], steps: Int64[np.ndarray, ' rows']
     ) -> Int64[np.ndarray, ' rows']:
