@@ -145,4 +145,4 @@ def test_chunks_computed_anew_have_the_dropout_of_their_device(name, device, mon
     assert len(on) == len(batch.ids)
     assert all({one.type for one in devices} == {device} for devices in on)
     for part, grad in found[1].items():
-        torch.testing.assert_close(found[0][part], grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[0][part], grad, rtol=1e-3, atol=1e-5)
