@@ -1,4 +1,8 @@
-"""What a language model has to beat: byte n-grams with Witten-Bell interpolation, and xz, on the data module's split.
+"""What a language model has to beat, on the data module's split: Kneser-Ney over the tokens that the model reads, byte
+n-grams with Witten-Bell interpolation, and xz.
+
+The tokens are those of a tokenizer that is trained on the train split, as for a model; orders are counted as
+`xlabml.ngram` does it, and the end of a text is a token like any other.
 
 An order-n model sees the n - 1 bytes before. Its estimate of byte w after context c is mixed with the next shorter
 one's: (count(c w) + types(c) · p(w | shorter c)) / (count(c) + types(c)), where types(c) says how many different bytes
@@ -9,8 +13,10 @@ Source: Witten and Bell 1991, https://doi.org/10.1109/18.87000, method C.
 
 import argparse
 import lzma
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +25,9 @@ from xlabml.data import Location, Source, StandardLibrary, WikipediaLeads, split
 from xlabml.data.corpus import splits_of
 from xlabml.data.sources.validation import utf8
 from xlabml.data.store import content_hash, hash_words
+from xlabml.datamodules import XLabDataModule
 from xlabml.datamodules.xlab_data_module import DEFAULT_SPLITS
+from xlabml.ngram import Documents, KneserNey, count_ngrams, open_ngrams
 
 BITS = 9
 """Of a symbol: a byte, or the end of a text. Seven symbols fit a 64-bit key."""
@@ -91,6 +99,29 @@ def measure_xz(test: list[bytes]) -> float:
     return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data)
 
 
+def measure_kneser_ney(source: Source, n_vocab: int, orders: list[int]) -> list[float]:
+    """Bits per byte on the test texts, of orders over the tokens of a tokenizer of n_vocab."""
+    data = XLabDataModule(sources=[source], n_vocab=n_vocab)
+    data.prepare_data()
+    corpus = data.texts.corpus
+    ids = data.texts.tokenizer.special_ids
+    test = corpus.documents('test')
+    texts = [np.asarray(corpus.tokens(document), np.int64) for document in test.tolist()]
+    inputs = np.concatenate([part for text in texts for part in ([ids['sos']], text)])
+    targets = np.concatenate([part for text in texts for part in (text, [ids['eos']])])
+    starts = np.cumsum([0, *(len(text) + 1 for text in texts[:-1])])
+    figures = []
+    for order in orders:
+        train = map(corpus.tokens, corpus.documents('train').tolist())
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / 'counted'
+            documents = Documents(train, corpus.n_vocab, ids['sos'], ids['eos'], corpus.tokenizer_hash)
+            count_ngrams(documents, place, order)
+            found = KneserNey(open_ngrams(place)).score(inputs, targets, starts)
+        figures.append(float(-np.log2(found.probability).sum() / corpus.n_bytes(test).sum()))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument(
@@ -98,6 +129,7 @@ def main() -> None:
     )
     parser.add_argument('--language', default='en', choices=['en', 'fr', 'es'], help='of wiki')
     parser.add_argument('--max_order', type=int, default=6, choices=range(1, 8))
+    parser.add_argument('--n_vocab', type=int, default=8192, help='tokens of the tokenizer')
     options = parser.parse_args()
     named = {'wiki': lambda: WikipediaLeads(options.language), 'stdlib': StandardLibrary}
     source = named[options.source]() if options.source in named else Location(options.source)
@@ -108,6 +140,8 @@ def main() -> None:
     print(f'xz -9e of the test texts   {measure_xz(texts["test"]):.3f} bits/byte')
     for order, figure in enumerate(measure_ngrams(texts['train'], texts['test'], options.max_order), 1):
         print(f'byte n-grams of order {order}    {figure:.3f} bits/byte')
+    for order, figure in zip((3, 5), measure_kneser_ney(source, options.n_vocab, [3, 5])):
+        print(f'Kneser-Ney of order {order}, {options.n_vocab:,} tokens    {figure:.3f} bits/byte')
     print(f'{time.perf_counter() - begin:.0f} s')
 
 

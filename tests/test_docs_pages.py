@@ -18,7 +18,7 @@ from xlabml.commands.sweeps import read_flags
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *('README.md', 'docs/own_data.md', 'docs/vectors_and_classes.md', 'docs/many_machines.md'),
-    *('docs/troubleshooting.md', 'docs/python.md'),
+    *('docs/troubleshooting.md', 'docs/python.md', 'docs/ngram.md'),
 ]
 SMALL = [
     *('--data.n_vocab=320', '--data.max_len=32', '--data.batch_tokens=64', '--trainer.max_steps=2'),

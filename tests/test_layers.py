@@ -34,10 +34,11 @@ MAY_IMPORT = {
     'training': {'anatomy', 'hardware'},
     'checkpoints': {'artifacts', 'bounds', 'finite', 'moved', 'untrusted'},
     'losses': {'batches'},
-    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'tfidf'},
+    'evaluation': {'batches', 'bm25', 'data', 'metadata', 'ngram', 'tfidf'},
     'transformer': {'anatomy', 'batches', 'hardware', 'moved'},
     'heads': {'transformer', 'losses', 'anatomy', 'batches', 'checkpoints', 'finite', 'tfidf', 'untrusted'},
     'metadata': set(),
+    'ngram': {'artifacts'},
     'data': {'tokenizer', 'batches', 'artifacts', 'blank', 'budget', 'paths', 'metadata'},
     'engine': {
         *(
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     'datamodules': {'data', 'tokenizer', 'batches', 'checkpoints', 'artifacts', 'paths', 'engine', 'untrusted'},
     'models': {
         *('transformer', 'heads', 'losses', 'evaluation', 'training', 'batches', 'engine', 'checkpoints'),
-        *('tokenizer', 'pipelines'),
+        *('ngram', 'tokenizer', 'pipelines'),
     },
     'inference': {'transformer', 'batches'},
     'pipelines': {
@@ -69,6 +70,7 @@ MAY_IMPORT = {
         'tokenizer',
         'checkpoints',
         'metadata',
+        'ngram',
         'untrusted',
     },
     'conversion': {'heads', 'transformer', 'tokenizer', 'checkpoints', 'artifacts'},

@@ -24,6 +24,7 @@ from .finding import Resumed
 from .groups import CALLBACKS
 from .initial import Initial
 from .loggers import make_loggers
+from .ngrams import mix_task
 from .opening import blaming, find_task, within_the_checkpoint
 from .parsing import Settings
 from .run_facts import RunFacts
@@ -83,6 +84,8 @@ def build(
         made = settings.parser.instantiate_classes(values)
     if settings.command != 'predict':
         task.open_files()
+    if settings.resumed is not None and values.get('ngram') is not None:
+        callbacks = [*callbacks, *mix_task(values.ngram, settings.resumed, task)]
     initialized = None if settings.initial is None else _begin_with(settings.initial, task, data)
     if settings.resumed is not None:
         with naming(str(settings.resumed.found.path)):

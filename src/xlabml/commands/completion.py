@@ -9,7 +9,7 @@ from .errors import UsageError
 from .overview import COMMANDS
 from .parsing import make_parsers
 
-_FILES = ('config', 'ckpt_path', 'init_from', 'data.tokenizer_path')
+_FILES = ('config', 'ckpt_path', 'init_from', 'ngram', 'data.tokenizer_path')
 """Arguments that are paths."""
 
 

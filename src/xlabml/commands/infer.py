@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from . import classifying, embedding_arguments, ranking
+from . import classifying, embedding_arguments, ngrams, ranking
 from .arguments import Parser, add_common, count, import_modules, number
 from .errors import EXIT_STATUS, report_errors, typed_paths
 from .output import visible
@@ -27,6 +27,7 @@ _OF_GENERATION = {
     'tokenizer': '-t',
     'meta': '--meta',
     'guidance': '--guidance',
+    'ngram': '--ngram',
     **{name: flag for name, (flag, _) in (_DRAWING | _BEAM).items()},
 }
 """Flags that say how a text is continued."""
@@ -91,6 +92,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar='W',
         action='append',
         help='how much --meta counts: 1 as in training, more exaggerates; KEY=W for one key (default: as in training)',
+    )
+    add(
+        '--ngram',
+        metavar='FOLDER',
+        action='append',
+        help='mix the model with the n-grams of texts, as xlab-manage ngram writes them; may be repeated',
     )
     embedding_arguments.add(parser)
     add_common(parser)
@@ -161,6 +168,8 @@ def infer(options: argparse.Namespace) -> None:
     import_modules(options)
     with typed_paths():
         generator = TextGenerator.load(options.ckpt, options.device, options.tokenizer)
+        if options.ngram:
+            ngrams.mix(generator, options.ngram, options.ckpt)
     seed = None if options.seed is None else torch.Generator().manual_seed(options.seed)  # one for all runs
     drawing = (options.temperature, options.top_k, options.top_p, seed)
     for run in range(options.runs):

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from . import class_reports, converting, dimensions, distilling, mining, projecting
+from . import class_reports, converting, dimensions, distilling, mining, ngrams, projecting
 from .arguments import Parser, add_common, import_modules
 from .errors import EXIT_STATUS, report_errors, typed_paths
 
@@ -58,6 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     dimensions.add_task(tasks)
     distilling.add_task(tasks)
     mining.add_task(tasks)
+    ngrams.add_task(tasks)
     projecting.add_task(tasks)
     for task in tasks.choices.values():
         add_common(task)

@@ -17,6 +17,7 @@ from xlabml.plain import Plain, PlainDict
 from xlabml.untrusted import yaml_text
 
 from . import data as data_commands
+from . import ngrams
 from .command_line import (
     files_first,
     join_sources,
@@ -235,6 +236,8 @@ def _make_command(name: str) -> SettingsParser:
         parser._option_string_actions['--ckpt_path'].help = _CKPT_PATH.get(name, _CKPT_PATH[''])
         if ignored := parser._option_string_actions.get('--weights_only'):  # no checkpoint is opened in another way
             ignored.help = argparse.SUPPRESS
+        if name in ('test', 'predict'):
+            parser.add_argument('--ngram', type=str | None, default=None, help=ngrams.HELP)
         if name == 'fit':
             parser.add_argument('--init_from', type=str | None, default=None, help=_INIT_FROM)
         return parser

@@ -45,10 +45,12 @@ class Evaluator(ABC):
     Attributes:
         has_own_examples: Whether it evaluates on its own `examples`, not on those of the split.
         needs_nats: Of a task of tokens, whether it needs the negative log-likelihood of each target.
+        needs_entropy: Of such a task, whether it also needs the entropy of the distribution of each target.
     """
 
     has_own_examples: bool = False
     needs_nats: bool = False
+    needs_entropy: bool = False
 
     @property
     def primary(self) -> Monitor | None:

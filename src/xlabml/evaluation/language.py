@@ -86,10 +86,12 @@ class TokenOutputs(NamedTuple):
     Args:
         sums: As in training.
         nats: The negative log-likelihood of each target; None: no metric needs it.
+        entropy: The entropy of the distribution of each target, in nats; None: no evaluator needs it.
     """
 
     sums: Sums
     nats: Float[Tensor, 'b n'] | None = None
+    entropy: Float[Tensor, 'b n'] | None = None
 
 
 def sum_segments(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xlabml.anatomy import HEAD, Matrix
 from xlabml.batches import IGNORED, Layout
-from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits
+from xlabml.losses import CrossEntropy, Loss, LossSums, make_logits, nats_and_entropy
 from xlabml.transformer import Cache, Transformer
 
 
@@ -94,7 +94,7 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
         targets: Int[Tensor, 'b n'] | None = None,
         ends: bool = False,
-        each: bool | Literal['only'] = False,
+        each: bool | Literal['only', 'entropy'] = False,
         sparse: bool = False,
         causal: bool | None = None,
     ) -> (
@@ -103,6 +103,7 @@ class LanguageModel(nn.Module):
         | Float[Tensor, 's 1 v']
         | LossSums
         | tuple[LossSums, Float[Tensor, 'b n']]
+        | tuple[LossSums, Float[Tensor, 'b n'], Float[Tensor, 'b n']]
     ):
         """Logits of each token; with targets, sums of the loss, for which all logits never exist at once.
 
@@ -113,7 +114,7 @@ class LanguageModel(nn.Module):
             ends: Return only the logits of the last token of each segment (of each row, without a layout). Those of an
                 empty segment are meaningless.
             each: With targets, also return the result of `nats`, from the same pass through the trunk; 'only': return
-                nothing else.
+                nothing else; 'entropy': and behind it the entropy of the distribution of each target, in nats.
             causal: As in Transformer.forward.
 
         Raises:
@@ -146,9 +147,22 @@ class LanguageModel(nn.Module):
         return self._nats(self.hidden(ids, layout).flatten(0, 1), targets.flatten()).view(targets.shape)
 
     def _losses(
-        self, hidden: Float[Tensor, 't d'], targets: Int[Tensor, 'b n'], each: bool | Literal['only'], sparse: bool
-    ) -> Float[Tensor, 'b n'] | LossSums | tuple[LossSums, Float[Tensor, 'b n']]:
+        self,
+        hidden: Float[Tensor, 't d'],
+        targets: Int[Tensor, 'b n'],
+        each: bool | Literal['only', 'entropy'],
+        sparse: bool,
+    ) -> (
+        Float[Tensor, 'b n']
+        | LossSums
+        | tuple[LossSums, Float[Tensor, 'b n']]
+        | tuple[LossSums, Float[Tensor, 'b n'], Float[Tensor, 'b n']]
+    ):
         flat = targets.flatten()
+        if each == 'entropy':
+            found = nats_and_entropy(hidden, self._weight, flat, self.head_bias, self.logit_cap)
+            sums = self.loss(hidden, self._weight, flat, self.head_bias, self.logit_cap)
+            return sums, found[0].view(targets.shape), found[1].view(targets.shape)
         at = (flat != IGNORED).nonzero()[:, 0] if sparse else None
         if at is not None:
             hidden = hidden.index_select(0, at)

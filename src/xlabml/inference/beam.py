@@ -8,7 +8,7 @@ from torch import nn
 
 from xlabml.errors import RequestError
 
-from .context import Context, Overflow
+from .context import Adjust, Context, Overflow
 from .sampling import exclude, precise, refuse_unusable
 from .search import Prompts
 
@@ -57,6 +57,7 @@ def beam_search(
     exclude_classes: Collection[int] | None = None,
     length_penalty: float | int = 0,
     overflow: Overflow = 'refill',
+    adjust: Adjust | None = None,
 ) -> Prompts:
     """The most probable continuation that beam search finds.
 
@@ -76,6 +77,7 @@ def beam_search(
         length_penalty: Hypotheses are ranked by log_prob / length ** length_penalty: 0 ranks by log-probability, 1 by
             its mean per id.
         overflow: What happens past `block_size`, as in `sample`.
+        adjust: Changes the logits of each step, as in `stream`.
 
     Returns:
         The new ids without the end of text; a list of them for a list.
@@ -92,7 +94,7 @@ def beam_search(
     prompts = x if isinstance(x, list) else [x]
     best = [Best(length_penalty, output_length) for _ in prompts]
     if prompts and output_length:
-        context = Context(model, prompts, output_length, block_size, overflow)
+        context = Context(model, prompts, output_length, block_size, overflow, adjust)
         _search(context, best, beam_width, output_length, eos_class, exclude_classes)
     results = [torch.tensor(found.ids, dtype=p.dtype, device=p.device) for found, p in zip(best, prompts)]
     return results if isinstance(x, list) else results[0]

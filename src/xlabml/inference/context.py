@@ -1,6 +1,6 @@
 """The context from which the model predicts the next token of each row: a window of tokens, and its cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,10 @@ refill: it is cut to its last block_size // 2 tokens (at least 1), which are rec
 steps compute one token.
 slide: it is cut to its last block_size tokens, and recomputed, at every step from then on.
 """
+
+
+Adjust = Callable[[Float[Tensor, 'r v'], Sequence[Sequence[int]]], Float[Tensor, 'r v']]
+"""Logits of each row's next token, and all tokens of each row, prompt included -> other logits."""
 
 
 @runtime_checkable
@@ -47,6 +51,7 @@ class Context:
         n_steps: Maximum number of tokens that will be added to a row.
         block_size: The longest window; None: no limit.
         overflow: What happens beyond.
+        adjust: Changes the logits of each step, before anything else does; None: nothing.
 
     Attributes:
         tokens: All tokens of each row, prompt included.
@@ -59,6 +64,7 @@ class Context:
         n_steps: int,
         block_size: int | None,
         overflow: Overflow,
+        adjust: Adjust | None = None,
     ) -> None:
         if block_size is not None and block_size < 1:
             raise ValueError(f'block_size is {block_size}; it must be at least 1, or None for no limit')
@@ -76,6 +82,7 @@ class Context:
         self._new_cache: Callable[[int, int], _Cache] | None = getattr(model, 'new_cache', None)
         self._device = prompts[0].device
         self._overflow = overflow
+        self._adjust = adjust
         self.tokens: list[list[int]] = [prompt.tolist() for prompt in prompts]
         longest = max(map(len, self.tokens)) + n_steps
         self._room = longest if block_size is None else min(block_size, longest)
@@ -87,6 +94,10 @@ class Context:
 
     def logits(self) -> Float[Tensor, 'r v']:
         """The logits of each row's next token."""
+        logits = self._of_model()
+        return logits if self._adjust is None else self._adjust(logits, self.tokens)
+
+    def _of_model(self) -> Float[Tensor, 'r v']:
         windows = [row[begin:] for row, begin in zip(self.tokens, self._begin)]
         if self._new_cache is None:
             return self._read_plain(windows)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xlabml.errors import RequestError
 
-from .context import Context, Overflow
+from .context import Adjust, Context, Overflow
 from .sampling import Greedy, Sampler, exclude, mark_unusable, refuse_unusable
 
 Prompts = TypeVar('Prompts', Int[Tensor, ' _'], list[Int[Tensor, ' _']])
@@ -29,6 +29,7 @@ def stream(
     eos_class: int | None = None,
     exclude_classes: Collection[int] | None = None,
     overflow: Overflow = 'refill',
+    adjust: Adjust | None = None,
 ) -> Iterator[list[int | None]]:
     """Generate the next id of every row, step by step.
 
@@ -39,8 +40,9 @@ def stream(
         block_size: The longest context, prompt included; None: no limit.
         choose: `Greedy`, a `Sampler`, or any function like them.
         eos_class: The id that ends a row.
-        exclude_classes: Ids that are never generated; excluded before anything else.
+        exclude_classes: Ids that are never generated; excluded before ids are chosen.
         overflow: What happens past `block_size`.
+        adjust: Changes the logits of each step, before ids are excluded: mixes them with n-grams, for example.
 
     Yields:
         For each row its next id, or None if it has ended; the end of text is not returned.
@@ -53,7 +55,7 @@ def stream(
     n_rows = len(prompts)
     if not n_rows:
         return
-    context = Context(model, prompts, output_length, block_size, overflow)
+    context = Context(model, prompts, output_length, block_size, overflow, adjust)
     rows = list(range(n_rows))
     for n_made in range(output_length):
         logits = exclude(context.logits(), exclude_classes)

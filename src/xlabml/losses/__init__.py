@@ -4,9 +4,9 @@ A loss of tokens gives sums and never means: only the caller knows how many targ
 objective of embedders returns a loss for each example, for the same reason.
 """
 
-from .caching import embed_in_chunks
+from .caching import compute_anew, embed_in_chunks
 from .classification import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, Distillation, Huber, SquaredError
-from .cross_entropy import CrossEntropy, make_logits
+from .cross_entropy import CrossEntropy, make_logits, nats_and_entropy
 from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
 from .gathering import gather_views
 from .info_nce import InfoNCE
@@ -52,9 +52,11 @@ __all__ = [
     'Triplet',
     'VectorDistillation',
     'Views',
+    'compute_anew',
     'embed_in_chunks',
     'gather_views',
     'make_logits',
     'make_views',
     'max_similarity',
+    'nats_and_entropy',
 ]

@@ -71,6 +71,25 @@ def cross_entropy(
     return LossSums(objective, nats, ((predicted == targets) & kept).sum(), kept.sum())
 
 
+@torch.no_grad()
+def nats_and_entropy(
+    hidden: Float[Tensor, 't d'],
+    weight: Float[Tensor, 'v d'],
+    targets: Int[Tensor, ' t'],
+    bias: Float[Tensor, ' v'] | None = None,
+    logit_cap: float | None = None,
+) -> tuple[Float[Tensor, ' t'], Float[Tensor, ' t']]:
+    """The negative log-likelihood of each target, 0 where it is ignored, and the entropy of the distribution that it
+    comes from, both in nats; computed in chunks, without a gradient."""
+    nats = []
+    entropy = []
+    for some, wanted in zip(hidden.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS)):
+        log_prob = make_logits(some, weight, bias, logit_cap).log_softmax(dim=-1)
+        nats.append(F.nll_loss(log_prob, wanted, ignore_index=IGNORED, reduction='none'))
+        entropy.append(-(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(dim=-1))
+    return torch.cat(nats), torch.cat(entropy)
+
+
 class CrossEntropy(Loss):
     """Cross-entropy, in chunks of tokens. The prediction is the first entry with the largest logit.
 

@@ -131,10 +131,14 @@ class TokenTask(TrunkTask):
         return _named(self.network(batch.ids, batch.layout, targets=targets, sparse=self.has_sparse_targets), batch)
 
     def outputs(self, batch: Batch) -> TokenOutputs:
-        """The sums of the loss; where it is needed, also the negative log-likelihood of each target."""
+        """The sums of the loss; where they are needed, also the negative log-likelihood of each target, and the entropy
+        of its distribution."""
         if not self.metrics and not any(evaluator.needs_nats for evaluator in self.evaluators):
             return TokenOutputs(self.loss(batch))
         targets = token_targets(batch).ids
+        if any(evaluator.needs_entropy for evaluator in self.evaluators):
+            sums, nats, entropy = self.network(batch.ids, batch.layout, targets=targets, each='entropy')
+            return TokenOutputs(_named(sums, batch), nats, entropy)
         sums, nats = self.network(batch.ids, batch.layout, targets=targets, each=True, sparse=self.has_sparse_targets)
         return TokenOutputs(_named(sums, batch), nats)
 

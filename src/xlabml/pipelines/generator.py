@@ -1,6 +1,6 @@
 """Generate text from a checkpoint and a prompt, streamed or whole. No Lightning."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,12 +10,14 @@ from torch import Tensor
 from xlabml import checkpoints, inference, settings
 from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import LanguageModel
-from xlabml.heads.loading import load_network
+from xlabml.heads.loading import load_network, network_weights
+from xlabml.ngram import Mixture
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
 from .conditioning import Conditioning
 from .devices import find_device
+from .mixing import Mixing, Report, name_model, open_mixture
 
 LANGUAGE_MODEL = 'xlabml.models.XLabModel'
 """The task whose checkpoints generate text, like those of its subclasses."""
@@ -36,12 +38,24 @@ class TextGenerator:
         model: The model, in evaluation mode, on its device.
         tokenizer: The tokenizer that the model was trained with.
         conditioning: The metadata that it knows; None: none.
+        mixing: The n-grams that its predictions are mixed with; None: none.
+
+    Attributes:
+        name: A name of its weights, which gates of n-grams are kept under.
 
     Raises:
         ValueError: Model and tokenizer have different numbers of tokens.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, conditioning: Conditioning | None = None) -> None:
+    name: str = ''
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        conditioning: Conditioning | None = None,
+        mixing: Mixing | None = None,
+    ) -> None:
         n_vocab = model.trunk.embedding.num_embeddings
         if len(tokenizer) != n_vocab:
             raise SettingsError(
@@ -51,6 +65,7 @@ class TextGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.conditioning = conditioning or Conditioning(None, tokenizer, model.max_len)
+        self.mixing = mixing
         self._eos = tokenizer.special_ids['eos']
         self._excluded = [item for item in tokenizer.reserved_ids if item != self._eos]
 
@@ -84,7 +99,35 @@ class TextGenerator:
             path, contents.network and contents.network.arguments, lambda: model(torch.zeros(1, 1, dtype=torch.long))
         )
         with naming(path):
-            return cls(model.to(where), loaded, Conditioning.load(contents, path, loaded, model.max_len))
+            found = cls(model.to(where), loaded, Conditioning.load(contents, path, loaded, model.max_len))
+        found.name = name_model(network_weights(contents.weights))
+        return found
+
+    def mix_with(
+        self,
+        folders: Sequence[Path],
+        whose: str = 'the model',
+        say: Callable[[str], None] = print,
+        report: Report | None = None,
+    ) -> list[Mixture]:
+        """Mix predictions with counted n-grams from now on; those of the second folder with what the first makes.
+
+        Args:
+            folders: As `xlab-manage ngram` writes them.
+            whose: The checkpoint's file, for messages.
+            say: Told when a gate is fitted, which takes a while.
+            report: Told how far that is.
+
+        Returns:
+            The n-grams of each folder, with their gates.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: It is damaged, or of another tokenizer.
+        """
+        known = (self.model, self.name, self.tokenizer.hash, whose, say, report)
+        self.mixing = Mixing([open_mixture(folder, *known) for folder in folders])
+        return self.mixing.mixtures
 
     def stream(
         self,
@@ -178,7 +221,15 @@ class TextGenerator:
         texts_in = [prompt] if isinstance(prompt, str) else prompt
         prompts = [self._variants(text, continued, meta, None)[0][0] for text in texts_in]
         found = inference.beam_search(
-            self.model, prompts, width, n_tokens, self.model.max_len, self._eos, self._excluded, length_penalty
+            self.model,
+            prompts,
+            width,
+            n_tokens,
+            self.model.max_len,
+            self._eos,
+            self._excluded,
+            length_penalty,
+            adjust=self.mixing,
         )
         texts = [self._decode(ids, new.tolist()) for ids, new in zip(prompts, found)]
         return texts[0] if isinstance(prompt, str) else texts
@@ -220,7 +271,9 @@ class TextGenerator:
     ) -> Iterator[list[int | None]]:
         block_size = self.model.max_len
         chosen = inference.Guided(choose, weights) if weights else choose
-        return inference.stream(self.model, prompts, n_tokens, block_size, chosen, self._eos, self._excluded)
+        return inference.stream(
+            self.model, prompts, n_tokens, block_size, chosen, self._eos, self._excluded, adjust=self.mixing
+        )
 
     def _pieces(self, prompt: Tensor, steps: Iterator[list[int | None]]) -> Iterator[str]:
         decoder = self.tokenizer.stream()
