@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
-from xlabml.commands.infer import main
+from xlabml.commands.doors import infer
 
-raise SystemExit(main())
+if __name__ == '__main__':  # processes that are started anew import this file
+    raise SystemExit(infer())

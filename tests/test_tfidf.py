@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from xlabml.evaluation.linear import fit_linear
-from xlabml.tfidf import Tfidf, TfidfModel, characters_of, words_of
+from xlabml.tfidf import Tfidf, TfidfModel, TfidfPreference, characters_of, model_of_arrays, words_of
 
 TEXTS = [
     'The cat sees the dog. A cat!',
@@ -99,3 +101,64 @@ def test_shares_several_labels_and_numbers_are_learned_too():
     assert np.corrcoef(numbers[:, 0], counts[:, 0])[0, 1] > 0.95
     lone = fit_linear(fields, np.full(len(texts), 1), 'single-label', 3).logits(fields)
     assert (lone.argmax(1) == 1).all()
+
+
+def make_preferences(n=40):
+    """Prompt, A and B of each example, and which is better: the answer with more cats."""
+    texts, _ = make_labelled(2 * n)
+    fields = [('a prompt', a, b) for a, b in zip(texts[:n], texts[n:])]
+    leads = [np.sign(b.count('cat') - a.count('cat')) for _, a, b in fields]
+    return fields, np.array(leads, np.int64) + 1
+
+
+def test_weights_of_answers_are_those_of_the_smallest_penalised_loss():
+    pytest.importorskip('scipy')
+    pytest.importorskip('sklearn')
+    fields, outcomes = make_preferences()
+    shares = 0.8 * np.eye(3)[outcomes] + 0.2 / 3
+    model = fit_linear(fields, shares.astype(np.float32), 'preference', 3)
+    assert isinstance(model, TfidfPreference)
+
+    def dense(texts):
+        rows = model.tfidf.rows([(text,) for text in texts])
+        found = torch.zeros(len(texts), rows.n_columns, dtype=torch.float64)
+        for i, (first, last) in enumerate(zip(rows.starts, rows.starts[1:])):
+            found[i, rows.columns[first:last]] = torch.from_numpy(rows.values[first:last])
+        return found
+
+    # The definition, by torch's gradients of dense matrices.
+    difference = dense([a for _, a, _ in fields]) - dense([b for *_, b in fields])
+    parameters = torch.zeros(difference.size(1) + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([parameters], max_iter=500, tolerance_grad=1e-9, line_search_fn='strong_wolfe')
+
+    def closure():
+        optimizer.zero_grad()
+        half = difference @ parameters[:-1] / 2
+        logits = torch.stack([half, parameters[-1].expand_as(half), -half], dim=1)
+        loss = F.cross_entropy(logits, torch.from_numpy(shares), reduction='sum') + parameters.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    np.testing.assert_allclose(model.weights, parameters[:-1].detach(), atol=1e-3)
+    np.testing.assert_allclose(model.log_tie_ratio, parameters[-1:].detach(), atol=1e-3)
+    hard = fit_linear(fields, outcomes, 'preference', 3).logits(fields)
+    assert (hard.argmax(1) == outcomes).mean() > 0.7
+    # No example is a tie: its ratio is small, and finite.
+    lone = fit_linear(fields, outcomes // 2 * 2, 'preference', 3)
+    assert -20 < lone.log_tie_ratio[0] < -2
+
+
+def test_exchanged_answers_have_exchanged_logits_to_the_last_bit_also_after_saving():
+    generator = np.random.default_rng(0)
+    texts = make_labelled(400)[0]
+    tfidf = Tfidf.of(texts, 5000)
+    weights = (generator.standard_normal(len(tfidf.idf)) * 10 ** generator.uniform(-8, 8, len(tfidf.idf))).astype('f4')
+    model = TfidfPreference(tfidf, weights, np.array([-0.7], np.float32))
+    fields = [('a prompt', *generator.choice([*texts, ''], 2)) for _ in range(500)]
+    logits = model.logits(fields)
+    exchanged = model_of_arrays(model.arrays()).logits([(a, b) for _, b, a in reversed(fields)])
+    assert np.array_equal(logits, exchanged[::-1, ::-1])
+    assert model.logits([]).shape == (0, 3)
+    with pytest.raises(ValueError, match='do not fit each other'):
+        TfidfPreference.of_arrays({**model.arrays(), 'log_tie_ratio': np.zeros(2, np.float32)})

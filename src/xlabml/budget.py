@@ -40,16 +40,38 @@ def share_room(lengths: Int64[np.ndarray, 'e f'], room: int, ratios: tuple[float
     return kept
 
 
-def count_windows(lengths: Int64[np.ndarray, '*e'], room: int, most: int, overlap: int) -> Int64[np.ndarray, '*e']:
+def share_window(
+    lengths: Int64[np.ndarray, 'e f'], max_len: int, ratios: tuple[float, ...]
+) -> tuple[Int64[np.ndarray, ' e'], Int64[np.ndarray, ' e']]:
+    """How a window of an example is shared: the first of two texts stands in each of them, the last text is cut up.
+
+    Args:
+        lengths: Of the texts of each example, one or two.
+        max_len: Slots of a window: a start, the first text and a separator where there are two, tokens, an end.
+        ratios: Of each text; their sum is 1.
+
+    Returns:
+        How many tokens of the first of two texts a window has, and how many of the last one fit in it.
+    """
+    if lengths.shape[1] == 1:
+        return np.zeros(len(lengths), np.int64), np.full(len(lengths), max_len - 2)
+    room = max_len - 3
+    shared = share_room(lengths, room, ratios)[:, 0]
+    return shared, room - shared
+
+
+def count_windows(
+    lengths: Int64[np.ndarray, '*e'], room: int | Int64[np.ndarray, '*e'], most: int, overlap: int
+) -> Int64[np.ndarray, '*e']:
     """How many windows texts are read in: as many as hold all of a text, one at least.
 
     Args:
         lengths: Of the texts, in tokens.
-        room: Tokens of a window.
+        room: Tokens of a window; of a text that is longer, more than `overlap`.
         most: Windows of a text, at most.
         overlap: Tokens that a window shares with the one before.
     """
-    return np.clip(-(-(lengths - overlap) // (room - overlap)), 1, most)
+    return np.clip(-(-(lengths - overlap) // np.maximum(1, room - overlap)), 1, np.where(lengths <= room, 1, most))
 
 
 def split_ratios(room: Sequence[float]) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 XLabError
     SettingsError                       a setting has to change: bad values, or two that do not go together
+        VocabularyError                 the texts have fewer tokens to learn than were asked for
         NotSupportedError               right elsewhere, but not on this machine: a device, a library
         commands.errors.UsageError      the same as SettingsError, found by the command line itself
     RequestError                        a request to a model has to change: a prompt, a temperature
@@ -39,6 +40,19 @@ class SettingsError(XLabError, ValueError):
 
 class NotSupportedError(SettingsError):
     """A setting is not supported on this machine."""
+
+
+class VocabularyError(SettingsError):
+    """A tokenizer cannot have as many tokens: the texts have no more pieces to learn.
+
+    Args:
+        message: For people.
+        most: How many it can have.
+    """
+
+    def __init__(self, message: str, most: int) -> None:
+        super().__init__(message)
+        self.most = most
 
 
 class RequestError(XLabError, ValueError):

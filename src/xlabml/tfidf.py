@@ -3,13 +3,15 @@
 Features are those of scikit-learn's `TfidfVectorizer(sublinear_tf=True, min_df=2)`, of words and pairs of words, and of
 2 to 5 characters inside of words (`analyzer='char_wb'`), each block of length 1 (Pedregosa et al. 2011, section 6.2.3
 of its user guide). Here they are computed without it, so that a checkpoint can be used where it is not installed.
+
+`TfidfModel` has outputs of texts. `TfidfPreference` has a score of each of two answers, and says which is better.
 """
 
 import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
@@ -18,6 +20,8 @@ MAX_FEATURES = 50_000
 """Features of each block, those of the most texts."""
 MIN_TEXTS = 2
 """Texts of the training split that a feature is in, at least."""
+PREFERENCE = 'preference'
+"""The task of which of two answers is better, or a tie; the others are those of SequenceClassifier."""
 _WORD = re.compile(r'\b\w\w+\b')
 _N_CHARACTERS = range(2, 6)
 _AT_A_TIME = 2048
@@ -157,6 +161,26 @@ class Tfidf(NamedTuple):
         weights = (1 + np.log(counts)) * self.idf[found]
         return found, weights / max(math.sqrt(np.square(weights).sum()), math.ulp(0.0))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays, by name; texts are the bytes of lines."""
+        return {'words': _as_bytes(self.words), 'characters': _as_bytes(self.characters), 'idf': self.idf}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> 'Tfidf':
+        """What `arrays` returned.
+
+        Raises:
+            ValueError: The arrays do not fit each other.
+        """
+        found = cls(_as_lines(arrays['words']), _as_lines(arrays['characters']), arrays['idf'])
+        n = len(found.words) + len(found.characters)
+        if found.idf.shape != (n,):
+            raise ValueError(
+                f'the TF-IDF model has {n} features and {found.idf.shape} frequencies, which do not fit each other; '
+                'copy the file again'
+            )
+        return found
+
 
 class TfidfModel(NamedTuple):
     """A linear model of TF-IDF features.
@@ -170,6 +194,11 @@ class TfidfModel(NamedTuple):
     tfidf: Tfidf
     coefficients: Float32[np.ndarray, 'k features']
     intercepts: Float32[np.ndarray, ' k']
+
+    @property
+    def n_outputs(self) -> int:
+        """Logits of an example."""
+        return len(self.intercepts)
 
     def logits(self, texts: Sequence[Sequence[str]]) -> Float64[np.ndarray, 'e k']:
         """The logits of each example, whose softmax (with several labels an example: sigmoid) are its probabilities; of
@@ -185,14 +214,8 @@ class TfidfModel(NamedTuple):
         return np.concatenate(found)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, by name; texts are the bytes of lines."""
-        return {
-            'words': _as_bytes(self.tfidf.words),
-            'characters': _as_bytes(self.tfidf.characters),
-            'idf': self.tfidf.idf,
-            'coefficients': self.coefficients,
-            'intercepts': self.intercepts,
-        }
+        """All of it as arrays, by name."""
+        return {**self.tfidf.arrays(), 'coefficients': self.coefficients, 'intercepts': self.intercepts}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> 'TfidfModel':
@@ -201,17 +224,96 @@ class TfidfModel(NamedTuple):
         Raises:
             ValueError: The arrays do not fit each other.
         """
-        words = _as_lines(arrays['words'])
-        characters = _as_lines(arrays['characters'])
-        n = len(words) + len(characters)
+        tfidf = Tfidf.of_arrays(arrays)
+        n = len(tfidf.idf)
         coefficients = arrays['coefficients']
         n_classes = len(arrays['intercepts'])
-        if arrays['idf'].shape != (n,) or coefficients.shape[0] != n_classes or coefficients.shape[1] % max(1, n):
+        if coefficients.shape[0] != n_classes or coefficients.shape[1] % max(1, n):
             raise ValueError(
-                f'the TF-IDF model has {n} features, {arrays["idf"].shape} frequencies and {coefficients.shape} '
-                f'coefficients of {n_classes} classes, which do not fit each other; copy the file again'
+                f'the TF-IDF model has {n} features and {coefficients.shape} coefficients of {n_classes} classes, '
+                'which do not fit each other; copy the file again'
             )
-        return cls(Tfidf(words, characters, arrays['idf']), coefficients, arrays['intercepts'])
+        return cls(tfidf, coefficients, arrays['intercepts'])
+
+
+class TfidfPreference(NamedTuple):
+    """Which of two answers is better, or a tie, by a score of each answer that is linear in its TF-IDF features.
+
+    The logits of a, tie and b are (u − v) / 2, log ν and (v − u) / 2, where u and v are the scores of A and B. What
+    both answers share, their prompt above all, cancels out of u − v, so only answers have features. A score is the
+    correctly rounded sum of its terms, which depends on no order: exchanged answers have exchanged logits to the last
+    bit.
+    Source: Davidson 1970, https://doi.org/10.1080/01621459.1970.10481082, eq. 2.2, with a score u for log π.
+
+    Args:
+        tfidf: The features.
+        weights: Of each feature.
+        log_tie_ratio: log ν.
+    """
+
+    tfidf: Tfidf
+    weights: Float32[np.ndarray, ' features']
+    log_tie_ratio: Float32[np.ndarray, ' 1']
+
+    @property
+    def n_outputs(self) -> int:
+        """Logits of an example."""
+        return 3
+
+    def scores(self, texts: Sequence[str]) -> Float64[np.ndarray, ' e']:
+        """The score of each answer, whatever the other is."""
+        found: dict[str, float] = {}
+        weights = self.weights.astype(np.float64)
+        for some in _parts([(text,) for text in dict.fromkeys(texts)]):
+            rows = self.tfidf.rows(some)
+            terms = (rows.values * weights[rows.columns]).tolist()
+            ends = itertools.pairwise(rows.starts.tolist())
+            found |= {text: math.fsum(terms[first:last]) for (text,), (first, last) in zip(some, ends)}
+        return np.array([found[text] for text in texts], np.float64)
+
+    def logits(self, texts: Sequence[Sequence[str]]) -> Float64[np.ndarray, 'e 3']:
+        """The logits of a, tie and b of each example.
+
+        Args:
+            texts: Of each example, A and B last.
+        """
+        half = (self.scores([fields[-2] for fields in texts]) - self.scores([fields[-1] for fields in texts])) / 2
+        return np.stack([half, np.full(len(half), float(self.log_tie_ratio[0])), -half], axis=1)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays, by name."""
+        return {**self.tfidf.arrays(), 'weights_of_answers': self.weights, _LOG_TIE_RATIO: self.log_tie_ratio}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> 'TfidfPreference':
+        """What `arrays` returned.
+
+        Raises:
+            ValueError: The arrays do not fit each other.
+        """
+        tfidf = Tfidf.of_arrays(arrays)
+        weights = arrays['weights_of_answers']
+        ratio = arrays[_LOG_TIE_RATIO]
+        if weights.shape != tfidf.idf.shape or ratio.shape != (1,):
+            raise ValueError(
+                f'the TF-IDF model has {len(tfidf.idf)} features, {weights.shape} weights and {ratio.shape} tie '
+                'ratios, which do not fit each other; copy the file again'
+            )
+        return cls(tfidf, weights, ratio)
+
+
+_LOG_TIE_RATIO = 'log_tie_ratio'
+
+LinearModel: TypeAlias = TfidfModel | TfidfPreference
+
+
+def model_of_arrays(arrays: Mapping[str, np.ndarray]) -> LinearModel:
+    """The model whose `arrays` these are.
+
+    Raises:
+        ValueError: They do not fit each other.
+    """
+    return (TfidfPreference if _LOG_TIE_RATIO in arrays else TfidfModel).of_arrays(arrays)
 
 
 def _parts(texts: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:

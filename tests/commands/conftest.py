@@ -92,11 +92,11 @@ def xlab(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """Within this, a run gets SIGTERM in a method of the model, once it has made so many steps."""
+    """Within this, a run gets SIGTERM in a method of its task, once it has made so many steps."""
 
     @contextlib.contextmanager
-    def at(method, step):
-        call = getattr(XLabModel, method)
+    def at(method, step, task=XLabModel):
+        call = getattr(task, method)
 
         def send(model, *arguments):
             if model.trainer.global_step == step:
@@ -104,7 +104,7 @@ def interrupted(monkeypatch):
             return call(model, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(XLabModel, method, send)
+            patch.setattr(task, method, send)
             yield
 
     return at

@@ -8,11 +8,11 @@ import ranks
 from curves import read_curve
 
 from xlabml import checkpoints
-from xlabml.errors import NotSupportedError, SettingsError
+from xlabml.errors import NotSupportedError
 from xlabml.evaluation.class_results import ClassResults
 from xlabml.evaluation.class_table import example_losses
 from xlabml.models import classifier as task
-from xlabml.pipelines import TextClassifier
+from xlabml.pipelines import RewardModel, TextClassifier
 from xlabml.transformer import Transformer
 
 
@@ -50,8 +50,6 @@ def test_without_scikit_learn_it_is_refused_before_anything_is_trained(monkeypat
     with pytest.raises(NotSupportedError, match=r"pip install 'xlabml\[baselines\]'"):
         model.check_training(10)
     task.Classifier(20, 8, ['a', 'b'], trunk=trunk).check_training(10)
-    with pytest.raises(SettingsError, match='would treat A and B of preferences differently'):
-        task.Classifier(20, 8, ['a', 'tie', 'b'], preference='apart', trunk=trunk, blend='tfidf')
 
 
 @pytest.mark.slow
@@ -85,6 +83,47 @@ def test_a_mixture_is_trained_resumed_tested_scored_and_asked(xlab, flags, tmp_p
         found = classifier.predict([row['id'] for row in rows])
         for row, one in zip(rows, found):
             assert one.probabilities == pytest.approx(row['probabilities'], abs=2e-6)
+
+
+@pytest.mark.slow
+def test_preferences_are_mixed_with_a_linear_model_of_answers(xlab, flags, texts, tmp_path):
+    pytest.importorskip('sklearn')
+    path = tmp_path / 'preferences.jsonl'
+    records = [
+        {'prompt': f'{i}.', 'response_a': one, 'response_b': other, 'winner': 'a' if one < other else 'b'}
+        for i, (one, other) in enumerate(zip(texts, reversed(texts)))
+    ]
+    path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    left_out = ('--data.examples', '--data.sources')
+    flags = [flag for flag in flags if not flag.startswith(left_out)]
+    flags += ['--data.examples=Preferences', '--data.examples.label=winner', '--data.examples.together=false']
+    flags += [f'--data.sources=[{{path: {path}}}]']
+    status, printed = xlab('fit', *flags)
+    assert status == 0, printed
+    status, printed = xlab('test', *flags, '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'TF-IDF alone' in printed
+    results = ClassResults.read(tmp_path / 'logs/version_0/test-examples.parquet')
+    status, printed = xlab('predict', *flags, '--ckpt_path=last', '--predictions.id=prompt')
+    assert status == 0, printed
+    rows = [json.loads(line) for line in (tmp_path / 'logs/version_0/predictions.jsonl').read_text().splitlines()]
+    assert len(rows) == len(results.labels)
+    path = checkpoints.find('last', tmp_path)
+    export = checkpoints.export(path, str(tmp_path / 'small.safetensors'))
+    asked = [records[int(row['id'].rstrip('.'))] for row in rows]
+    fields = [tuple(record[name] for name in ('prompt', 'response_a', 'response_b')) for record in asked]
+    for file in (path, export.path):
+        classifier = TextClassifier.load(file)
+        assert classifier.model.blend.weights[1] > 0
+        exchanged = classifier.predict([(prompt, b, a) for prompt, a, b in fields])
+        for row, one, other in zip(rows, classifier.predict(fields), exchanged):
+            assert one.probabilities == pytest.approx(row['probabilities'], abs=2e-6)
+            mirrored = dict(zip(('b', 'tie', 'a'), (other.probabilities[name] for name in ('a', 'tie', 'b'))))
+            assert one.probabilities == mirrored
+    prompt, *answers = fields[0]
+    u, v = RewardModel.load(path).score(prompt, answers)
+    said = classifier.predict([fields[0]])[0].probabilities
+    assert (u > v) == (said['a'] > said['b'])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from xlabml.artifacts.tables import flatten
 from xlabml.commands import infer
 from xlabml.errors import RequestError, SettingsError
 from xlabml.evaluation.class_results import ClassResults
+from xlabml.models import Classifier
 from xlabml.pipelines import TextClassifier
 
 NAMES = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'val_auroc', 'val_ece', 'gradient_norm')
@@ -155,6 +156,19 @@ def test_a_resumed_classifier_is_bit_for_bit_an_unbroken_one(xlab, flags, run, t
     assert status == 0, printed
     for name in NAMES:
         assert read_curve(broken, name) == read_curve(whole, name), name
+
+
+@pytest.mark.slow
+def test_a_classifier_that_gets_sigterm_resumes_bit_for_bit(xlab, flags, run, tmp_path, interrupted):
+    whole, _ = run
+    other = f'--trainer.default_root_dir={tmp_path}/broken'
+    with interrupted('training_step', 7, Classifier):
+        assert xlab('fit', *flags, *SAVED, other)[0] == 143
+    status, printed = xlab('fit', *flags, *SAVED, other, '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'resuming from' in printed
+    for name in NAMES:
+        assert read_curve(tmp_path / 'broken/logs/version_0', name) == read_curve(whole, name), name
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from xlabml.commands.parsing import parse
 from xlabml.errors import SettingsError
 from xlabml.models import DEFAULT, Task
 
+ROOT = Path(__file__).parents[2]
+
 WITHOUT_TORCH = """
 import sys
 from xlabml.commands.fit import main
@@ -74,6 +76,28 @@ def test_ctrl_c_while_libraries_load_ends_quietly():
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, timeout=8)
     assert done.returncode == 130
     assert done.stderr == '\nxlab: interrupted\n'
+
+
+@pytest.mark.parametrize(
+    ('door', 'program', 'module'),
+    [('xlab.py', 'xlab', 'fit'), ('infer.py', 'xlab-infer', 'infer'), ('manage.py', 'xlab-manage', 'manage')],
+)
+def test_ctrl_c_is_guarded_before_a_door_imports_its_command(door, program, module):
+    code = (
+        'import os, runpy, signal, sys, time\n'
+        'class Watch:\n'
+        '    def find_spec(self, name, *_):\n'
+        f"        if name == 'xlabml.commands.{module}':\n"
+        "            assert not {'logging', 'argparse', 'torch'} & (set(sys.modules) - known)\n"
+        '            os.kill(os.getpid(), signal.SIGINT)\n'
+        '            time.sleep(9)\n'
+        'sys.meta_path.insert(0, Watch())\n'
+        'known = set(sys.modules)\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        f"runpy.run_path({str(ROOT / door)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, timeout=8)
+    assert (done.returncode, done.stderr) == (130, f'\n{program}: interrupted\n')
 
 
 @pytest.mark.parametrize('before', [signal.default_int_handler, signal.SIG_IGN], ids=['listened to', 'ignored'])

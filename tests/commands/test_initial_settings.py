@@ -8,6 +8,7 @@ import pytest
 from xlabml.checkpoints import Part
 from xlabml.commands.initial import Initial, initial_settings
 from xlabml.commands.saved import Seals
+from xlabml.errors import SettingsError
 
 POOLING = {'class_path': 'xlabml.heads.AttentionPooling', 'init_args': {'n_heads': 2}}
 TRUNK = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 16, 'causal': True}}
@@ -44,3 +45,11 @@ def test_a_table_takes_over_its_width():
     assert found['model']['init_args'] == {'d_vector': 24, 'normalize': False}
     assert found['data'] == {'max_len': 32, 'n_vocab': 320}
     assert 'model' not in initial_settings(first, 'xlabml.models.Embedder', False, Seals())
+
+
+@pytest.mark.parametrize('task', ['xlabml.models.XLabModel', 'xlabml.models.MaskedLanguageModel'])
+def test_a_trunk_that_the_task_does_not_take_is_refused_with_tasks_that_do(task):
+    trunk = {'class_path': 'xlabml.transformer.HuggingFaceEncoder', 'init_args': {'model_type': 'bert', 'config': {}}}
+    with pytest.raises(SettingsError, match=r'HuggingFaceEncoder, but .* --model Classifier or --model Embedder'):
+        initial_settings(initial(trunk=trunk), task, False, Seals())
+    assert initial_settings(initial(trunk=trunk), 'xlabml.models.Classifier', False, Seals())['model']

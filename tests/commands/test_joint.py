@@ -81,6 +81,38 @@ def test_a_resumed_run_is_bit_for_bit_an_unbroken_one(xlab, joint, whole, run):
         assert read_curve(run, name) == read_curve(whole, name), name
 
 
+@pytest.mark.slow
+def test_next_chunks_and_chunks_of_one_document_are_trained_beside_next_tokens(xlab, tiny, corpus, tmp_path):
+    documents = [' '.join(json.loads(line)['text'] for line in lines) for lines in _in_tens(corpus / 'texts.jsonl')]
+    (tmp_path / 'long.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in documents))
+    path = f'{{class_path: Location, init_args: {{path: {tmp_path}/long.jsonl}}}}'
+    chunks = [f'{{class_path: xlabml.data.{name}, init_args: {{source: {path}, chunk_chars: 60, min_chars: 10}}}}'
+              for name in ('NextChunks', 'ChunkPairs')]  # fmt: skip
+    roles = ('{roles: {a: a, b: b}, label: label', '{roles: {anchor: anchor, positive: positive}')
+    groups = [f'{{class_path: TextGroups, init_args: {some}, leave_out_empty: true}}}}' for some in roles]
+    flags = [flag for flag in tiny if not flag.startswith('--data.sources')]
+    status, printed = xlab(
+        'fit',
+        '--model=JointModel',
+        '--model.objectives=[xlabml.losses.Contrastive, xlabml.losses.InfoNCE]',
+        *flags,
+        f'--data.sources=[{path}, {", ".join(chunks)}]',
+        f'--data.examples={{class_path: FormatMixture, init_args: {{formats: [NextTokens, {", ".join(groups)}]}}}}',
+        '--data.batch_groups=4',
+    )
+    assert status == 0, printed
+    rows = [json.loads(line) for line in (tmp_path / 'logs/version_0/log.jsonl').read_text().splitlines()]
+    assert sum('train_token_loss' in row for row in rows) == 4
+    losses = [row['train_embedding_loss'] for row in rows if 'train_embedding_loss' in row]
+    assert len(losses) == 8
+    assert all(map(math.isfinite, losses))
+
+
+def _in_tens(path):
+    lines = path.read_text().splitlines()
+    return [lines[i : i + 10] for i in range(0, len(lines), 10)]
+
+
 def test_one_checkpoint_generates_and_embeds(xlab, joint, run, capfd):
     assert infer.main(['last', 'the cat', '-g', '-l', '5']) == 0
     assert capfd.readouterr().out.startswith('the cat')

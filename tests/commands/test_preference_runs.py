@@ -5,10 +5,13 @@ import json
 import random
 
 import pytest
+import ranks
 import torch
+from curves import read_curve
 
 from xlabml import checkpoints
 from xlabml.errors import SettingsError
+from xlabml.models import Classifier
 from xlabml.pipelines import RewardModel, TextClassifier
 
 WINNERS = {'a': 'winner_model_a', 'b': 'winner_model_b', 'tie': 'winner_tie'}
@@ -114,6 +117,44 @@ def test_preferences_are_trained_tested_and_scored(xlab, layout, corpus, tmp_pat
         logits = rewards.model.ties(torch.tensor([u - v]))
         probs = rewards.model.probabilities(logits.log_softmax(-1))[0].tolist()
     assert probs == pytest.approx([rows[0][name] for name in ('a', 'tie', 'b')], abs=1e-5)
+
+
+CURVES = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'gradient_norm')
+EIGHT = {
+    'trainer.max_steps': 8,
+    'trainer.log_every_n_steps': 1,
+    'model.optimizer': 'xlabml.training.AdamW',
+    'model.head.dropout': 0,
+    'data.n_processes': 1,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('together', ['true', 'false'])
+def test_two_ranks_and_chunks_train_the_preferences_that_one_process_trains(layout, corpus, tmp_path, together):
+    flags = flags_of(layout, corpus, **EIGHT, **{'data.examples.together': together})
+    assert ranks.xlab(1, tmp_path / 'one', 'fit', *flags)[0] == [0]
+    several = ['--trainer.devices=2', '--trainer.strategy=ddp', '--data.device_batch_tokens=128']
+    statuses, printed = ranks.xlab(2, tmp_path / 'two', 'fit', *flags, *several)
+    assert statuses == [0, 0], printed
+    for name in CURVES:
+        one, two = (read_curve(tmp_path / part / 'logs/version_0', name) for part in ('one', 'two'))
+        assert two == pytest.approx(one, rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('together', ['true', 'false'])
+def test_preferences_that_get_sigterm_resume_bit_for_bit(xlab, layout, corpus, tmp_path, interrupted, together):
+    flags = flags_of(layout, corpus, **EIGHT, **{'data.examples.together': together})
+    assert xlab('fit', *flags, '--trainer.default_root_dir=whole')[0] == 0
+    with interrupted('training_step', 5, Classifier):
+        assert xlab('fit', *flags)[0] == 143
+    status, printed = xlab('fit', *flags, '--ckpt_path=last')
+    assert status == 0, printed
+    assert 'resuming from' in printed
+    for name in CURVES:
+        broken, whole = (read_curve(root / 'logs/version_0', name) for root in (tmp_path, tmp_path / 'whole'))
+        assert broken == whole, name
 
 
 def test_what_is_cut_is_shown_and_a_broken_row_is_named(xlab, layout, corpus, tmp_path):

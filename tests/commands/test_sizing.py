@@ -10,6 +10,7 @@ from xlabml.commands.run_facts import describe_run
 from xlabml.commands.running import prepare
 from xlabml.commands.sizing import count_parameters, size_run
 from xlabml.datamodules import XLabDataModule
+from xlabml.errors import VocabularyError
 from xlabml.models import XLabModel
 
 SMALL = 2_000_000
@@ -132,6 +133,25 @@ def test_a_text_that_is_not_there_is_refused_by_name(tmp_path, monkeypatch, sett
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r'a\.txt'):
         size_run(settings.changed({'data.n_vocab': 'auto'}))
+
+
+@pytest.mark.parametrize(
+    'more', [[], ['--model=Classifier', '--data.examples=LabelledTexts', '--data.examples.label=y']]
+)
+def test_repetitive_texts_get_the_vocabulary_that_they_can_have(tmp_path, monkeypatch, capsys, more):
+    monkeypatch.setenv('XLABML_CACHE', str(tmp_path / 'cache'))
+    row = '{"text": "error: disk full at /dev/sda1, retrying", "y": "class"}\n'
+    (tmp_path / 'a.jsonl').write_text(''.join(row.replace('class', f'c{i % 7}') for i in range(900)))
+    options = [f'--data.sources=[{{path: {tmp_path}/a.jsonl}}]', '--data.n_processes=1', '--data.drop_duplicates=false']
+    with contextlib.ExitStack() as opened:
+        found, data = prepare(parse(['fit', *options, *more, '--data.n_vocab=auto', '--data.max_len=64']), opened)
+        data.prepare_data()
+    n_vocab = len(data.tokenizer)
+    assert 270 < n_vocab < 512
+    assert found.values.data.n_vocab == found.values.model.init_args.n_vocab == n_vocab
+    assert f'data.n_vocab {n_vocab}: the texts have no more tokens to learn' in capsys.readouterr().out
+    with contextlib.ExitStack() as opened, pytest.raises(VocabularyError, match=f'set n_vocab to {n_vocab} or less'):
+        prepare(parse(['fit', *options, *more, '--data.n_vocab=512', '--data.max_len=64']), opened)[1].prepare_data()
 
 
 def test_a_constructor_takes_numbers_only():

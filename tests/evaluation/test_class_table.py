@@ -63,6 +63,9 @@ def test_classes_are_summed_up_in_a_line():
     # Of class 0 precision 1 and recall 1/2, of class 1 2/3 and 1: F1 2/3 and 4/5. Of four at .75, three are right.
     assert line.startswith('macro F1 0.733, calibration error 0.0000 (of a perfect one 0.1')
     assert describe_classes(outputs, labels, 'regression') == []
+    # Of soft labels what is said is right by its share: here as often as its confidence says.
+    [line] = describe_classes(outputs, outputs.exp(), 'single-label')
+    assert 'calibration error 0.0000' in line
 
 
 def test_groups_are_drawn_whole():

@@ -1,14 +1,17 @@
 """A network mixed with a linear model: weights by hand, saved as arrays, broken files refused."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from xlabml.errors import CheckpointError, SettingsError
-from xlabml.heads import LinearBlend, SequenceClassifier
+from xlabml.heads import LinearBlend, PreferenceModel, SequenceClassifier
 from xlabml.heads.loading import prepare_load
-from xlabml.tfidf import Tfidf, TfidfModel
+from xlabml.tfidf import Tfidf, TfidfModel, TfidfPreference
+from xlabml.transformer import Transformer
 
 
 def make_model(n_classes=3):
@@ -84,10 +87,6 @@ def test_several_labels_shares_and_numbers_are_mixed_too():
 def build(**options):
     classes = ['a', 'b', 'c']
     trunk = {'d_model': 8, 'n_layers': 1, 'n_heads': 2}
-    from functools import partial
-
-    from xlabml.transformer import Transformer
-
     return SequenceClassifier.build(20, 8, classes, trunk=partial(Transformer, **trunk), **options)
 
 
@@ -126,3 +125,43 @@ def test_what_is_broken_in_a_file_is_refused(changed, message):
         LinearBlend('single-label', 3).prepare_load({**weights, **changed})
     with pytest.raises(SettingsError, match=r"model\.blend is 'bm25'"):
         build(blend='bm25')
+
+
+def make_preference():
+    tfidf = make_model().tfidf
+    weights = np.random.default_rng(1).standard_normal(len(tfidf.idf)).astype(np.float32)
+    return TfidfPreference(tfidf, weights, np.array([-0.5], np.float32))
+
+
+def test_a_mixture_of_preferences_is_mirrored_to_the_last_bit_and_saved():
+    one, other, labels = make_outputs()
+    other = torch.stack([other[:, 0], torch.full_like(other[:, 1], 0.3), -other[:, 0]], dim=1)
+    blend = LinearBlend('preference', 3)
+    blend.fit(one, other, labels)
+    assert (blend.weights[:2] > 0).all()
+    mixed = blend(one, other)
+    assert torch.equal(mixed, blend(one.flip(-1), other.flip(-1)).flip(-1))
+    own, linear, *_ = blend.weights
+    torch.testing.assert_close(mixed, own * one.log_softmax(-1) + linear * other.log_softmax(-1))
+
+    blend.model = make_preference()
+    scores = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    by_both = blend.mix_scores(scores, ['the cat sat', 'a dog'])
+    by_linear = blend.model.scores(['the cat sat', 'a dog'])
+    assert by_both.tolist() == pytest.approx(blend.weights[0] * scores + blend.weights[1] * torch.from_numpy(by_linear))
+
+    def build_one():
+        trunk = partial(Transformer, d_model=8, n_layers=1, n_heads=2)
+        return PreferenceModel.build(20, 8, trunk=trunk, blend='tfidf')
+
+    network = build_one()
+    network.blend = blend
+    again = build_one()
+    again.load_state_dict(network.state_dict())
+    texts = [('p', 'the cat sat', 'a dog'), ('p', 'a dog', 'the cat sat')]
+    assert torch.equal(again.blend.beside(texts), blend.beside(texts))
+    assert torch.equal(again.blend.beside(texts)[0], again.blend.beside(texts)[1].flip(-1))
+    assert torch.equal(again.blend.weights, blend.weights)
+    wrong = {name: torch.from_numpy(array.copy()) for name, array in make_model().arrays().items()}
+    with pytest.raises(CheckpointError, match='is a TfidfModel, but the task is preference'):
+        LinearBlend('preference', 3).prepare_load({'weights': torch.ones(4), **wrong})

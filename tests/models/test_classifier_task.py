@@ -256,5 +256,7 @@ def test_labels_that_are_no_classes_are_refused_before_a_step():
     number = make_classifier(task='regression', classes=None)
     with pytest.raises(SettingsError, match=r'data\.examples\.number'):
         number.check_batch(make_batch([0, 1]))
+    assert number.describe({'loss': 1.5, 'rmse': 1.2247}) == '1.5000 squared error, rmse 1.2247'
+    assert model.describe({'loss': 1.5}) == '1.5000 nats/example'
     with pytest.raises(ValueError, match=r'set data\.examples to LabelledTexts'):
         model.loss(pair_batch(random_groups(2)))

@@ -7,6 +7,8 @@ import torch
 from pair_batches import pair_batch, random_groups
 
 from xlabml.batches import IGNORED, Batch, Layout, MaskedTargets, TokenTargets
+from xlabml.data import FormatMixture, LabelledTexts, NextTokens
+from xlabml.errors import SettingsError
 from xlabml.heads import AttentionPooling, Dense, LanguageModel, TextEncoder
 from xlabml.heads.loading import network_weights
 from xlabml.models import JointModel
@@ -124,3 +126,9 @@ def test_figures_are_of_the_kinds_that_were_read():
     assert both['loss'] == 3.5
     assert both['bits_per_byte'] == pytest.approx(0.5 / 0.6931471805599453)
     assert both['accuracy'] == 0.25
+
+
+def test_a_format_of_classes_is_refused_by_name():
+    mixture = FormatMixture([NextTokens, partial(LabelledTexts, label='topic')])
+    with pytest.raises(SettingsError, match='LabelledTexts, which yields ClassTargets, but JointModel trains on Token'):
+        JointModel.check_format(mixture)

@@ -15,6 +15,7 @@ from xlabml.data.order import example_keys
 from xlabml.errors import SettingsError
 from xlabml.heads import RaoKupper
 from xlabml.models import Classifier
+from xlabml.tfidf import Tfidf, TfidfPreference
 from xlabml.tokenizer import train_tokenizer
 from xlabml.transformer import Transformer
 
@@ -174,6 +175,35 @@ def test_the_swap_error_is_0_apart_and_that_of_one_order_together(make_batches, 
     assert there == pytest.approx({name: figures[name] for name in there})
 
 
+@pytest.mark.parametrize('together', [False, True])
+def test_mixed_with_a_linear_model_the_mirror_stays_exact(make_batches, tokenizer, together):
+    here, there = make_batches(together=together)
+    task = make_task(tokenizer, 'together' if together else 'apart', blend='tfidf')
+    task.network.calibration.scale.fill_(1.37)
+    records = make_records(23)
+    tfidf = Tfidf.of([record['response_b'] for record in records])
+    weights = np.random.default_rng(0).standard_normal(len(tfidf.idf)).astype(np.float32)
+    task.blend.model = TfidfPreference(tfidf, weights, np.array([-0.5], np.float32))
+    task.blend.weights = torch.tensor([0.6, 0.7, 0, 1], dtype=torch.float64)
+    probs = []
+    for batch, some in ((here, records), (there, list(map(exchange, records)))):
+        task._beside = {}
+        task.texts_of = lambda documents, some=some: [
+            tuple(some[i][name] for name in ('prompt', 'response_a', 'response_b')) for i in documents
+        ]
+        with torch.no_grad():
+            parts = task.predictions(batch)
+        probs.append(torch.stack([parts.values[f'probability_{i}'] for i in range(3)], dim=1))
+        swap_error = evaluate(task, batch)['swap_error']
+        assert (swap_error == 0) if not together else (swap_error > 0)
+        assert set(task.evaluator.parts) == {'network alone', 'TF-IDF alone'}
+    assert torch.equal(probs[0], probs[1].flip(-1))
+    task.blend.weights = torch.tensor([1.0, 0, 0, 1], dtype=torch.float64)
+    with torch.no_grad():
+        alone = task.predictions(there).values['probability_0']
+    assert (alone - probs[1][:, 0]).abs().max() > 0.05
+
+
 def test_predictions_say_of_which_both_orders_were_read(make_batches, tokenizer):
     batch, _ = make_batches(together=True)
     task = make_task(tokenizer, 'together', second_pass=0.7)
@@ -208,6 +238,7 @@ def test_soft_labels_are_learned_by_heart(make_batches, tokenizer):
         ({'preference': 'together', 'ties': RaoKupper}, r'model\.ties goes with'),
         ({'preference': 'apart', 'second_pass': 0.5}, r'model\.second_pass goes with'),
         ({'preference': 'together', 'second_pass': 0.0}, r'model\.second_pass is 0'),
+        ({'preference': 'together', 'second_pass': 0.5, 'blend': 'tfidf'}, 'both orders are read of all'),
         ({'preference': 'apart', 'classes': ['a', 'b']}, 'leave both out'),
         ({'preference': 'apart', 'task': 'ordinal'}, 'leave both out'),
         ({'preference': 'apart', 'calibration': 'vector'}, 'would scale A and B differently'),

@@ -12,17 +12,18 @@ from xlabml.data.corpus import Corpus
 from xlabml.data.prepared import StreamedTexts, Texts
 from xlabml.engine import Callback, Run, Task
 from xlabml.errors import SettingsError
-from xlabml.evaluation import ClassEvaluator, ExampleEvaluator
+from xlabml.evaluation import ClassEvaluator, ExampleEvaluator, PreferenceEvaluator
 from xlabml.evaluation.class_baselines import Outputs, length_baseline, majority, untrained
 from xlabml.evaluation.class_results import FILE, ClassResults, make_keys
 from xlabml.evaluation.class_table import class_table, describe_table
 from xlabml.heads import LinearBlend
 from xlabml.models import Classifier
+from xlabml.tfidf import PREFERENCE
 
 from .class_pictures import write_pictures
 from .linear_models import LabelledExamples, draw_training, linear_model
 
-LINEAR = {'regression': 'TF-IDF + ridge'}
+LINEAR = {'regression': 'TF-IDF + ridge', PREFERENCE: 'TF-IDF + Davidson'}
 LINEAR_OF_CLASSES = 'TF-IDF + logistic'
 MAX_EXAMPLES = 50_000
 _MOST_SHOWN = 500
@@ -152,10 +153,11 @@ class ClassReport(Callback):
 
     def _linear(self, train: Examples, texts: list[tuple[str, ...]], evaluator: ExampleEvaluator) -> dict[str, Outputs]:
         """The outputs for some texts of the linear model; {} where the classifier is mixed with it already."""
-        name = LINEAR.get(evaluator.kind, LINEAR_OF_CLASSES)
         if evaluator.parts:
             return {}
-        return {name: torch.from_numpy(linear_model(train, evaluator.kind, self.max_examples, self.seed).logits(texts))}
+        task = PREFERENCE if isinstance(evaluator, PreferenceEvaluator) else evaluator.kind
+        outputs = linear_model(train, task, self.max_examples, self.seed).logits(texts)
+        return {LINEAR.get(task, LINEAR_OF_CLASSES): torch.from_numpy(outputs)}
 
 
 def content_key(corpus: Corpus, document: int) -> str:

@@ -11,7 +11,7 @@ from xlabml.data import Examples
 from xlabml.errors import NotSupportedError
 from xlabml.evaluation import has_sklearn
 from xlabml.evaluation.linear import MISSING, fit_linear
-from xlabml.tfidf import MAX_FEATURES, TfidfModel
+from xlabml.tfidf import MAX_FEATURES, LinearModel, model_of_arrays
 
 _FORMAT = 1
 
@@ -48,12 +48,12 @@ def draw_training(examples: LabelledExamples, max_examples: int, seed: int) -> I
 
 def linear_model(
     examples: Examples, task: str, max_examples: int, seed: int = 0, max_features: int = MAX_FEATURES
-) -> TfidfModel:
+) -> LinearModel:
     """The linear model of a training split, from the cache where it is there.
 
     Args:
         examples: The training split.
-        task: As in SequenceClassifier.
+        task: As in `fit_linear`.
         max_examples: The most examples that they are fitted on.
         seed: Of what is drawn where there are more.
         max_features: Of each block.
@@ -66,7 +66,7 @@ def linear_model(
     path = paths.baselines() / f'{key}.npz'
     if path.is_file():
         with np.load(path, allow_pickle=False) as found:
-            return TfidfModel.of_arrays(dict(found))
+            return model_of_arrays(dict(found))
     if not has_sklearn():
         raise NotSupportedError(MISSING)
     numbers = draw_training(examples, max_examples, seed)

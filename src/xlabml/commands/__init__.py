@@ -1,1 +1,1 @@
-"""The console scripts: `fit` (xlab), `infer` (xlab-infer), `manage` (xlab-manage), and what they share."""
+"""The console scripts (`doors`): `fit` (xlab), `infer` (xlab-infer), `manage` (xlab-manage), and what they share."""

@@ -1,13 +1,16 @@
 """`fit --init_from PATH`: a new run whose network begins with the weights of another run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents
 from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
-from xlabml.plain import PlainDict, below
+from xlabml.errors import SettingsError
+from xlabml.plain import Plain, PlainDict, below
+from xlabml.transformer import Trunk
 from xlabml.untrusted.building import REMEDY, naming
 from xlabml.untrusted.matching import match_arguments, parameters
 
@@ -81,6 +84,7 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
         if network is not None and 'trunk' in network.arguments and 'trunk' in parameters(task):
             names = {'trunk', *_OF_THE_ENCODER} & network.arguments.keys() & parameters(task).keys()
             saved = {name: network.arguments[name] for name in sorted(names)}
+            _require_trunk(initial.path, saved['trunk'], task)
             matched = match_arguments(task, saved, 'model', seals.close)
             trunk = below(matched, 'trunk')
             known = below(trunk, 'init_args')
@@ -93,3 +97,21 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
         sizes = {name: data[name] for name in ['max_len', *([] if has_tokenizer else ['n_vocab'])] if name in data}
         found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
     return found
+
+
+def _require_trunk(path: Path, trunk: Plain, task: type) -> None:
+    """Refuse a trunk of another kind than the task takes: of a pretrained encoder, for a language model.
+
+    Raises:
+        SettingsError: The message names both, and tasks that take it.
+    """
+    class_path = trunk.get('class_path') if isinstance(trunk, Mapping) else None
+    taken = get_args(parameters(task)['trunk'])
+    if not isinstance(class_path, str) or not taken or not isinstance(taken[-1], type):
+        return
+    found = settings.find_class(class_path)
+    if issubclass(found, Trunk) and not issubclass(found, taken[-1]):
+        raise SettingsError(
+            f'--init_from {path} is an encoder whose trunk is a {found.__name__}, but {task.__name__} takes a '
+            f'{taken[-1].__name__} alone; choose --model Classifier or --model Embedder, which take any trunk'
+        )

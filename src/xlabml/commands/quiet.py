@@ -1,18 +1,19 @@
 """What other libraries print, kept off the user's terminal; and Ctrl-C while they load."""
 
 import contextlib
-import logging
 import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from types import FrameType
 
 
 def quieten() -> None:
     """Keep other libraries' advertising and news for developers off the user's terminal."""
+    import logging  # late, as what follows: until this module is there, Ctrl-C shows a traceback
+    import warnings
+
     for name in ('lightning.pytorch', 'lightning.fabric'):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

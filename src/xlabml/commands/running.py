@@ -14,6 +14,7 @@ from xlabml.callbacks.events import Events
 from xlabml.callbacks.progress import find_figures
 from xlabml.datamodules import XLabDataModule
 from xlabml.engine import Run, wait_for_children
+from xlabml.errors import VocabularyError
 from xlabml.plain import PlainDict, flat
 
 from . import data as data_commands
@@ -28,7 +29,7 @@ from .overview import DATA_COMMANDS
 from .parsing import Settings
 from .resolving import resolve
 from .resuming import resume
-from .sizing import size_run
+from .sizing import AUTO, shrink_vocabulary, size_run
 
 
 def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built | None:
@@ -42,9 +43,16 @@ def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built |
         The objects that were run; None for a command that prepares data.
     """
     with contextlib.ExitStack() as opened:
+        is_auto = settings.values.data.n_vocab == AUTO
         settings, data = prepare(settings, opened)
         if settings.command in DATA_COMMANDS:
-            run_data_command(settings, data)
+            try:
+                run_data_command(settings, data)
+            except VocabularyError as error:
+                if not is_auto:
+                    raise
+                settings = shrink_vocabulary(settings, error)
+                run_data_command(settings, open_data(settings))
             return None
         built = build(settings, data, opened, callbacks)
         run(built)
@@ -53,7 +61,21 @@ def execute(settings: Settings, callbacks: Sequence[L.Callback] = ()) -> Built |
 
 def prepare(settings: Settings, opened: contextlib.ExitStack) -> tuple[Settings, XLabDataModule]:
     """Resolve settings, and build the data that they describe then."""
+    is_auto = settings.values.data.n_vocab == AUTO
     settings = size_run(resume(settings, opened))
+    if not is_auto or settings.resumed is not None or settings.initial is not None:
+        return _prepare(settings)
+    try:
+        found, data = _prepare(settings)
+        if settings.command not in DATA_COMMANDS:
+            data.texts.tokenizer_file.ensure()
+        return found, data
+    except VocabularyError as error:
+        return _prepare(shrink_vocabulary(settings, error))
+
+
+def _prepare(settings: Settings) -> tuple[Settings, XLabDataModule]:
+    """The same of settings whose sizes are known."""
     data = open_data(settings)
     found = resolve(settings, data)
     if found.autotunes:

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from xlabml.data import Source
 from xlabml.datamodules import DEFAULT_SPLITS, XLabDataModule
+from xlabml.errors import VocabularyError
 from xlabml.plain import Plain, below
 from xlabml.settings import build, build_arguments
 from xlabml.tokenizer import Tokenizer
@@ -49,11 +50,21 @@ def size_run(settings: Settings) -> Settings:
         n_vocab = _vocabulary(settings, n_bytes)
         found['data.n_vocab'] = n_vocab
         settings = _keep(settings, found)
-    n_tokens = max(1, round(n_bytes / run_plan.bytes_per_token(n_vocab)))
-    found |= _sizes(settings, asked, n_tokens)
+    if asked != ['data.n_vocab']:  # else no size of the model is needed, which may follow from the data, as classes do
+        n_tokens = max(1, round(n_bytes / run_plan.bytes_per_token(n_vocab)))
+        found |= _sizes(settings, asked, n_tokens)
     for name, value in found.items():
         _say(f'{name} {_shown(value)}, for {_size(n_bytes)} of text')
     return _keep(settings, found)
+
+
+def shrink_vocabulary(settings: Settings, error: VocabularyError) -> Settings:
+    """The settings with the vocabulary that the texts can have, where a found one was too large for them.
+
+    What else was found follows from it roughly, and stays.
+    """
+    _say(f'data.n_vocab {error.most:,}: the texts have no more tokens to learn, as repetitive ones do')
+    return _keep(settings, {'data.n_vocab': error.most})
 
 
 def _sizes(settings: Settings, asked: Sequence[str], n_tokens: int) -> dict[str, Plain]:

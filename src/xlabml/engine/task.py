@@ -79,7 +79,7 @@ class Task(Optimized, ABC):
     formats: ClassVar[tuple[type, ...]] = ()
     monitor: ClassVar[Monitor] = Monitor('val_loss', 'min')
     counted: ClassVar[str] = 'tokens'
-    units: ClassVar[Mapping[str, str]] = {}
+    units: Mapping[str, str] = {}
     generates: ClassVar[bool] = False
     shown_metric: ClassVar[str] = 'val_loss'
     from_data: ClassVar[tuple[str, ...]] = ()

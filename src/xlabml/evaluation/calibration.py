@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .classification import Labels, as_shares
+
 N_BINS = 15
 
 
@@ -53,6 +55,12 @@ def reliability(confidence: Float[Tensor, ' e'], correct: Float[Tensor, ' e'], n
     mean_confidence = torch.bincount(bins, confidence.to(torch.float64), n_bins) / divisor
     accuracy = torch.bincount(bins, correct.to(torch.float64), n_bins) / divisor
     return Reliability(n_examples, mean_confidence, accuracy)
+
+
+def class_reliability(probs: Float[Tensor, 'e k'], labels: Labels) -> Reliability:
+    """The reliability of the most probable classes: right where it is the label, of soft labels by its share."""
+    confidence, predicted = probs.max(-1)
+    return reliability(confidence, as_shares(labels, probs.size(1)).gather(1, predicted[:, None])[:, 0])
 
 
 def perfect_ece(confidence: Float[Tensor, ' e'], n_bins: int = N_BINS, n_draws: int = 200, seed: int = 0) -> float:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .bootstrap import mean_interval
-from .calibration import Reliability, perfect_ece, reliability
+from .calibration import Reliability, class_reliability, perfect_ece, reliability
 from .classification import (
     Labels,
     as_classes,
@@ -84,7 +84,7 @@ class ClassEvaluator(CalibratedEvaluator):
         loss = mean_interval(log_losses(logits.log_softmax(-1), labels))
         accuracy = mean_interval(correct)
         self.confusion = confusion_matrix(probs.argmax(-1), classes, probs.size(1))
-        self.reliability = _reliability(probs, labels)
+        self.reliability = class_reliability(probs, labels)
         figures = {
             **_interval('loss', *loss),
             **_interval('accuracy', *accuracy),
@@ -103,7 +103,7 @@ class ClassEvaluator(CalibratedEvaluator):
         if sets is not None and answers is not None:
             before = self.probabilities(examples.logits)
             figures['uncalibrated_loss'] = float(log_losses(examples.logits.log_softmax(-1), labels).mean())
-            figures['uncalibrated_ece'] = _reliability(before, labels).ece
+            figures['uncalibrated_ece'] = class_reliability(before, labels).ece
             self._covered = sets.gather(1, classes[:, None])[:, 0].to(torch.float64)
             self._answered = answers.to(torch.float64)
             figures['set_coverage'] = float(self._covered.mean())
@@ -230,15 +230,6 @@ def majority_figures(train_counts: Sequence[float], labels: Labels) -> dict[str,
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
     return {name: value, f'{name}_low': low, f'{name}_high': high}
-
-
-def _reliability(probs: Float[Tensor, 'e k'], labels: Labels) -> Reliability:
-    confidence, predicted = probs.max(-1)
-    if labels.is_floating_point():
-        correct = labels.to(torch.float64).gather(1, predicted[:, None])[:, 0]
-    else:
-        correct = (predicted == labels).to(torch.float64)
-    return reliability(confidence, correct)
 
 
 def _said(probs: Float[Tensor, 'e k']) -> Float[Tensor, ' ek']:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bootstrap import Interval, mean_interval, paired_interval
-from .calibration import perfect_ece, reliability
+from .calibration import class_reliability, perfect_ece
 from .class_baselines import Outputs
 from .classification import (
     Labels,
@@ -136,7 +136,7 @@ def describe_classes(outputs: Outputs, labels: Labels, task: str) -> list[str]:
     probs = outputs.double().softmax(-1)
     confidence, predicted = probs.max(1)
     f1 = report_of(confusion_matrix(predicted, as_classes(labels), probs.size(1))).macro_f1
-    ece = reliability(confidence, is_correct(probs, labels)).ece
+    ece = class_reliability(probs, labels).ece
     return [f'macro F1 {f1:.3f}, calibration error {ece:.4f} (of a perfect one {perfect_ece(confidence):.4f})']
 
 

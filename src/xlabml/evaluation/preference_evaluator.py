@@ -39,8 +39,8 @@ class PreferenceEvaluator(ClassEvaluator):
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
         figures = super().evaluate(examples)
-        orders = examples.orders
-        assert orders is not None  # of every preference
+        assert examples.orders is not None  # of every preference
+        orders = torch.stack([self.mix(examples._replace(logits=some)) for some in examples.orders.unbind(1)], dim=1)
         probs = self._probabilities(orders)
         figures['swap_error'] = float((probs[:, 0] - probs[:, 1]).abs().amax(-1).mean())
         if self.confidence < 1:
@@ -48,7 +48,7 @@ class PreferenceEvaluator(ClassEvaluator):
                 -1
             )  # equal answers: one reading stands for both orders
             is_alone = (probs[:, 0].amax(-1) >= self.confidence) & ~is_same
-            gated = torch.where(is_alone[:, None], probs[:, 0], self._probabilities(examples.logits))
+            gated = torch.where(is_alone[:, None], probs[:, 0], self._probabilities(self.mix(examples)))
             figures['one_order'] = float(is_alone.to(torch.float64).mean())
             figures['gated_loss'] = float(log_losses(gated.log(), examples.labels).mean())
         self.figures = figures

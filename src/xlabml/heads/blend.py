@@ -2,6 +2,7 @@
 
 Source: stacking, Wolpert 1992, https://doi.org/10.1016/S0893-6080(05)80023-1, with weights that are not negative,
 Breiman 1996, https://doi.org/10.1007/BF00117832; of classes the log-probabilities are added (a logarithmic pool).
+Of preferences both models are exactly mirrored where the answers change places, and so is the mixture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.errors import CheckpointError
-from xlabml.tfidf import TfidfModel
+from xlabml.tfidf import PREFERENCE, LinearModel, TfidfPreference, model_of_arrays
+
+from .mirror import mirrored_log_softmax
 
 _MAX_ITERATIONS = 100
 _LEAST = 10
@@ -29,7 +32,7 @@ class LinearBlend(nn.Module):
     Before anything is fitted the network stands alone.
 
     Args:
-        task: What the outputs mean, as in SequenceClassifier.
+        task: What the outputs mean, as in SequenceClassifier, or preference.
         n_outputs: How many there are of an example.
 
     Attributes:
@@ -41,7 +44,7 @@ class LinearBlend(nn.Module):
         super().__init__()
         self.task = task
         self.n_outputs = n_outputs
-        self.model: TfidfModel | None = None
+        self.model: LinearModel | None = None
         self.weights = _of_network_alone()
 
     def forward(self, logits: Float[Tensor, 'e k'], beside: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
@@ -63,6 +66,13 @@ class LinearBlend(nn.Module):
         """The outputs of the linear model for the texts of examples, in float64."""
         assert self.model is not None
         return torch.from_numpy(self.model.logits(texts))
+
+    def mix_scores(self, scores: Float[Tensor, ' e'], answers: Sequence[str]) -> Float[Tensor, ' e']:
+        """The scores of answers by both models, where the task is preference; the texts are those of the answers."""
+        if not isinstance(self.model, TfidfPreference):
+            return scores
+        own, linear, _, _ = self.weights.tolist()
+        return own * scores + linear * torch.from_numpy(self.model.scores(answers)).to(scores)
 
     @torch.no_grad()
     def fit(
@@ -113,7 +123,9 @@ class LinearBlend(nn.Module):
 
     def _parts(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
         """What is added up: of classes the log-probabilities."""
-        return logits if self.task in ('multi-label', 'regression') else logits.log_softmax(-1)
+        if self.task in ('multi-label', 'regression'):
+            return logits
+        return mirrored_log_softmax(logits) if self.task == PREFERENCE else logits.log_softmax(-1)
 
     def _loss(self, logits: Float[Tensor, 'e k'], labels: Tensor) -> Tensor:
         if self.task == 'multi-label':
@@ -164,12 +176,17 @@ class LinearBlend(nn.Module):
             raise CheckpointError('the weights of the blend are not four finite numbers; copy the file again')
         self.weights = found.detach().cpu().double().clone()
         try:
-            self.model = TfidfModel.of_arrays(arrays) if arrays else None
+            self.model = model_of_arrays(arrays) if arrays else None
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f'the linear model of the blend is broken ({error}); copy the file again') from error
-        if self.model is not None and len(self.model.intercepts) != self.n_outputs:
+        if self.model is not None and isinstance(self.model, TfidfPreference) != (self.task == PREFERENCE):
             raise CheckpointError(
-                f'the linear model of the blend has {len(self.model.intercepts)} outputs, and the network '
+                f'the linear model of the blend is a {type(self.model).__name__}, but the task is {self.task}; copy '
+                'the file again'
+            )
+        if self.model is not None and self.model.n_outputs != self.n_outputs:
+            raise CheckpointError(
+                f'the linear model of the blend has {self.model.n_outputs} outputs, and the network '
                 f'{self.n_outputs}; copy the file again'
             )
 

@@ -162,7 +162,12 @@ class CumulativeLink(nn.Module):
 
     def thresholds(self) -> Float[Tensor, ' thresholds']:
         """θ, which rises."""
-        return torch.cat([self.first, self.first + F.softplus(self.gaps).cumsum(0)])
+        gaps = F.softplus(self.gaps)
+        if gaps.is_cuda and torch.are_deterministic_algorithms_enabled():  # torch refuses cumsum there
+            sums = (gaps * gaps.new_ones(len(gaps), len(gaps)).tril()).sum(1)
+        else:
+            sums = gaps.cumsum(0)
+        return torch.cat([self.first, self.first + sums])
 
     def forward(self, score: Float[Tensor, 'e 1']) -> Float[Tensor, 'e k']:
         """The log-probability of each class."""
@@ -331,8 +336,6 @@ class SequenceClassifier(ExampleNetwork):
             SettingsError: The classes or the windows do not fit the task, or there is no such blend.
         """
         names = check_task(task, classes)
-        if blend not in (None, 'tfidf'):
-            raise SettingsError(f'model.blend is {blend!r}; give tfidf, or leave it out')
         n_outputs = len(names) if task in ('single-label', 'multi-label') else 1
         made = trunk(n_vocab, max_len)
         return cls(
@@ -345,7 +348,7 @@ class SequenceClassifier(ExampleNetwork):
             else Calibration(len(names), calibration, task == 'multi-label', set_coverage, answered),
             names,
             task,
-            None if blend is None else LinearBlend(task, len(names) or 1),
+            None if check_blend(blend) is None else LinearBlend(task, len(names) or 1),
             max_windows or 1,
             windows,
         )
@@ -395,6 +398,17 @@ class SequenceClassifier(ExampleNetwork):
 
 
 TASKS = ('single-label', 'multi-label', 'ordinal', 'regression')
+
+
+def check_blend(blend: str | None) -> str | None:
+    """The name of a blend.
+
+    Raises:
+        SettingsError: There is none of this name.
+    """
+    if blend not in (None, 'tfidf'):
+        raise SettingsError(f'model.blend is {blend!r}; give tfidf, or leave it out')
+    return blend
 
 
 def check_task(task: str, classes: list[str] | None) -> list[str]:

@@ -19,23 +19,17 @@ from torch import Tensor, nn
 from xlabml.batches import Layout
 from xlabml.checkpoints import Part
 from xlabml.errors import SettingsError
+from xlabml.tfidf import PREFERENCE
 from xlabml.transformer import Transformer, Trunk
 
+from .blend import LinearBlend
 from .calibration import Calibration
-from .classifier import ExampleNetwork, Head, LinearHead
+from .classifier import ExampleNetwork, Head, LinearHead, check_blend
+from .mirror import mirrored_log_softmax
 from .pooling import MeanPooling, Pooling
 from .text_encoder import row_layout
 
 PREFERENCES = ('a', 'tie', 'b')
-
-
-def mirrored_log_softmax(logits: Float[Tensor, 'e 3']) -> Float[Tensor, 'e 3']:
-    """log_softmax over a, tie, b, whose result is mirrored to the last bit where the logits are.
-
-    A sum of three depends on its order; that of a and b does not, and the tie is added to it.
-    """
-    a, tie, b = logits.unbind(1)
-    return logits - torch.logaddexp(torch.logaddexp(a, b), tie)[:, None]
 
 
 class Ties(nn.Module, ABC):
@@ -115,6 +109,7 @@ class PreferenceNetwork(ExampleNetwork):
         pooling: Makes a vector of those of a text.
         head: Makes the outputs of a text of its vector.
         calibration: Applied by `probabilities`; None: as it is with a temperature of 1.
+        blend: Mixes the log-probabilities with those of a linear model, before calibration; None: they stand alone.
 
     Raises:
         SettingsError: The calibration would treat A and B differently.
@@ -124,8 +119,16 @@ class PreferenceNetwork(ExampleNetwork):
     classes = PREFERENCES
     of_outputs = ('head.', 'ties.', 'calibration.')
 
-    def __init__(self, trunk: Trunk, pooling: Pooling, head: Head, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        pooling: Pooling,
+        head: Head,
+        calibration: Calibration | None = None,
+        blend: LinearBlend | None = None,
+    ) -> None:
         super().__init__(trunk, pooling, n_texts=2)
+        self.blend = blend
         self.head = head
         self.calibration = _check_calibration(calibration)
 
@@ -212,13 +215,20 @@ class PreferenceModel(PreferenceNetwork):
         pooling: Makes a vector of the hidden states of a text.
         head: Makes one number of a vector.
         ties: Makes logits of the difference.
-        calibration: As in the base.
+        calibration: As in the base, like the next.
+        blend: Mixes the log-probabilities with those of a linear model.
     """
 
     def __init__(
-        self, trunk: Trunk, pooling: Pooling, head: Head, ties: Ties, calibration: Calibration | None = None
+        self,
+        trunk: Trunk,
+        pooling: Pooling,
+        head: Head,
+        ties: Ties,
+        calibration: Calibration | None = None,
+        blend: LinearBlend | None = None,
     ) -> None:
-        super().__init__(trunk, pooling, head, calibration)
+        super().__init__(trunk, pooling, head, calibration, blend)
         self.ties = ties
 
     @classmethod
@@ -233,6 +243,7 @@ class PreferenceModel(PreferenceNetwork):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
     ) -> 'PreferenceModel':
         """Build a preference model from settings; arguments as in SequenceClassifier.build.
 
@@ -246,11 +257,12 @@ class PreferenceModel(PreferenceNetwork):
             calibration: temperature or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
+            blend: As in SequenceClassifier.build.
         """
         made = trunk(n_vocab, max_len)
         calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered)
         of_ties = (Davidson if ties is None else ties)()
-        return cls(made, pooling(made.d_model), head(made.d_model, 1, 1), of_ties, calibrated)
+        return cls(made, pooling(made.d_model), head(made.d_model, 1, 1), of_ties, calibrated, _blend_of(blend))
 
     def score(
         self,
@@ -303,6 +315,7 @@ class CrossPreferenceModel(PreferenceNetwork):
         calibration: str = 'temperature',
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        blend: str | None = None,
     ) -> 'CrossPreferenceModel':
         """Build a cross-encoding preference model from settings; arguments as in PreferenceModel.build.
 
@@ -315,10 +328,11 @@ class CrossPreferenceModel(PreferenceNetwork):
             calibration: temperature or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
+            blend: As in SequenceClassifier.build.
         """
         made = trunk(n_vocab, max_len)
         calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered)
-        return cls(made, pooling(made.d_model), head(made.d_model, 1, len(PREFERENCES)), calibrated)
+        return cls(made, pooling(made.d_model), head(made.d_model, 1, len(PREFERENCES)), calibrated, _blend_of(blend))
 
     def orders(
         self,
@@ -393,6 +407,10 @@ def take_segments(
     is_kept = keep.repeat_interleave(lengths)
     starts = torch.cat([lengths.new_zeros(1), lengths[keep].cumsum(0)])
     return ids.flatten()[is_kept][None], Layout(starts, layout.max_length)
+
+
+def _blend_of(blend: str | None) -> LinearBlend | None:
+    return None if check_blend(blend) is None else LinearBlend(PREFERENCE, len(PREFERENCES))
 
 
 def _check_calibration(calibration: Calibration | None) -> Calibration | None:

@@ -79,7 +79,8 @@ class Classifier(TrunkTask):
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
         blend: tfidf: the outputs are mixed with those of the linear model of TF-IDF features that `baselines` fits to
             the training split (extra `baselines`), by weights that are fitted with the calibration; the checkpoint
-            holds it, and nothing else is needed to use it. None: the network stands alone.
+            holds it, and nothing else is needed to use it. Of preferences it scores each answer, with Davidson's ties.
+            None: the network stands alone.
         freeze: What stays as it is: none; all, the whole trunk; bottom:n, the embeddings and the first n blocks;
             gradual:n, all at first, and one layer fewer from the top every n steps; gradual:a,b,c, one fewer from each
             of these steps on, the rest to the end. Frozen parts have no dropout.
@@ -99,7 +100,7 @@ class Classifier(TrunkTask):
     formats: ClassVar[tuple[type, ...]] = (ClassTargets,)
     from_data: ClassVar[tuple[str, ...]] = ('classes', 'class_counts', 'n_texts', 'max_windows', 'preference')
     counted: ClassVar[str] = 'examples'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/example', 'accuracy': '%'}
+    units: Mapping[str, str] = {'loss': 'nats/example', 'accuracy': '%'}
 
     def __init__(
         self,
@@ -132,9 +133,9 @@ class Classifier(TrunkTask):
         check_preference(preference, task, classes, ties, second_pass, blend)
         calibrated = (calibration, set_coverage, answered)
         if preference == 'together':
-            self.network = CrossPreferenceModel.build(n_vocab, max_len, trunk, pooling, head, *calibrated)
+            self.network = CrossPreferenceModel.build(n_vocab, max_len, trunk, pooling, head, *calibrated, blend)
         elif preference == 'apart':
-            self.network = PreferenceModel.build(n_vocab, max_len, trunk, pooling, head, ties, *calibrated)
+            self.network = PreferenceModel.build(n_vocab, max_len, trunk, pooling, head, ties, *calibrated, blend)
         else:
             texts = 1 if n_texts is None else n_texts
             self.network = SequenceClassifier.build(
@@ -144,6 +145,8 @@ class Classifier(TrunkTask):
         self.classes = list(classes or [])
         self.class_counts = class_counts
         self.task = task
+        if task == 'regression':
+            self.units = {'loss': 'squared error'}
         self.objective = (_LOSSES[task] if loss is None else loss)()
         self.tune_trunk(self.network.trunk, freeze, layer_decay)
         self.optimizer = optimizer
@@ -255,7 +258,7 @@ class Classifier(TrunkTask):
                 last[row] + 1 - first[row],
             )
 
-        return embed_in_chunks(of_row, range(len(batch.ids)))
+        return embed_in_chunks(of_row, range(len(batch.ids)), batch.ids)
 
     def loss(self, batch: Batch) -> Sums:
         """The sum of the weighted losses of the examples; that of an example with windows is the mean of theirs."""
@@ -280,16 +283,16 @@ class Classifier(TrunkTask):
         is_first = (batch.example >= 0) & (batch.role == 0)
         documents = batch.documents[is_first].long()
         network = self.network
+        beside = None if self.blend is None else self._linear(documents).to(batch.ids.device)
         if not isinstance(network, PreferenceNetwork):
             logits = self.logits(batch)
-            beside = None if self.blend is None else self._linear(documents).to(logits.device)
             return ExampleOutputs(logits, targets.labels, targets.weights, documents, None, beside)
 
         def by_order(*arguments: Any) -> Float[Tensor, 'e 6']:
             return network(*arguments, by_order=True).flatten(1)
 
         orders = self._of_rows(batch, by_order).unflatten(1, (2, -1))
-        return ExampleOutputs(network.combine(orders), targets.labels, targets.weights, documents, orders)
+        return ExampleOutputs(network.combine(orders), targets.labels, targets.weights, documents, orders, beside)
 
     def _linear(self, documents: Int[Tensor, ' e']) -> Float[Tensor, 'e k']:
         """The outputs of the linear model for the texts of documents; each is scored once."""

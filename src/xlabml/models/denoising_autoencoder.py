@@ -44,7 +44,7 @@ class DenoisingAutoencoder(TrunkTask):
 
     network: Network
     formats: ClassVar[tuple[type, ...]] = (ReconstructionTargets,)
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/token', 'accuracy': '%'}
+    units: Mapping[str, str] = {'loss': 'nats/token', 'accuracy': '%'}
 
     def __init__(
         self,

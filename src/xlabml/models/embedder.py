@@ -67,7 +67,7 @@ class Embedder(VectorTask):
     network: TextEncoder
     formats: ClassVar[tuple[type, ...]] = (PairTargets,)
     counted: ClassVar[str] = 'groups'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'loss/group'}
+    units: Mapping[str, str] = {'loss': 'loss/group'}
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class MaskedLanguageModel(TokenTask):
 
     is_causal: ClassVar[bool] = False
     has_sparse_targets: ClassVar[bool] = True
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/token', 'accuracy': '%'}
+    units: Mapping[str, str] = {'loss': 'nats/token', 'accuracy': '%'}
     counted: ClassVar[str] = 'masked tokens'
     shown_metric: ClassVar[str] = 'val_accuracy'
 

@@ -35,9 +35,10 @@ def check_preference(
         )
     if preference in (None, 'none'):
         return
-    if blend is not None:
+    if blend is not None and second_pass < 1:
         raise SettingsError(
-            f'model.blend is {blend}, but the linear model would treat A and B of preferences differently; leave it out'
+            f'model.second_pass is {second_pass}, but with model.blend {blend} both orders are read of all; leave one '
+            'of the two out'
         )
     if task != 'single-label' or tuple(classes or ()) != PREFERENCES:
         raise SettingsError(

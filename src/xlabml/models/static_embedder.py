@@ -55,7 +55,7 @@ class StaticEmbedder(VectorTask):
     network: StaticEncoder
     formats: ClassVar[tuple[type, ...]] = (PairTargets,)
     counted: ClassVar[str] = 'groups'
-    units: ClassVar[Mapping[str, str]] = {'loss': 'loss/group'}
+    units: Mapping[str, str] = {'loss': 'loss/group'}
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from .token_task import TokenTask
 class XLabModel(TokenTask):
     """A decoder language model, trained to predict the next token."""
 
-    units: ClassVar[Mapping[str, str]] = {'loss': 'nats/token', 'accuracy': '%', 'bits_per_byte': 'bits/byte'}
+    units: Mapping[str, str] = {'loss': 'nats/token', 'accuracy': '%', 'bits_per_byte': 'bits/byte'}
     generates: ClassVar[bool] = True
     shown_metric: ClassVar[str] = 'val_bits_per_byte'
     mixture: Mixture | None = None

@@ -182,7 +182,7 @@ class TextClassifier:
         role = torch.tensor([segment.role for _, segment in segments], device=ids.device)
         with torch.inference_mode():
             logits = model(ids, layout, example, role, len(examples))
-            if isinstance(model, SequenceClassifier) and model.blend is not None and model.blend.model is not None:
+            if model.blend is not None and model.blend.model is not None:
                 texts = [self._texts(some) for some in examples]
                 logits = model.blend(logits, model.blend.beside(texts))
             return model.probabilities(logits).double().cpu()

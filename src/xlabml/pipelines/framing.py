@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from xlabml.blank import is_blank
-from xlabml.budget import Part, count_windows, fit_turns, join_fields, share_room, split_ratios
+from xlabml.budget import Part, count_windows, fit_turns, join_fields, share_room, share_window, split_ratios
 from xlabml.errors import CheckpointError, RequestError
 from xlabml.plain import Plain, below
 
@@ -119,7 +119,7 @@ class Framing(NamedTuple):
             special: The special tokens by name.
         """
         if self.max_windows > 1:
-            return self._windows(tokens[0][0], max_len, special)
+            return self._windows([turns[0] for turns in tokens], max_len, special)
         if self.kind == 'one' or self.kind == 'apart':
             parts = [self._frame([field], max_len, special) for field in tokens]
             return [Segment(role, ids) for role, (ids, _) in enumerate(parts)], sum(n_cut for _, n_cut in parts)
@@ -142,14 +142,22 @@ class Framing(NamedTuple):
         found = [Segment(0, framed[0][0]), Segment(1, framed[1][0])]
         return found if [*map(list, a)] < [*map(list, b)] else found[::-1], n_cut
 
-    def _windows(self, tokens: Sequence[int], max_len: int, special: Mapping[str, int]) -> tuple[list[Segment], int]:
-        """A segment for each window of a text, and how many of its tokens lie behind the last one."""
-        room = max_len - 2
-        n = int(count_windows(np.array([len(tokens)]), room, self.max_windows, self.overlap)[0])
+    def _windows(
+        self, texts: Sequence[Sequence[int]], max_len: int, special: Mapping[str, int]
+    ) -> tuple[list[Segment], int]:
+        """A segment for each window of the last text, and how many tokens of all texts are in none."""
+        lengths = np.array([list(map(len, texts))])
+        shared, rooms = share_window(lengths, max_len, self.ratios)
+        room = int(rooms[0])
+        n = int(count_windows(lengths[:, -1], rooms, self.max_windows, self.overlap)[0])
         begins = [number * (room - self.overlap) for number in range(n)]
-        segments = [[special['sos'], *tokens[begin : begin + room], special['eos']] for begin in begins]
+        sep = special.get('sep', special['eos'])
+        before = [] if len(texts) == 1 else [*texts[0][: int(shared[0])], sep]
+        tokens = texts[-1]
+        segments = [[special['sos'], *before, *tokens[begin : begin + room], special['eos']] for begin in begins]
         found = [Segment(number, ids) for number, ids in enumerate(segments)]
-        return found, max(0, len(tokens) - begins[-1] - room)
+        n_cut = max(0, len(tokens) - begins[-1] - room) + sum(map(len, texts[:-1])) - int(shared[0])
+        return found, n_cut
 
     def _kept(self, fields: Tokens, max_len: int) -> list[list[Part]]:
         """What is read of the texts of a segment."""
@@ -208,7 +216,7 @@ def read_framing(examples: Plain, n_texts: int, preference: PreferenceKind | Non
     has_turns = turns if isinstance(turns, bool) else None
     windows = [known.get('max_windows', 1), known.get('window_overlap', 0)]
     max_windows, overlap = (value if isinstance(value, int) else -1 for value in windows)
-    if max_windows < 1 or overlap < 0 or (max_windows > 1 and kind != 'one'):
+    if max_windows < 1 or overlap < 0 or (max_windows > 1 and kind not in ('one', 'joined')):
         raise CheckpointError(f'{path} says data.examples has max_windows and window_overlap {windows!r:.80}')
     framed = split_ratios(ratios)
     return Framing(kind, tuple(named), columns, has_turns, framed, cut == 'middle', max_windows, overlap)

@@ -19,6 +19,8 @@ _BATCH_TOKENS = 4096
 class RewardModel:
     """Scores answers to a prompt, whatever the other answers are: u − v is the log odds of A before B, without ties.
 
+    Of a mixture (`model.blend`) a score is that of both models, each by its weight.
+
     Args:
         model: In evaluation mode, where it is to run.
         tokenizer: The one that the model was trained with.
@@ -68,6 +70,10 @@ class RewardModel:
             segments = [framed[i].segments[0].ids for i in numbers]
             ids, layout = pack(segments, next(self.model.parameters()).device)
             with torch.inference_mode():
-                scores = self.model.score(ids, layout)[:, 0].double().cpu().tolist()
-            found |= dict(zip(numbers, scores))
+                scores = self.model.score(ids, layout)[:, 0].double().cpu()
+            if self.model.blend is not None:
+                turns = [framed[i].tokens[-1] for i in numbers]
+                read = ['\n'.join(map(self.tokenizer.decode, some)) for some in turns]
+                scores = self.model.blend.mix_scores(scores, read)
+            found |= dict(zip(numbers, scores.tolist()))
         return [found[i] for i in range(len(framed))]

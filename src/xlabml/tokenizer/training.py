@@ -10,7 +10,7 @@ from pathlib import Path
 import sentencepiece
 
 from xlabml import artifacts
-from xlabml.errors import SettingsError
+from xlabml.errors import SettingsError, VocabularyError
 
 from .base import Tokenizer, refuse_surrogates
 from .model_file import without_field
@@ -19,6 +19,7 @@ from .tokenizer import RESERVED_PIECES
 
 # Line ends are always bytes, so that a long line is not one word; the trainer reserves NUL, U+2581 and U+2585.
 _NEVER_LEARNED = re.compile('[\n\0\u2581\u2585]')
+_TOO_MANY = re.compile(r'too high \(\d+\).*<= (\d+)')
 _MAX_LINE_CHARS = 65_536
 _MAX_PIECE_CHARS = 512  # SentencePiece's limit
 _REQUIRED_CHARS = 2, 36  # ModelProto.trainer_spec.required_chars in sentencepiece_model.proto
@@ -127,8 +128,11 @@ def train_tokenizer(
     except RuntimeError as error:
         if lines.error is not None:
             raise lines.error from None
+        message = _explain(str(error), n_vocab, coverage, lines)
+        if found := _TOO_MANY.search(str(error)):
+            raise VocabularyError(message, int(found[1])) from error
         kind = ValueError if 'sentences_.empty()' in str(error) else SettingsError
-        raise kind(_explain(str(error), n_vocab, coverage, lines)) from error
+        raise kind(message) from error
     finally:
         beside.close()
     return tokenizer
@@ -176,7 +180,7 @@ def _bisect(line: str) -> Iterator[str]:
 
 def _explain(message: str, n_vocab: int, coverage: float, lines: _Lines) -> str:
     """Translate an error message of SentencePiece into the names of our arguments."""
-    if found := re.search(r'too high \(\d+\).*<= (\d+)', message):
+    if found := _TOO_MANY.search(message):
         return (
             f'n_vocab is {n_vocab}, but the {lines.n_texts} texts have no more than {found[1]} pieces to learn; '
             f'set n_vocab to {found[1]} or less, or give more text'

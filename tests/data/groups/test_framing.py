@@ -59,6 +59,8 @@ def check(groups, framing, tokenizer, texts_of):
         ({'pair': 'pair', 'joined': False}, 'apart', 2),
         ({'max_windows': 9}, 'one', 1),
         ({'max_windows': 2, 'window_overlap': 5}, 'one', 1),
+        ({'pair': 'pair', 'max_windows': 9, 'window_overlap': 2}, 'joined', 1),
+        ({'pair': 'pair', 'max_windows': 2, 'room': [0.3, 0.7]}, 'joined', 1),
     ],
 )
 def test_texts_are_framed_as_in_training(make_groups, tokenizer, options, kind, n_texts):

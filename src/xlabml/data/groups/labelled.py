@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import IGNORED, Batch, ClassTargets, Layout
-from xlabml.budget import share_room, split_ratios
+from xlabml.budget import share_room, share_window, split_ratios
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Reading, ranges
 from xlabml.data.sources import Source
@@ -309,7 +309,8 @@ class LabelledTexts(GroupFormat):
             named in a warning; else they are refused.
         batching: Which examples come together in a step; None: `InOrder`. `PerClass` has as many of each class.
         max_windows: The most windows of data.max_len tokens that a longer text is read in; what lies behind is cut.
-            1: the text itself is cut. `model.windows` says how they are put together.
+            1: the text itself is cut. `model.windows` says how they are put together. Of two texts the pair is read in
+            windows, and the text stands in each of them, within its share of the room.
         window_overlap: Tokens that a window shares with the one before.
         per_class: How many documents of each class are trained on, drawn from the training split; None: all.
         draw: Which draw that is; the draw of fewer is a part of it.
@@ -343,7 +344,7 @@ class LabelledTexts(GroupFormat):
         draw: int = 0,
     ) -> None:
         super().__init__()
-        _check_windows(max_windows, window_overlap, pair, cut)
+        _check_windows(max_windows, window_overlap, joined or pair is None, cut)
         self.max_windows = max_windows
         self.window_overlap = window_overlap
         check_per_class(per_class, draw, label)
@@ -375,10 +376,11 @@ class LabelledTexts(GroupFormat):
         n = len(self.roles)
         if max_len < 2 * n + 1:
             raise SettingsError(f'data.max_len is {max_len}, which has no room for {n} texts; make it larger')
-        if self.window_overlap >= max_len - 2:
+        n_tokens = int(share_window(np.full((1, n), max_len), max_len, self.room)[1][0])
+        if self.max_windows > 1 and self.window_overlap >= n_tokens:
             raise SettingsError(
-                f'data.examples.window_overlap is {self.window_overlap}, but a window has {max_len - 2} tokens '
-                '(data.max_len); give fewer'
+                f'data.examples.window_overlap is {self.window_overlap}, but a window has {n_tokens} tokens of the '
+                f'{self.roles[-1]} (data.max_len{", data.examples.room" if n > 1 else ""}); give fewer'
             )
         return TextLimits(self.roles, (max_len - 2,) * n, (None,) * n, max_len, row_slots)
 
@@ -442,7 +444,7 @@ def count_classes(
     return counts, is_number
 
 
-def _check_windows(max_windows: int, overlap: int, pair: str | None, cut: str) -> None:
+def _check_windows(max_windows: int, overlap: int, is_joined: bool, cut: str) -> None:
     if max_windows < 1 or overlap < 0:
         raise SettingsError(
             f'data.examples has max_windows {max_windows} and window_overlap {overlap}; give 1 or more, and 0 or more'
@@ -451,11 +453,11 @@ def _check_windows(max_windows: int, overlap: int, pair: str | None, cut: str) -
         raise SettingsError(
             f'data.examples.window_overlap is {overlap}, but there are no windows; set max_windows, or leave it out'
         )
-    if max_windows > 1 and (pair is not None or cut != 'end'):
-        other = f'pair is {pair}' if pair is not None else f'cut is {cut}'
+    if max_windows > 1 and (not is_joined or cut != 'end'):
+        other = f'cut is {cut}' if is_joined else 'joined is false'
         raise SettingsError(
-            f'data.examples.max_windows is {max_windows}, but {other}: windows are of one text, whose end is cut '
-            'behind the last one; leave one of them out'
+            f'data.examples.max_windows is {max_windows}, but {other}: windows are of one segment, of whose last text '
+            'the end is cut behind the last one; leave one of them out'
         )
 
 

@@ -1,4 +1,9 @@
-"""Labelled texts that are too long for the model, read in windows: each is a segment, its role is its number."""
+"""Labelled texts that are too long for the model, read in windows: each is a segment, its role is its number.
+
+Of two texts the first stands in every window, within its share of the tokens, and the second is cut up.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -6,7 +11,7 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.artifacts.hashes import short_hash
 from xlabml.batches import Batch
-from xlabml.budget import count_windows
+from xlabml.budget import count_windows, share_window
 from xlabml.data.corpus import Corpus
 from xlabml.data.rows import Reading, ranges
 
@@ -15,11 +20,30 @@ from .labelled import Fields, LabelledGroups
 from .text_rows import TextRows, fill_rows
 
 
-class WindowedGroups(LabelledGroups):
-    """The labelled texts of a split. An example has a segment for each window of its text: sos, window, eos.
+class _Windows(NamedTuple):
+    """The windows of some examples, one after the other.
 
     Args:
-        corpus: As in LabelledGroups, like the next five; an example has one text.
+        example: Of each window, the index of its example.
+        number: Its place among those of its example.
+        begin: Where it begins in the last text.
+        kept: How many tokens of that text it has.
+        shared: How many tokens of the first of two texts stand before them.
+    """
+
+    example: Int64[np.ndarray, ' w']
+    number: Int64[np.ndarray, ' w']
+    begin: Int64[np.ndarray, ' w']
+    kept: Int64[np.ndarray, ' w']
+    shared: Int64[np.ndarray, ' w']
+
+
+class WindowedGroups(LabelledGroups):
+    """The labelled texts of a split. An example has a segment for each window of its text: sos, window, eos; or of two
+    texts: sos, text, sep, window of the pair, eos.
+
+    Args:
+        corpus: As in LabelledGroups, like the next five; two texts are joined.
         documents: The documents of the split.
         reading: Has the tokenizer.
         limits: How much of a record goes into an example.
@@ -58,9 +82,10 @@ class WindowedGroups(LabelledGroups):
         """Examples as a batch: none crosses a row. Arguments as in Groups.batch."""
         numbers = numbers[numbers >= 0]
         documents = self.documents[numbers]
-        text = self._fields_of(documents)[:, 0]  # e
-        example, role, begin, kept = self._windows(self.index.lengths[text])  # w each
-        n_slots = kept + 2
+        text = self._fields_of(documents)  # e f
+        example, role, begin, kept, shared = self._windows(self.index.lengths[text])  # w each
+        is_pair = self._n_texts > 1
+        n_slots = kept + shared + 2 + is_pair
 
         # Slots: rows hold whole examples.
         max_len = self.limits.max_len
@@ -73,33 +98,38 @@ class WindowedGroups(LabelledGroups):
         ids[rows.begins] = self._ends[0]
         ids[rows.begins + n_slots - 1] = self._ends[1]
 
-        # Tokens of each window.
-        first = self.index.begins[text][example] + begin
-        ids[ranges(rows.begins + 1, kept)] = self.corpus.tokens_at(ranges(first, kept))
-        n_cut = torch.from_numpy(self.index.lengths[text] - self._kept(documents)[:, 0])
+        # Tokens of each window: of the first of two texts, a separator, and of the last text.
+        starts = rows.begins + 1
+        if is_pair:
+            ids[ranges(starts, shared)] = self.corpus.tokens_at(ranges(self.index.begins[text[example, 0]], shared))
+            starts = starts + shared + 1
+            ids[starts - 1] = self._sep
+        first = self.index.begins[text[example, -1]] + begin
+        ids[ranges(starts, kept)] = self.corpus.tokens_at(ranges(first, kept))
+        n_cut = torch.from_numpy((self.index.lengths[text] - self._kept(documents)).sum(1))
         return self._as_batch(ids.reshape(n_rows, row_slots), rows, example, role, numbers, n_cut, n_counted, seed)
 
     def render(self, number: int) -> list[tuple[str, str]]:
-        """The text of an example as the model reads it, its label, and how many windows it has."""
+        """The texts of an example as the model reads them, its label, and how many windows it has."""
         found = super().render(number)
-        documents = self.documents[[number]]
-        n = len(self._windows(self.index.lengths[self._fields_of(documents)[:, 0]])[0])
-        return [*found, ('windows', str(n))]
+        windows = self._windows(self.index.lengths[self._fields_of(self.documents[[number]])])
+        return [*found, ('windows', str(len(windows.number)))]
 
-    def _windows(
-        self, lengths: Int64[np.ndarray, ' e']
-    ) -> tuple[Int64[np.ndarray, ' w'], Int64[np.ndarray, ' w'], Int64[np.ndarray, ' w'], Int64[np.ndarray, ' w']]:
-        """Of each window of texts: its text, its number there, where it begins, and how many tokens it has."""
-        room = self.limits.max_len - 2
-        n_windows = count_windows(lengths, room, self.max_windows, self.overlap)
-        text = np.repeat(np.arange(len(lengths)), n_windows)
-        number = np.arange(len(text)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
-        begin = number * (room - self.overlap)
-        return text, number, begin, np.minimum(room, lengths[text] - begin)
+    def _windows(self, lengths: Int64[np.ndarray, 'e f']) -> _Windows:
+        """The windows of examples whose texts have these lengths."""
+        shared, room = share_window(lengths, self.limits.max_len, self.fields.room)
+        n_windows = count_windows(lengths[:, -1], room, self.max_windows, self.overlap)
+        example = np.repeat(np.arange(len(lengths)), n_windows)
+        number = np.arange(len(example)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+        begin = number * (room - self.overlap)[example]
+        kept = np.minimum(room[example], lengths[example, -1] - begin)
+        return _Windows(example, number, begin, kept, shared[example])
 
     def _kept(self, documents: Int64[np.ndarray, ' e']) -> Int64[np.ndarray, 'e f']:
         """How many tokens of each text its windows have together."""
         lengths = self.index.lengths[self._fields_of(documents)]
-        room = self.limits.max_len - 2
-        n_windows = count_windows(lengths, room, self.max_windows, self.overlap)
-        return np.minimum(lengths, n_windows * (room - self.overlap) + self.overlap)
+        shared, room = share_window(lengths, self.limits.max_len, self.fields.room)
+        n_windows = count_windows(lengths[:, -1], room, self.max_windows, self.overlap)
+        last = np.minimum(lengths[:, -1], n_windows * (room - self.overlap) + self.overlap)
+        last = np.where(n_windows == 1, np.minimum(lengths[:, -1], room), last)
+        return last[:, None] if self._n_texts == 1 else np.stack([shared, last], axis=1)
