@@ -21,6 +21,7 @@ from xlabml.batches import Batch, Layout
 from xlabml.engine import Task
 from xlabml.evaluation import Sums
 from xlabml.heads import LanguageModel, language_model
+from xlabml.heads.classifier import CumulativeLink
 from xlabml.telemetry import spectra
 from xlabml.telemetry.flops import TrainFlops
 from xlabml.training import AdamW, Muon, parameter_groups
@@ -163,6 +164,18 @@ def try_generating() -> None:
         torch.use_deterministic_algorithms(False)
 
 
+def try_thresholds() -> None:
+    """The thresholds of an ordinal classifier, where algorithms have to be deterministic."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Refusing():
+            head = CumulativeLink(4)
+            move(head, torch.float32)
+            assert head(torch.empty(3, 1, device=DEVICE)).device == DEVICE
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def main() -> None:
     register_guard(Path(sys.argv[1]))
     lacks_nothing = {'missing': lambda device: None}
@@ -172,7 +185,7 @@ def main() -> None:
     warnings.simplefilter('error')
     warnings.filterwarnings('ignore', '.*should not be instantiated', DeprecationWarning)  # torch 2.13 warns of itself
     with FakeTensorMode(allow_non_fake_inputs=False):
-        for call in (try_passes, try_backward, try_step, try_generating):
+        for call in (try_passes, try_backward, try_step, try_generating, try_thresholds):
             print(call.__name__, file=sys.stderr)
             call()
 

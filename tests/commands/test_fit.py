@@ -33,8 +33,7 @@ def test_a_run_leaves_settings_curves_checkpoints_and_says_where(xlab, tiny, tmp
     assert losses[12] < losses[6] < math.log(320) + 0.5
 
 
-def test_an_evaluation_is_the_same_for_any_batch_size(xlab, tiny):
-    xlab('fit', *tiny)
+def test_an_evaluation_is_the_same_for_any_batch_size(xlab, root):
     figures = set()
     for size in (32, 64, 128):
         status, printed = xlab('test', '--ckpt_path', 'last', f'--data.device_batch_tokens={size}')
@@ -44,26 +43,24 @@ def test_an_evaluation_is_the_same_for_any_batch_size(xlab, tiny):
     assert 'bits/byte' in figures.pop()
 
 
-def test_packed_and_padded_rows_give_the_same_bits_per_byte(xlab, tiny):
-    xlab('fit', *tiny)
+def test_packed_and_padded_rows_give_the_same_bits_per_byte(xlab, root):
     _, packed = xlab('test', '--ckpt_path', 'last')
     _, padded = xlab('test', '--ckpt_path', 'last', '--data.plan=Chunk')
     line = next(line for line in packed.splitlines() if line.startswith('test:'))
     assert line in padded
 
 
-def test_predict_writes_a_line_a_document_that_sums_to_the_test_loss(xlab, tiny, tmp_path):
-    xlab('fit', *tiny)
+def test_predict_writes_a_line_a_document_that_sums_to_the_test_loss(xlab, root):
     _, printed = xlab('test', '--ckpt_path', 'last')
     status, said = xlab('predict', '--ckpt_path', 'last')
     assert status == 0, said
-    rows = [json.loads(line) for line in (tmp_path / 'logs/version_0/predictions.jsonl').read_text().splitlines()]
+    rows = [json.loads(line) for line in (root / 'logs/version_0/predictions.jsonl').read_text().splitlines()]
     assert set(rows[0]) == {'id', 'tokens', 'nats', 'bits_per_byte'}
     assert len({row['id'] for row in rows}) == len(rows)
     loss = sum(row['nats'] for row in rows) / sum(row['tokens'] for row in rows)
     assert f'{loss:.4f} nats/token' in printed
     xlab('predict', '--ckpt_path', 'last')
-    assert (tmp_path / 'logs/version_0/predictions-2.jsonl').exists()
+    assert (root / 'logs/version_0/predictions-2.jsonl').exists()
 
 
 def test_a_test_file_in_the_training_data_is_refused_with_its_rows(xlab, tiny, tmp_path, texts):
@@ -164,9 +161,8 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused_and_the_newest_goes
     assert any('step=0000014' in path for path in files.ls(root, detail=False))
 
 
-def test_a_checkpoint_holds_plain_values_only(xlab, tiny, tmp_path):
-    xlab('fit', *tiny)
-    path = checkpoints.find('last', tmp_path)
+def test_a_checkpoint_holds_plain_values_only(xlab, root):
+    path = checkpoints.find('last', root)
     content = torch.load(path, weights_only=True)
     assert content['hyper_parameters']['_class_path'] == 'xlabml.models.XLabModel'
     assert 'loops' not in content
@@ -254,8 +250,7 @@ def test_print_config_round_trips(xlab, tiny, tmp_path):
     assert again == printed
 
 
-def test_a_target_counts_once_where_windows_overlap(xlab, tiny):
-    xlab('fit', *tiny)
+def test_a_target_counts_once_where_windows_overlap(xlab, root):
     asked = ['predict', '--ckpt_path=last', '--data.predict_split=train']
     counts = set()
     for plan in ('Pack', '{class_path: Chunk, init_args: {stride_tokens: 8}}'):

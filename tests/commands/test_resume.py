@@ -132,13 +132,12 @@ def test_a_validation_that_is_cut_again_stays_due_whatever_is_monitored(xlab, ti
     assert 'has finished its 12 steps' in xlab('fit', *arguments, '--ckpt_path=last')[1]
 
 
-def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, tmp_path):
-    xlab('fit', *tiny, '--checkpoint.save_last_k=5')
-    older = next((tmp_path / 'logs/version_0/checkpoints').glob('step=0000006*'))
+def test_an_older_checkpoint_opens_a_new_run(xlab, tiny, root):
+    older = next((root / 'logs/version_0/checkpoints').glob('step=0000006*'))
     status, printed = xlab('fit', *tiny, f'--ckpt_path={older}')
     assert status == 0, printed
-    assert list(_losses(tmp_path / 'logs/version_1')) == list(range(7, 13))
-    assert _losses(tmp_path / 'logs/version_1').items() <= _losses(tmp_path / 'logs/version_0').items()
+    assert list(_losses(root / 'logs/version_1')) == list(range(7, 13))
+    assert _losses(root / 'logs/version_1').items() <= _losses(root / 'logs/version_0').items()
 
 
 def test_what_is_typed_beats_what_was_saved_in_effect(xlab, tiny, tmp_path):
@@ -202,11 +201,10 @@ def test_from_another_folder_the_best_is_still_known(xlab, tiny, tmp_path, monke
     assert len(list((tmp_path / 'logs/version_0/checkpoints').glob('*.ckpt'))) <= 2
 
 
-def test_the_number_of_rows_a_step_may_change(xlab, tiny, tmp_path):
-    xlab('fit', *tiny)
+def test_the_number_of_rows_a_step_may_change(xlab, tiny, root):
     status, printed = xlab('fit', *tiny, '--ckpt_path=last', '--data.batch_tokens=64', '--trainer.max_steps=14')
     assert status == 0, printed
-    saved = checkpoints.read(checkpoints.find('last', tmp_path))
+    saved = checkpoints.read(checkpoints.find('last', root))
     assert saved['XLabDataModule']['row'] == 12 * 4 + 2 * 2
 
 
@@ -264,8 +262,7 @@ def test_last_starts_a_run_where_there_is_none_and_ends_at_once_where_it_is_fini
         (['--data.n_vocab=400'], 'model.n_vocab was 320, is 400'),
     ],
 )
-def test_what_cannot_be_changed_is_refused(xlab, tiny, arguments, message):
-    xlab('fit', *tiny)
+def test_what_cannot_be_changed_is_refused(xlab, tiny, root, arguments, message):
     status, printed = xlab('fit', *tiny, *arguments, '--trainer.max_steps=20', '--ckpt_path=last')
     assert status == 2, printed
     assert message in printed
@@ -295,18 +292,16 @@ def test_texts_that_changed_are_named_and_accepted_once(xlab, tiny, tmp_path, co
     assert "is {'class': 'Concat'" in printed
 
 
-def test_a_moved_corpus_is_the_same_data(xlab, tiny, tmp_path, corpus):
-    xlab('fit', *tiny)
-    (tmp_path / 'moved.jsonl').write_text((corpus / 'texts.jsonl').read_text())
-    moved = f'--data.sources=[{{path: {tmp_path}/moved.jsonl}}]'
+def test_a_moved_corpus_is_the_same_data(xlab, tiny, root, corpus):
+    (root / 'moved.jsonl').write_text((corpus / 'texts.jsonl').read_text())
+    moved = f'--data.sources=[{{path: {root}/moved.jsonl}}]'
     status, printed = xlab('fit', *tiny, moved, '--ckpt_path=last', '--trainer.max_steps=13')
     assert status == 0, printed
 
 
-def test_an_exported_file_evaluates_but_does_not_go_on(xlab, tiny, tmp_path):
-    xlab('fit', *tiny)
+def test_an_exported_file_evaluates_but_does_not_go_on(xlab, root):
     _, before = xlab('test', '--ckpt_path=last')
-    exported = checkpoints.export(checkpoints.find('last', tmp_path)).path
+    exported = checkpoints.export(checkpoints.find('last', root)).path
     status, after = xlab('test', f'--ckpt_path={exported}', '--trainer.precision=32-true')
     assert status == 0, after
     line = next(line for line in before.splitlines() if line.startswith('test:'))

@@ -70,16 +70,15 @@ def test_an_evaluation_leaves_the_training_rows_as_they_are(xlab, tiny, tmp_path
     assert figures[0] == figures[1]
 
 
-def test_commands_add_their_evaluations_and_say_so(xlab, tiny, tmp_path):
-    xlab('fit', *tiny)
+def test_commands_add_their_evaluations_and_say_so(xlab, root):
     for command in ('validate', 'test'):
         status, printed = xlab(command, '--ckpt_path', 'last')
         assert status == 0, printed
-    *_, validated, tested = rows(tmp_path / 'logs/version_0', records.EVALUATION)
+    *_, validated, tested = rows(root / 'logs/version_0', records.EVALUATION)
     assert (validated['step'], validated['command'], validated['split']) == (12, 'validate', 'val')
     assert (tested['step'], tested['command'], tested['split']) == (12, 'test', 'test')
     assert f'{tested["test_loss"]:.4f} nats/token' in printed
-    assert len(rows(tmp_path / 'logs/version_0')) == 12
+    assert len(rows(root / 'logs/version_0')) == 12
 
 
 def test_a_resumed_run_has_the_rows_of_an_unbroken_one(xlab, tiny, tmp_path):

@@ -95,11 +95,11 @@ def test_a_longer_run_says_what_becomes_of_its_rate(xlab, tiny):
     status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=16')
     assert status == 0, printed
     assert 'the schedule is 16 steps long, it was 12: the learning rate of matrices rises from 0 to 0.0025\n' in printed
-    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=100', '--model.horizon_tokens=2560')
+    status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=22', '--model.horizon_tokens=2560')
     assert status == 0, printed
     assert 'the schedule is 20 steps long, it was 16: the learning rate of matrices rises from 0 to 0.002\n' in printed
-    for length in ('--trainer.max_steps=102', '--model.schedule=WarmupConstant'):
-        status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=102', length)
+    for length in ('--trainer.max_steps=24', '--model.schedule=WarmupConstant'):
+        status, printed = xlab('fit', '--ckpt_path=last', '--trainer.max_steps=24', length)
         assert status == 0, printed
         assert 'the schedule is' not in printed
 

@@ -104,7 +104,7 @@ def test_caching_has_the_gradient_of_the_full_batch_dropout_included():
     torch.manual_seed(11)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
-        vectors = embed_in_chunks(encoder, chunks)
+        vectors = embed_in_chunks(encoder, chunks, chunks[0])
     cached = InfoNCE()(views._replace(vectors=vectors)).sum()
     assert (16,) not in [shape[1:] for shape in kept], 'the forward pass keeps no activations'
     torch.testing.assert_close(cached, full, rtol=0, atol=0)
@@ -121,7 +121,7 @@ def test_caching_passes_a_factor_and_the_objectives_own_weights_on():
     for embed in (lambda chunks: torch.cat([encoder(chunk) for chunk in chunks]), None):
         torch.manual_seed(0)
         chunks = inputs.split(3)
-        vectors = embed(chunks) if embed else embed_in_chunks(encoder, chunks)
+        vectors = embed(chunks) if embed else embed_in_chunks(encoder, chunks, chunks[0])
         found.append(torch.autograd.grad(objective(views._replace(vectors=vectors)).sum() * 1024, weights))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 

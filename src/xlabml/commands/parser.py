@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, NoReturn
 
-from jsonargparse import Namespace, _typehints
+from jsonargparse import Namespace, _common, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -58,6 +58,18 @@ class SettingsParser(Parser, LightningArgumentParser):
     def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:
         with self._own_defaults():
             return super().parse_object(*args, **kwargs)
+
+    def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
+        """As jsonargparse's; those of a class, whose parser it keeps as long as the process lasts, are found once."""
+        if not getattr(self, '_inner_parser', False) or kwargs or _common.nested_links.get():
+            return super().get_defaults(skip_validation, **kwargs)
+        modes = (_common.lenient_check, _common.parsing_defaults, _common.load_value_mode)
+        has_rule = _typehints.adapt_typehints is not _adapt_typehints
+        known: dict[tuple, Namespace] = vars(self).setdefault('_known_defaults', {})
+        key = (skip_validation, has_rule, *(mode.get() for mode in modes))
+        if key not in known:
+            known[key] = super().get_defaults(skip_validation)
+        return known[key].clone()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """As of every parser; types and namespaces, which nobody typed, are left out of the message."""

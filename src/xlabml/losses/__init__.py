@@ -4,7 +4,7 @@ A loss of tokens gives sums and never means: only the caller knows how many targ
 objective of embedders returns a loss for each example, for the same reason.
 """
 
-from .caching import embed_in_chunks
+from .caching import compute_anew, embed_in_chunks
 from .classification import BinaryCrossEntropy, ClassCrossEntropy, ClassLoss, Distillation, Huber, SquaredError
 from .cross_entropy import CrossEntropy, make_logits, nats_and_entropy
 from .distillation import KLDistillation, ListMLE, MarginMSE, VectorDistillation
@@ -52,6 +52,7 @@ __all__ = [
     'Triplet',
     'VectorDistillation',
     'Views',
+    'compute_anew',
     'embed_in_chunks',
     'gather_views',
     'make_logits',

@@ -258,7 +258,7 @@ class Classifier(TrunkTask):
                 last[row] + 1 - first[row],
             )
 
-        return embed_in_chunks(of_row, range(len(batch.ids)))
+        return embed_in_chunks(of_row, range(len(batch.ids)), batch.ids)
 
     def loss(self, batch: Batch) -> Sums:
         """The sum of the weighted losses of the examples; that of an example with windows is the mean of theirs."""

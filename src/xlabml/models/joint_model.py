@@ -7,7 +7,6 @@ from typing import Any, ClassVar, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
 from xlabml.batches import Batch, Layout, MaskedTargets, PairTargets, TokenTargets
 from xlabml.checkpoints import Part
@@ -17,7 +16,7 @@ from xlabml.evaluation import Evaluator, ObjectiveEvaluator, Sums, sum_segments
 from xlabml.heads import Dense, MeanPooling, Pooling
 from xlabml.heads.joint import JointModel as Network
 from xlabml.heads.loading import describe_head
-from xlabml.losses import CrossEntropy, InfoNCE, Loss, LossSums, Objective
+from xlabml.losses import CrossEntropy, InfoNCE, Loss, LossSums, Objective, compute_anew
 from xlabml.training import AdaptiveClip, Muon, Schedule, WarmupLinear
 from xlabml.transformer import Cache, Transformer
 
@@ -213,7 +212,7 @@ class JointModel(VectorTask):
         if len(batch.ids) == 1:
             return read(0)
         keeps = self.training
-        rows = [checkpoint(read, i, use_reentrant=False) if keeps else read(i) for i in range(len(batch.ids))]
+        rows = [compute_anew(read, i, batch.ids) if keeps else read(i) for i in range(len(batch.ids))]
         return LossSums(*(sum(values[1:], values[0]) for values in zip(*rows)))
 
     # Figures

@@ -192,7 +192,7 @@ class VectorTask(TrunkTask):
             of_segments = None if n_prompt is None else n_prompt[segments]
             return self.vectors(batch.ids[row : row + 1], of_row, of_segments, layers)
 
-        return embed_in_chunks(embed, range(len(batch.ids)))
+        return embed_in_chunks(embed, range(len(batch.ids)), batch.ids)
 
     def vector_sums(self, vectors: Float[Tensor, 's d'] | Float[Tensor, 'l s d'], batch: Batch) -> Sums:
         """The sum of the objective over the groups of a batch.
