@@ -10,7 +10,7 @@ from foreign import mini_lm
 from safetensors.torch import load_file, save_file
 
 from xlabml import checkpoints
-from xlabml.conversion import import_folder
+from xlabml.conversion import import_folder, importing
 from xlabml.conversion.checking import TEXTS, encode
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
@@ -46,8 +46,10 @@ POOLINGS = {
     ],
     ids=str,
 )
-def test_vectors_are_those_of_bert_by_hand(tmp_path, options, n_reserved):
+def test_vectors_are_those_of_bert_by_hand(tmp_path, options, n_reserved, monkeypatch):
     folder, weights = write_folder(tmp_path / 'folder', **options)
+    if options.get('kind') == 'roberta':  # the other library would read its WordPiece as the BPE of RoBERTa
+        monkeypatch.setattr(importing, 'check_same', lambda *_: None)
     made = import_folder(folder, tmp_path / 'out.safetensors')
     dense = load_file(folder / '2_Dense' / 'model.safetensors') if 'dense' in options else None
     vectors = encode(made.network, made.tokenizer, SHORT)
@@ -105,6 +107,7 @@ def test_the_table_may_have_more_rows_than_the_tokenizer_but_not_fewer(tmp_path)
     made = import_folder(folder, tmp_path / 'a.safetensors')
     weights['embeddings.word_embeddings.weight'] = torch.cat([table, torch.ones(2, table.size(1))])
     save_file(weights, folder / 'model.safetensors')
+    change_json(folder / 'config.json', vocab_size=len(table) + 2)
     padded = import_folder(folder, tmp_path / 'b.safetensors')
     assert torch.equal(padded.network.trunk.embedding.weight, made.network.trunk.embedding.weight)
     weights['embeddings.word_embeddings.weight'] = table[:-1]

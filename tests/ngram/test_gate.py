@@ -84,6 +84,13 @@ def test_the_mixture_sums_to_one_and_is_that_of_a_batch(counted):
     np.testing.assert_allclose(found.constant, 0.7 * model[np.arange(6), targets] + 0.3 * found.ngram)
 
 
+def test_the_share_is_logistic_in_what_is_known():
+    known = Known(np.array([0, 2]), np.array([0, 7], np.uint32), np.array([1, 0.25]), np.array([2.0, 0.5]))
+    gate = Gate(np.array([-1, 9, 0.5, 0.1, -2, 0.3]), 0.5, 1)
+    sums = np.array([-1 + 0.3 * 2, 0.5 + 0.1 * np.log(8) - 2 * np.log(0.25) + 0.3 * 0.5])
+    np.testing.assert_allclose(gate.share(known), 1 / (1 + np.exp(-sums)))
+
+
 def test_gates_and_held_out_texts_are_kept(counted):
     assert [text.tolist() for text in counted.held_out.texts()] == [[5, 6], [7]]
     gate = Gate(np.arange(Gate.n_features(ORDER)) / 7, 0.25, 9)

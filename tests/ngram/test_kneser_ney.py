@@ -88,6 +88,15 @@ def test_one_position_equals_a_batch(counted):
         np.testing.assert_allclose(scores.backoff[i], found.backoff)
 
 
+def test_a_part_of_a_text_has_contexts_of_its_own(counted):
+    texts, fast, _ = counted
+    text = next(text for text in texts if len(text) > 8)
+    inputs = np.array([SOS, *text[:7]])  # cut behind the third: the second part begins without a start
+    scores = fast.score(inputs, np.array(text[:8]), np.array([0, 3]))
+    assert scores.matched.tolist() == [1, 2, 3, 1, 2, 3, 4, 4]
+    np.testing.assert_allclose(scores.probability[4], fast.next(text[2:4]).probabilities[text[4]])
+
+
 def test_chunks_count_the_same(counted):
     _, fast, parts = counted
     for one, other in zip(fast.counted.levels, parts.counted.levels):

@@ -56,9 +56,9 @@ def check_same(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> floa
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress of its own
-            theirs = SentenceTransformer(
-                str(folder), device='cpu', trust_remote_code=False, local_files_only=True
-            ).encode(list(TEXTS), show_progress_bar=False, convert_to_numpy=True)
+            model = SentenceTransformer(str(folder), device='cpu', trust_remote_code=False, local_files_only=True)
+            # Weights in half precision are computed with in single precision here, as ours are.
+            theirs = model.float().encode(list(TEXTS), show_progress_bar=False, convert_to_numpy=True)
     except Exception as error:  # a library's, of any kind
         raise CheckpointError(
             f'sentence-transformers cannot read {folder}: {type(error).__name__}: {str(error)[:300]}'
