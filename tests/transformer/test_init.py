@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from xlabml.heads import LanguageModel
-from xlabml.transformer import Normal, Transformer, Xavier
+from xlabml.transformer import Copying, Normal, Transformer, Xavier
 
 
 def make_trunk(init, **options):
@@ -44,7 +44,27 @@ def test_xavier():
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
 
 
-@pytest.mark.parametrize('init', [Normal, Xavier])
+@pytest.mark.parametrize('n_kv_heads', [None, 2])
+def test_attention_begins_by_copying(n_kv_heads):
+    """The output of a head that attends to one token is a part of that token's vector; of all heads, all of it."""
+    trunk = make_trunk(functools.partial(Copying, gain=2.0), n_kv_heads=n_kv_heads)
+    attention = trunk.blocks[1].attention
+    n_values = attention.n_kv_heads * 32
+    values = attention.projection.weight[-n_values:]
+    torch.testing.assert_close(values @ values.mT, torch.eye(n_values), atol=1e-5, rtol=0)
+    hidden = torch.randn(5, 128)
+    repeats = 4 // attention.n_kv_heads
+    mixed = (hidden @ values.mT).unflatten(1, (-1, 32)).repeat_interleave(repeats, dim=1)
+    copied = attention.output(mixed.flatten(1))
+    torch.testing.assert_close(copied, 2.0 * repeats * hidden @ values.mT @ values, atol=1e-4, rtol=0)
+    if n_kv_heads is None:
+        torch.testing.assert_close(copied, 2.0 * hidden, atol=1e-4, rtol=0)
+    of_others = trunk.blocks[1].feed_forward.output.weight
+    assert of_others.std().item() == pytest.approx(1 / math.sqrt(2 * 3 * 512), rel=0.03)
+    assert not any(p.any() for name, p in trunk.blocks.named_parameters() if name.endswith('bias'))
+
+
+@pytest.mark.parametrize('init', [Normal, Xavier, Copying])
 def test_embedding_and_head_can_stay_as_torch_makes_them(init):
     model = LanguageModel(make_trunk(functools.partial(init, embedding_std=None)), tied=False, head_bias=True)
     assert model.trunk.embedding.weight.std().item() == pytest.approx(1, rel=0.03)
@@ -59,6 +79,7 @@ def test_embedding_and_head_can_stay_as_torch_makes_them(init):
     (functools.partial(Normal, std=-1.0), 'std is -1.0'),
     (functools.partial(Normal, embedding_std=-1.0), 'embedding_std is -1.0'),
     (functools.partial(Xavier, gain=0.0), 'gain is 0.0'),
+    (functools.partial(Copying, gain=0.0), 'gain is 0.0'),
 ])  # fmt: skip
 def test_refusals(init, message):
     with pytest.raises(ValueError, match=message):

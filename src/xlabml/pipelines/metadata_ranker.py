@@ -80,8 +80,8 @@ class MetadataRanker:
             )
         raise RequestError(
             f'the values of {key!r} were not calibrated in the training of this model; train with the evaluator '
-            f'xlabml.evaluation.MetadataPosterior (key: {key}) in model.evaluators'
-            + (f', or rank {", ".join(known)}' if known else '')
+            f'xlabml.evaluation.MetadataPosterior (key: {key}) in model.evaluators, or calibrate the checkpoint with '
+            'it by a run that changes no weight (docs/metadata.md)' + (f', or rank {", ".join(known)}' if known else '')
         )
 
     def rank(self, texts: Sequence[str], key: str, batch_tokens: int = _BATCH_TOKENS) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from .activations import GeGLU, ReLU2, SwiGLU
 from .adapters import LoRA, LowRankLinear
 from .attention import Cache, attend
 from .block import Attention, Block, FeedForward
-from .init import Initializer, Normal, Xavier
+from .init import Copying, Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
@@ -25,6 +25,7 @@ __all__ = [
     'Attention',
     'Block',
     'Cache',
+    'Copying',
     'FeedForward',
     'GeGLU',
     'HuggingFaceEncoder',

@@ -3,9 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from xlabml.anatomy import find_matrices
+
+from .block import Attention
 
 
 class Initializer(ABC):
@@ -74,6 +77,52 @@ class Normal(Initializer):
                 nn.init.normal_(parameter, std=std)
             elif name.endswith('bias'):
                 nn.init.zeros_(parameter)
+
+
+class Copying(Normal):
+    """As `Normal`, but attention begins by copying: what a token attends to becomes more probable as the next token.
+
+    The value matrix of each attention layer is orthogonal, and its output matrix a multiple of the transpose, so that
+    their product is a multiple of the identity: with tied embeddings a token that is attended to adds to its own logit.
+    What is left to learn is where to attend. With random matrices both have to be found together, and a run of minutes
+    ends before.
+    Source: mimetic initialization, Trockman & Kolter 2023, https://arxiv.org/abs/2305.09828, section 3; here only the
+    product of values and outputs, with a positive sign.
+
+    Args:
+        gain: The multiple of the identity.
+        std: Standard deviation of the other matrices; None: 1 / sqrt(fan_in).
+        scale_residual: Divide the output matrices of the feed-forward networks by sqrt(2 n_layers).
+        embedding_std: Standard deviation of the embeddings, and of an untied head; None: torch's defaults.
+    """
+
+    def __init__(
+        self,
+        gain: float = 1.0,
+        std: float | None = None,
+        scale_residual: bool = True,
+        embedding_std: float | None = 0.05,
+    ) -> None:
+        super().__init__(std, scale_residual, embedding_std)
+        if not gain > 0:
+            raise ValueError(f'init.gain is {gain}; give a positive number, or choose Normal')
+        self.gain = gain
+
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        """Initialize every matrix, biases to zero."""
+        super().blocks(blocks)
+        for module in blocks.modules():
+            if isinstance(module, Attention):
+                self._copy(module)
+
+    def _copy(self, attention: Attention) -> None:
+        c = attention.d_head
+        values = attention.projection.weight[-attention.n_kv_heads * c :]  # g·c d
+        nn.init.orthogonal_(values)
+        of_heads = values.detach().unflatten(0, (-1, c))  # g c d
+        of_heads = of_heads.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=0)  # h c d
+        with torch.no_grad():
+            attention.output.weight.copy_(self.gain * of_heads.flatten(0, 1).mT)  # d h·c
 
 
 class Xavier(Initializer):

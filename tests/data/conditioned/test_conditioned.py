@@ -1,6 +1,7 @@
 """Rows of documents with metadata: what stands where, what is a target, what is drawn, and what a pass is."""
 
 import json
+import os
 from unittest.mock import ANY
 
 import numpy as np
@@ -25,7 +26,7 @@ from xlabml.data import (
     SomeOfPresent,
     prepare_store,
 )
-from xlabml.data.conditioned import shuffle_documents
+from xlabml.data.conditioned import make_index, shuffle_documents
 from xlabml.data.conditioned.records import METADATA
 from xlabml.data.conditioned.sampling import document_draws
 from xlabml.errors import SettingsError
@@ -433,3 +434,24 @@ def test_records_are_preprocessed_before_they_are_read_and_failures_are_counted(
     assert source.fingerprint() != Conditioned(form.types).source(Location(str(tmp_path / 'a.jsonl'))).fingerprint()
     with pytest.raises(SettingsError, match=r'schema is v1; set it to columns'):
         Conditioned([Title()], 'v1', preprocessors=[TimestampFromUrl()])
+
+
+def test_an_index_with_one_byte_changed_is_named_when_it_is_verified(make, tmp_path, tokenizer):
+    """Its size and time are as before, so that a start does not find it."""
+    form = Conditioned(types())
+    corpus = make(form)
+    reading = Reading(tokenizer, Pack(L), tmp_path / 'plans', 5)
+    assert form.verify(corpus, reading) is None
+    index = make_index(corpus, tokenizer, reading.folder)
+    assert form.verify(corpus, reading) == [
+        f'metadata: {index.folder} is as it was written ({len(index.types):,} items)'
+    ]
+    path = index.folder / 'places.bin'
+    time = path.stat().st_mtime_ns
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(time, time))
+    make_index(corpus, tokenizer, reading.folder)
+    with pytest.raises(ValueError, match=rf'places\.bin is not what manifest\.json says .*delete {index.folder}'):
+        form.verify(corpus, reading)

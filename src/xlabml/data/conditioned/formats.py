@@ -17,7 +17,7 @@ from xlabml.metadata import GlobalType, MetadataType, Preprocessor, Schema
 from xlabml.plain import Plain
 
 from .composition import Form, Keep
-from .index import make_index, values_of
+from .index import make_index, values_of, verify_index
 from .records import METADATA, ConditionedRecords
 from .rows import ConditionedRows, DrawnPasses
 from .sampling import Independent, Sampling, document_draws, uses_metadata
@@ -128,16 +128,16 @@ class Conditioned(RowFormat):
 
     def facts(self, corpus: Corpus) -> dict[str, Plain]:
         """The values of each type of a whole text that has few, in training."""
-        named = {kind.key for kind in self.types if isinstance(kind, GlobalType)}
+        found: dict[str, set[str]] = {kind.key: set() for kind in self.types if isinstance(kind, GlobalType)}
         is_train = np.zeros(len(corpus), bool)
         is_train[corpus.documents('train')] = True
-        found: dict[str, Counter[str]] = {key: Counter() for key in named}
         for document, values in enumerate(values_of(corpus)):
             if is_train[document]:
-                for key in named & values.keys():
-                    found[key][values[key]] += 1
-        few = {key: counts for key, counts in found.items() if 1 < len(counts) <= MAX_VALUES}
-        return {'choices': {key: sorted(few[key]) for key in self.keys if key in few}}
+                for key in found.keys() & values.keys():
+                    found[key].add(values[key])
+                    if len(found[key]) > MAX_VALUES:  # no more are kept of it, so that memory does not grow
+                        del found[key]
+        return {'choices': {key: sorted(found[key]) for key in self.keys if len(found.get(key, ())) > 1}}
 
     def view(self, corpus: Corpus, stage: str, pass_index: int, reading: Reading) -> ConditionedView:
         if stage != 'train':
@@ -206,6 +206,12 @@ class Conditioned(RowFormat):
 
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> ConditionedRows:
         return self.rows(self.view(corpus, stage, pass_index, reading), corpus, split, stage, reading)
+
+    def verify(self, corpus: Corpus, reading: Reading) -> list[str] | None:
+        index = verify_index(corpus, reading.folder)
+        if index is None:
+            return None
+        return [f'metadata: {index.folder} is as it was written ({len(index.types):,} items)']
 
     def rows(self, view: ConditionedView, corpus: Corpus, split: str, stage: str, reading: Reading) -> ConditionedRows:
         """The rows of a split by a view of its documents."""

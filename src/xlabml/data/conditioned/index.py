@@ -71,7 +71,7 @@ def make_index(corpus: Corpus, tokenizer: Tokenizer, folder: Path) -> MetadataIn
         DataError: A store holds no metadata, or the disk is full.
     """
     identity = _identity(corpus)
-    folder = folder / f'metadata-{folders.short_hash(identity)}'
+    folder = folder / _name(identity)
 
     def is_ready() -> bool:
         return (folder / manifests.MANIFEST).exists()
@@ -99,6 +99,25 @@ def make_index(corpus: Corpus, tokenizer: Tokenizer, folder: Path) -> MetadataIn
     return open_index(folder, identity)
 
 
+def verify_index(corpus: Corpus, folder: Path) -> MetadataIndex | None:
+    """What `make_index` has written, read in full and compared with its hashes; None where it is not there.
+
+    Raises:
+        DataError: It is not as it was written.
+    """
+    identity = _identity(corpus)
+    folder = folder / _name(identity)
+    if not folder.exists():
+        return None
+    index = open_index(folder, identity)
+    manifests.check_files(folder, manifests.read_manifest(folder, _KIND, identity))
+    manifests.check_ends(index.item_offsets, len(index.types), folder, 'item_offsets', in_full=True)
+    manifests.check_range(index.begins, 0, corpus.n_tokens, folder, 'begins')
+    for name in ('text_tokens', 'lengths'):
+        manifests.check_range(getattr(index, name), 0, corpus.n_tokens, folder, name)
+    return index
+
+
 def open_index(folder: Path, identity: dict[str, Any] | None = None) -> MetadataIndex:
     """Open an index that is there."""
     return MetadataIndex(folder, manifests.read_manifest(folder, _KIND, identity))
@@ -119,6 +138,10 @@ def value_of(corpus: Corpus, document: int, key: str) -> str | None:
 
 def _identity(corpus: Corpus) -> dict[str, Any]:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in corpus.stores]}
+
+
+def _name(identity: dict[str, Any]) -> str:
+    return f'metadata-{folders.short_hash(identity)}'
 
 
 def _sizes(manifest: dict[str, Any]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from .arranged import Arranged
 from .batching import Batching, InOrder, NoDuplicates
 from .few_shot import check_per_class, draw_per_class
 from .groups import Groups, Prompts, TextLimits
-from .index import make_index
+from .index import describe_verified, make_index
 from .records import GROUP, Columns, GroupRecords
 
 _INSTEAD = {'anchor': 'query', 'positive': 'document', 'negatives': 'document'}
@@ -82,6 +82,9 @@ class GroupFormat(Format):
 
     def source(self, source: Source) -> Source:
         return GroupRecords(source, self.records)
+
+    def verify(self, corpus: Corpus, reading: Reading) -> list[str] | None:
+        return describe_verified(corpus, reading.folder)
 
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Groups:
         limits = self.limits(reading.plan.length, reading.device_tokens)

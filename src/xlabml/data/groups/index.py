@@ -123,6 +123,14 @@ def verify_index(corpus: Corpus, folder: Path) -> GroupIndex | None:
     return index
 
 
+def describe_verified(corpus: Corpus, folder: Path) -> list[str] | None:
+    """A line for people on an index that `verify_index` finds as it was written; None where there is none."""
+    index = verify_index(corpus, folder)
+    if index is None:
+        return None
+    return [f'groups: {index.folder} is as it was written ({len(index.roles):,} texts)']
+
+
 def _identity(corpus: Corpus) -> dict[str, Any]:
     return {'format': _FORMAT, 'stores': [store.fingerprint for store in corpus.stores]}
 

@@ -19,7 +19,7 @@ from .batching import Batching, Known, Numbers
 from .formats import GroupFormat, Objective
 from .groups import Groups
 from .in_turn import InTurn
-from .index import make_index
+from .index import describe_verified, make_index
 from .records import GROUP
 
 
@@ -141,6 +141,9 @@ class GroupSets(Format):
                 'give one for each'
             )
         return [form.source(source) for form, source in zip(self.sets, sources)]
+
+    def verify(self, corpus: Corpus, reading: Reading) -> list[str] | None:
+        return describe_verified(corpus, reading.folder)
 
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> SetExamples:
         index = make_index(corpus, reading.folder)

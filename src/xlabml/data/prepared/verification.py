@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from xlabml import paths
 from xlabml.data.corpus import Corpus, small_splits, split_names, verify_copies, verify_near_duplicates, verify_splits
-from xlabml.data.groups import verify_index
 from xlabml.data.mixed import FormatMixture
 from xlabml.data.rows import Format, RowFormat, verify_plan
 from xlabml.data.store import TokenStore, describe_changed
@@ -41,11 +40,9 @@ def verify(texts: Texts) -> Iterator[str]:
 def _verify_examples(texts: Texts, form: Format, corpus: Corpus) -> Iterator[str]:
     """What was laid out of a corpus for the examples of a format."""
     reading = texts.reading()
-    if form.sized_by == 'groups':
-        index = verify_index(corpus, reading.folder)
-        if index is not None:
-            yield f'groups: {index.folder} is as it was written ({len(index.roles):,} texts)'
-    if not isinstance(form, RowFormat):
+    lines = form.verify(corpus, reading)
+    yield from lines or []
+    if lines is None or not isinstance(form, RowFormat):
         return
     for split in split_names:
         for stage in ('train', 'val'):

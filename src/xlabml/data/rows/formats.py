@@ -190,6 +190,17 @@ class Format(ABC):
         """
         return {}
 
+    def verify(self, corpus: Corpus, reading: Reading) -> list[str] | None:
+        """Read in full what this format keeps in the cache beside stores and plans, and compare it with its hashes.
+
+        Returns:
+            Lines for people, or None if it was not made yet, so that there are no examples either.
+
+        Raises:
+            ValueError: It is not as it was written; the message names the folder.
+        """
+        return []
+
     @abstractmethod
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> Examples:
         """The examples of a split.
