@@ -152,7 +152,7 @@ def test_a_traceback_is_shown_when_asked_for(capsys):
 def test_the_door_streams_without_lightning(ckpt):
     code = (
         f'import sys, runpy; sys.argv = ["infer.py", {str(ckpt)!r}, "the", "-l", "3", "-g"]\n'
-        f'try: runpy.run_path({str(DOOR)!r})\n'
+        f'try: runpy.run_path({str(DOOR)!r}, run_name="__main__")\n'
         'except SystemExit as end: print(end.code, [m for m in sys.modules if "lightning" in m or "jsonargparse" in m])'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from xlabml import checkpoints, settings
+from xlabml import checkpoints, models, settings
 from xlabml.checkpoints import Contents
 from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
@@ -106,12 +106,20 @@ def _require_trunk(path: Path, trunk: Plain, task: type) -> None:
         SettingsError: The message names both, and tasks that take it.
     """
     class_path = trunk.get('class_path') if isinstance(trunk, Mapping) else None
-    taken = get_args(parameters(task)['trunk'])
-    if not isinstance(class_path, str) or not taken or not isinstance(taken[-1], type):
+    taken = _trunk_of(task)
+    if not isinstance(class_path, str) or taken is None:
         return
     found = settings.find_class(class_path)
-    if issubclass(found, Trunk) and not issubclass(found, taken[-1]):
+    if issubclass(found, Trunk) and not issubclass(found, taken):
+        others = (getattr(models, name) for name in models.__all__)
+        able = [one.__name__ for one in others if issubclass(found, _trunk_of(one) or ())]
         raise SettingsError(
             f'--init_from {path} is an encoder whose trunk is a {found.__name__}, but {task.__name__} takes a '
-            f'{taken[-1].__name__} alone; choose --model Classifier or --model Embedder, which take any trunk'
+            f'{taken.__name__} alone; choose ' + ' or '.join(f'--model {name}' for name in sorted(able))
         )
+
+
+def _trunk_of(task: type) -> type | None:
+    """The class of trunks that a task takes; None: it takes none."""
+    taken = get_args(parameters(task).get('trunk'))
+    return taken[-1] if taken and isinstance(taken[-1], type) else None

@@ -168,10 +168,9 @@ def mix_task(folder: str, resumed: 'Resumed', task: 'Task') -> 'list[L.Callback]
         ValueError: The folder cannot be used.
     """
     from xlabml.callbacks.ngram_table import NgramTable
-    from xlabml.evaluation.ngrams import NgramBits
-    from xlabml.models import XLabModel
+    from xlabml.evaluation.ngrams import Mixable, NgramBits
 
-    if not isinstance(task, XLabModel):
+    if not isinstance(task, Mixable):
         raise UsageError(f'--ngram is for language models, and {resumed.found.path} holds a {type(task).__name__}')
     path = str(resumed.found.path)
     with typed_paths():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from .language import TokenOutputs, sum_segments
 MODEL = 'model'
 ROWS = (MODEL, 'kneser_ney', 'constant', 'gated')
 """The model alone, the n-grams alone, their mixture by one weight, and by the gate."""
+
+
+@runtime_checkable
+class Mixable(Protocol):
+    """A task whose predictions can be mixed with n-grams."""
+
+    mixture: Mixture | None
 
 
 class NgramSaving(NamedTuple):
