@@ -2,7 +2,7 @@
 
 XLabError
     SettingsError                       a setting has to change: bad values, or two that do not go together
-        VocabularyError                 the texts have fewer tokens to learn than were asked for
+        VocabularyError                 the texts have fewer tokens to learn than data.n_vocab names
         NotSupportedError               right elsewhere, but not on this machine: a device, a library
         commands.errors.UsageError      the same as SettingsError, found by the command line itself
     RequestError                        a request to a model has to change: a prompt, a temperature

@@ -14,7 +14,8 @@ from xlabml.data.conditioned import variants as variants_room
 from xlabml.data.conditioned.variants import make_variants, some_documents
 from xlabml.errors import RequestError, SettingsError
 from xlabml.evaluation import MetadataBits, MetadataPosterior, Sums, TokenOutputs, format_savings, sum_segments
-from xlabml.evaluation.metadata import compare, sum_documents
+from xlabml.evaluation.metadata import sum_documents
+from xlabml.evaluation.savings import compare
 from xlabml.heads import language_model
 from xlabml.metadata import Posterior, Prefix, Title, Topic
 from xlabml.pipelines import MetadataRanker
@@ -101,13 +102,14 @@ def test_figures_do_not_depend_on_the_batches(made):
 def test_savings_are_paired_by_document():
     documents = torch.tensor([0, 1, 1, 10, 11])  # documents 0 and 1 without, and with; 1 is in two rows
     nats = torch.tensor([2.0, 1.0, 3.0, 1.0, 4.0]) * math.log(2)
-    saved = compare(sum_documents(documents, nats, torch.tensor([2, 1, 1, 2, 2]), 2, 10), ['without', 'all'], 500, 0)
+    sums = sum_documents(documents, nats, torch.tensor([2, 1, 1, 2, 2]), 2, 10)
+    saved = compare(sums.nats, sums.n_bytes[0], ['without', 'all'], 500, 0)
     assert [one.bits_per_byte for one in saved] == pytest.approx([6 / 4, 5 / 4])
     assert tuple(saved[1].saved) == pytest.approx((1 / 6, 0.0, 0.5), abs=1e-6)
     # A document that was seen without alone is left out.
     some = sum_documents(torch.tensor([0, 1, 10]), nats[:3], torch.tensor([2, 1, 2]), 2, 10)
     assert some.documents.tolist() == [0]
-    assert compare(some, ['without', 'all'], 5, 0)[1].bits_per_byte == pytest.approx(3 / 2)
+    assert compare(some.nats, some.n_bytes[0], ['without', 'all'], 5, 0)[1].bits_per_byte == pytest.approx(3 / 2)
 
 
 def test_a_value_is_found_again_where_its_texts_are_likelier_with_it(made):

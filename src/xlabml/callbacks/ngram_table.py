@@ -17,13 +17,7 @@ class NgramTable(Callback):
     def __init__(self, evaluator: NgramBits) -> None:
         self.evaluator = evaluator
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer)
-
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer)
-
-    def _show(self, trainer: L.Trainer) -> None:
         if not trainer.is_global_zero or not self.evaluator.last:
             return
         table = format_ngrams(self.evaluator.last, self.evaluator.mixture.gate.constant) + '\n'

@@ -12,7 +12,7 @@ from .fusion import fit_vector_weight
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
-from .metadata import MetadataBits, Saving, format_savings
+from .metadata import MetadataBits, format_savings
 from .objective import ObjectiveEvaluator
 from .posterior import MetadataPosterior
 from .preference_evaluator import PreferenceEvaluator
@@ -20,6 +20,7 @@ from .probes import LinearProbe, Neighbours
 from .ranking import Relevance, make_relevance, rank_relevant, ranking_figures
 from .ranks import auroc, average_ranks, pearson, spearman
 from .retrieval import Reranking, Retrieval, evaluate_search, make_search, search_figures
+from .savings import Saving
 from .similarity import Bitext, PairClassification, Similarity, TripletAccuracy, evaluate_similarity, separate
 from .sums import Sums, precise
 from .vectors import Encode, Texts, VectorEvaluator, VectorOutputs

@@ -1,6 +1,5 @@
 """What metadata saves: bits of the same text without it, with all of it, and with each type, paired by document."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,23 +14,9 @@ from xlabml.data.conditioned import Conditioned
 from xlabml.data.conditioned.variants import WITHOUT, Variants, make_variants, some_documents
 from xlabml.errors import SettingsError
 
-from .bootstrap import Interval, statistic_interval
 from .evaluator import Evaluator, Gather
 from .language import TokenOutputs, sum_segments
-
-
-class Saving(NamedTuple):
-    """The bits of some documents with some of their metadata.
-
-    Args:
-        name: Which metadata: a type, all, shuffled, together, or without.
-        bits_per_byte: Of the text (of metadata and text, for together, over the bytes of the text).
-        saved: The share of the bits without metadata that it saves, with its interval over the documents.
-    """
-
-    name: str
-    bits_per_byte: float
-    saved: Interval
+from .savings import Saving, compare, saving_figures
 
 
 class VariantEvaluator(Evaluator):
@@ -161,31 +146,9 @@ class MetadataBits(VariantEvaluator):
     def result(self, gather: Gather) -> dict[str, float]:
         sums = self.sums(gather)
         assert self._made is not None
-        self.last = compare(sums, self._made.names, self.n_draws, self.seed) if len(sums.documents) else []
-        found: dict[str, float] = {}
-        for one in self.last:
-            found[f'metadata_bits_per_byte/{one.name}'] = one.bits_per_byte
-            if one.name != WITHOUT:
-                found[f'metadata_saved/{one.name}'] = one.saved.value
-                found[f'metadata_saved_low/{one.name}'] = one.saved.low
-                found[f'metadata_saved_high/{one.name}'] = one.saved.high
-        return found
-
-
-def compare(sums: Sums, names: Sequence[str], n_draws: int, seed: int) -> list[Saving]:
-    """What each kind of metadata saves, in the order of the names, the first of which is without."""
-    bits = sums.nats / math.log(2)
-    total = float(sums.n_bytes[0].sum())
-    found = []
-    for i, name in enumerate(names):
-
-        def saved(drawn: Int[Tensor, ' e'], i: int = i) -> float:
-            plain = bits[0, drawn].sum()
-            return float((plain - bits[i, drawn].sum()) / plain)
-
-        interval = statistic_interval(saved, bits.size(1), n_draws if i else 1, seed=seed)
-        found.append(Saving(name, float(bits[i].sum()) / total, interval))
-    return found
+        names = self._made.names if len(sums.documents) else ()
+        self.last = compare(sums.nats, sums.n_bytes[0], names, self.n_draws, self.seed)
+        return saving_figures('metadata', self.last)
 
 
 def format_savings(savings: Sequence[Saving]) -> str:

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from xlabml.batches import IGNORED, Batch, token_targets
 from xlabml.ngram import Mixture
 
-from .bootstrap import Interval, statistic_interval
 from .evaluator import Evaluator, Gather
 from .language import TokenOutputs, sum_segments
+from .savings import Saving, compare, saving_figures
 
 MODEL = 'model'
 ROWS = (MODEL, 'kneser_ney', 'constant', 'gated')
@@ -26,20 +26,6 @@ class Mixable(Protocol):
     """A task whose predictions can be mixed with n-grams."""
 
     mixture: Mixture | None
-
-
-class NgramSaving(NamedTuple):
-    """The bits of some documents.
-
-    Args:
-        name: Whose, as in `ROWS`.
-        bits_per_byte: Of the documents.
-        saved: The share of the model's bits that it saves, with its interval over the documents.
-    """
-
-    name: str
-    bits_per_byte: float
-    saved: Interval
 
 
 def mixed_nats(
@@ -86,7 +72,7 @@ class NgramBits(Evaluator):
         self.mixture = mixture
         self.n_draws = n_draws
         self.seed = seed
-        self.last: list[NgramSaving] = []
+        self.last: list[Saving] = []
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def names(self) -> list[str] | None:
@@ -117,40 +103,11 @@ class NgramBits(Evaluator):
         sums = torch.zeros(len(ROWS) + 1, len(kept), dtype=torch.float64)
         values = torch.cat([torch.cat([part[1], part[2][None].double()]) for part in parts], dim=1)
         sums.index_add_(1, place, values)
-        self.last = compare(sums[:-1], sums[-1], self.n_draws, self.seed)
-        found: dict[str, float] = {}
-        for one in self.last:
-            found[f'ngram_bits_per_byte/{one.name}'] = one.bits_per_byte
-            if one.name != MODEL:
-                found[f'ngram_saved/{one.name}'] = one.saved.value
-                found[f'ngram_saved_low/{one.name}'] = one.saved.low
-                found[f'ngram_saved_high/{one.name}'] = one.saved.high
-        return found
+        self.last = compare(sums[:-1], sums[-1], ROWS, self.n_draws, self.seed)
+        return saving_figures('ngram', self.last)
 
 
-def compare(
-    nats: Float64[Tensor, 'rows d'], n_bytes: Float64[Tensor, ' d'], n_draws: int, seed: int
-) -> list[NgramSaving]:
-    """What each of `ROWS` saves.
-
-    Args:
-        nats: Of each document.
-        n_bytes: Its bytes.
-    """
-    total = float(n_bytes.sum())
-    found = []
-    for i, name in enumerate(ROWS):
-
-        def saved(drawn: Int[Tensor, ' e'], i: int = i) -> float:
-            plain = nats[0, drawn].sum()
-            return float((plain - nats[i, drawn].sum()) / plain)
-
-        interval = statistic_interval(saved, nats.size(1), n_draws if i else 1, seed=seed)
-        found.append(NgramSaving(name, float(nats[i].sum()) / math.log(2) / total, interval))
-    return found
-
-
-def format_ngrams(savings: Sequence[NgramSaving], constant: float) -> str:
+def format_ngrams(savings: Sequence[Saving], constant: float) -> str:
     """A table for people.
 
     Args:
