@@ -37,7 +37,7 @@ class InTurn(Passes):
         return short_hash(['in turn', *(passes.fingerprint for passes in self.passes)])
 
     def n_rows(self, pass_index: int) -> int:
-        return self.n_each
+        return self._n_steps * self.unit
 
     def open(self, pass_index: int) -> Examples:
         return self.examples
