@@ -107,7 +107,8 @@ class Initialized(NamedTuple):
         new: Names of the weights that the file does not have.
         unused: Names of the file's weights that the network does not have.
         has_its_tokens: Whether the tokenizer is the file's; else the weights with a row per token are new.
-        has_its_outputs: Whether its outputs mean what those of the file's network do; else their weights are new.
+        has_its_outputs: Whether outputs mean what those of the file's network do, all or some; else their weights are
+            new.
     """
 
     loaded: list[str]
@@ -143,8 +144,8 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     saved = network_weights(contents.weights)
     of_tokens: frozenset[str] = frozenset() if has_its_tokens else getattr(network, 'of_vocabulary', frozenset())
     outputs = [name for name in own if name.startswith(getattr(network, 'of_outputs', ()))]
-    has_outputs = not outputs or not any(name in saved for name in outputs) or _has_outputs(network, contents, outputs)
-    left_out = of_tokens if has_outputs else of_tokens | set(outputs)
+    kept = _kept_outputs(network, contents, outputs) if any(name in saved for name in outputs) else outputs
+    left_out = of_tokens | (set(outputs) - set(kept))
     found = {name: saved[name] for name in own if name in saved and name not in left_out}
     if not found:
         raise SettingsError(f'{path} has no weights of this network, whose first is {next(iter(own), "none")}')
@@ -159,17 +160,19 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     network.load_state_dict({**network.state_dict(), **found})
     new = [name for name in own if name not in found]
     unused = [name for name in contents.weights if name.removeprefix(_NETWORK) not in found]
-    return Initialized(list(found), new, unused, has_its_tokens, has_outputs)
+    return Initialized(list(found), new, unused, has_its_tokens, bool(kept) or not outputs)
 
 
-def _has_outputs(network: nn.Module, contents: Contents, names: Sequence[str]) -> bool:
-    """Whether weights of outputs, by their names in the network, mean the same in a file: not so where it has other
-    classes, or others of another shape."""
+def _kept_outputs(network: nn.Module, contents: Contents, names: Sequence[str]) -> Sequence[str]:
+    """The weights of outputs, by their names in the network, that mean the same in a file: none where it has other
+    classes, or one of another shape."""
     saved = network_weights(contents.weights)
     own = network.state_dict()
     means_the_same: Callable[[Part | None], bool] = getattr(network, 'has_outputs_of', lambda _: True)
-    are_alike = all(name in saved and saved[name].shape == own[name].shape for name in names)
-    return are_alike and means_the_same(contents.network)
+    shared: Callable[[Part | None], tuple[str, ...]] = getattr(network, 'shared_outputs', lambda _: ())
+    of_network = contents.network
+    kept = names if means_the_same(of_network) else [name for name in names if name.startswith(shared(of_network))]
+    return kept if all(name in saved and saved[name].shape == own[name].shape for name in kept) else []
 
 
 def _names(names: list[str]) -> str:
