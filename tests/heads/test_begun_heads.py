@@ -75,3 +75,11 @@ def test_the_scores_of_answers_begin_with_the_numbers_of_a_regression(head, is_k
     assert begun.has_its_outputs == is_kept
     new = {'ties', 'calibration'} if is_kept else {'ties', 'calibration', 'head'}
     assert {name.partition('.')[0] for name in begun.new} == new
+
+
+def test_the_weights_of_a_mixture_are_those_of_its_own_run():
+    network = make(0, ['a', 'b'], blend='tfidf')
+    other = make(1, ['a', 'b'], blend='tfidf')
+    other.blend.weights = torch.tensor([0.2, 0.9, 0.0, 0.8], dtype=torch.float64)
+    assert begin(network, other, ['a', 'b']).new == []
+    assert network.blend.weights.tolist() == [1, 0, 0, 1]

@@ -21,6 +21,7 @@ from xlabml.untrusted.matching import match_arguments
 
 _NETWORK = 'network.'
 _LOSS = 'loss.'
+_BLEND = 'blend.'
 _OF_THE_LOSS = 'loss'
 _MAX_NAMED = 4
 
@@ -131,7 +132,8 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     """Load the weights of a checkpoint into a new network, by name; weights without a match stay as they are.
 
     Args:
-        network: A network before training. The weights of its loss stay as they are.
+        network: A network before training. The weights of its loss, and those of a mixture with a linear model, which
+            is fitted to the training split of a run, stay as they are.
         contents: The contents of a checkpoint of any task.
         path: Its file, for messages.
         has_its_tokens: Whether both have the same tokenizer.
@@ -140,7 +142,7 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
         SettingsError: A weight has another shape in the file, or no name matches.
         CheckpointError: A weight is NaN or infinite.
     """
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_LOSS)}
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith((_LOSS, _BLEND))}
     saved = network_weights(contents.weights)
     of_tokens: frozenset[str] = frozenset() if has_its_tokens else getattr(network, 'of_vocabulary', frozenset())
     outputs = [name for name in own if name.startswith(getattr(network, 'of_outputs', ()))]
