@@ -437,14 +437,14 @@ class LabelledTexts(GroupFormat):
             documents = of_classes(corpus, documents, classes, split)
         arguments = (corpus, documents, reading, limits, fields, split)
         if self.max_windows == 1:
-            found = LabelledGroups(*arguments)
+            groups = LabelledGroups(*arguments)
         else:
             from .windowed import WindowedGroups  # which is derived from the class above
 
-            found = WindowedGroups(*arguments, self.max_windows, self.window_overlap)
+            groups = WindowedGroups(*arguments, self.max_windows, self.window_overlap)
         if stage == 'train':
-            found.token_dropout = self.token_dropout
-        return found
+            groups.token_dropout = self.token_dropout
+        return groups
 
     def settings(self) -> dict[str, Any]:
         labels = self.label_columns._asdict()
