@@ -100,3 +100,15 @@ def test_tokens_are_left_out_in_training_alone(make, make_corpus, make_reading):
 def test_a_ratio_that_leaves_nothing_is_refused(make, ratio):
     with pytest.raises(SettingsError, match=r'data.examples.token_dropout is .*; give a ratio from 0 to below 1'):
         make(token_dropout=ratio)
+
+
+def test_what_a_model_reads_of_them_is_no_part_of_what_texts_are(make_corpus, make_reading):
+    form = make_form()
+    corpus = make_corpus(form, RECORDS)
+    short, long = (form.examples(corpus, 'train', 'train', 0, make_reading(max_len=n)) for n in (8, 32))
+    assert short.fingerprint != long.fingerprint
+    assert short.texts_fingerprint == long.texts_fingerprint == dropped(long, 0.5).texts_fingerprint
+    other = make_form(classes=['good', 'bad']).examples(corpus, 'train', 'train', 0, make_reading())
+    assert other.texts_fingerprint != long.texts_fingerprint
+    fewer = make_form(per_class=1).examples(corpus, 'train', 'train', 0, make_reading())
+    assert fewer.texts_fingerprint != long.texts_fingerprint

@@ -96,6 +96,10 @@ class LabelledGroups(Groups):
         return short_hash([super().fingerprint, *self.fields, *dropped])
 
     @property
+    def texts_fingerprint(self) -> str:
+        return short_hash([super().texts_fingerprint, *self.classes])
+
+    @property
     def classes(self) -> list[str]:
         return list(self.fields.classes or [])
 
