@@ -71,3 +71,12 @@ def test_common_flags_are_taken_from_any_place_and_the_rest_keeps_its_order():
         argparse.Namespace(modules=['a', 'c'], debug=True),
         ['fit', '-c', 'b.yaml', '--data.weights', '-1', '-cd.yaml', '{}'],
     )
+
+
+def test_ctrl_c_during_a_task_of_manage_ends_with_a_line(monkeypatch, capsys):
+    def interrupt(_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manage, 'parse', interrupt)
+    assert manage.main(['describe', 'x']) == 130
+    assert capsys.readouterr().err == '\nxlab-manage: interrupted\n'

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from xlabml.training import Muon, ScheduledRate, WarmupCosine, orthogonalize, parameter_groups
+from xlabml.training import Muon, ScheduledRate, WarmupCosine, muon, orthogonalize, parameter_groups
 from xlabml.training.optimizers import keep_own_options
 
 SHAPES = [(6, 4), (4, 6), (5, 5), (6, 4), (3, 8)]
@@ -47,6 +47,27 @@ def test_five_rounds_bring_singular_values_near_one():
 
 def test_a_gradient_of_zeros_stays_one():
     assert not orthogonalize(torch.zeros(3, 4)).any()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_tall_matrix_becomes_the_transpose_of_what_its_transpose_becomes(dtype):
+    """Up to the rounding of the dtype, five rounds long."""
+    torch.manual_seed(0)
+    tall = torch.randn(3, 96, 32).to(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(orthogonalize(tall), orthogonalize(tall.mT).mT, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'expected'), [('amx', torch.bfloat16), ('avx512_bf16', torch.bfloat16), ('other', torch.float32)]
+)
+def test_auto_iterates_in_bf16_where_the_cpu_multiplies_it(kind, expected, monkeypatch):
+    taken = []
+    monkeypatch.setattr(muon, 'cpu_kind', lambda: kind)
+    monkeypatch.setattr(muon, 'orthogonalize', lambda x, *_: taken.append(x.dtype) or x)
+    parameters = _parameters([(6, 4)])
+    _train([Muon(parameters)], parameters, n_steps=1)
+    assert taken == [expected]
 
 
 @pytest.mark.parametrize('nesterov', [True, False])

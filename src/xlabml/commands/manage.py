@@ -103,10 +103,7 @@ def describe(options: argparse.Namespace) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    try:
-        options = parse(arguments)
-        import_modules(options)
-        options.run(options)
-    except KeyboardInterrupt:
-        return 130
+    options = parse(arguments)
+    import_modules(options)
+    options.run(options)
     return 0

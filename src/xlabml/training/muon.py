@@ -48,24 +48,23 @@ def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float
         n_steps: Rounds of the iteration.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices  # wide: the smaller Gram matrix
-    shape = x.shape
-    x = x.reshape(-1, *x.shape[-2:])
+    is_tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.reshape(-1, *matrices.shape[-2:])
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)  # Frobenius norm 1, so singular values are at most 1
     for _ in range(n_steps):
-        # a X + (b A + c A²) X with A = X Xᵀ.
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.view(shape)
-    return x.mT if matrices.size(-2) > matrices.size(-1) else x
+        # a X + (b A + c A²) X with A = X Xᵀ; of a tall matrix a X + X (b A + c A²) with A = Xᵀ X, which is smaller.
+        gram = x.mT @ x if is_tall else x @ x.mT
+        odd = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, x, odd, beta=a) if is_tall else torch.baddbmm(x, odd, x, beta=a)
+    return x.view(matrices.shape)
 
 
 class Muon(Optimizer):
     """Orthogonalized momentum for the matrices of the layers; AdamW for embeddings, heads, norms and biases.
 
     A parameter group that is named `matrices`, or has no name, is orthogonalized; every other group takes AdamW.
-    Matrices of one shape (or its transpose) are orthogonalized as one batch; the last two dimensions of a tensor are
-    the matrix. A sharded matrix is gathered first.
+    Matrices of one shape are orthogonalized as one batch; the last two dimensions of a tensor are the matrix. A sharded
+    matrix is gathered first.
 
     As in torch's fused optimizers, a step changes nothing if the attribute `found_inf` is a tensor of 1.
 
@@ -212,7 +211,8 @@ class Muon(Optimizer):
         torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'] * keep)
         for parameter, counts in zip(parameters, rows):
             rates = [group['lr'] * _factor(group['scale'], n, parameter.size(-1)) * keep for n in counts]
-            update = torch.cat([next(done).to(parameter.dtype) * rate for rate in rates], dim=-2)
+            made = [next(done).to(parameter.dtype).mul_(rate) for rate in rates]  # in place: the memory is ours
+            update = made[0] if len(made) == 1 else torch.cat(made, dim=-2)
             parameter.sub_(_shard_as(parameter, update))
 
     def _step_others(self, group: _Options, parameters: list[Tensor]) -> None:
@@ -247,16 +247,21 @@ def is_orthogonal(group: Mapping[str, object]) -> bool:
 
 
 def _orthogonalize_all(matrices: Sequence[Tensor], n_steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Orthogonalize each matrix, in one batch per shape (up to transposition) and device."""
-    wide = [matrix.mT if matrix.size(-2) > matrix.size(-1) else matrix for matrix in matrices]
+    """Orthogonalize each matrix, in one batch per shape and device; the results are new memory."""
+    # Transposed in float32 only, where the products of a tall matrix and of its transpose differ in the last bit, and
+    # runs of earlier versions are to be repeated. In bf16 they are equal, and two passes over memory are saved.
+    is_turned = [dtype == torch.float32 and matrix.size(-2) > matrix.size(-1) for matrix in matrices]
+    wide = [matrix.mT if turned else matrix for matrix, turned in zip(matrices, is_turned)]
     alike: dict[tuple[torch.Size, torch.device], list[int]] = {}
     for i, matrix in enumerate(wide):
         alike.setdefault((matrix.shape, matrix.device), []).append(i)
     done: list[Tensor] = list(matrices)
-    for indices in alike.values():
-        stack = torch.stack([wide[i].to(dtype) for i in indices])
+    for (shape, device), indices in alike.items():
+        stack = torch.empty(len(indices), *shape, dtype=dtype, device=device)
+        for row, i in zip(stack, indices):
+            row.copy_(wide[i])  # stacked and cast in one pass
         for i, made in zip(indices, orthogonalize(stack, n_steps)):
-            done[i] = made.mT if wide[i] is not matrices[i] else made
+            done[i] = made.mT if is_turned[i] else made
     return done
 
 
@@ -271,8 +276,8 @@ def _dtype(chosen: str, device: torch.device) -> torch.dtype:
         return {'bfloat16': torch.bfloat16, 'float32': torch.float32}[chosen]
     if device.type == 'cuda':
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
-    has_amx = device.type == 'cpu' and cpu_kind() == 'amx'
-    return torch.bfloat16 if has_amx else torch.float32
+    is_native = device.type == 'cpu' and cpu_kind() != 'other'
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def _gather(tensor: Tensor) -> Tensor:
