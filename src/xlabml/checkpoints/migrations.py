@@ -72,6 +72,8 @@ def _write_out_added(checkpoint: Saved) -> Saved:
         found[TASK] = _with_added(arguments)
     if isinstance(network := checkpoint.get(NETWORK), dict):
         found[NETWORK] = _in_arguments(network)
+        if network.get('class_path') == _HEAD and isinstance(known := found[NETWORK].get('init_args'), dict):
+            found[NETWORK]['init_args'] = {'tied': True, **known}
     settings = checkpoint.get(SETTINGS)
     if isinstance(settings, dict) and isinstance(settings.get('model'), dict):
         found[SETTINGS] = {**settings, 'model': _in_arguments(settings['model'])}

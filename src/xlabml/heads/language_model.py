@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         trunk: Transformer,
-        tied: bool = True,
+        tied: bool = False,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Loss | None = None,
@@ -54,7 +54,7 @@ class LanguageModel(nn.Module):
         n_vocab: int,
         max_len: int,
         trunk: Callable[[int, int], Transformer] = Transformer,
-        tied: bool = True,
+        tied: bool = False,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,

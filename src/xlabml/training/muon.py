@@ -24,8 +24,9 @@ _POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""a, b, c of each round: the quintics whose composition is nearest to 1, in the worst case, on 0.001..1 (Amsel et al. 2025,
-https://arxiv.org/abs/2505.16932, algorithm 1, cushion 0.02; as in nanochat, https://github.com/karpathy/nanochat)."""
+"""a, b, c of each round: the quintics whose composition is nearest to 1, in the worst case, on 0.001..1.
+
+Source: Amsel et al. 2025, https://arxiv.org/abs/2505.16932, algorithm 1; the numbers: https://github.com/karpathy/nanochat."""
 
 _POLAR_MARGIN = 1.02
 """They are for singular values of up to this many times the largest one that is expected."""
