@@ -254,7 +254,7 @@ def test_settings_that_came_later_are_written_out_as_what_was_done_before(tmp_pa
         for place in (found['hyper_parameters'], network, found['config']['model']['init_args']):
             assert place['trunk']['init_args'] == expected
         assert network['tied'] is True
-        torch.save(a_checkpoint(**saved), tmp_path / 'today')
+        torch.save(a_checkpoint(**saved, xlabml_format=checkpoints.FORMAT), tmp_path / 'today')
         assert checkpoints.read(tmp_path / 'today')['network']['init_args'] == arguments
 
 
