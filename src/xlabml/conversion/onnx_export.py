@@ -92,14 +92,15 @@ class PaddedEncoder(nn.Module):
         positions = trunk.positions
         angles = positions.angles(position)
         local = positions.angles(position, is_local=True) if positions.has_local_angles else angles
-        hidden = trunk.embedding(input_ids) * trunk.scale
+        before = Before(position, None, None)
+        hidden = trunk.embed(input_ids, before)
         hidden = trunk.embedding_norm(positions.embed(hidden, position))
         for block in cast('list[Block]', list(trunk.blocks)):
             rule = block.attention.rule._replace(slopes=positions.slopes, dropout=0.0)
             if network.causal is not None:
                 rule = rule._replace(causal=network.causal)
             turned = angles if rule.window is None else local
-            hidden = block(hidden, turned, _PaddedPass(rule, position, is_text), Before(position, None, None))
+            hidden = block(hidden, turned, _PaddedPass(rule, position, is_text), before)
         vectors = self._pool(network.pooling, trunk.norm(hidden), is_text)
         for layer in network.dense:
             vectors = layer(vectors)

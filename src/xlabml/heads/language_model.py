@@ -75,7 +75,7 @@ class LanguageModel(nn.Module):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """Names of the weights with a row per token, which are useless with another tokenizer."""
-        return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
+        return frozenset({'head_weight', 'head_bias'}) | {f'trunk.{name}' for name in self.trunk.of_vocabulary}
 
     @property
     def matrices(self) -> dict[str, Matrix]:

@@ -19,6 +19,7 @@ from .block import Attention, Block, FeedForward
 from .checkpointing import run_block
 from .init import Initializer, Normal
 from .norms import RMSNorm
+from .pairs import PairEmbedding
 from .positions import Positions, Rotary
 from .shift import Before, Shift
 from .trunk import Trunk
@@ -41,7 +42,7 @@ class Transformer(Trunk):
             32) where the activation is gated, for the same number of parameters.
         causal: A token attends to no later one (decoder); else to all of its document (encoder).
         window: A token attends to tokens less than this many positions away, itself included (sliding window); a list
-            has one window per layer; None: any distance.
+            has one window per layer; None: any distance. A shift widens it by shift_width - 1.
         global_every: With one window for all layers: layers 0, n, 2 n … attend at any distance, n being this number.
             Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (n = 3; its window
             of 64 tokens to each side is 65 here). None: no layer does.
@@ -77,6 +78,8 @@ class Transformer(Trunk):
         shift_width: Tokens, the token itself included, whose queries, keys and values are mixed by a learned weight
             for each channel before attention (a causal convolution inside documents); 1: none; None: 3 in a decoder, 1
             in an encoder.
+        pair_rows: Rows of a table with embeddings of pairs of neighbouring tokens, which are added to those of tokens;
+            0: no table; None: 2 n_vocab in a decoder, 0 in an encoder.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -116,11 +119,15 @@ class Transformer(Trunk):
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
         shift_width: int | None = None,
+        pair_rows: int | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if shift_width is None:
-            shift_width = 3 if causal else 1
+        usual = usual_arguments(n_vocab, causal)
+        shift_width = usual['shift_width'] if shift_width is None else shift_width
+        pair_rows = usual['pair_rows'] if pair_rows is None else pair_rows
+        if pair_rows < 0:
+            raise ValueError(f'trunk.pair_rows is {pair_rows}; give 0 or more')
         _check_sizes(
             n_vocab=n_vocab,
             max_len=max_len,
@@ -196,6 +203,7 @@ class Transformer(Trunk):
         self.attention = attention
 
         self.embedding = nn.Embedding(n_vocab, d_model)
+        self.pairs = PairEmbedding(pair_rows, d_model) if pair_rows else None
         self.positions = positions(d_model, n_heads, max_len)
         self.embedding_norm = norm(d_model) if embedding_norm else nn.Identity()
         has_slopes = self.positions.slopes is not None
@@ -276,9 +284,8 @@ class Transformer(Trunk):
         local_angles = angles
         if self.positions.has_local_angles:
             local_angles = self.positions.angles(place.position, is_local=True)
-        hidden = self.embedding(ids)
-        if self.scale != 1:
-            hidden = hidden * self.scale
+        before = Before(place.position, layout, cache)
+        hidden = self.embed(ids, before)
         if self.narrow_ratio and self.training:
             hidden = _narrow(hidden, self.narrow_ratio)
         if first is not None:
@@ -286,7 +293,6 @@ class Transformer(Trunk):
         hidden = self.embedding_norm(self.positions.embed(hidden, place.position))
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
-        before = Before(place.position, layout, cache)
         earlier: list[Tensor] = []
         for number, (block, layer_pass) in enumerate(zip(self._layers, passes), 1):
             block_angles = angles if block.attention.rule.window is None else local_angles
@@ -301,6 +307,17 @@ class Transformer(Trunk):
             cache.begin(layout, is_even=all(segment == (layout.max_length, True) for segment in segments))
         hidden = self.norm(hidden)
         return torch.stack([*earlier, hidden]) if layers else hidden
+
+    def embed(self, ids: Int[Tensor, 'b n'], before: Before) -> Float[Tensor, 'b n d']:
+        """The embeddings of tokens, and of their pairs, before positions.
+
+        Args:
+            before: The tokens before those of this call.
+        """
+        hidden = self.embedding(ids)
+        if self.pairs is not None:
+            hidden = hidden + self.pairs(ids, before)
+        return hidden * self.scale if self.scale != 1 else hidden
 
     def _open(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None, causal: bool | None = None
@@ -352,13 +369,14 @@ class Transformer(Trunk):
         return list(self.blocks)
 
     def list_embeddings(self) -> list[nn.Module]:
-        """The embeddings of tokens and of positions, and their norm."""
-        return [self.embedding, self.positions, self.embedding_norm]
+        """The embeddings of tokens, of their pairs and of positions, and their norm."""
+        pairs = [] if self.pairs is None else [self.pairs]
+        return [self.embedding, *pairs, self.positions, self.embedding_norm]
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
-        """The name of the embedding of tokens."""
-        return frozenset({'embedding.weight'})
+        """The names of the embeddings of tokens and of their pairs."""
+        return frozenset({'embedding.weight'} if self.pairs is None else {'embedding.weight', 'pairs.weight'})
 
     def describe_attention(
         self, device: str, dtype: torch.dtype, documents: bool = True, is_training: bool = True
@@ -398,6 +416,11 @@ class Transformer(Trunk):
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
+
+
+def usual_arguments(n_vocab: int, causal: bool) -> dict[str, int]:
+    """The values of arguments that are None where they follow from the direction of attention."""
+    return {'shift_width': 3 if causal else 1, 'pair_rows': 2 * n_vocab if causal else 0}
 
 
 def _narrow(hidden: Float[Tensor, 'b n d'], ratio: float) -> Float[Tensor, 'b n d']:
