@@ -1,4 +1,4 @@
-"""conf/portable.yaml is the architecture of Qwen3, which transformers and llama.cpp have: both compute the same logits."""
+"""conf/portable.yaml is the architecture of Qwen3, which transformers has: both compute the same logits."""
 
 from pathlib import Path
 
