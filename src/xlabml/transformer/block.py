@@ -77,14 +77,13 @@ class Attention(nn.Module):
         Args:
             angles: Rotations of queries and keys; None: no rotation.
             layer_pass: How this layer attends in this call.
-            before: The tokens before those of this call; needed by a shift.
+            before: The tokens before those of this call; None: every row is one document.
         """
         h = self.n_heads
         g = self.n_kv_heads
         stacked = self.projection(hidden)
         if self.shift is not None:
-            assert before is not None
-            stacked = self.shift(stacked, before)
+            stacked = self.shift(stacked, before or Before.rows(stacked))
         qk, v = stacked.unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)  # b n h+g c, b n g c
         if self.qk_norm:
             qk = rms_norm(qk)

@@ -24,6 +24,11 @@ class Before:
         self.layout = layout
         self.cache = cache
 
+    @classmethod
+    def rows(cls, x: Num[Tensor, 'b n c']) -> 'Before':
+        """Those of rows that are one document each."""
+        return cls(torch.arange(x.size(1), device=x.device)[None], None, None)
+
     def read(self, x: Num[Tensor, 'b n c'], count: int, site: int) -> list[Num[Tensor, 'b n c']]:
         """The vectors of the tokens 1, 2, … `count` before each token; zero where its document has none.
 
