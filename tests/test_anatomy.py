@@ -21,7 +21,6 @@ def test_every_matrix_of_a_language_model_is_described(tied):
     found = find_matrices(make_model(tied, activation=GeGLU, positions=Learned, window=[3, None]))
     assert found.pop('trunk.embedding.weight').roles == ({'embedding', 'head'} if tied else {'embedding'})
     assert found.pop('head_weight', HEAD) == HEAD
-    assert found.pop('trunk.pairs.weight') == EMBEDDING
     assert found.pop('trunk.positions.embedding.weight') == EMBEDDING
     expected = {
         'attention.projection.weight': Matrix(parts=(Part('query', 16), Part('key', 8), Part('value', 8))),

@@ -14,10 +14,11 @@ SIZES = {'d_model': 32, 'n_layers': 2, 'n_heads': 4}
 
 
 def make_model():
-    arguments = yaml.safe_load(CONF.read_text('utf-8'))['model']['trunk']
+    settings = yaml.safe_load(CONF.read_text('utf-8'))['model']
+    arguments = settings['trunk']
     arguments['activation'] = getattr(transformer, arguments['activation'])
     torch.manual_seed(0)
-    model = LanguageModel(transformer.Transformer(50, 16, **SIZES, **arguments)).eval()
+    model = LanguageModel(transformer.Transformer(50, 16, **SIZES, **arguments), settings['tied']).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

@@ -57,7 +57,7 @@ def test_padding_costs_nothing_and_documents_do_not_see_each_other():
 def test_a_tied_head_is_counted_and_a_table_that_is_only_looked_up_is_not():
     trunk = Transformer(50, 32, d_model=16, n_layers=2, n_heads=4)
     assert TrainFlops(trunk).per_target == 0
-    assert TrainFlops(LanguageModel(trunk, tied=True)).per_target == 6 * 50 * 16
+    assert TrainFlops(LanguageModel(trunk)).per_target == 6 * 50 * 16
     assert TrainFlops(LanguageModel(trunk, loss=CrossEntropy())).per_token == TrainFlops(trunk).per_token
 
 

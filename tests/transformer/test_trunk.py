@@ -11,7 +11,6 @@ from trunks import MAX_LEN, N_VOCAB, copy_weights, gradients, make_ids, make_lay
 from xlabml.batches import Layout
 from xlabml.transformer import (
     ALiBi,
-    Before,
     GeGLU,
     Learned,
     NoPositions,
@@ -452,29 +451,15 @@ def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone
 def test_what_follows_from_the_direction_of_attention_by_default():
     decoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2)
     assert [tap.shape for tap in decoder.blocks[0].attention.shift.taps] == [(48,), (48,)]
-    assert decoder.pairs.weight.shape == (100, 16)
     encoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, causal=False)
-    assert encoder.pairs is None
     assert encoder.blocks[0].attention.shift is None
-    plain = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, shift_width=1, pair_rows=0)
+    plain = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, shift_width=1)
     assert set(plain.state_dict()) == set(encoder.state_dict())
     ids = make_ids(9)
     plain.load_state_dict(decoder.state_dict(), strict=False)
-    torch.testing.assert_close(decoder(ids), plain(ids))  # both begin as nothing
+    torch.testing.assert_close(decoder(ids), plain(ids))  # it begins as nothing
 
 
-def test_a_pair_has_a_vector_of_its_own_and_the_first_token_of_a_document_none_before_it():
-    trunk = make_trunk(pair_rows=1000)
-    layout = make_layout([3, 2])
-    ids = torch.tensor([[4, 7, 4, 7, 4]])
-    pairs = trunk.pairs(ids, Before(torch.tensor([[0, 1, 2, 0, 1]]), layout, None))[0]
-    for same, other in ((1, 3), (2, 0)):
-        assert (pairs[same] - pairs[other]).abs().max() > 0.1  # the same token behind another, and behind none
-    torch.testing.assert_close(pairs[2], pairs[4])
-
-
-def test_a_width_or_a_size_that_makes_no_sense_is_refused():
+def test_a_shift_of_no_tokens_is_refused():
     with pytest.raises(ValueError, match='shift_width is 0; give 1 or more'):
         Transformer(50, 16, shift_width=0)
-    with pytest.raises(ValueError, match=r'trunk\.pair_rows is -1; give 0 or more'):
-        Transformer(50, 16, pair_rows=-1)

@@ -59,7 +59,7 @@ def _list_removed(checkpoint: Saved) -> Saved:
 
 
 ADDED: dict[str, dict[str, PlainDict]] = {
-    'trunk': {'xlabml.transformer.Transformer': {'shift_width': 1, 'pair_rows': 0}},
+    'trunk': {'xlabml.transformer.Transformer': {'shift_width': 1}},
 }
 """Settings that are newer than format 4: by the argument of the task, the class of the part, and the setting, the value
 that means what was done without it."""
@@ -72,8 +72,6 @@ def _write_out_added(checkpoint: Saved) -> Saved:
         found[TASK] = _with_added(arguments)
     if isinstance(network := checkpoint.get(NETWORK), dict):
         found[NETWORK] = _in_arguments(network)
-        if network.get('class_path') == _HEAD and isinstance(known := found[NETWORK].get('init_args'), dict):
-            found[NETWORK]['init_args'] = {'tied': True, **known}
     settings = checkpoint.get(SETTINGS)
     if isinstance(settings, dict) and isinstance(settings.get('model'), dict):
         found[SETTINGS] = {**settings, 'model': _in_arguments(settings['model'])}

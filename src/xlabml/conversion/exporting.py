@@ -125,7 +125,6 @@ def find_obstacles(network: TextEncoder) -> list[str]:
         (all(block.attention.rule.window is None for block in blocks), 'trunk.window is set (null)'),
         (first.attention.rule.score_cap is None, 'trunk.score_cap is set (null)'),
         (first.attention.shift is None, 'trunk.shift_width is above 1 (1)'),
-        (trunk.pairs is None, 'trunk.pair_rows is above 0 (0)'),
     ]
     return [what for is_fit, what in checks if not is_fit]
 

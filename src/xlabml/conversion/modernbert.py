@@ -79,7 +79,6 @@ def find_obstacles(network: TextEncoder) -> list[str]:
         (len(windows) < 2, f'trunk.window is {sorted(map(str, windows))} (one window for all layers that have one)'),
         (first.attention.rule.score_cap is None, 'trunk.score_cap is set (null)'),
         (first.attention.shift is None, 'trunk.shift_width is above 1 (1)'),
-        (trunk.pairs is None, 'trunk.pair_rows is above 0 (0)'),
     ]
     return [what for is_fit, what in checks if not is_fit]
 

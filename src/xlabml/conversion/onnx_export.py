@@ -93,7 +93,7 @@ class PaddedEncoder(nn.Module):
         angles = positions.angles(position)
         local = positions.angles(position, is_local=True) if positions.has_local_angles else angles
         before = Before(position, None, None)
-        hidden = trunk.embed(input_ids, before)
+        hidden = trunk.embedding(input_ids) * trunk.scale
         hidden = trunk.embedding_norm(positions.embed(hidden, position))
         for block in cast('list[Block]', list(trunk.blocks)):
             rule = block.attention.rule._replace(slopes=positions.slopes, dropout=0.0)

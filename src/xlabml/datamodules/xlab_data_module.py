@@ -127,7 +127,7 @@ class XLabDataModule(SavedData):
         tokenizer_path: str | None = None,
         special_tokens: dict[str, str] | None = None,
         append_special_tokens: bool = False,
-        n_vocab: int | Literal['auto'] = 12288,
+        n_vocab: int | Literal['auto'] = 8192,
         coverage: float = 0.9995,
         fold_text: bool = False,
         max_len: int = 512,

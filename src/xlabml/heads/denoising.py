@@ -61,7 +61,7 @@ class DenoisingAutoencoder(nn.Module):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """The names of the weights that have a row a token: they mean nothing with another tokenizer."""
-        return frozenset(f'trunk.{name}' for name in self.trunk.of_vocabulary)
+        return frozenset({'trunk.embedding.weight'})
 
     @property
     def max_len(self) -> int:

@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         trunk: Transformer,
-        tied: bool = False,
+        tied: bool = True,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Loss | None = None,
@@ -54,7 +54,7 @@ class LanguageModel(nn.Module):
         n_vocab: int,
         max_len: int,
         trunk: Callable[[int, int], Transformer] = Transformer,
-        tied: bool = False,
+        tied: bool = True,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,
@@ -75,7 +75,7 @@ class LanguageModel(nn.Module):
     @property
     def of_vocabulary(self) -> frozenset[str]:
         """Names of the weights with a row per token, which are useless with another tokenizer."""
-        return frozenset({'head_weight', 'head_bias'}) | {f'trunk.{name}' for name in self.trunk.of_vocabulary}
+        return frozenset({'trunk.embedding.weight', 'head_weight', 'head_bias'})
 
     @property
     def matrices(self) -> dict[str, Matrix]:

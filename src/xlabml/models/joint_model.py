@@ -101,7 +101,7 @@ class JointModel(VectorTask):
         normalize: bool = True,
         prompts: dict[str, str] | None = None,
         include_prompt: bool = True,
-        tied: bool = False,
+        tied: bool = True,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,

@@ -55,7 +55,7 @@ class TokenTask(TrunkTask):
         n_vocab: int,
         max_len: int,
         trunk: Callable[[int, int], Transformer] = Transformer,
-        tied: bool = False,
+        tied: bool = True,
         head_bias: bool = False,
         logit_cap: float | None = None,
         loss: Callable[[], Loss] = CrossEntropy,

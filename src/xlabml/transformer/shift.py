@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlabml.batches import Layout
@@ -25,11 +25,11 @@ class Before:
         self.cache = cache
 
     @classmethod
-    def rows(cls, x: Num[Tensor, 'b n c']) -> 'Before':
+    def rows(cls, x: Float[Tensor, 'b n c']) -> 'Before':
         """Those of rows that are one document each."""
         return cls(torch.arange(x.size(1), device=x.device)[None], None, None)
 
-    def read(self, x: Num[Tensor, 'b n c'], count: int, site: int) -> list[Num[Tensor, 'b n c']]:
+    def read(self, x: Float[Tensor, 'b n c'], count: int, site: int) -> list[Float[Tensor, 'b n c']]:
         """The vectors of the tokens 1, 2, … `count` before each token; zero where its document has none.
 
         Args:
@@ -76,7 +76,7 @@ class Shift(nn.Module):
         return x
 
 
-def _ends(x: Num[Tensor, 'b n c'], layout: Layout, count: int) -> Num[Tensor, 's k c']:
+def _ends(x: Float[Tensor, 'b n c'], layout: Layout, count: int) -> Float[Tensor, 's k c']:
     """The last vectors of each segment. Of a shorter one the first of them belong to others: positions hide those."""
     distance = torch.arange(count, 0, -1, device=x.device)
     return x.flatten(0, 1)[(layout.starts[1:, None].long() - distance).clamp(min=0)]

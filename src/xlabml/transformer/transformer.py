@@ -19,7 +19,6 @@ from .block import Attention, Block, FeedForward
 from .checkpointing import run_block
 from .init import Initializer, Normal
 from .norms import RMSNorm
-from .pairs import PairEmbedding
 from .positions import Positions, Rotary
 from .shift import Before, Shift
 from .trunk import Trunk
@@ -78,8 +77,6 @@ class Transformer(Trunk):
         shift_width: Tokens, the token itself included, whose queries, keys and values are mixed by a learned weight
             for each channel before attention (a causal convolution inside documents); 1: none; None: 3 in a decoder, 1
             in an encoder.
-        pair_rows: Rows of a table with embeddings of pairs of neighbouring tokens, which are added to those of tokens;
-            0: no table; None: 2 n_vocab in a decoder, 0 in an encoder.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -119,15 +116,10 @@ class Transformer(Trunk):
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
         shift_width: int | None = None,
-        pair_rows: int | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        usual = usual_arguments(n_vocab, causal)
-        shift_width = usual['shift_width'] if shift_width is None else shift_width
-        pair_rows = usual['pair_rows'] if pair_rows is None else pair_rows
-        if pair_rows < 0:
-            raise ValueError(f'trunk.pair_rows is {pair_rows}; give 0 or more')
+        shift_width = usual_shift_width(causal) if shift_width is None else shift_width
         _check_sizes(
             n_vocab=n_vocab,
             max_len=max_len,
@@ -203,7 +195,6 @@ class Transformer(Trunk):
         self.attention = attention
 
         self.embedding = nn.Embedding(n_vocab, d_model)
-        self.pairs = PairEmbedding(pair_rows, d_model) if pair_rows else None
         self.positions = positions(d_model, n_heads, max_len)
         self.embedding_norm = norm(d_model) if embedding_norm else nn.Identity()
         has_slopes = self.positions.slopes is not None
@@ -285,7 +276,9 @@ class Transformer(Trunk):
         if self.positions.has_local_angles:
             local_angles = self.positions.angles(place.position, is_local=True)
         before = Before(place.position, layout, cache)
-        hidden = self.embed(ids, before)
+        hidden = self.embedding(ids)
+        if self.scale != 1:
+            hidden = hidden * self.scale
         if self.narrow_ratio and self.training:
             hidden = _narrow(hidden, self.narrow_ratio)
         if first is not None:
@@ -307,17 +300,6 @@ class Transformer(Trunk):
             cache.begin(layout, is_even=all(segment == (layout.max_length, True) for segment in segments))
         hidden = self.norm(hidden)
         return torch.stack([*earlier, hidden]) if layers else hidden
-
-    def embed(self, ids: Int[Tensor, 'b n'], before: Before) -> Float[Tensor, 'b n d']:
-        """The embeddings of tokens, and of their pairs, before positions.
-
-        Args:
-            before: The tokens before those of this call.
-        """
-        hidden = self.embedding(ids)
-        if self.pairs is not None:
-            hidden = hidden + self.pairs(ids, before)
-        return hidden * self.scale if self.scale != 1 else hidden
 
     def _open(
         self, ids: Int[Tensor, 'b n'], layout: Layout | None, cache: Cache | None, causal: bool | None = None
@@ -369,14 +351,13 @@ class Transformer(Trunk):
         return list(self.blocks)
 
     def list_embeddings(self) -> list[nn.Module]:
-        """The embeddings of tokens, of their pairs and of positions, and their norm."""
-        pairs = [] if self.pairs is None else [self.pairs]
-        return [self.embedding, *pairs, self.positions, self.embedding_norm]
+        """The embeddings of tokens and of positions, and their norm."""
+        return [self.embedding, self.positions, self.embedding_norm]
 
     @property
     def of_vocabulary(self) -> frozenset[str]:
-        """The names of the embeddings of tokens and of their pairs."""
-        return frozenset({'embedding.weight'} if self.pairs is None else {'embedding.weight', 'pairs.weight'})
+        """The name of the embedding of tokens."""
+        return frozenset({'embedding.weight'})
 
     def describe_attention(
         self, device: str, dtype: torch.dtype, documents: bool = True, is_training: bool = True
@@ -418,9 +399,9 @@ class Transformer(Trunk):
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
 
 
-def usual_arguments(n_vocab: int, causal: bool) -> dict[str, int]:
-    """The values of arguments that are None where they follow from the direction of attention."""
-    return {'shift_width': 3 if causal else 1, 'pair_rows': 2 * n_vocab if causal else 0}
+def usual_shift_width(causal: bool) -> int:
+    """The width of the shift of a trunk that does not set it."""
+    return 3 if causal else 1
 
 
 def _narrow(hidden: Float[Tensor, 'b n d'], ratio: float) -> Float[Tensor, 'b n d']:

@@ -14,7 +14,6 @@ TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 @pytest.mark.parametrize('options', [
     {}, {'window': 3}, {'positions': ALiBi, 'window': 4}, {'n_kv_heads': 2, 'positions': Learned},
     {'score_cap': 2.0}, {'attention': 'plain', 'n_kv_heads': 1}, {'shift_width': 4},
-    {'pair_rows': 11},
 ], ids=str)  # fmt: skip
 def test_steps_equal_the_full_pass(steps, options):
     trunk, ids = make_trunk(**options), make_ids(9, batch=2)
@@ -34,7 +33,7 @@ def prefill(trunk, lengths, room=6):
 @pytest.mark.parametrize('lengths', [[3, 5, 1], [4, 4], [2, 0]])
 @pytest.mark.parametrize(
     'options',
-    [{}, {'window': 2, 'positions': ALiBi, 'n_kv_heads': 2}, {'score_cap': 2.0}, {'pair_rows': 11}],
+    [{}, {'window': 2, 'positions': ALiBi, 'n_kv_heads': 2}, {'score_cap': 2.0}, {'shift_width': 3}],
     ids=str,
 )
 def test_a_packed_prefill_makes_each_segment_a_row(lengths, options):

@@ -23,7 +23,6 @@ CHOICES = {
     'qk_norm': [True, False],
     'bias': [True, False],
     'shift_width': [1, 3],
-    'pair_rows': [0, 7],
 }
 CACHED = {'steps', 'packed, then steps'}
 
