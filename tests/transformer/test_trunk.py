@@ -84,7 +84,7 @@ def test_each_layer_may_have_a_window_of_its_own():
 def test_a_trained_decoder_becomes_an_encoder_by_one_flag(layout):
     """The last token of a document changes the hidden state of its first one, in a batch of one row."""
     decoder, ids = make_trunk(), make_ids(8)
-    encoder = copy_weights(decoder, causal=False)
+    encoder = copy_weights(decoder, causal=False, shift_width=3)  # the default of an encoder is no shift
     changed = ids.clone()
     changed[0, -1] = (ids[0, -1] + 1) % N_VOCAB
     first = 0 if layout is None else int(layout.starts[-2])
@@ -192,7 +192,7 @@ def test_padding_never_changes_anything(attention):
 
 def test_post_norm_equals_torch():
     options = {'d_model': 16, 'n_heads': 4, 'd_ff': 24, 'n_layers': 1, 'bias': True, 'qk_norm': False, 'prenorm': False,
-               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm}  # fmt: skip
+               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm, 'shift_width': 1}  # fmt: skip
     for activation, name in ((nn.GELU, 'gelu'), (nn.ReLU, 'relu')):
         for prenorm in (False, True):
             trunk = make_trunk(**{**options, 'activation': activation, 'prenorm': prenorm})
