@@ -37,16 +37,23 @@ class Before:
             count: Number of earlier tokens.
             site: Number of the module that reads them, under which the cache keeps its vectors.
         """
-        n = x.size(1)
+        shape = x.shape
+        position = self.position
         held = None
-        if self.cache is not None and self.layout is None:
+        if self.layout is not None:  # documents may continue in the next row
+            x = x.flatten(0, 1)[None]
+            position = position.reshape(1, -1)
+        elif self.cache is not None:
             held = self.cache.recent.get(site)
+        n = x.size(1)
         whole = F.pad(x, (0, 0, count, 0)) if held is None else torch.cat([held.to(x.dtype), x], dim=1)
         if self.cache is not None:
-            self.cache.recent[site] = whole[:, -count:] if self.layout is None else _ends(x, self.layout, count)
+            self.cache.recent[site] = whole[:, -count:] if self.layout is None else _ends(x[0], self.layout, count)
         # Where the document begins less than `distance` tokens ago, that slot holds another document or nothing.
         return [
-            whole[:, count - distance : count - distance + n].masked_fill((self.position < distance)[..., None], 0)
+            whole[:, count - distance : count - distance + n]
+            .masked_fill((position < distance)[..., None], 0)
+            .view(shape)
             for distance in range(1, count + 1)
         ]
 
@@ -76,7 +83,7 @@ class Shift(nn.Module):
         return x
 
 
-def _ends(x: Float[Tensor, 'b n c'], layout: Layout, count: int) -> Float[Tensor, 's k c']:
+def _ends(x: Float[Tensor, 't c'], layout: Layout, count: int) -> Float[Tensor, 's k c']:
     """The last vectors of each segment. Of a shorter one the first of them belong to others: positions hide those."""
     distance = torch.arange(count, 0, -1, device=x.device)
-    return x.flatten(0, 1)[(layout.starts[1:, None].long() - distance).clamp(min=0)]
+    return x[(layout.starts[1:, None].long() - distance).clamp(min=0)]
