@@ -29,7 +29,7 @@ def test_it_times_steps_and_leaves_nothing(script, monkeypatch, tmp_path, capsys
     monkeypatch.setattr(script, 'XLabDataModule', partial(XLabDataModule, n_vocab=320, max_len=32, batch_tokens=64))
     monkeypatch.setattr(script, 'XLabModel', partial(XLabModel, trunk=small))
     script.main()
-    said = r'make fit trains for about (\d+ (minutes|seconds)) on this machine \(2,246 steps\)\n'
+    said = r'make fit trains for about (\d+ (minutes|seconds)) on this machine \(1,950 steps\)\n'
     assert re.fullmatch(said, capsys.readouterr().out)
     assert not list(tmp_path.iterdir())
 
