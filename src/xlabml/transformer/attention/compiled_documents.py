@@ -4,14 +4,17 @@ The compiler does not trace into it, so new document lengths cause no recompilat
 probabilities.
 """
 
+from collections.abc import Hashable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xlabml.hardware import cpu_kind
+
 from .definition import Pass, Rule
-from .documents import Plan, attend_plan, attend_plan_backward, is_multiplied_out, make_plan, part_segments, ungroup
+from .documents import AnyPlan, attend_plan, attend_plan_backward, is_multiplied_out, make_plan, part_segments, ungroup
 from .places import Documents, read_segments
-from .tiled_documents import Tiling
 
 
 class OperatorPass(Pass):
@@ -36,20 +39,42 @@ class OperatorPass(Pass):
         return output.view(shape)
 
 
+_PLANS: dict[Hashable, list[tuple[slice, AnyPlan]]] = {}
+"""The last plans. The layers of a pass ask for the same one, forward and backward."""
+
+_MOST_PLANS = 4
+
+
 def _read(
     q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool, window: int | None,
     slopes: Tensor | None,
-) -> list[tuple[slice, Plan | Tiling]]:  # fmt: skip
+) -> list[tuple[slice, AnyPlan]]:  # fmt: skip
     """Groups of heads, each with its plan: all heads in one, or one head at a time where documents are long."""
-    rule = Rule(causal, window, slopes)
+    if slopes is not None:
+        return _plan(q, starts, is_text, max_length, Rule(causal, window, slopes))
+    layout = tuple(None if x is None else x.numpy().tobytes() for x in (starts, is_text))
+    key = cpu_kind(), layout, max_length, q.shape[:2], q.dtype, causal, window
+    found = _PLANS.get(key)
+    if found is None:
+        found = _plan(q, starts, is_text, max_length, Rule(causal, window))
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.pop(next(iter(_PLANS)), None)
+        _PLANS[key] = found
+    return found
+
+
+def _plan(
+    q: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, rule: Rule
+) -> list[tuple[slice, AnyPlan]]:
     segments = read_segments(starts, is_text, max_length, q.size(0))
     parts = part_segments(segments, rule, q)
     step = q.size(1) if is_multiplied_out(parts) else 1
     groups = [slice(head, head + step) for head in range(0, q.size(1), step)]
+    slopes = rule.slopes
     if slopes is None:
-        plan = make_plan(parts, segments, rule, q)
+        plan = make_plan(parts, segments, rule, q[:, :step])
         return [(heads, plan) for heads in groups]
-    return [(heads, make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q)) for heads in groups]
+    return [(heads, make_plan(parts, segments, rule._replace(slopes=slopes[heads]), q[:, heads])) for heads in groups]
 
 
 def _join(parts: list[Tensor]) -> Tensor:  # groups of heads: t h c
