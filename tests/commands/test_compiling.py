@@ -143,10 +143,14 @@ def test_auto_compiles_long_runs_where_there_is_a_compiler(
     assert pays(trainer, model) == expected
 
 
-def test_what_auto_does_not_compile_runs_as_it_is(tmp_path):
+def test_auto_compiles_what_pays_and_nothing_else(monkeypatch, tmp_path):
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda module, **_: compiled.append(module))
+    fit(tmp_path, [8], compile='auto')
+    assert not compiled
+    monkeypatch.setattr(compiling, 'pays', lambda *_: True)
     model = fit(tmp_path, [8], compile='auto')
-    assert model.network._compiled_call_impl is None
-    assert not torch._dynamo.utils.get_compilation_metrics()
+    assert compiled == [model.network]
 
 
 @pytest.mark.slow
