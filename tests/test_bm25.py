@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xlabml.bm25 import BM25, fuse, fuse_with_words, read_vector_weight, split_words
+from xlabml.bm25 import BM25, Fusion, fuse, fuse_with_words, read_fusion, split_parts, split_words
 
 DOCUMENTS = ['the cat sat', 'the dog sat on the dog', 'a bird', '']
 
@@ -39,6 +39,12 @@ def test_words_are_runs_of_letters_of_any_script():
     assert split_words("Don't stop: naïve 東京 x_1") == ['don', 't', 'stop', 'naïve', '東京', 'x_1']
 
 
+def test_parts_are_runs_of_characters_inside_words():
+    assert split_parts('An x-ray') == ['<an', 'an>', '<an>', '<x>', '<ra', 'ray', 'ay>', '<ray', 'ray>']
+    found = BM25(['many archives', 'a dog'], words=split_parts).scores(['archive', 'dogs'])
+    assert (found > 0).tolist() == [[True, False], [False, True]]  # no word stands in both
+
+
 def test_fusion_sums_what_is_standardized():
     a = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
     b = np.array([[0.0, 0.0, 30.0], [1.0, 2.0, 3.0]])
@@ -63,9 +69,12 @@ def test_shares_of_vectors_and_words():
     np.testing.assert_allclose(fuse_with_words(vectors, words, 0.75), fuse([vectors, words], [1.5, 0.5]))
 
 
-def test_the_share_in_a_checkpoint_is_a_ratio():
-    assert read_vector_weight({}) is None
-    assert read_vector_weight({'vector_weight': 1}) == 1.0
+def test_a_checkpoint_has_a_ratio_and_known_terms():
+    assert read_fusion({}) is None
+    assert read_fusion({'vector_weight': 1}) == Fusion(1.0, 'words')
+    assert read_fusion({'vector_weight': 0.7, 'bm25_terms': 'parts'}) == Fusion(0.7, 'parts')
+    with pytest.raises(ValueError, match="terms of BM25 beside the vectors are 'letters'; known are words and parts"):
+        read_fusion({'vector_weight': 0.7, 'bm25_terms': 'letters'})
     for value in (1.5, -0.1, math.nan, True, '0.5'):
         with pytest.raises(ValueError, match=r'the share of the vectors beside BM25 is .*, no ratio from 0 to 1'):
-            read_vector_weight({'vector_weight': value})
+            read_fusion({'vector_weight': value})

@@ -1,4 +1,6 @@
-"""BM25, the baseline of every search, and its fusion with scores of vectors; a leaf that needs numpy alone.
+"""BM25 of words and of their parts, the baselines of every search, and its fusion with scores of vectors.
+
+A leaf that needs numpy alone.
 
 Sources: Robertson and Zaragoza 2009, https://doi.org/10.1561/1500000019, section 3; the form whose inverse document
 frequencies are never negative is Lucene's. As a document's share of a term's score does not depend on the query, all
@@ -6,9 +8,11 @@ shares are computed once (Lù 2024, BM25S, https://arxiv.org/abs/2407.03618).
 """
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -16,14 +20,43 @@ from jaxtyping import Float, Float32
 VECTOR_WEIGHT = 'vector_weight'
 """The name of the fact of a checkpoint that holds the share of its vectors beside BM25."""
 
+BM25_TERMS = 'bm25_terms'
+"""The name of the fact that holds the terms of that BM25."""
+
 Words: TypeAlias = Callable[[str], list[str]]
 
+Terms: TypeAlias = Literal['words', 'parts']
+"""What BM25 counts: whole words, or parts of words."""
+
 _WORD = re.compile(r'\w+')
+_PART_SIZES = (3, 4)
+_KNOWN_WORDS = 32_768
 
 
 def split_words(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters, digits and underscores, whatever the script."""
     return _WORD.findall(text.lower())
+
+
+def split_parts(text: str) -> list[str]:
+    """The runs of 3 and of 4 characters inside the words of a text, its beginning and its end marked as `<` and `>`.
+
+    A word then also counts where it stands in another form (`archive`, `archives`) or inside another word.
+    """
+    return [part for word in split_words(text) for part in _parts(word)]
+
+
+@lru_cache(_KNOWN_WORDS)
+def _parts(word: str) -> tuple[str, ...]:
+    marked = f'<{word}>'
+    return tuple(marked[i : i + size] for size in _PART_SIZES for i in range(len(marked) - size + 1))
+
+
+SPLITTERS: Mapping[Terms, Words] = {'words': split_words, 'parts': split_parts}
+"""How a text is split into the terms of BM25."""
+
+NAMES: Mapping[Terms, str] = {'words': 'BM25', 'parts': 'BM25 of word parts'}
+"""What tables call BM25 of these terms."""
 
 
 class BM25:
@@ -42,13 +75,13 @@ class BM25:
         self._words = words
         self._numbers: dict[str, int] = {}
         ends = [0]
-        terms: list[int] = []
-        counts: list[int] = []
+        terms = array('q')
+        counts = array('q')
         lengths = []
         for text in documents:
             found = Counter(words(text))
-            terms += (self._numbers.setdefault(word, len(self._numbers)) for word in found)
-            counts += found.values()
+            terms.extend(self._numbers.setdefault(word, len(self._numbers)) for word in found)
+            counts.extend(found.values())
             lengths.append(found.total())
             ends.append(len(terms))
         self.n_documents = len(lengths)
@@ -113,15 +146,38 @@ def fuse_with_words(
     return fuse([vectors, words], [2 * vector_weight, 2 * (1 - vector_weight)])
 
 
-def read_vector_weight(facts: Mapping[str, object]) -> float | None:
-    """The share of the vectors that a checkpoint's facts name; None: they name none.
+class Fusion(NamedTuple):
+    """How the scores of vectors and of BM25 are put together.
+
+    Args:
+        vector_weight: The share of the vectors' scores, 0..1; see `fuse_with_words`.
+        terms: What BM25 counts.
+    """
+
+    vector_weight: float = 0.5
+    terms: Terms = 'words'
+
+    def override(self, vector_weight: float | None, terms: Terms | None) -> 'Fusion':
+        """The same with what is not None in the place of its own."""
+        weight = self.vector_weight if vector_weight is None else vector_weight
+        return Fusion(weight, self.terms if terms is None else terms)
+
+    def __str__(self) -> str:
+        return f'vectors and {NAMES[self.terms]} by {self.vector_weight:.2f} and {1 - self.vector_weight:.2f}'
+
+
+def read_fusion(facts: Mapping[str, object]) -> Fusion | None:
+    """The fusion that a checkpoint's facts name; None: they name none.
 
     Raises:
-        ValueError: It is no ratio.
+        ValueError: The share is no ratio, or the terms are not known.
     """
     weight = facts.get(VECTOR_WEIGHT)
     if weight is None:
         return None
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise ValueError(f'the share of the vectors beside BM25 is {weight!r:.100}, no ratio from 0 to 1')
-    return float(weight)
+    terms = facts.get(BM25_TERMS, 'words')
+    if terms not in ('words', 'parts'):
+        raise ValueError(f'the terms of BM25 beside the vectors are {terms!r:.100}; known are words and parts')
+    return Fusion(float(weight), terms)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from xlabml.bm25 import Fusion
 from xlabml.callbacks import SearchTable, search_table
 from xlabml.callbacks.search_table import describe_search
 from xlabml.commands.trainer import Trainer
@@ -66,6 +67,7 @@ def test_the_table_is_printed_and_kept(data, tmp_path, capsys):
     names = [row.split('  ')[0] for row in rows]
     assert [name for name in names if 'TF-IDF' not in name and 'LSA' not in name] == [
         'BM25',
+        'BM25 of word parts',
         'vectors',
         'vectors + BM25',
     ]
@@ -103,15 +105,15 @@ def test_without_retrieval_it_says_what_to_add(data, tmp_path):
         run(data, tmp_path, [])
 
 
-def test_the_share_of_the_vectors_is_chosen_on_val_and_used_in_the_test(data, tmp_path, monkeypatch):
+def test_the_fusion_is_chosen_on_val_and_used_in_the_test(data, tmp_path, monkeypatch):
     asked = []
-    choose = search_table.fit_vector_weight
+    choose = search_table.fit_fusion
 
     def watch(*arguments):
         asked.append(choose(*arguments))
-        return 0.35
+        return Fusion(0.35, 'parts')
 
-    monkeypatch.setattr(search_table, 'fit_vector_weight', watch)
+    monkeypatch.setattr(search_table, 'fit_fusion', watch)
     trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
     task = Embedder(330, 16, trunk, evaluators=[Retrieval([1], ['recall'])])
     settings = {
@@ -119,14 +121,18 @@ def test_the_share_of_the_vectors_is_chosen_on_val_and_used_in_the_test(data, tm
         'enable_progress_bar': False, 'enable_model_summary': False, 'default_root_dir': tmp_path,
     }  # fmt: skip
     Trainer(**settings, callbacks=[SearchTable()]).validate(task, datamodule=data(), verbose=False)
-    assert asked[0] in fusion.WEIGHTS
-    assert task.facts == {'vector_weight': 0.35}
+    assert asked[0].vector_weight in fusion.WEIGHTS
+    assert task.facts == {'vector_weight': 0.35, 'bm25_terms': 'parts'}
     Trainer(**settings, callbacks=[SearchTable()]).test(task, datamodule=data(), verbose=False)
     chosen = (tmp_path / 'search.txt').read_text()
-    assert '\nvectors + BM25: 0.35 and 0.65 of their z-scores\n' in chosen
-    Trainer(**settings, callbacks=[SearchTable(vector_weight=1.0)]).test(task, datamodule=data(), verbose=False)
+    assert '\nvectors + BM25 of word parts: 0.35 and 0.65 of their z-scores\n' in chosen
+    lines = {line.split('  ')[0]: line.split() for line in chosen.splitlines()}
+    gain = float(lines['vectors + BM25 of word parts'][6]) - float(lines['BM25 of word parts'][4])
+    assert f'vectors + BM25 of word parts over BM25 of word parts: recall_at_1 {gain:+.3f} [' in chosen
+    typed = SearchTable(vector_weight=1.0, bm25_terms='words')
+    Trainer(**settings, callbacks=[typed]).test(task, datamodule=data(), verbose=False)
     lines = {line.split('  ')[0]: line.split() for line in (tmp_path / 'search.txt').read_text().splitlines()}
-    assert lines['vectors + BM25'][3:] == lines['vectors'][1:]  # a typed share counts
+    assert lines['vectors + BM25'][3:] == lines['vectors'][1:]  # what is typed counts
     assert len(asked) == 1
     task.facts = {'vector_weight': 'much'}
     with pytest.raises(ValueError, match="is 'much', no ratio"):

@@ -309,10 +309,13 @@ def test_hybrid_search_weighs_as_was_chosen_in_training_or_typed(ckpt, tmp_path,
     assert 'vectors and BM25 by 0.80 and 0.20\n' in chosen.err
     equal = found(ckpt, *command, '--hybrid')
     assert equal.out == found(weighed, *command, '--hybrid', '--vector-weight', '0.5').out != chosen.out
+    parts = found(weighed, *command, '--hybrid', '--bm25-terms', 'parts')
+    assert 'vectors and BM25 of word parts by 0.80 and 0.20\n' in parts.err
+    assert parts.out != chosen.out
     order = [line.split()[1] for line in found(ckpt, *command).out.splitlines()]
-    vectors = found(weighed, *command, '--hybrid', '--vector-weight', '1')
+    vectors = found(weighed, *command, '--hybrid', '--vector-weight', '1', '--bm25-terms', 'words')
     assert [line.split()[1] for line in vectors.out.splitlines()] == order
-    assert 'vectors and BM25 by' not in vectors.err
+    assert 'vectors and BM25 by' not in vectors.err  # all of it was typed
 
 
 def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt, tmp_path, capsys, cache, monkeypatch):
@@ -342,6 +345,7 @@ def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt
 
 @pytest.mark.parametrize(('arguments', 'status', 'message'), [
     (['--search', 'corpus.txt', 'a', '--hybrid', '--approximate'], 2, '--approximate and --hybrid do not go together'),
+    (['--search', 'corpus.txt', 'a', '--bm25-terms', 'parts'], 2, '--bm25-terms would have no effect without --hybrid'),
     (['--search', 'corpus.txt', 'a', '--vector-weight', '.5'], 2, '--vector-weight would have no effect without --hyb'),
     (['--search', 'corpus.txt', 'a', '--hybrid', '--vector-weight', '2'], 2, '2 is out of range; give a number from 0'),
     (['--search', 'corpus.txt', 'a', '--candidates', '5'], 2, '--candidates would have no effect without --rerank'),

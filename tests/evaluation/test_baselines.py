@@ -7,7 +7,7 @@ from xlabml.evaluation import has_sklearn
 from xlabml.evaluation.baselines import format_table, search_table
 from xlabml.evaluation.ranking import make_relevance
 
-BASELINES = ['BM25', *(['character TF-IDF', 'LSA-32'] if has_sklearn() else [])]
+BASELINES = ['BM25', 'BM25 of word parts', *(['character TF-IDF', 'LSA-32'] if has_sklearn() else [])]
 
 
 def make_case(n=60):

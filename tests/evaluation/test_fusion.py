@@ -1,10 +1,14 @@
-"""The share of vectors beside BM25 is the one that finds the most, whatever the blocks; of equal ones the middle."""
+"""The terms of BM25 and the share of the vectors find the most, whatever the blocks; of equal shares the middle."""
 
 import numpy as np
 import pytest
 
-from xlabml.bm25 import fuse
-from xlabml.evaluation import fit_vector_weight, fusion, make_relevance
+from xlabml.bm25 import Fusion, fuse
+from xlabml.evaluation import fit_fusion, fusion, make_relevance
+
+
+def weight_of(vectors, words, relevance, n_documents):
+    return fit_fusion(vectors, {'words': words}, relevance, n_documents).vector_weight
 
 
 def reciprocal_rank(vectors, words, relevant, weight):
@@ -29,20 +33,20 @@ def test_the_weight_is_the_best_of_all(search, monkeypatch, block):
     monkeypatch.setattr(fusion, '_BLOCK_SCORES', block)
     vectors, words, relevant = search
     relevance = make_relevance([sorted(own) for own in relevant])
-    found = fit_vector_weight(vectors.__getitem__, words.__getitem__, relevance, 60)
+    found = weight_of(vectors.__getitem__, words.__getitem__, relevance, 60)
     of_weight = {weight: reciprocal_rank(vectors, words, relevant, weight) for weight in fusion.WEIGHTS}
     assert of_weight[found] == pytest.approx(max(of_weight.values()))
     assert of_weight[found] > max(of_weight[0.0], of_weight[0.5], of_weight[1.0])
-    assert fit_vector_weight(words.__getitem__, vectors.__getitem__, relevance, 60) == pytest.approx(1 - found)
+    assert weight_of(words.__getitem__, vectors.__getitem__, relevance, 60) == pytest.approx(1 - found)
 
 
 def test_of_equal_weights_it_is_the_middle_one():
     scores = np.eye(3)
     relevance = make_relevance([[0], [1], [2]])
-    assert fit_vector_weight(scores.__getitem__, scores.__getitem__, relevance, 3) == 0.5
+    assert weight_of(scores.__getitem__, scores.__getitem__, relevance, 3) == 0.5
     noise = np.array([[0.0, 1.0, 2.0]] * 3)
-    assert fit_vector_weight(noise.__getitem__, scores.__getitem__, relevance, 3) < 0.5
-    assert fit_vector_weight(scores.__getitem__, noise.__getitem__, relevance, 3) > 0.5
+    assert weight_of(noise.__getitem__, scores.__getitem__, relevance, 3) < 0.5
+    assert weight_of(scores.__getitem__, noise.__getitem__, relevance, 3) > 0.5
 
 
 def test_only_the_first_queries_are_asked(monkeypatch):
@@ -54,5 +58,20 @@ def test_only_the_first_queries_are_asked(monkeypatch):
         asked.append((some.start, some.stop))
         return np.eye(3)[some]
 
-    assert fit_vector_weight(scores, scores, relevance, 3) == 0.5
+    assert weight_of(scores, scores, relevance, 3) == 0.5
     assert set(asked) == {(0, 2)}
+
+
+def test_the_terms_that_find_more_are_chosen_and_of_equal_ones_the_first(search):
+    vectors, words, relevant = search
+    relevance = make_relevance([sorted(own) for own in relevant])
+    rest = vectors.__getitem__, relevance, 60
+    poor = np.random.default_rng(1).standard_normal(words.shape)
+    weight = weight_of(vectors.__getitem__, words.__getitem__, relevance, 60)
+
+    def choose(**lexical):
+        return fit_fusion(rest[0], {name: one.__getitem__ for name, one in lexical.items()}, *rest[1:])
+
+    assert choose(words=poor, parts=words) == Fusion(weight, 'parts')
+    assert choose(words=words, parts=poor) == Fusion(weight, 'words')
+    assert choose(words=words, parts=words) == Fusion(weight, 'words')

@@ -13,20 +13,21 @@ QUERIES = ['encoder', 'catlike', '???']
 def test_without_scikit_learn_there_is_bm25_alone(monkeypatch):
     monkeypatch.setattr(lexical, 'has_sklearn', lambda: False)
     systems = lexical_systems(QUERIES, DOCUMENTS)
-    assert list(systems) == ['BM25']
+    assert list(systems) == ['BM25', 'BM25 of word parts']
     np.testing.assert_array_equal(systems['BM25'](slice(0, 2)), BM25(DOCUMENTS).scores(QUERIES[:2]))
 
 
 def test_characters_find_words_of_another_form():
     pytest.importorskip('sklearn')
     systems = lexical_systems(QUERIES, DOCUMENTS)
-    assert list(systems) == ['BM25', 'character TF-IDF', 'LSA-5']
+    assert list(systems) == ['BM25', 'BM25 of word parts', 'character TF-IDF', 'LSA-5']
     scores = systems['character TF-IDF'](slice(0, 3))
     assert scores.shape == (3, 6)
     assert scores[0].argmax() == 0
     assert scores[1].argmax() in (1, 3)
     assert (scores[2] == 0).all()
     assert systems['BM25'](slice(0, 2)).max() == 0  # no word is the same
+    assert systems['BM25 of word parts'](slice(0, 2)).argmax(axis=1).tolist() == [0, 1]
 
 
 def test_lsa_finds_by_words_that_go_together():

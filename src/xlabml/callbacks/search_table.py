@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import numpy as np
 from jaxtyping import Float32
 
-from xlabml.bm25 import BM25, VECTOR_WEIGHT, read_vector_weight
+from xlabml.bm25 import BM25_TERMS, NAMES, VECTOR_WEIGHT, Fusion, Terms, read_fusion
 from xlabml.data.groups import Groups
 from xlabml.engine import Callback, Run, Task
 from xlabml.evaluation import (
@@ -14,7 +14,8 @@ from xlabml.evaluation import (
     Retrieval,
     SearchRow,
     Texts,
-    fit_vector_weight,
+    bm25_scores,
+    fit_fusion,
     format_table,
     has_sklearn,
     make_search,
@@ -30,13 +31,14 @@ _OWN = 'vectors'
 
 class SearchTable(Callback):
     """Print, and write to `search.txt` in the run's folder, what a test's search reaches beside baselines over whole
-    texts: BM25 and, with scikit-learn (extra `baselines`), TF-IDF of characters and latent semantic analysis.
+    texts: BM25 of words and of their parts and, with scikit-learn (extra `baselines`), TF-IDF of characters and latent
+    semantic analysis.
 
     The vectors and the k's are those of the evaluator `Retrieval` of the task; intervals are 95 % bootstrap intervals,
-    gains over BM25 are paired over the queries. The baselines read what the model's limits cut as well.
+    gains over BM25 of words are paired over the queries. The baselines read what the model's limits cut as well.
 
-    At every validation of a fit, the share of the vectors beside BM25 that finds the most there is kept in the
-    checkpoints saved behind it: the test's table and `xlab-infer --search --hybrid` fuse both by it.
+    At every validation of a fit, the terms of BM25 and the share of the vectors beside it that find the most there are
+    kept in the checkpoints saved behind it: the test's table and `xlab-infer --search --hybrid` fuse both by them.
 
     Args:
         metrics: Which figures, at each of the evaluator's k's.
@@ -46,6 +48,8 @@ class SearchTable(Callback):
         seed: Of the intervals.
         vector_weight: The share of the vectors' scores where both are fused, 0..1; None: that of the checkpoint, or
             equal parts where it has none.
+        bm25_terms: What BM25 counts where both are fused: words, or parts of words (3 and 4 characters); None: as the
+            checkpoint has it, or words where it has none.
 
     Raises:
         ValueError: A checkpoint beside it has the name of the tested model, or vector_weight is no ratio.
@@ -57,6 +61,7 @@ class SearchTable(Callback):
         beside: dict[str, str] | None = None,
         seed: int = 0,
         vector_weight: float | None = None,
+        bm25_terms: Terms | None = None,
     ) -> None:
         if vector_weight is not None and not 0 <= vector_weight <= 1:
             raise ValueError(f'vector_weight of the callback SearchTable is {vector_weight}; give a ratio from 0 to 1')
@@ -69,6 +74,7 @@ class SearchTable(Callback):
             )
         self.seed = seed
         self.vector_weight = vector_weight
+        self.bm25_terms = bm25_terms
         self._others: dict[str, TextEmbedder] = {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,7 +83,8 @@ class SearchTable(Callback):
         if trainer.sanity_checking or retrieval is None or retrieval.scores is not None or retrieval.last is None:
             return
         if isinstance(groups, Groups):  # on all ranks, whose texts are the same: each saves what it has found
-            Task.of(pl_module).facts[VECTOR_WEIGHT] = choose_vector_weight(retrieval.last, groups.texts_by_hash())
+            chosen = choose_fusion(retrieval.last, groups.texts_by_hash())
+            Task.of(pl_module).facts |= {VECTOR_WEIGHT: chosen.vector_weight, BM25_TERMS: chosen.terms}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         retrieval = self._retrieval(pl_module)
@@ -107,9 +114,10 @@ class SearchTable(Callback):
         if not trainer.is_global_zero or retrieval is None or retrieval.last is None or not isinstance(groups, Groups):
             return
         words = groups.texts_by_hash()
-        chosen = read_vector_weight(Task.of(pl_module).facts)
-        weight = chosen if self.vector_weight is None else self.vector_weight
-        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others, weight)
+        fusion = read_fusion(Task.of(pl_module).facts)
+        if self.vector_weight is not None or self.bm25_terms is not None:
+            fusion = (fusion or Fusion()).override(self.vector_weight, self.bm25_terms)
+        table = describe_search(retrieval.last, words, retrieval.at, self.metrics, self.seed, self._others, fusion)
         folder = Run.of(trainer).output_folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / 'search.txt').write_text(table, 'utf-8')
@@ -126,16 +134,14 @@ class SearchTable(Callback):
         return None if texts is None else texts.open_examples(stage, stage)
 
 
-def choose_vector_weight(texts: Texts, words: Mapping[int, str]) -> float:
-    """The share of the vectors beside BM25 that finds the most among some texts; arguments as of `describe_search`."""
+def choose_fusion(texts: Texts, words: Mapping[int, str]) -> Fusion:
+    """The fusion with BM25 that finds the most among some texts; arguments as of `describe_search`."""
     queries, documents, relevance = make_search(texts)
-    bm25 = BM25(words[one] for one in texts.text_hash[documents].tolist())
     asked = [words[one] for one in texts.text_hash[queries].tolist()]
+    read = [words[one] for one in texts.text_hash[documents].tolist()]
     found = normalized(texts.vectors[documents])
     vectors = normalized(texts.vectors[queries])
-    return fit_vector_weight(
-        lambda some: vectors[some] @ found.T, lambda some: bm25.scores(asked[some]), relevance, len(documents)
-    )
+    return fit_fusion(lambda some: vectors[some] @ found.T, bm25_scores(asked, read), relevance, len(documents))
 
 
 def describe_search(
@@ -145,7 +151,7 @@ def describe_search(
     metrics: Sequence[Metric],
     seed: int = 0,
     others: Mapping[str, TextEmbedder] | None = None,
-    vector_weight: float | None = None,
+    fusion: Fusion | None = None,
 ) -> str:
     """The table of a search, for people.
 
@@ -156,8 +162,7 @@ def describe_search(
         metrics: Which figures.
         seed: Of the intervals.
         others: Other models that embed the same texts, by name.
-        vector_weight: The share of the vectors beside BM25; None: equal parts. Of other models it is what their
-            checkpoints have.
+        fusion: Of the vectors and BM25; None: words, in equal parts. Of other models it is what their checkpoints have.
     """
     queries, documents, relevance = make_search(texts)
     asked = [words[one] for one in texts.text_hash[queries].tolist()]
@@ -165,11 +170,16 @@ def describe_search(
     vectors = {_OWN: (texts.vectors[queries], texts.vectors[documents])}
     for name, other in (others or {}).items():
         vectors[name] = (_embed(other, asked, 'query'), _embed(other, found, 'document'))
-    shares = {_OWN: vector_weight} | {name: other.vector_weight for name, other in (others or {}).items()}
-    weights = {name: weight for name, weight in shares.items() if weight is not None}
-    rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed, weights)}
+    known = {_OWN: fusion} | {name: other.fusion for name, other in (others or {}).items()}
+    fusions = {name: one for name, one in known.items() if one is not None}
+    rows = {row.name: row for row in search_table(asked, found, relevance, vectors, at, metrics, seed, fusions)}
     lines = [f'{len(queries)} queries, {len(documents)} documents', format_table(list(rows.values()))]
-    lines += [f'{name} + BM25: {weight:.2f} and {1 - weight:.2f} of their z-scores' for name, weight in weights.items()]
+    for name, one in fusions.items():
+        words_alone = NAMES[one.terms]
+        fused = f'{name} + {words_alone}'
+        lines.append(f'{fused}: {one.vector_weight:.2f} and {1 - one.vector_weight:.2f} of their z-scores')
+        if one.terms != 'words':  # what it exceeds BM25 of words by stands in the table
+            lines.append(f'{fused} over {words_alone}: {_gain(rows[fused], rows[words_alone], seed)}')
     lines += [f'{_OWN} over {name}: {_gain(rows[_OWN], rows[name], seed)}' for name in others or {}]
     lines += [] if has_sklearn() else [NO_SKLEARN]
     return '\n'.join(lines) + '\n'

@@ -10,6 +10,7 @@ import numpy as np
 
 from xlabml import artifacts, paths
 from xlabml.artifacts.hashes import hash_file, short_hash
+from xlabml.bm25 import BM25, SPLITTERS, Fusion, fuse_with_words
 from xlabml.pipelines import TextEmbedder, find_nearest
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 
@@ -115,11 +116,10 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     cached = _cached(job)
     vectors = np.load(cached, mmap_mode='r', allow_pickle=False)
     if options.hybrid:
-        from xlabml.bm25 import BM25, fuse_with_words
-
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
-        words = BM25(job.corpus.texts()).scores([options.query])
-        scores = fuse_with_words(dense, words, _vector_weight(options, embedder))[0]
+        fusion = _fusion(options, embedder)
+        words = BM25(job.corpus.texts(), words=SPLITTERS[fusion.terms]).scores([options.query])
+        scores = fuse_with_words(dense, words, fusion.vector_weight)[0]
         rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
     else:
@@ -139,14 +139,12 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     return [Found(int(row), float(score), texts[int(row)]) for row, score in zip(rows, best)]
 
 
-def _vector_weight(options: argparse.Namespace, embedder: TextEmbedder) -> float:
-    """The share of the vectors beside BM25: what was typed, what the checkpoint has, or equal parts."""
-    if options.vector_weight is not None:
-        return float(options.vector_weight)
-    if embedder.vector_weight is None:
-        return 0.5
-    print(f'vectors and BM25 by {embedder.vector_weight:.2f} and {1 - embedder.vector_weight:.2f}', file=sys.stderr)
-    return embedder.vector_weight
+def _fusion(options: argparse.Namespace, embedder: TextEmbedder) -> Fusion:
+    """Of the vectors and BM25: what was typed, else what the checkpoint has, else words in equal parts."""
+    fusion = (embedder.fusion or Fusion()).override(options.vector_weight, options.bm25_terms)
+    if embedder.fusion is not None and None in (options.vector_weight, options.bm25_terms):
+        print(fusion, file=sys.stderr)
+    return fusion
 
 
 def _cached(job: Job) -> Path:

@@ -24,6 +24,7 @@ _OF_SEARCH: dict[str, tuple[str, str | int | None]] = {
     'results': ('--results', 10),
     'hybrid': ('--hybrid', None),
     'vector_weight': ('--vector-weight', None),
+    'bm25_terms': ('--bm25-terms', None),
     'approximate': ('--approximate', None),
     'rerank': ('--rerank', None),
     'candidates': ('--candidates', 100),
@@ -62,6 +63,11 @@ def add(parser: Parser) -> None:
         type=number('from 0 to 1', lambda value: 0 <= value <= 1),
         metavar='W',
         help='of --hybrid: the share of the vectors (default: as chosen in training, else 0.5)',
+    )
+    option(
+        '--bm25-terms',
+        choices=('words', 'parts'),
+        help='of --hybrid: what BM25 counts, words or parts of them (default: as chosen in training, else words)',
     )
     option(
         '--approximate',
@@ -120,8 +126,9 @@ def settle(parser: Parser, options: argparse.Namespace, others: Mapping[str, str
         parser.error('--search needs a query behind the file: CKPT --search FILE "QUERY"')
     if options.approximate and options.hybrid:
         parser.error('--approximate and --hybrid do not go together: BM25 scores every text')
-    if options.vector_weight is not None and not options.hybrid:
-        parser.error('--vector-weight would have no effect without --hybrid')
+    for name in ('vector_weight', 'bm25_terms'):
+        if getattr(options, name) is not None and not options.hybrid:
+            parser.error(f'{_OF_SEARCH[name][0]} would have no effect without --hybrid')
     if options.candidates is not None and options.rerank is None:
         parser.error('--candidates would have no effect without --rerank')
     options.query = options.prompt

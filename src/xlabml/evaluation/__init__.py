@@ -8,10 +8,10 @@ from .class_evaluators import ClassEvaluator, MultiLabelEvaluator, RegressionEva
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .example_evaluator import CalibratedEvaluator, Calibrator, ExampleEvaluator, ExampleOutputs
-from .fusion import fit_vector_weight
+from .fusion import fit_fusion
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
-from .lexical import NO_SKLEARN, Scores, has_sklearn, lexical_systems
+from .lexical import NO_SKLEARN, Scores, bm25_scores, has_sklearn, lexical_systems
 from .metadata import MetadataBits, format_savings
 from .objective import ObjectiveEvaluator
 from .posterior import MetadataPosterior
@@ -71,9 +71,10 @@ __all__ = [
     'WithinNats',
     'auroc',
     'average_ranks',
+    'bm25_scores',
     'evaluate_search',
     'evaluate_similarity',
-    'fit_vector_weight',
+    'fit_fusion',
     'format_savings',
     'format_table',
     'has_sklearn',

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from xlabml.bm25 import fuse_with_words
+from xlabml.bm25 import NAMES, Fusion, fuse_with_words
 
 from .bootstrap import Interval, mean_interval, paired_interval
 from .lexical import Scores, lexical_systems
@@ -46,7 +46,7 @@ def search_table(
     at: Sequence[int] = (1, 10),
     metrics: Sequence[Metric] = ('recall',),
     seed: int = 0,
-    vector_weights: Mapping[str, float] | None = None,
+    fusions: Mapping[str, Fusion] | None = None,
 ) -> list[SearchRow]:
     """The baselines (`lexical_systems`), the vectors of each model, and each model fused with BM25 by z-scores.
 
@@ -56,13 +56,14 @@ def search_table(
         relevance: Which documents are relevant to each query; each query has some.
         vectors: Of the queries and of the documents, by the name of the model; compared by their cosine.
         seed: Of the intervals.
-        vector_weights: The share of a model's vectors beside BM25, by its name; 0.5 where it is not named.
+        fusions: How a model's vectors and BM25 are fused, by its name; in equal parts where it is not named.
     """
     systems = lexical_systems(queries, documents, seed)
-    lexical = systems['BM25']
     for name, (of_queries, of_documents) in vectors.items():
         systems[name] = _dense(normalized(of_queries), normalized(of_documents))
-        systems[f'{name} + BM25'] = _fused(systems[name], lexical, (vector_weights or {}).get(name, 0.5))
+        fusion = (fusions or {}).get(name, Fusion())
+        lexical = NAMES[fusion.terms]
+        systems[f'{name} + {lexical}'] = _fused(systems[name], systems[lexical], fusion.vector_weight)
     rows: list[SearchRow] = []
     for name, scores in systems.items():
         ranks = rank_relevant(scores, relevance, len(documents))

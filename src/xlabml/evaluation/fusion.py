@@ -1,8 +1,11 @@
-"""How much vectors count beside BM25: the weight of the fused scores that finds the most on a split."""
+"""How vectors and BM25 are fused: the terms of BM25 and the share of the vectors that find the most on a split."""
+
+from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float64
 
-from xlabml.bm25 import fuse_with_words
+from xlabml.bm25 import Fusion, Terms, fuse_with_words
 
 from .lexical import Scores
 from .ranking import Relevance, rank_relevant, ranking_figures
@@ -11,21 +14,30 @@ WEIGHTS = tuple(i / 20 for i in range(21))
 """The weights that are tried."""
 
 MOST_QUERIES = 2000
-"""The weight is chosen on this many queries at most, the first ones: `make_search` has them in the order of a hash."""
+"""The choice is made on this many queries at most, the first ones: `make_search` has them in the order of a hash."""
 
 _BLOCK_SCORES = 1_048_576
 
 
-def fit_vector_weight(vectors: Scores, words: Scores, relevance: Relevance, n_documents: int) -> float:
-    """The weight of vectors in `fuse_with_words` with the highest mean reciprocal rank of the first relevant document;
-    of equally good ones the nearest to 0.5.
+def fit_fusion(vectors: Scores, lexical: Mapping[Terms, Scores], relevance: Relevance, n_documents: int) -> Fusion:
+    """The fusion with the highest mean reciprocal rank of the first relevant document; of equally good ones that of the
+    terms that stand first, and of their weights the nearest to 0.5.
 
     Args:
         vectors: The scores of the documents by their vectors.
-        words: Their scores by BM25.
+        lexical: Their scores by BM25, by its terms.
         relevance: Which documents are relevant to each query.
         n_documents: How many documents there are.
     """
+    totals = {terms: _sum_ranks(vectors, words, relevance, n_documents) for terms, words in lexical.items()}
+    most = max(total.max() for total in totals.values()) * (1 - 1e-12)  # sums of the same ranks may differ by rounding
+    terms = next(terms for terms, total in totals.items() if total.max() >= most)
+    best = np.flatnonzero(totals[terms] >= most)
+    return Fusion(min((WEIGHTS[i] for i in best), key=lambda weight: abs(weight - 0.5)), terms)
+
+
+def _sum_ranks(vectors: Scores, words: Scores, relevance: Relevance, n_documents: int) -> Float64[np.ndarray, ' w']:
+    """The sum of the reciprocal ranks by each of the weights."""
     n_queries = min(relevance.n_queries, MOST_QUERIES)
     n_each = max(1, _BLOCK_SCORES // max(1, n_documents))
     totals = np.zeros(len(WEIGHTS))
@@ -39,5 +51,4 @@ def fit_vector_weight(vectors: Scores, words: Scores, relevance: Relevance, n_do
             ranks = rank_relevant(fused.__getitem__, own, n_documents)
             figures = ranking_figures(ranks, own, [n_documents], ['mrr'])
             totals[i] += np.nansum(figures[f'mrr_at_{n_documents}'])
-    best = np.flatnonzero(totals >= totals.max() * (1 - 1e-12))  # sums of the same ranks may differ by rounding
-    return min((WEIGHTS[i] for i in best), key=lambda weight: abs(weight - 0.5))
+    return totals

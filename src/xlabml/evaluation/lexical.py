@@ -1,4 +1,4 @@
-"""Baselines of a search that look at letters and words alone: BM25 always, two more where scikit-learn is installed."""
+"""Baselines of a search that read letters and words alone: BM25 always, two more where scikit-learn is installed."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from xlabml.bm25 import BM25, split_words
+from xlabml.bm25 import BM25, NAMES, SPLITTERS, Terms, split_words
 
 from .vectors import normalized
 
@@ -21,7 +21,8 @@ NO_SKLEARN = 'character TF-IDF and LSA are left out, since scikit-learn is not i
 
 
 def lexical_systems(queries: Sequence[str], documents: Sequence[str], seed: int = 0) -> dict[str, Scores]:
-    """BM25, TF-IDF of character n-grams, and latent semantic analysis, by the names that a table shows.
+    """BM25 of words and of their parts, TF-IDF of character n-grams, and latent semantic analysis, by the names that a
+    table shows.
 
     Each learns its weights (how rare a word is, which words go together) from the documents that are searched, and from
     nothing else. Without scikit-learn there is BM25 alone.
@@ -31,8 +32,7 @@ def lexical_systems(queries: Sequence[str], documents: Sequence[str], seed: int 
         documents: The texts that are searched.
         seed: Of the random projection that the decomposition begins with.
     """
-    bm25 = BM25(documents)
-    systems: dict[str, Scores] = {'BM25': lambda some: bm25.scores(queries[some])}
+    systems = {NAMES[terms]: scores for terms, scores in bm25_scores(queries, documents).items()}
     if has_sklearn():
         systems['character TF-IDF'] = character_scores(queries, documents)
         n_words = len({word for text in documents for word in split_words(text)})
@@ -40,6 +40,15 @@ def lexical_systems(queries: Sequence[str], documents: Sequence[str], seed: int 
         if n_dims > 0:
             systems[f'LSA-{n_dims}'] = semantic_scores(queries, documents, n_dims, seed)
     return systems
+
+
+def bm25_scores(queries: Sequence[str], documents: Sequence[str]) -> dict[Terms, Scores]:
+    """BM25 of words, and of parts of words."""
+    return {terms: _scores(BM25(documents, words=split), queries) for terms, split in SPLITTERS.items()}
+
+
+def _scores(bm25: BM25, queries: Sequence[str]) -> Scores:
+    return lambda some: bm25.scores(queries[some])
 
 
 def has_sklearn() -> bool:

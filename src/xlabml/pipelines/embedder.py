@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xlabml import checkpoints
 from xlabml.blank import is_blank
-from xlabml.bm25 import read_vector_weight
+from xlabml.bm25 import Fusion, read_fusion
 from xlabml.errors import RequestError, SettingsError
 from xlabml.heads import StaticEncoder, TextEncoder, TextVectors
 from xlabml.heads.loading import load_network
@@ -80,7 +80,7 @@ class TextEmbedder:
     Args:
         model: In evaluation mode, where it is to run.
         tokenizer: The one that the model was trained with.
-        vector_weight: The share of the vectors' scores beside those of BM25, 0..1, chosen in training; None: none was.
+        fusion: How its scores and those of BM25 are fused, chosen in training; None: nothing was.
 
     Attributes:
         cut: How many texts the last call cut.
@@ -89,7 +89,7 @@ class TextEmbedder:
         ValueError: They have not the same number of tokens.
     """
 
-    def __init__(self, model: TextVectors, tokenizer: Tokenizer, vector_weight: float | None = None) -> None:
+    def __init__(self, model: TextVectors, tokenizer: Tokenizer, fusion: Fusion | None = None) -> None:
         n_vocab = model.n_vocab
         if len(tokenizer) != n_vocab:
             raise SettingsError(
@@ -98,7 +98,7 @@ class TextEmbedder:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.vector_weight = vector_weight
+        self.fusion = fusion
         self.cut = Cut(max_len=model.max_len)
 
     @classmethod
@@ -140,7 +140,7 @@ class TextEmbedder:
                 model.trunk.keep_layers(n_layers)
         try_out(path, network and network.arguments, lambda: model(torch.zeros(1, 3, dtype=torch.long)))
         with naming(path):
-            return cls(model.to(where), tokenizer, read_vector_weight(contents.facts))
+            return cls(model.to(where), tokenizer, read_fusion(contents.facts))
 
     @overload
     def encode(
