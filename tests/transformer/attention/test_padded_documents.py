@@ -6,7 +6,7 @@ from test_documents import RULES, define, gradients, make_documents, make_parts
 from test_tiled_documents import TEXTS, set_cpu
 from trunks import mix_documents
 
-from xlabml.transformer.attention import Rule, compiled_documents, documents
+from xlabml.transformer.attention import Rule, compiled_documents, documents, padded_documents
 from xlabml.transformer.attention.padded_documents import Padding, make_padding
 
 PADDED = {name: rule for name, rule in RULES.items() if rule.slopes is None}
@@ -83,3 +83,23 @@ def test_layers_of_a_compiled_pass_share_a_plan(padded, monkeypatch):
             gradients(mixed, parts)
     assert [segments[0][0] for segments in made] == [10, 20, 30, 40, 50, 10]
     assert len(compiled_documents._PLANS) == compiled_documents._MOST_PLANS
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_a_compiled_pass_keeps_probabilities_where_there_is_room(padded, monkeypatch, causal):
+    """Documents of one token take the most places per token; the gradients are the same."""
+    calls = []
+    own = padded_documents._probabilities
+    monkeypatch.setattr(padded_documents, '_probabilities', lambda *parts: calls.append(0) or own(*parts))
+    for segments in ([(1, True)] * 40, [(300, True), (40, False), (260, True)]):
+        found = []
+        for most, n_computed in ((1 << 28, 1), (0, 2)):
+            monkeypatch.setattr(compiled_documents, '_MOST_KEPT', most)
+            calls.clear()
+            parts = make_parts(torch.bfloat16, segments=segments)
+            mixed = mix_documents(*parts, Rule(causal), make_documents(segments, is_read=False))
+            n_blocks = len(calls)
+            found.append([mixed, *gradients(mixed, parts)])
+            assert len(calls) == n_computed * n_blocks
+        for kept, computed in zip(*found):
+            assert torch.equal(kept, computed)

@@ -165,7 +165,7 @@ def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Any
     is_short = sum(texts) < _SHORT * len(texts) and max(texts) <= _LONGEST_TILED
     if is_short and _is_tiled(rule.slopes is not None):
         return make_tiling(segments, rule, like)
-    if texts and rule.slopes is None and _is_padded(like.dtype):
+    if texts and rule.slopes is None and is_padded(like.dtype):
         return make_padding(segments, rule, like.size(1))
     return Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
@@ -177,7 +177,7 @@ def describe_way(has_slopes: bool, dtype: torch.dtype) -> str:
         dtype: Dtype of queries, keys and values.
     """
     name = {'amx': 'AMX', 'avx512_bf16': 'AVX-512-BF16, no AMX', 'other': 'neither AMX nor AVX-512-BF16'}[cpu_kind()]
-    way = 'padded in bf16' if _is_padded(dtype) and not has_slopes else 'by blocks'
+    way = 'padded in bf16' if is_padded(dtype) and not has_slopes else 'by blocks'
     tiles = f', by tiles below {_SHORT} tokens on average' if _is_tiled(has_slopes) else ''
     return f'{way}{tiles} (the CPU has {name})'
 
@@ -186,7 +186,8 @@ def _is_tiled(has_slopes: bool) -> bool:
     return CPU_WAYS[cpu_kind()] == 'tiles' and not has_slopes
 
 
-def _is_padded(dtype: torch.dtype) -> bool:
+def is_padded(dtype: torch.dtype) -> bool:
+    """Whether this CPU computes documents of this dtype padded."""
     return dtype == torch.bfloat16 and cpu_kind() == 'avx512_bf16'
 
 

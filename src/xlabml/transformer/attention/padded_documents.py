@@ -84,10 +84,26 @@ class Padding(NamedTuple):
         """Arrange the tokens in batches."""
         return x.reshape(-1, x.size(2)).index_select(0, self.rows)
 
+    def split_kept(self, flat: Float[Tensor, ' k'], d_head: int) -> list[Tensor]:
+        """Views of what `attend_padded` kept, from all of it in one tensor."""
+        sizes: list[tuple[int, ...]] = [(self.rows.numel(), d_head)] * 3
+        for batch in self.batches:
+            n_rows = (batch.rows.stop - batch.rows.start) // batch.length
+            for block in batch.blocks:
+                n_queries = block.queries.stop - block.queries.start
+                sizes.append((n_rows, n_queries, block.keys.stop - block.keys.start))
+        parts = flat[: sum(map(math.prod, sizes))].split([math.prod(size) for size in sizes])
+        return [part.view(size) for part, size in zip(parts, sizes)]
+
     def scatter(self, x: Float[Tensor, 'p c'], like: Float[Tensor, 't h c']) -> Float[Tensor, 't h c']:
         """The opposite of `gather`; zero outside of documents."""
         back = x.index_select(0, self.back)
         return (back.index_fill_(0, self.outside, 0) if self.outside.numel() else back).view(like.shape)
+
+
+def most_padded(n_tokens: int, n_documents: int) -> int:
+    """The most places that as many documents with as many tokens are padded to."""
+    return n_tokens + (_STEP - 1) * min(n_documents, n_tokens)
 
 
 def make_padding(segments: Segments, rule: Rule, n_heads: int) -> Padding:
