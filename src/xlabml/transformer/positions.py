@@ -90,7 +90,7 @@ class Rotary(Positions):
         """The angle of each pair at each position."""
         base = self.local_base if is_local else self.base
         # Compiled for a CPU, cosines would be fused into the rotations, and computed anew for each head of each layer.
-        if torch.compiler.is_compiling() and position.device.type == 'cpu':
+        if position.device.type == 'cpu' and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return _turns_op(position, self.d_head, base)
         return _turns(position, self.d_head, base)
 
