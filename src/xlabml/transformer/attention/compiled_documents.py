@@ -108,7 +108,7 @@ def _room(q: Tensor, starts: Tensor, max_length: int, has_slopes: bool, wants_gr
 @torch.library.custom_op('xlabml::attend_documents', mutates_args=())
 def _attend_documents(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, is_text: Tensor | None, max_length: int, causal: bool,
-    window: int | None, slopes: Tensor | None, wants_grad: bool,
+    window: int | None, slopes: Tensor | None, wants_grad: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The operator: it reads the lengths of documents itself, and saves its inputs and what it keeps for the backward
     pass."""
@@ -125,7 +125,7 @@ def _attend_documents(
 
 
 @_attend_documents.register_fake
-def _(q, k, v, starts, is_text, max_length, causal, window, slopes, wants_grad):
+def _(q, k, v, starts, is_text, max_length, causal, window, slopes, wants_grad=True):
     room = torch.empty(_room(q, starts, max_length, slopes is not None, wants_grad), dtype=q.dtype, device=q.device)
     return torch.empty(q.shape, dtype=q.dtype, device=q.device), room
 
@@ -152,6 +152,7 @@ def _(grad, q, k, v, starts, is_text, max_length, causal, window, slopes, room):
 def _save_for_backward(ctx, inputs, output):
     q, k, v, starts, is_text, ctx.max_length, ctx.causal, ctx.window, slopes, _ = inputs
     ctx.save_for_backward(q, k, v, starts, is_text, slopes, output[1])
+    ctx.set_materialize_grads(False)  # else zeros are made for the gradient of what is kept
 
 
 def _backward(ctx, grad, _):
