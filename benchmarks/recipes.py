@@ -1,8 +1,17 @@
-"""Bits per byte of recipes at equal wall-clock: that of xlab 0.2, a plain one, the default, and what lies between.
+"""Bits per byte of recipes at equal wall-clock, on some corpora: the default, a plain loop, litgpt, nanochat, xlab 0.2.
 
-Each run gets the same seconds of training (validation, start and preparation not counted): its steps are those seconds
-over the time of a step, measured just before. Learning rates are the best of three on val, by the first seed. Runs go
-side by side, each on cores of its own.
+Each run has the same seconds of training (validation, start, preparation and, of the loops, compiling are not counted).
+`xlab fit` takes as many steps as fit into them, by the time of a step measured just before, so that what it compiles by
+itself is counted. Learning rates of the others are the best of three on val of the first corpus, by the first seed.
+Runs go side by side, each on cores of its own.
+
+The loops (plain_loop.py, peer_loops.py) read the texts of the same splits, have one shape (256 wide, 6 layers, 4,096
+tokens in the vocabulary, windows of 256, 2,048 tokens a step), and the default is measured at that shape as well.
+litgpt needs an interpreter that has it (`--peers_python`), nanochat a checkout (`--nanochat`).
+
+    python benchmarks/recipes.py --corpora leads stdlib TEXTS.jsonl --peers_python PYTHON --nanochat FOLDER
+
+`--ladder` shows instead, on the first corpus, what lies between a plain recipe of our trunk and the default.
 """
 
 import argparse
@@ -12,10 +21,12 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +50,42 @@ class Recipe(NamedTuple):
     settings: dict[str, Any]
     trunk: dict[str, Any]
     rates: tuple[float, ...] = ()
+
+    def job(self, rate: float | None) -> dict[str, Any]:
+        """A run of it, as plain values."""
+        return {'config': configure(self, rate)}
+
+
+class Loop(NamedTuple):
+    """A way to train in a loop of this folder.
+
+    Args:
+        arguments: The script, and its arguments.
+        rates: Factors on its learning rates to choose from.
+        python: The interpreter.
+    """
+
+    arguments: tuple[str, ...]
+    rates: tuple[float, ...]
+    python: str = sys.executable
+
+    def job(self, rate: float | None) -> dict[str, Any]:
+        """A run of it, as plain values."""
+        return {'command': [self.python, *self.arguments, f'--rate_factor={rate or 1:g}']}
+
+
+class Corpus(NamedTuple):
+    """Texts to train on.
+
+    Args:
+        name: The word or the path that names it.
+        sources: The setting data.sources; None: the default.
+        folder: Where the texts of each split lie as JSON lines, and the tokenizer of the loops.
+    """
+
+    name: str
+    sources: list[dict[str, Any]] | None
+    folder: str
 
 
 PLAIN_TRUNK = {
@@ -74,6 +121,11 @@ X = Recipe(
 )
 PLAIN = Recipe({**BEFORE, 'model.optimizer': ADAMW, 'model.schedule': COSINE}, PLAIN_TRUNK, RATES)
 DEFAULT = Recipe({}, {})
+AT_SHAPE = Recipe(
+    {'data.n_vocab': 4096, 'data.max_len': 256, 'data.batch_tokens': 2048},
+    {'d_model': 256, 'n_layers': 6, 'n_heads': 4},
+)
+"""The default at the shape of the loops."""
 MUON = {
     'class_path': 'xlabml.training.Muon',
     'init_args': {'adamw_lr': 0.006, 'betas': [0.9, 0.98], 'weight_decay': 0.05},
@@ -111,8 +163,55 @@ def configure(recipe: Recipe, rate: float | None) -> dict[str, Any]:
     return config
 
 
-def train(config: dict[str, Any], seconds: float, seed: int, threads: int) -> dict[str, float]:
-    """Train for so many seconds: figures of val and test, steps, slots and the seconds that it took."""
+def prepare(name: str, folder: Path) -> Corpus:
+    """Write the texts of each split, and train the tokenizers."""
+    from ngrams import read_texts
+
+    from xlabml.data import Location, StandardLibrary, WikipediaLeads
+    from xlabml.datamodules import XLabDataModule
+    from xlabml.datamodules.xlab_data_module import DEFAULT_SPLITS
+
+    folder.mkdir(parents=True)
+    sources: list[dict[str, Any]] | None = None
+    source: Any = WikipediaLeads()
+    if name == 'stdlib':
+        source = StandardLibrary()
+        sources = [{'class_path': 'StandardLibrary'}]
+    elif name != 'leads':
+        source = Location(name)
+        sources = [{'path': str(Path(name).resolve())}]
+    for split, texts in read_texts(source, DEFAULT_SPLITS).items():
+        lines = (json.dumps({'text': text.decode()}) + '\n' for text in texts)
+        (folder / f'{split}.jsonl').write_text(''.join(lines), 'utf-8')
+    XLabDataModule(sources=[source]).prepare_data()
+    data = XLabDataModule(sources=[source], n_vocab=4096)
+    data.prepare_data()
+    (folder / 'tokenizer').write_bytes(data.tokenizer_path.read_bytes())
+    return Corpus(name, sources, str(folder))
+
+
+def train_loop(command: list[str], corpus: Corpus, seconds: float, seed: int, threads: int) -> dict[str, float]:
+    """Train in a loop of this folder: figures of val and test, steps, slots and seconds."""
+    files = [f'--{split}={corpus.folder}/{split}.jsonl' for split in ('train', 'val', 'test')]
+    options = [
+        f'--tokenizer={corpus.folder}/tokenizer',
+        f'--seconds={seconds}',
+        f'--threads={threads}',
+        f'--seed={seed}',
+    ]
+    done = subprocess.run([*command, *files, *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f'{" ".join(command)} failed:\n{done.stderr[-3000:]}')
+    return {**json.loads(done.stdout.splitlines()[-1]), 'seconds': seconds, 'seed': seed}
+
+
+def train(job: dict[str, Any], corpus: Corpus, seconds: float, seed: int, threads: int) -> dict[str, float]:
+    """Train for some seconds: figures of val and test, steps, slots and the seconds that it took."""
+    if 'command' in job:
+        return train_loop(job['command'], corpus, seconds, seed, threads)
+    config = json.loads(json.dumps(job['config']))
+    if corpus.sources is not None:
+        config['data']['sources'] = corpus.sources
     import lightning.pytorch as L
     import torch
 
@@ -163,17 +262,20 @@ def take_cores(free: Any) -> None:
 
 
 class Runs:
-    """Runs side by side, each remembered in a file, so that a benchmark that was cut off goes on."""
+    """Runs side by side, each remembered in a file, so that a benchmark that was interrupted resumes."""
 
     def __init__(self, path: Path, seconds: float, threads: int, pool: ProcessPoolExecutor) -> None:
-        self.path, self.seconds, self.threads, self.pool = path, seconds, threads, pool
+        self.path = path
+        self.seconds = seconds
+        self.threads = threads
+        self.pool = pool
         self.done = json.loads(path.read_text('utf-8')) if path.exists() else {}
 
-    def __call__(self, wanted: list[tuple[dict[str, Any], int]]) -> list[dict[str, float]]:
-        keys = [json.dumps([config, seed, self.seconds, self.threads]) for config, seed in wanted]
+    def __call__(self, wanted: list[tuple[dict[str, Any], Corpus, int]]) -> list[dict[str, float]]:
+        keys = [json.dumps([job, corpus.name, seed, self.seconds, self.threads]) for job, corpus, seed in wanted]
         futures = {
-            key: self.pool.submit(train, config, self.seconds, seed, self.threads)
-            for key, (config, seed) in zip(keys, wanted)
+            key: self.pool.submit(train, job, corpus, self.seconds, seed, self.threads)
+            for key, (job, corpus, seed) in zip(keys, wanted)
             if key not in self.done
         }
         for key, future in futures.items():
@@ -181,52 +283,109 @@ class Runs:
             self.path.write_text(json.dumps(self.done, indent=1), 'utf-8')
         return [self.done[key] for key in keys]
 
-    def best_rates(self, recipes: Sequence[Recipe], seed: int) -> list[float | None]:
-        """The rate of each recipe that is best on val."""
+    def best_rates(self, recipes: Sequence[Recipe | Loop], corpus: Corpus) -> list[float | None]:
+        """The rate of each recipe that is best on val, by the first seed."""
         choices = [(recipe, rate) for recipe in recipes for rate in recipe.rates]
-        figures = iter(self([(configure(recipe, rate), seed) for recipe, rate in choices]))
+        figures = iter(self([(recipe.job(rate), corpus, 0) for recipe, rate in choices]))
         tried = [[(next(figures)['val'], rate) for rate in recipe.rates] for recipe in recipes]
         return [min(of_recipe)[1] if of_recipe else None for of_recipe in tried]
 
 
+def list_recipes(options: argparse.Namespace) -> dict[str, Recipe | Loop]:
+    """What is compared, by name."""
+    folder = Path(__file__).parent
+    plain = str(folder / 'plain_loop.py')
+    peers = str(folder / 'peer_loops.py')
+    factors = (0.5, 1.0, 2.0)
+    found: dict[str, Recipe | Loop] = {
+        'default': DEFAULT,
+        'default, shape of the loops': AT_SHAPE,
+        'plain loop': Loop((plain,), factors),
+        'plain loop, compiled': Loop((plain, '--compile'), factors),
+        'xlab 0.2': X,
+    }
+    if options.peers_python:
+        arguments = (peers, '--peer=litgpt', '--compile')
+        found['litgpt, compiled'] = Loop(arguments, (4.0, 8.0, 16.0), options.peers_python)
+    if options.nanochat:
+        arguments = (peers, '--peer=nanochat', f'--nanochat={options.nanochat}', '--compile')
+        found['nanochat, compiled'] = Loop(arguments, (4.0, 8.0, 16.0), options.peers_python or sys.executable)
+    return found
+
+
+def compare(runs: Runs, recipes: Mapping[str, Recipe | Loop], corpora: list[Corpus], n_seeds: int) -> None:
+    """Print a table of all recipes for each corpus."""
+    rates = dict(zip(recipes, runs.best_rates(list(recipes.values()), corpora[0])))
+    jobs = {name: recipe.job(rates[name]) for name, recipe in recipes.items()}
+    wanted = [(job, corpus, seed) for corpus in corpora for job in jobs.values() for seed in range(n_seeds)]
+    figures = iter(runs(wanted))
+    for corpus in corpora:
+        print_head(corpus.name)
+        for name, rate in rates.items():
+            said = '' if rate is None else f', {"rate" if "config" in jobs[name] else "rates times"} {rate:g}'
+            print_row(name + said, [next(figures) for _ in range(n_seeds)])
+
+
+def climb(runs: Runs, corpus: Corpus) -> None:
+    """Print the ladder from the plain recipe to the default, one seed."""
+    [rate] = runs.best_rates([PLAIN], corpus)
+    jobs = [step.job(rate if step.settings.get('model.optimizer') is ADAMW else None) for step in LADDER.values()]
+    print_head(f'{corpus.name}, learning rate {rate:g} of AdamW; each step upon the one before')
+    for name, row in zip(LADDER, runs([(job, corpus, 0) for job in jobs])):
+        print_row(name, [row])
+
+
+def estimate(options: argparse.Namespace, recipes: Mapping[str, Recipe | Loop], n_jobs: int) -> str:
+    """How long it will take, at the most: each run has about a minute beside its training."""
+    n_runs = len(LADDER) + len(RATES)
+    if not options.ladder:
+        n_tried = sum(len(recipe.rates) for recipe in recipes.values())
+        n_runs = n_tried + len(recipes) * len(options.corpora) * options.seeds
+    minutes = n_runs * (options.seconds + 60) / 60 / n_jobs
+    return f'{n_runs} runs of {options.seconds:g} s, {n_jobs} side by side: about {minutes:,.0f} minutes'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--corpora', nargs='+', default=['leads', 'stdlib'], help='leads, stdlib, paths of texts')
     parser.add_argument('--seconds', type=float, default=120.0, help='of training, for each run')
-    parser.add_argument('--seeds', type=int, default=3, help='seeds of each recipe, from 0')
-    parser.add_argument('--ladder', action='store_true', help='the steps from the plain recipe to the default too')
+    parser.add_argument('--seeds', type=int, default=1, help='seeds of each recipe, from 0')
+    parser.add_argument('--ladder', action='store_true', help='the steps from a plain recipe of ours to the default')
     parser.add_argument('--threads', type=int, default=1, help='cores of each run')
-    parser.add_argument('--results', type=Path, default=Path('recipes.json'), help='what was run already')
+    parser.add_argument('--recipes', nargs='+', help='only recipes whose names begin so')
+    parser.add_argument('--peers_python', help='an interpreter with litgpt and this torch; none: no litgpt')
+    parser.add_argument('--nanochat', help='a checkout of nanochat; none: no nanochat')
+    parser.add_argument('--results', type=Path, default=Path('recipes.json'), help='runs that were made already')
     options = parser.parse_args()
-    from xlabml.datamodules import XLabDataModule
+    recipes = list_recipes(options)
+    if options.recipes:
+        recipes = {name: recipe for name, recipe in recipes.items() if name.startswith(tuple(options.recipes))}
+        if not recipes:
+            parser.error(f'--recipes: no name begins so; there are {", ".join(list_recipes(options))}')
 
-    for n_vocab in (4096, 8192):
-        XLabDataModule(n_vocab=n_vocab).prepare_data()
     context = multiprocessing.get_context('spawn')
     there = sorted(os.sched_getaffinity(0))
     n_jobs = max(1, len(there) // options.threads)
     free = context.Queue()
     for i in range(n_jobs):
         free.put(there[i * options.threads : (i + 1) * options.threads])
-    with ProcessPoolExecutor(n_jobs, context, take_cores, (free,)) as pool:
+    print(estimate(options, recipes, n_jobs), flush=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(n_jobs, context, take_cores, (free,)) as pool,
+    ):
+        names = options.corpora[:1] if options.ladder else options.corpora
+        corpora = [prepare(name, Path(folder, str(i))) for i, name in enumerate(names)]
         runs = Runs(options.results, options.seconds, options.threads, pool)
-        recipes = {'xlab 0.2': X, 'AdamW, GELU, sinusoids': PLAIN, 'default': DEFAULT}
-        rates = dict(zip(recipes, runs.best_rates(list(recipes.values()), 0)))
-        chosen = [configure(recipe, rates[name]) for name, recipe in recipes.items()]
-        figures = iter(runs([(config, seed) for config in chosen for seed in range(options.seeds)]))
-        print(f'{options.seconds:g} s of training each, {options.threads} thread(s), seeds 0 to {options.seeds - 1}')
-        print(f'{"":52}{"val":>8}{"test":>8}{"from":>8}{"to":>8}{"slots":>12}{"seconds":>9}')
-        for name in recipes:
-            rate = '' if rates[name] is None else f', learning rate {rates[name]:g}'
-            print_row(name + rate, [next(figures) for _ in range(options.seeds)])
         if options.ladder:
-            print('one seed, each step upon the one before:')
-            rate = rates['AdamW, GELU, sinusoids']
-            ladder = [
-                configure(recipe, rate if recipe.settings.get('model.optimizer') is ADAMW else None)
-                for recipe in LADDER.values()
-            ]
-            for name, row in zip(LADDER, runs([(config, 0) for config in ladder])):
-                print_row(name, [row])
+            climb(runs, corpora[0])
+        else:
+            compare(runs, recipes, corpora, options.seeds)
+
+
+def print_head(title: str) -> None:
+    """The title of a table, and its columns."""
+    print(f'\n{title}\n{"":52}{"val":>8}{"test":>8}{"from":>8}{"to":>8}{"slots":>12}{"seconds":>9}')
 
 
 def print_row(name: str, rows: list[dict[str, float]]) -> None:

@@ -43,7 +43,7 @@ HANDED = {'total_steps', 'length', 'start', 'total', 'full', 'steps'}
 INNER = {  # made by others of ours, from checked values: no setting ends there
     *('Attention', 'Block', 'FeedForward', 'Cache', 'Documents', 'LanguageModel', 'Rows', 'PlanRows', 'TokenStore'),
     *('BatchSequence', 'EvalBatches', 'Places', 'Corpus', 'Processes', 'ShardCache', 'StreamedRows', 'Mixture'),
-    *('Scores', 'SharedJob', 'Document', 'Part', 'Invalid', 'Shapes'),
+    *('Scores', 'SharedJob', 'Document', 'Part', 'Invalid', 'Shapes', 'Shift'),
 }
 
 

@@ -17,6 +17,7 @@ MOST: dict[str, int] = {
     **dict.fromkeys(('n_vocab', 'max_len', 'd_ff', 'separator'), _TABLE),
     **dict.fromkeys(('d_model', 'n_heads', 'n_kv_heads', 'd_in', 'd_out'), 1 << 20),
     **dict.fromkeys(('n_layers', 'global_every', 'rank'), 10_000),
+    'shift_width': 1024,
     # of a pretrained encoder's config
     'config': _TABLE,
     **dict.fromkeys(('hidden_size', 'embedding_size', 'dim', 'num_attention_heads'), 1 << 20),

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import types
 import warnings
 
 import jaxtyping
@@ -10,8 +11,8 @@ import torch
 from token_batches import token_batch
 from torch.utils.data import DataLoader
 
-from xlabml.callbacks import Compiling, Progress
-from xlabml.callbacks.compiling import eagerly
+from xlabml.callbacks import Compiling, Progress, compiling
+from xlabml.callbacks.compiling import eagerly, pays
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
 from xlabml.transformer import Transformer
@@ -116,6 +117,40 @@ def test_without_a_compiler_compile_is_refused_by_name(monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(ValueError, match=r'trainer\.compile is true, but there is no C\+\+ compiler: no-such-compiler'):
         Trainer(accelerator='cpu', logger=False, compile=True)
+
+
+@pytest.mark.parametrize(
+    ('max_steps', 'tokens', 'compiler', 'expected'),
+    [
+        (100, 10, 'python3', True),
+        (99, 10, 'python3', False),
+        (-1, 10, 'python3', False),
+        (100, 10, 'none', False),
+        (100, None, 'python3', False),
+    ],
+)
+def test_auto_compiles_long_runs_where_there_is_a_compiler(
+    monkeypatch, tmp_path, max_steps, tokens, compiler, expected
+):
+    """6 x parameters x tokens of all steps, against the least; without a length, or tokens of a step, it is unknown."""
+    monkeypatch.setenv('CXX', compiler)
+    model = XLabModel(20, 16, functools.partial(Transformer, d_model=8, n_layers=1, n_heads=1))
+    n_parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    monkeypatch.setattr(compiling, '_LEAST_FLOPS', 6 * n_parameters * 10 * 100)
+    trainer = Trainer(accelerator='cpu', logger=False, max_steps=max_steps, max_epochs=1, default_root_dir=tmp_path)
+    if tokens is not None:
+        monkeypatch.setattr(type(trainer.run), 'data', types.SimpleNamespace(batch_tokens=tokens))
+    assert pays(trainer, model) == expected
+
+
+def test_auto_compiles_what_pays_and_nothing_else(monkeypatch, tmp_path):
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda module, **_: compiled.append(module))
+    fit(tmp_path, [8], compile='auto')
+    assert not compiled
+    monkeypatch.setattr(compiling, 'pays', lambda *_: True)
+    model = fit(tmp_path, [8], compile='auto')
+    assert compiled == [model.network]
 
 
 @pytest.mark.slow

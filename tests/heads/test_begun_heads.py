@@ -59,3 +59,27 @@ def test_a_preference_begins_with_the_trunk_of_a_classifier():
     begun = begin(network, make(1, ['a', 'b']), ['a', 'b'])
     assert not begun.has_its_outputs
     assert {name.partition('.')[0] for name in begun.new} == {'head', 'ties', 'calibration'}
+
+
+@pytest.mark.parametrize(('head', 'is_kept'), [(LinearHead, True), (MLPHead, False)], ids=['linear', 'another head'])
+def test_the_scores_of_answers_begin_with_the_numbers_of_a_regression(head, is_kept):
+    network = PreferenceModel.build(50, 16, trunk=TRUNK, head=head)
+    other = make(1, None, task='regression')
+    weights = {f'network.{name}': tensor for name, tensor in other.state_dict().items()}
+    part = describe_head(type(other), {'task': 'regression', 'classes': None})
+    begun = initialize(network, Contents.of({'state_dict': weights})._replace(network=part), 'x.ckpt', True)
+    ids = torch.arange(12).view(2, 6)
+    numbers = other.eval()(ids)[:, 0]
+    scores = network.eval().score(ids, None, torch.tensor([0, 0]), torch.tensor([0, 1]), 1)[0]
+    assert torch.equal(scores, numbers) == is_kept
+    assert begun.has_its_outputs == is_kept
+    new = {'ties', 'calibration'} if is_kept else {'ties', 'calibration', 'head'}
+    assert {name.partition('.')[0] for name in begun.new} == new
+
+
+def test_the_weights_of_a_mixture_are_those_of_its_own_run():
+    network = make(0, ['a', 'b'], blend='tfidf')
+    other = make(1, ['a', 'b'], blend='tfidf')
+    other.blend.weights = torch.tensor([0.2, 0.9, 0.0, 0.8], dtype=torch.float64)
+    assert begin(network, other, ['a', 'b']).new == []
+    assert network.blend.weights.tolist() == [1, 0, 0, 1]

@@ -199,6 +199,24 @@ def test_a_scaled_loss_changes_neither_norms_nor_steps(tmp_path, optimizer, limi
         torch.testing.assert_close(weight, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(('limit', 'is_clipped'), [(1e6, False), (1e-3, True)])
+def test_gradients_within_the_limit_are_left_alone(tmp_path, monkeypatch, limit, is_clipped):
+    """Where reading the norm waits for no device; torch multiplies by 1, to the same weights."""
+    calls = []
+    clip = torch.nn.utils.clip_grads_with_norm_
+    monkeypatch.setattr(torch.nn.utils, 'clip_grads_with_norm_', lambda *parts: calls.append(parts) or clip(*parts))
+    batches = list(_batches(3))
+    found = _model(optimizer=AdamW)
+    _fit(found, tmp_path, batches, gradient_clip_val=limit)
+    assert len(calls) == 3 * is_clipped
+    monkeypatch.setattr('xlabml.engine.optimization._is_asynchronous', lambda x: True)
+    other = _model(optimizer=AdamW)
+    _fit(other, tmp_path, batches, gradient_clip_val=limit)
+    assert len(calls) == 3 * is_clipped + 3
+    for weight, expected in zip(found.parameters(), other.parameters()):
+        torch.testing.assert_close(weight, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('is_scaled', [False, True])
 @pytest.mark.parametrize('optimizer', [AdamW, Muon, PLAIN_ADAMW])
 def test_a_step_whose_targets_are_all_ignored_is_no_step(tmp_path, optimizer, is_scaled):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import foreign
+import numpy as np
 import pytest
 import sentencepiece
 
 from xlabml.tokenizer import Tokenizer
 from xlabml.tokenizer.model_file import without_field
+from xlabml.tokenizer.round_trips import RoundTrips
 
 TEXTS = [
     'The cat sat.',
@@ -153,6 +155,26 @@ def test_what_comes_back_is_known(tokenizer):
     expected = [tokenizer.decode(some) == text for text, some in zip(texts, tokenizer.encode(texts))]
     assert tokenizer.round_trips.come_back(texts, ids, lengths).tolist() == expected
     assert any(expected)
+
+
+@pytest.mark.parametrize('lead', [b'', b' '])
+@pytest.mark.parametrize('has_data', [True, False])
+def test_tokens_of_any_length_are_compared_byte_for_byte(lead, has_data):
+    draw = random.Random(5)
+    pieces = [b' ', b'', b'a', b'b', b'\0', 'é'.encode(), b'a' * 31, b'ab' * 16, b'ba' * 40, b'b' * 33]
+    counts = [20_000, *draw.choices([0, 1, 3, 200], k=300), 0]
+    ids = [[0] * len(lead) + draw.choices(range(len(pieces)), k=count) for count in counts]
+    spelled = [b''.join(map(pieces.__getitem__, some)).decode() for some in ids]
+    texts = [text[len(lead) :] for text in spelled]
+    for i in range(0, len(texts), 3):  # one character is another, or is missing
+        at = draw.randrange(len(texts[i]) + 1)
+        texts[i] = texts[i][:at] + ('x' if i % 2 else '') + texts[i][at + 1 :]
+    sizes = np.array(list(map(len, pieces)))
+    round_trips = RoundTrips(pieces, sizes, lead, None, lambda ids: 'never')
+    data = [text.encode() for text in texts] if has_data else None
+    found = round_trips.come_back(texts, np.concatenate(ids).astype(np.int32), np.array(list(map(len, ids))), data)
+    assert found.tolist() == [lead.decode() + text == whole for text, whole in zip(texts, spelled)]
+    assert 150 < found.sum() < 300
 
 
 def test_what_cannot_be_said_is_not_decoded(tmp_path):

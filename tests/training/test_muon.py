@@ -38,6 +38,22 @@ def test_singular_values_go_through_the_polynomial_and_vectors_stay(shape):
     torch.testing.assert_close(orthogonalize(matrices, 2), u * s.unsqueeze(-2) @ v)
 
 
+def test_polar_express_has_a_polynomial_for_each_round_and_repeats_the_last():
+    """By hand, as above; five rounds end nearer to 1 than those of the quintic."""
+    torch.manual_seed(0)
+    matrices = torch.randn(5, 3, dtype=torch.float64)
+    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    s = s / matrices.norm() / 1.02
+    s = 8.156554524902461 * s - 22.48329292557795 * s**3 + 15.878769915207462 * s**5
+    s = 4.042929935166739 * s - 2.808917465908714 * s**3 + 0.5000178451051316 * s**5
+    torch.testing.assert_close(orthogonalize(matrices, 2, 'polar_express'), u * s @ v)
+    many = torch.randn(32, 16)
+    for n_steps in (5, 9):
+        values = torch.linalg.svdvals(orthogonalize(many, n_steps, 'polar_express'))
+        assert (values - 1).abs().max() < 0.15
+    assert (torch.linalg.svdvals(orthogonalize(many)) - 1).abs().max() > 0.15
+
+
 def test_five_rounds_bring_singular_values_near_one():
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(32, 16)))

@@ -49,13 +49,22 @@ def test_only_an_encoder_shows_its_first_token_the_last(layout, causal):
     assert not moved[:first].any()
 
 
-@pytest.mark.parametrize('causal', [True, False])
-def test_a_window_reaches_so_many_tokens(causal):
-    trunk, ids = make_trunk(causal=causal, window=3, n_layers=1, positions=NoPositions), make_ids(9)
+@pytest.mark.parametrize(
+    ('causal', 'shift_width', 'expected'),
+    [
+        (True, 1, [4, 5, 6]),
+        (True, 3, [4, 5, 6, 7, 8]),  # each value holds two tokens more
+        (False, 1, [2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_window_reaches_so_many_tokens(causal, shift_width, expected):
+    options = {'causal': causal, 'shift_width': shift_width}
+    trunk = make_trunk(window=3, n_layers=1, positions=NoPositions, **options)
+    ids = make_ids(10)
     changed = ids.clone()
     changed[:, 4] = (ids[:, 4] + 1) % N_VOCAB
     moved = (trunk(changed) - trunk(ids)).abs().amax(-1)[0] > 1e-4
-    assert moved.nonzero().flatten().tolist() == ([4, 5, 6] if causal else [2, 3, 4, 5, 6])
+    assert moved.nonzero().flatten().tolist() == expected
 
 
 def test_each_layer_may_have_a_window_of_its_own():
@@ -437,3 +446,17 @@ def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone
         Transformer(50, 16, d_model=8, n_layers=1, n_heads=2, narrow_ratio=0.5)
     with pytest.raises(ValueError, match=r'trunk\.narrow_ratio is 2\.0; give a ratio'):
         Transformer(50, 16, narrow_ratio=2.0)
+
+
+def test_a_shift_begins_as_nothing():
+    options = {'d_model': 16, 'n_layers': 1, 'n_heads': 2}
+    plain = Transformer(50, 16, **options)
+    shifting = Transformer(50, 16, **options, shift_width=3)
+    assert [tap.shape for tap in shifting.blocks[0].attention.shift.taps] == [(48,), (48,)]
+    plain.load_state_dict(shifting.state_dict(), strict=False)
+    torch.testing.assert_close(shifting(make_ids(9)), plain(make_ids(9)))
+
+
+def test_a_shift_of_no_tokens_is_refused():
+    with pytest.raises(ValueError, match='shift_width is 0; give 1 or more'):
+        Transformer(50, 16, shift_width=0)

@@ -11,12 +11,20 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-from xlabml.engine import Callback, Task
+from xlabml.engine import Callback, Run, Task
 
 if TYPE_CHECKING:
     from torch._dynamo.utils import CompilationMetrics
 else:
     CompilationMetrics = object  # importing it takes seconds
+
+
+_LEAST_FLOPS = 3e14
+"""Floating-point operations of training from which `auto` compiles: half an hour at 170 GFLOP/s, as two cores reach.
+
+Compiling for training and evaluation takes 40 to 60 seconds, and saves some 5 to 10 % of a step. It is a fixed number,
+so that a run that resumes is compiled as it was.
+"""
 
 
 class Compiling(Callback):
@@ -28,8 +36,10 @@ class Compiling(Callback):
 
     Args:
         backend: Backend of torch.compile.
+        is_auto: Compile only where that pays (`pays`).
 
     Attributes:
+        is_active: Whether the model is compiled.
         n_recompiles: Number of recompilations.
         n_compiled: Number of code objects compiled, recompilations included.
         seconds: Total time of compilation.
@@ -38,16 +48,22 @@ class Compiling(Callback):
         ValueError: There is no C++ compiler, which torch's default backend needs.
     """
 
-    def __init__(self, backend: str = 'inductor') -> None:
-        if backend == 'inductor':
+    def __init__(self, backend: str = 'inductor', is_auto: bool = False) -> None:
+        if backend == 'inductor' and not is_auto:
             check_compiler()
         self.backend = backend
+        self.is_auto = is_auto
+        self.is_active = not is_auto
         self.n_compiled = self.n_recompiles = 0
         self.seconds = 0.0
         self._seen: list[CompilationMetrics] = []
         self._warm: set[str] = set()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.is_auto:
+            self.is_active = stage == 'fit' and pays(trainer, Task.of(pl_module))
+        if not self.is_active:
+            return
         self._model(pl_module).compile(dynamic=False, backend=self.backend)
         self._seen = _measured()
         self._warm = set()
@@ -63,7 +79,7 @@ class Compiling(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print what was compiled."""
-        if trainer.is_global_zero:
+        if self.is_active and trainer.is_global_zero:
             bar = trainer.progress_bar_callback
             say = print if bar is None else bar.print
             say(
@@ -72,7 +88,8 @@ class Compiling(Callback):
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._model(pl_module)._compiled_call_impl = None
+        if self.is_active:
+            self._model(pl_module)._compiled_call_impl = None
 
     @staticmethod
     def _model(pl_module: L.LightningModule) -> nn.Module:
@@ -80,6 +97,8 @@ class Compiling(Callback):
 
     def _check(self, trainer: L.Trainer, stage: str) -> None:
         """Count what torch compiled since the last check."""
+        if not self.is_active:
+            return
         now = _measured()
         if not now or (self._seen and now[-1] is self._seen[-1]):
             self._warm.add(stage)
@@ -100,10 +119,30 @@ class Compiling(Callback):
         self._warm.add(stage)
 
 
+def pays(trainer: L.Trainer, task: Task) -> bool:
+    """Whether compiling saves more time than it takes: a long run on one CPU process, on batches of one shape, where
+    there is a C++ compiler."""
+    tokens = getattr(Run.of(trainer).data, 'batch_tokens', None)
+    if tokens is None or trainer.max_steps < 0 or Run.of(trainer).is_trial or not task.has_one_shape:
+        return False
+    if trainer.strategy.root_device.type != 'cpu' or trainer.world_size > 1 or not _has_compiler():
+        return False
+    n_parameters = sum(parameter.numel() for parameter in task.network.parameters())
+    return 6 * n_parameters * tokens * trainer.max_steps >= _LEAST_FLOPS
+
+
+def _compiler() -> str:
+    return os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
+
+
+def _has_compiler() -> bool:
+    return shutil.which(_compiler()) is not None
+
+
 def check_compiler() -> None:
     """Raise ValueError where there is no C++ compiler."""
-    name = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
-    if shutil.which(name) is None:
+    if not _has_compiler():
+        name = _compiler()
         raise ValueError(
             f'trainer.compile is true, but there is no C++ compiler: {name} is not found; install one, name one in the '
             'environment variable CXX, or set trainer.compile to false'

@@ -22,10 +22,14 @@ class LabelledExamples(Protocol):
 
     Attributes:
         documents: The document of each example.
+        texts_fingerprint: A hash of their texts and labels.
         classes: The names of the classes; [] of a regression.
     """
 
     documents: Int64[np.ndarray, ' examples']
+
+    @property
+    def texts_fingerprint(self) -> str: ...
 
     @property
     def classes(self) -> list[str]: ...
@@ -62,7 +66,8 @@ def linear_model(
         NotSupportedError: It is not in the cache, and scikit-learn is not installed.
     """
     assert isinstance(examples, LabelledExamples)
-    key = short_hash([_FORMAT, examples.fingerprint, task, max_examples, seed, max_features])
+    # It reads whole texts: other limits of the network's (data.max_len, windows, tokens left out) need no other model.
+    key = short_hash([_FORMAT, examples.texts_fingerprint, task, max_examples, seed, max_features])
     path = paths.baselines() / f'{key}.npz'
     if path.is_file():
         with np.load(path, allow_pickle=False) as found:

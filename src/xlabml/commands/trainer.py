@@ -23,7 +23,8 @@ class Trainer(engine.Trainer):
             `mlflow` (extra `mlflow`), or several, `[tensorboard, wandb]`; false: nobody. Or a logger of Lightning's
             with its own settings.
         compile: Whether the network is compiled (torch.compile, in place, for batches of one shape); takes a while at
-            the start, needs a C++ compiler, and its recompiles are counted and warned about.
+            the start, needs a C++ compiler, and its recompiles are counted and warned about. `auto`: on a CPU, in
+            language models whose run is long enough to save more time than compiling takes (from about half an hour).
         freeze_garbage: Whether Python's garbage is collected at validations and every 1,000 steps only.
         keep_memory: Whether a process that trains on a CPU keeps the memory that it frees for its next step.
         callbacks: More of them.
@@ -33,7 +34,7 @@ class Trainer(engine.Trainer):
         self,
         *args: Any,
         logger: Logger | Iterable[Logger] | bool | LoggerName | list[LoggerName] = True,
-        compile: bool = False,
+        compile: bool | Literal['auto'] = False,
         freeze_garbage: bool = True,
         keep_memory: bool = True,
         callbacks: list[Callback] | Callback | None = None,
@@ -46,8 +47,9 @@ class Trainer(engine.Trainer):
         if logger is True:
             logger = Events(kwargs.get('default_root_dir') or Path.cwd(), name='logs')
         given = as_list(callbacks)
-        wanted = {Compiling: compile, Garbage: freeze_garbage, Heap: keep_memory}
-        own = [callback() for callback, is_wanted in wanted.items() if is_wanted]
+        own: list[Callback] = [Compiling(is_auto=compile == 'auto')] if compile else []
+        own += [Garbage()] if freeze_garbage else []
+        own += [Heap()] if keep_memory else []
         if not any(isinstance(callback, Stopping) for callback in given):
             given = [*given, Stopping()]
         super().__init__(*args, logger=logger, callbacks=given, **kwargs)

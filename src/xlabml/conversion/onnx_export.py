@@ -34,7 +34,7 @@ from xlabml.heads import (
 from xlabml.heads.loading import load_network
 from xlabml.heads.text_encoder import frame
 from xlabml.tokenizer import Tokenizer
-from xlabml.transformer import Block, Transformer
+from xlabml.transformer import Before, Block, Transformer
 from xlabml.transformer.attention import Pass, Rule, attend, make_masks
 
 from .checking import TEXTS, TOLERANCE, encode
@@ -92,6 +92,7 @@ class PaddedEncoder(nn.Module):
         positions = trunk.positions
         angles = positions.angles(position)
         local = positions.angles(position, is_local=True) if positions.has_local_angles else angles
+        before = Before(position, None, None)
         hidden = trunk.embedding(input_ids) * trunk.scale
         hidden = trunk.embedding_norm(positions.embed(hidden, position))
         for block in cast('list[Block]', list(trunk.blocks)):
@@ -99,7 +100,7 @@ class PaddedEncoder(nn.Module):
             if network.causal is not None:
                 rule = rule._replace(causal=network.causal)
             turned = angles if rule.window is None else local
-            hidden = block(hidden, turned, _PaddedPass(rule, position, is_text))
+            hidden = block(hidden, turned, _PaddedPass(rule, position, is_text), before)
         vectors = self._pool(network.pooling, trunk.norm(hidden), is_text)
         for layer in network.dense:
             vectors = layer(vectors)

@@ -18,6 +18,9 @@ from xlabml.training.optimizers import keep_own_options
 
 from .run import Run
 
+_CLIP_EPS = 1e-6
+"""What torch adds to the norm before it divides the limit by it."""
+
 _TRIED_STEPS = 1_000_000
 """Length of the schedule under trainer.fast_dev_run, so long that any warmup fits."""
 
@@ -164,6 +167,8 @@ class Optimized(L.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), 1.0, self.grad_norm / limit)
         elif gradient_clip_algorithm == 'value':
             torch.nn.utils.clip_grad_value_(self.parameters(), limit)
+        elif not _is_asynchronous(self.grad_norm) and self.grad_norm + _CLIP_EPS <= limit:
+            return  # torch would multiply all gradients by 1: a pass over memory
         else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), limit, self.grad_norm)
 

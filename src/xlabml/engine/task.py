@@ -67,6 +67,7 @@ class Task(Optimized, ABC):
         counted: The unit of its counts, for people: tokens, pairs, examples.
         units: The unit of each figure, for people; `%` shows a ratio as a percentage.
         generates: Whether its network generates text from a prompt, token by token.
+        has_one_shape: Whether all batches of a run have one shape, which a compiled network needs.
         from_data: Names of arguments that are facts of the data where they are null: the format of the data fills them
             in before the task is built.
         facts: Further plain values that checkpoints hold, by name; a task can add to them.
@@ -81,6 +82,7 @@ class Task(Optimized, ABC):
     counted: ClassVar[str] = 'tokens'
     units: Mapping[str, str] = {}
     generates: ClassVar[bool] = False
+    has_one_shape: ClassVar[bool] = False
     shown_metric: ClassVar[str] = 'val_loss'
     from_data: ClassVar[tuple[str, ...]] = ()
 

@@ -21,6 +21,7 @@ from xlabml.untrusted.matching import match_arguments
 
 _NETWORK = 'network.'
 _LOSS = 'loss.'
+_BLEND = 'blend.'
 _OF_THE_LOSS = 'loss'
 _MAX_NAMED = 4
 
@@ -107,7 +108,8 @@ class Initialized(NamedTuple):
         new: Names of the weights that the file does not have.
         unused: Names of the file's weights that the network does not have.
         has_its_tokens: Whether the tokenizer is the file's; else the weights with a row per token are new.
-        has_its_outputs: Whether its outputs mean what those of the file's network do; else their weights are new.
+        has_its_outputs: Whether outputs mean what those of the file's network do, all or some; else their weights are
+            new.
     """
 
     loaded: list[str]
@@ -130,7 +132,8 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     """Load the weights of a checkpoint into a new network, by name; weights without a match stay as they are.
 
     Args:
-        network: A network before training. The weights of its loss stay as they are.
+        network: A network before training. The weights of its loss, and those of a mixture with a linear model, which
+            is fitted to the training split of a run, stay as they are.
         contents: The contents of a checkpoint of any task.
         path: Its file, for messages.
         has_its_tokens: Whether both have the same tokenizer.
@@ -139,12 +142,12 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
         SettingsError: A weight has another shape in the file, or no name matches.
         CheckpointError: A weight is NaN or infinite.
     """
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_LOSS)}
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith((_LOSS, _BLEND))}
     saved = network_weights(contents.weights)
     of_tokens: frozenset[str] = frozenset() if has_its_tokens else getattr(network, 'of_vocabulary', frozenset())
     outputs = [name for name in own if name.startswith(getattr(network, 'of_outputs', ()))]
-    has_outputs = not outputs or not any(name in saved for name in outputs) or _has_outputs(network, contents, outputs)
-    left_out = of_tokens if has_outputs else of_tokens | set(outputs)
+    kept = _kept_outputs(network, contents, outputs) if any(name in saved for name in outputs) else outputs
+    left_out = of_tokens | (set(outputs) - set(kept))
     found = {name: saved[name] for name in own if name in saved and name not in left_out}
     if not found:
         raise SettingsError(f'{path} has no weights of this network, whose first is {next(iter(own), "none")}')
@@ -159,17 +162,19 @@ def initialize(network: nn.Module, contents: Contents, path: str | Path, has_its
     network.load_state_dict({**network.state_dict(), **found})
     new = [name for name in own if name not in found]
     unused = [name for name in contents.weights if name.removeprefix(_NETWORK) not in found]
-    return Initialized(list(found), new, unused, has_its_tokens, has_outputs)
+    return Initialized(list(found), new, unused, has_its_tokens, bool(kept) or not outputs)
 
 
-def _has_outputs(network: nn.Module, contents: Contents, names: Sequence[str]) -> bool:
-    """Whether weights of outputs, by their names in the network, mean the same in a file: not so where it has other
-    classes, or others of another shape."""
+def _kept_outputs(network: nn.Module, contents: Contents, names: Sequence[str]) -> Sequence[str]:
+    """The weights of outputs, by their names in the network, that mean the same in a file: none where it has other
+    classes, or one of another shape."""
     saved = network_weights(contents.weights)
     own = network.state_dict()
     means_the_same: Callable[[Part | None], bool] = getattr(network, 'has_outputs_of', lambda _: True)
-    are_alike = all(name in saved and saved[name].shape == own[name].shape for name in names)
-    return are_alike and means_the_same(contents.network)
+    shared: Callable[[Part | None], tuple[str, ...]] = getattr(network, 'shared_outputs', lambda _: ())
+    of_network = contents.network
+    kept = names if means_the_same(of_network) else [name for name in names if name.startswith(shared(of_network))]
+    return kept if all(name in saved and saved[name].shape == own[name].shape for name in kept) else []
 
 
 def _names(names: list[str]) -> str:

@@ -291,6 +291,12 @@ class PreferenceModel(PreferenceNetwork):
             [mirrored_log_softmax(self.ties(u - v)), mirrored_log_softmax(self.ties(v - u)).flip(-1)], dim=1
         )
 
+    def shared_outputs(self, other: Part | None) -> tuple[str, ...]:
+        """What the names of outputs begin with that mean the same in another network: the number of a regression is a
+        score."""
+        is_number = other is not None and other.arguments.get('task') == 'regression'
+        return ('head.',) if is_number else ()
+
     def combine(self, orders: Float[Tensor, 'e 2 3']) -> Float[Tensor, 'e 3']:
         """Those of one order, since they are the same."""
         return orders[:, 0]

@@ -47,6 +47,7 @@ class TokenTask(TrunkTask):
     network: LanguageModel
     formats: ClassVar[tuple[type, ...]] = (TokenTargets,)
     is_causal: ClassVar[bool] = True
+    has_one_shape: ClassVar[bool] = True
     has_sparse_targets: ClassVar[bool] = False
     """Whether few positions have a target, so that logits are computed for these only."""
 

@@ -17,6 +17,22 @@ from .optimizers import Group
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """a, b, c of the quintic of Jordan et al., with maximal slope at 0: five rounds bring singular values to 0.7..1.2."""
 
+_POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""a, b, c of each round: the quintics whose composition is nearest to 1, in the worst case, on 0.001..1.
+
+Source: Amsel et al. 2025, https://arxiv.org/abs/2505.16932, algorithm 1; the numbers: https://github.com/karpathy/nanochat."""
+
+_POLAR_MARGIN = 1.02
+"""They are for singular values of up to this many times the largest one that is expected."""
+
+Iteration = Literal['quintic', 'polar_express']
+
 _EPS = 1e-7
 
 
@@ -33,12 +49,15 @@ class _Options(TypedDict):
     momentum: float
     nesterov: bool
     ns_steps: int
+    iteration: Iteration
     scale: str
     split: bool
     ns_dtype: str
 
 
-def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float[Tensor, '... r c']:
+def orthogonalize(
+    matrices: Float[Tensor, '... r c'], n_steps: int = 5, iteration: Iteration = 'quintic'
+) -> Float[Tensor, '... r c']:
     """Bring all singular values of each matrix near 1, with the same singular vectors.
 
     Newton-Schulz: with X = U S Vᵀ, each round maps it to U p(S) Vᵀ, where p(s) = a s + b s³ + c s⁵, in the dtype of the
@@ -46,12 +65,15 @@ def orthogonalize(matrices: Float[Tensor, '... r c'], n_steps: int = 5) -> Float
 
     Args:
         n_steps: Rounds of the iteration.
+        iteration: As in Muon.
     """
-    a, b, c = _COEFFICIENTS
+    rounds = [_COEFFICIENTS] * n_steps if iteration == 'quintic' else _rounds_of_polar_express(n_steps)
     is_tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.reshape(-1, *matrices.shape[-2:])
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)  # Frobenius norm 1, so singular values are at most 1
-    for _ in range(n_steps):
+    if iteration == 'polar_express':
+        x = x / _POLAR_MARGIN
+    for a, b, c in rounds:
         # a X + (b A + c A²) X with A = X Xᵀ; of a tall matrix a X + X (b A + c A²) with A = Xᵀ X, which is smaller.
         gram = x.mT @ x if is_tall else x @ x.mT
         odd = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -81,6 +103,8 @@ class Muon(Optimizer):
         momentum: Decay rate of the running mean of the gradients.
         nesterov: Nesterov momentum: average the gradient into the running mean once more before it is used.
         ns_steps: Rounds of the Newton-Schulz iteration.
+        iteration: Its polynomials: quintic, the same in every round; polar_express, others in each round, which need
+            fewer of them.
         scale: Factor on the step of an r x c matrix: `spectral` sqrt(max(1, r / c)); `adamw` 0.2 sqrt(max(r, c)),
             which has the size of AdamW's steps, so that its learning rates fit.
         split: Orthogonalize the parts of a stacked matrix (queries, keys and values) separately.
@@ -104,6 +128,7 @@ class Muon(Optimizer):
         scale: Literal['spectral', 'adamw'] = 'spectral',
         split: bool = False,
         ns_dtype: Literal['auto', 'bfloat16', 'float32'] = 'auto',
+        iteration: Iteration = 'quintic',
     ) -> None:
         for name, value in {
             'adamw_lr': adamw_lr,
@@ -121,6 +146,7 @@ class Muon(Optimizer):
         for name, chosen, choices in (
             ('scale', scale, ('spectral', 'adamw')),
             ('ns_dtype', ns_dtype, ('auto', 'bfloat16', 'float32')),
+            ('iteration', iteration, ('quintic', 'polar_express')),
         ):
             if chosen not in choices:
                 raise ValueError(f'{name} is {chosen!r}; choose {", ".join(choices)}')
@@ -138,6 +164,7 @@ class Muon(Optimizer):
                 'scale': scale,
                 'split': split,
                 'ns_dtype': ns_dtype,
+                'iteration': iteration,
                 'fused': True,  # read by torch when it restores the state: step counts then follow the device
             },
         )
@@ -206,7 +233,8 @@ class Muon(Optimizer):
         parts = group.get('parts') if group['split'] else None
         rows = [(parts[i] if parts else None) or [parameter.size(-2)] for i, parameter in zip(updated, parameters)]
         split = [part for update, n in zip(updates, rows) for part in _gather(update).split(n, dim=-2)]
-        done = iter(_orthogonalize_all(split, group['ns_steps'], _dtype(group['ns_dtype'], split[0].device)))
+        dtype = _dtype(group['ns_dtype'], split[0].device)
+        done = iter(_orthogonalize_all(split, group['ns_steps'], dtype, group['iteration']))
         # Weight decay, then the step, each part with the factor of its own shape.
         torch._foreach_mul_(parameters, 1 - group['lr'] * group['weight_decay'] * keep)
         for parameter, counts in zip(parameters, rows):
@@ -246,7 +274,14 @@ def is_orthogonal(group: Mapping[str, object]) -> bool:
     return group.get('name', 'matrices') == 'matrices'
 
 
-def _orthogonalize_all(matrices: Sequence[Tensor], n_steps: int, dtype: torch.dtype) -> list[Tensor]:
+def _rounds_of_polar_express(n_steps: int) -> list[tuple[float, float, float]]:
+    """Its polynomials; rounds beyond those that are listed repeat the last one, as the source does."""
+    return [_POLAR_EXPRESS[min(i, len(_POLAR_EXPRESS) - 1)] for i in range(n_steps)]
+
+
+def _orthogonalize_all(
+    matrices: Sequence[Tensor], n_steps: int, dtype: torch.dtype, iteration: Iteration
+) -> list[Tensor]:
     """Orthogonalize each matrix, in one batch per shape and device; the results are new memory."""
     # Transposed in float32 only, where the products of a tall matrix and of its transpose differ in the last bit, and
     # runs of earlier versions are to be repeated. In bf16 they are equal, and two passes over memory are saved.
@@ -260,7 +295,7 @@ def _orthogonalize_all(matrices: Sequence[Tensor], n_steps: int, dtype: torch.dt
         stack = torch.empty(len(indices), *shape, dtype=dtype, device=device)
         for row, i in zip(stack, indices):
             row.copy_(wide[i])  # stacked and cast in one pass
-        for i, made in zip(indices, orthogonalize(stack, n_steps)):
+        for i, made in zip(indices, orthogonalize(stack, n_steps, iteration)):
             done[i] = made.mT if is_turned[i] else made
     return done
 

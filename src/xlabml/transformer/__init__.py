@@ -17,12 +17,14 @@ from .init import Copying, Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
+from .shift import Before, Shift
 from .transformer import Transformer
 from .trunk import Trunk
 
 __all__ = [
     'ALiBi',
     'Attention',
+    'Before',
     'Block',
     'Cache',
     'Copying',
@@ -39,6 +41,7 @@ __all__ = [
     'RMSNorm',
     'ReLU2',
     'Rotary',
+    'Shift',
     'Sinusoidal',
     'SwiGLU',
     'Transformer',

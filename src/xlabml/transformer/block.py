@@ -11,6 +11,7 @@ from xlabml.anatomy import AttentionPairs, Matrix, Part
 from .attention import Pass, Rule
 from .norms import rms_norm
 from .positions import Angles, rotate
+from .shift import Before, Shift
 
 
 class Attention(nn.Module):
@@ -25,9 +26,20 @@ class Attention(nn.Module):
         qk_norm: Normalise each head's queries and keys (RMS), before they are rotated (Henry et al. 2020,
             https://arxiv.org/abs/2010.04245).
         bias: Whether the projections have a bias.
+        shift: Mixes queries, keys and values, of (n_heads + 2 n_kv_heads) d_head channels, with those of earlier
+            tokens, before all else; None: nothing does.
     """
 
-    def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, rule: Rule, qk_norm: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        rule: Rule,
+        qk_norm: bool,
+        bias: bool,
+        shift: Shift | None = None,
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads
@@ -35,6 +47,7 @@ class Attention(nn.Module):
         self.rule = rule
         self.qk_norm = qk_norm
         self.projection = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias=bias)
+        self.shift = shift
         self.output = nn.Linear(d_model, d_model, bias=bias)
         stacked = (('query', n_heads), ('key', n_kv_heads), ('value', n_kv_heads))
         self.matrices = {
@@ -53,17 +66,25 @@ class Attention(nn.Module):
         return self.rule if self.training else self.rule._replace(dropout=0.0)
 
     def forward(
-        self, hidden: Float[Tensor, 'b n d'], angles: Angles | None, layer_pass: Pass
+        self,
+        hidden: Float[Tensor, 'b n d'],
+        angles: Angles | None,
+        layer_pass: Pass,
+        before: Before | None = None,
     ) -> Float[Tensor, 'b n d']:
         """Attend inside each document.
 
         Args:
             angles: Rotations of queries and keys; None: no rotation.
             layer_pass: How this layer attends in this call.
+            before: The tokens before those of this call; None: every row is one document.
         """
         h = self.n_heads
         g = self.n_kv_heads
-        qk, v = self.projection(hidden).unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)  # b n h+g c, b n g c
+        stacked = self.projection(hidden)
+        if self.shift is not None:
+            stacked = self.shift(stacked, before or Before.rows(stacked))
+        qk, v = stacked.unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)  # b n h+g c, b n g c
         if self.qk_norm:
             qk = rms_norm(qk)
         if angles is not None:
@@ -135,13 +156,17 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, hidden: Float[Tensor, 'b n d'], angles: Angles | None, layer_pass: Pass
+        self,
+        hidden: Float[Tensor, 'b n d'],
+        angles: Angles | None,
+        layer_pass: Pass,
+        before: Before | None = None,
     ) -> Float[Tensor, 'b n d']:
         """Add the output of both sublayers; arguments as in Attention."""
         if self.prenorm:
-            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), angles, layer_pass))
+            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), angles, layer_pass, before))
             return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
-        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, angles, layer_pass)))
+        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, angles, layer_pass, before)))
         return self.feed_forward_norm(hidden + self._drop(self.feed_forward(hidden)))
 
     def _drop(self, hidden: Tensor) -> Tensor:

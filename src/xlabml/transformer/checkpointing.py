@@ -14,6 +14,7 @@ from torch.utils.checkpoint import (
 
 from .attention import Pass
 from .positions import Angles
+from .shift import Before
 
 _PRODUCTS = ('aten::mm', 'aten::addmm', 'aten::bmm')
 """Stored by `selective`. Not baddbmm: it makes the attention scores, which are larger than all else."""
@@ -23,7 +24,12 @@ _ATTENTION = ('attention', 'attn', 'attend')
 
 
 def run_block(
-    block: nn.Module, hidden: Float[Tensor, 'b n d'], angles: Angles | None, layer_pass: Pass, checkpointing: str
+    block: nn.Module,
+    hidden: Float[Tensor, 'b n d'],
+    angles: Angles | None,
+    layer_pass: Pass,
+    before: Before | None,
+    checkpointing: str,
 ) -> Float[Tensor, 'b n d']:
     """The block's output; recomputation draws the same dropout masks.
 
@@ -35,10 +41,10 @@ def run_block(
         checkpointing: none, full or selective; no effect without a gradient.
     """
     if checkpointing == 'none' or not torch.is_grad_enabled():
-        return block(hidden, angles, layer_pass)
+        return block(hidden, angles, layer_pass, before)
     contexts = functools.partial(create_selective_checkpoint_contexts, _choose)
     context_fn = contexts if checkpointing == 'selective' else noop_context_fn
-    return checkpoint(block, hidden, angles, layer_pass, use_reentrant=False, context_fn=context_fn)
+    return checkpoint(block, hidden, angles, layer_pass, before, use_reentrant=False, context_fn=context_fn)
 
 
 def _choose(context: object, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:

@@ -89,8 +89,10 @@ class Rotary(Positions):
     def angles(self, position: Int[Tensor, '#b n'], is_local: bool = False) -> Angles:
         """The angle of each pair at each position."""
         base = self.local_base if is_local else self.base
-        angle = position[..., None] * _frequencies(self.d_head, base, position.device)
-        return angle.cos(), angle.sin()
+        # Compiled for a CPU, cosines would be fused into the rotations, and computed anew for each head of each layer.
+        if position.device.type == 'cpu' and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return _turns_op(position, self.d_head, base)
+        return _turns(position, self.d_head, base)
 
 
 class Sinusoidal(Positions):
@@ -175,6 +177,23 @@ def rotate(
     cos = cos[:, :, None]  # b n 1 p
     sin = sin[:, :, None]
     return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+
+
+def _turns(position: Int[Tensor, '#b n'], n_channels: int, base: float) -> Angles:
+    angle = position[..., None] * _frequencies(n_channels, base, position.device)
+    return angle.cos(), angle.sin()
+
+
+@torch.library.custom_op('xlabml::turns', mutates_args=())
+def _turns_op(position: Tensor, n_channels: int, base: float) -> tuple[Tensor, Tensor]:
+    """`_turns` as one operator that a compiler does not trace into."""
+    return _turns(position, n_channels, base)
+
+
+@_turns_op.register_fake
+def _(position, n_channels, base):
+    shape = *position.shape, -(-n_channels // 2)
+    return tuple(torch.empty(shape, device=position.device) for _ in range(2))
 
 
 def _frequencies(n_channels: int, base: float, device: torch.device) -> Float[Tensor, ' p']:

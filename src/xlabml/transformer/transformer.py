@@ -20,6 +20,7 @@ from .checkpointing import run_block
 from .init import Initializer, Normal
 from .norms import RMSNorm
 from .positions import Positions, Rotary
+from .shift import Before, Shift
 from .trunk import Trunk
 
 _LEAST_CHANNELS = 8
@@ -40,7 +41,7 @@ class Transformer(Trunk):
             32) where the activation is gated, for the same number of parameters.
         causal: A token attends to no later one (decoder); else to all of its document (encoder).
         window: A token attends to tokens less than this many positions away, itself included (sliding window); a list
-            has one window per layer; None: any distance.
+            has one window per layer; None: any distance. A shift widens it by shift_width - 1.
         global_every: With one window for all layers: layers 0, n, 2 n … attend at any distance, n being this number.
             Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (n = 3; its window
             of 64 tokens to each side is 65 here). None: no layer does.
@@ -73,6 +74,8 @@ class Transformer(Trunk):
             `Matryoshka` does.
         adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
             used or exported; None: the weights are trained.
+        shift_width: Tokens, the token itself included, whose queries, keys and values are mixed by a learned weight
+            for each channel before attention (a causal convolution inside documents); 1: none.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -111,11 +114,18 @@ class Transformer(Trunk):
         block_drop: bool = True,
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
+        shift_width: int = 1,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         _check_sizes(
-            n_vocab=n_vocab, max_len=max_len, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads
+            n_vocab=n_vocab,
+            max_len=max_len,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            shift_width=shift_width,
         )
         if d_model % n_heads:
             raise ValueError(
@@ -188,12 +198,21 @@ class Transformer(Trunk):
         has_slopes = self.positions.slopes is not None
         self.chooser = Chooser(attention, has_slopes, n_kv_heads != n_heads, self.d_head)
         self.blocks = nn.ModuleList()
-        for one in windows:
+        n_shifted = (n_heads + 2 * n_kv_heads) * self.d_head
+        for layer, one in enumerate(windows):
             rule = Rule(causal, one, score_cap=score_cap, dropout=dropout if attn_drop else 0.0)
             self.chooser.check(rule)
             self.blocks.append(
                 Block(
-                    Attention(d_model, n_heads, n_kv_heads, rule, qk_norm, bias),
+                    Attention(
+                        d_model,
+                        n_heads,
+                        n_kv_heads,
+                        rule,
+                        qk_norm,
+                        bias,
+                        Shift(n_shifted, shift_width, layer) if shift_width > 1 else None,
+                    ),
                     FeedForward(d_model, d_ff, activation, bias, dropout if ff_drop else 0.0),
                     lambda: norm(d_model),
                     prenorm,
@@ -254,6 +273,7 @@ class Transformer(Trunk):
         local_angles = angles
         if self.positions.has_local_angles:
             local_angles = self.positions.angles(place.position, is_local=True)
+        before = Before(place.position, layout, cache)
         hidden = self.embedding(ids)
         if self.scale != 1:
             hidden = hidden * self.scale
@@ -267,7 +287,7 @@ class Transformer(Trunk):
         earlier: list[Tensor] = []
         for number, (block, layer_pass) in enumerate(zip(self._layers, passes), 1):
             block_angles = angles if block.attention.rule.window is None else local_angles
-            hidden = run_block(block, hidden, block_angles, layer_pass, self.checkpointing)
+            hidden = run_block(block, hidden, block_angles, layer_pass, before, self.checkpointing)
             if number in layers:
                 earlier.append(self.norm(hidden))
         if cache is not None and layout is None:

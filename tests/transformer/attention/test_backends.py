@@ -140,6 +140,7 @@ def test_masks_of_packed_rows_give_what_the_definition_gives(case, is_plain, mon
 @pytest.mark.parametrize('case', [case for case in CASES if case['documents'] and not case['score_cap']], ids=name_case)
 def test_the_operator_gives_what_the_definition_gives(case, longest, monkeypatch):
     monkeypatch.setattr('xlabml.transformer.attention.documents._LONGEST', longest)
+    monkeypatch.setattr('xlabml.transformer.attention.compiled_documents._PLANS', {})
     rule, documents, parts = make_rule(case), make_documents(is_read=False), make_parts(case)
     assert_same(compute('sdpa', *parts, rule, documents), parts, rule, documents)
 

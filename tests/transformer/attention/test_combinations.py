@@ -22,6 +22,7 @@ CHOICES = {
     'causal': [True, False],
     'qk_norm': [True, False],
     'bias': [True, False],
+    'shift_width': [1, 3],
 }
 CACHED = {'steps', 'packed, then steps'}
 

@@ -43,6 +43,7 @@ def tiled(monkeypatch):
     set_cpu(monkeypatch, False, True)
     monkeypatch.setattr(documents, '_SHORT', 1000)
     monkeypatch.setattr(documents, 'make_blocks', None)
+    monkeypatch.setattr(compiled_documents, '_PLANS', {})
 
 
 @pytest.mark.parametrize('segments', TEXTS.values(), ids=TEXTS)
@@ -141,7 +142,8 @@ def test_the_processors_flags_and_the_documents_decide(
 ):
     set_cpu(monkeypatch, has_amx, has_bf16)
     segments = [(length, True) for length in lengths] + [(80, False), (0, True)]
-    rule, like = Rule(slopes=slopes), torch.empty(0, dtype=dtype)
+    rule = Rule(slopes=slopes)
+    like = torch.empty(0, 2, 8, dtype=dtype)
     parts = documents.part_segments(segments, rule, like)
     assert isinstance(documents.make_plan(parts, segments, rule, like), Tiling) == is_tiled
 
@@ -155,7 +157,7 @@ def test_a_torch_without_the_flags_goes_as_before(monkeypatch):
 def test_a_line_says_which_way_and_why(monkeypatch):
     set_cpu(monkeypatch, False, True)
     said = make_trunk().describe_documents('cpu', torch.bfloat16)
-    assert said == 'documents: by blocks, by tiles below 32 tokens on average (the CPU has AVX-512-BF16, no AMX)'
+    assert said == 'documents: padded in bf16, by tiles below 32 tokens on average (the CPU has AVX-512-BF16, no AMX)'
     set_cpu(monkeypatch, True, True)
     said = make_trunk().describe_documents('cpu', torch.float32)
     assert said == 'documents: by blocks (the CPU has AMX)'

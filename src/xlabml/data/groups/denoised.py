@@ -9,10 +9,10 @@ from jaxtyping import Int64, UInt64
 
 from xlabml.batches import IGNORED, Batch, Layout, ReconstructionTargets
 from xlabml.data.corpus import Corpus
-from xlabml.data.order import slot_keys, uniform
 from xlabml.data.rows import Reading, ranges
 
 from .batching import Batching, InOrder
+from .dropping import choose_kept
 from .formats import GroupFormat
 from .groups import Groups, TextLimits
 from .index import make_index
@@ -104,7 +104,7 @@ class Denoised(Groups):
         numbers = numbers[numbers >= 0]
         begins, n_tokens = self._lengths(self.documents[numbers])
         tokens = self.corpus.tokens_at(ranges(begins, n_tokens))
-        stays = self._stays(keys, n_tokens)
+        stays = choose_kept(keys, n_tokens, self.delete_ratio)
         owner = np.repeat(np.arange(len(numbers)), n_tokens)
         n_left = np.bincount(owner, stays, len(numbers)).astype(np.int64)
 
@@ -145,14 +145,3 @@ class Denoised(Groups):
         """Where the text of each document begins, and how many of its tokens are read."""
         text = self.index.offsets[documents]  # a document has one
         return self.index.begins[text], np.minimum(self.index.lengths[text], self.limits.max_tokens[0])
-
-    def _stays(self, keys: UInt64[np.ndarray, ' e'], n_tokens: Int64[np.ndarray, ' e']) -> np.ndarray:
-        """Whether each token of the texts is left; of a text that would lose all, the one that is drawn last."""
-        draws = uniform(slot_keys(keys, n_tokens))
-        stays = draws >= self.delete_ratio
-        ends = np.cumsum(n_tokens)
-        starts = ends - n_tokens
-        kept = np.concatenate([[0], np.cumsum(stays)])
-        for i in np.flatnonzero((kept[ends] == kept[starts]) & (n_tokens > 0)).tolist():
-            stays[starts[i] + int(draws[starts[i] : ends[i]].argmax())] = True
-        return stays

@@ -107,6 +107,12 @@ class Groups(Examples):
         return short_hash([*known, self.limits.max_len])
 
     @property
+    def texts_fingerprint(self) -> str:
+        """A hash of the whole texts and their labels, however much of them a model reads."""
+        stores = [store.fingerprint for store in self.corpus.stores]
+        return short_hash([*stores, self.index.fingerprint, hash_bytes(self.documents.tobytes()), *self.limits.roles])
+
+    @property
     def source_starts(self) -> list[int]:
         return self._starts.tolist()
 

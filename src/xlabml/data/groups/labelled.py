@@ -18,11 +18,12 @@ from xlabml.errors import SettingsError
 from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
+from .dropping import check_dropout, drop_tokens
 from .few_shot import check_per_class, of_classes
 from .formats import GroupFormat
 from .groups import Groups, TextLimits
 from .index import make_index
-from .labelled_records import TARGET, LabelColumns, LabelledRecords
+from .labelled_records import TARGET, LabelColumns, LabelledRecords, count_classes
 from .records import GROUP, Columns
 from .text_rows import TextRows, fill_rows
 
@@ -58,9 +59,14 @@ class LabelledGroups(Groups):
         fields: How its texts become segments.
         split: The name of the split, for messages.
 
+    Attributes:
+        token_dropout: The ratio of the tokens that are left out of each text.
+
     Raises:
         SettingsError: A document has a label that is none of the classes, or a class has no document to train on.
     """
+
+    token_dropout = 0.0
 
     def __init__(
         self,
@@ -86,7 +92,12 @@ class LabelledGroups(Groups):
 
     @property
     def fingerprint(self) -> str:
-        return short_hash([super().fingerprint, *self.fields])
+        dropped = [self.token_dropout] if self.token_dropout else []
+        return short_hash([super().fingerprint, *self.fields, *dropped])
+
+    @property
+    def texts_fingerprint(self) -> str:
+        return short_hash([super().texts_fingerprint, *self.classes])
 
     @property
     def classes(self) -> list[str]:
@@ -105,6 +116,7 @@ class LabelledGroups(Groups):
         seed: int = 0,
     ) -> Batch:
         """Examples as a batch: none crosses a row. Arguments as in Groups.batch."""
+        keys = keys[numbers >= 0]
         numbers = numbers[numbers >= 0]
         documents = self.documents[numbers]
         text = self._fields_of(documents)  # e f
@@ -139,9 +151,16 @@ class LabelledGroups(Groups):
         example = np.repeat(np.arange(len(numbers)), per_example)
         role = np.tile(np.arange(per_example), len(numbers))
         n_cut = (self.index.lengths[text] - kept).sum(1)
-        return self._as_batch(
+        batch = self._as_batch(
             ids.reshape(n_rows, row_slots), rows, example, role, numbers, torch.from_numpy(n_cut), n_counted, seed
         )
+        return self._without_some(batch, keys)
+
+    def _without_some(self, batch: Batch, keys: UInt64[np.ndarray, ' e']) -> Batch:
+        """A batch without the tokens that are left out."""
+        if not self.token_dropout:
+            return batch
+        return drop_tokens(batch, keys, self.token_dropout, (*self._ends, self._sep), self._pad)
 
     def _as_batch(
         self,
@@ -314,6 +333,8 @@ class LabelledTexts(GroupFormat):
         window_overlap: Tokens that a window shares with the one before.
         per_class: How many documents of each class are trained on, drawn from the training split; None: all.
         draw: Which draw that is; the draw of fewer is a part of it.
+        token_dropout: The ratio of the tokens that are left out of each text in training, 0..1, drawn anew in each
+            pass: no word alone is enough then, and steps are shorter. A text keeps one at least.
 
     Raises:
         ValueError: No column of a label is named, or several, or the rest does not go together.
@@ -342,8 +363,10 @@ class LabelledTexts(GroupFormat):
         window_overlap: int = 0,
         per_class: int | None = None,
         draw: int = 0,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.token_dropout = check_dropout(token_dropout)
         _check_windows(max_windows, window_overlap, joined or pair is None, cut)
         self.max_windows = max_windows
         self.window_overlap = window_overlap
@@ -416,32 +439,24 @@ class LabelledTexts(GroupFormat):
         documents = self.documents(corpus, split)
         if self.leave_out_unknown and split != 'train' and classes is not None:
             documents = of_classes(corpus, documents, classes, split)
+        arguments = (corpus, documents, reading, limits, fields, split)
         if self.max_windows == 1:
-            return LabelledGroups(corpus, documents, reading, limits, fields, split)
-        from .windowed import WindowedGroups  # which is derived from the class above
+            groups = LabelledGroups(*arguments)
+        else:
+            from .windowed import WindowedGroups  # which is derived from the class above
 
-        return WindowedGroups(corpus, documents, reading, limits, fields, split, self.max_windows, self.window_overlap)
+            groups = WindowedGroups(*arguments, self.max_windows, self.window_overlap)
+        if stage == 'train':
+            groups.token_dropout = self.token_dropout
+        return groups
 
     def settings(self) -> dict[str, Any]:
         labels = self.label_columns._asdict()
         labels['probabilities'] = list(self.label_columns.probabilities)
         own = {'labels': labels, 'joined': self.joined, 'room': list(self.room), 'cut': self.cut}
         windows = {} if self.max_windows == 1 else {'windows': [self.max_windows, self.window_overlap]}
-        return {**super().settings(), **own, **windows}
-
-
-def count_classes(
-    corpus: Corpus, documents: Int64[np.ndarray, ' documents']
-) -> tuple[dict[str, float], dict[str, bool]]:
-    """How often each class is among training documents, shares added up; and whether its name is a number."""
-    counts: dict[str, float] = {}
-    is_number: dict[str, bool] = {}
-    for document in documents.tolist():
-        group = corpus.columns(document)[GROUP]
-        for name, share in ({group['label']: 1.0} if 'label' in group else group.get(TARGET, {})).items():
-            counts[str(name)] = counts.get(str(name), 0.0) + share
-            is_number[str(name)] = isinstance(name, int)
-    return counts, is_number
+        dropped = {'token_dropout': self.token_dropout} if self.token_dropout else {}
+        return {**super().settings(), **own, **windows, **dropped}
 
 
 def _check_windows(max_windows: int, overlap: int, is_joined: bool, cut: str) -> None:

@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int64
+
+from xlabml.data.corpus import Corpus
 from xlabml.data.sources import Document, Source
 from xlabml.errors import DataError
 
@@ -89,3 +93,17 @@ def _names(value: object, column: str, where: str) -> list[str]:
     if not isinstance(value, list):
         raise DataError(f'{where}: the column {column!r} holds {value!r} where a list of labels belongs')
     return [str(as_label(one, column, where)) for one in value]
+
+
+def count_classes(
+    corpus: Corpus, documents: Int64[np.ndarray, ' documents']
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """How often each class is among training documents, shares added up; and whether its name is a number."""
+    counts: dict[str, float] = {}
+    is_number: dict[str, bool] = {}
+    for document in documents.tolist():
+        group = corpus.columns(document)[GROUP]
+        for name, share in ({group['label']: 1.0} if 'label' in group else group.get(TARGET, {})).items():
+            counts[str(name)] = counts.get(str(name), 0.0) + share
+            is_number[str(name)] = isinstance(name, int)
+    return counts, is_number

@@ -24,9 +24,11 @@ from xlabml.errors import SettingsError
 from xlabml.plain import Plain
 
 from .batching import Batching, InOrder
+from .dropping import check_dropout
 from .formats import GroupFormat
 from .groups import TextLimits
-from .labelled import Fields, LabelledGroups, count_classes
+from .labelled import Fields, LabelledGroups
+from .labelled_records import count_classes
 from .preference_records import OUTCOMES, TIE, OutcomeColumns, PreferenceRecords
 from .records import Columns
 from .text_rows import TextRows, fill_rows
@@ -85,6 +87,7 @@ class PreferenceGroups(LabelledGroups):
         seed: int = 0,
     ) -> Batch:
         """Examples as a batch: none crosses a row. Arguments as in Groups.batch."""
+        keys = keys[numbers >= 0]
         numbers = numbers[numbers >= 0]
         documents = self.documents[numbers]
         reads = [self._read(document) for document in documents.tolist()]
@@ -106,7 +109,7 @@ class PreferenceGroups(LabelledGroups):
         documents_there = rows.spread(documents[example], -1)
         n_cut = torch.tensor([self._n_cut(read) for read in reads], dtype=torch.long)
         targets = ClassTargets(torch.from_numpy(self.targets(numbers)), torch.ones(len(numbers)), n_cut)
-        return Batch(
+        batch = Batch(
             torch.from_numpy(ids.reshape(n_rows, row_slots)),
             Layout(torch.from_numpy(rows.starts), longest, torch.from_numpy(documents_there >= 0)),
             torch.from_numpy(documents_there),
@@ -116,6 +119,7 @@ class PreferenceGroups(LabelledGroups):
             n_counted,
             seed,
         )
+        return self._without_some(batch, keys)
 
     def render(self, number: int) -> list[tuple[str, str]]:
         """The fields of an example as the model reads them, and its outcome."""
@@ -314,6 +318,7 @@ class Preferences(GroupFormat):
         cut: Whether a text that is too long loses its middle or its end. Where there are several turns, the oldest are
             dropped whole first.
         batching: Which examples come together in a step; null: `InOrder`.
+        token_dropout: The ratio of the tokens that are left out of each text in training, as in LabelledTexts.
 
     Raises:
         ValueError: No column of outcomes is named, or several, or the rest does not go together.
@@ -336,8 +341,10 @@ class Preferences(GroupFormat):
         room: list[float] | None = None,
         cut: str = 'middle',
         batching: Callable[[], Batching] | None = None,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.token_dropout = check_dropout(token_dropout)
         self.outcomes = OutcomeColumns(
             label,
             {} if label is None else check_names(names),
@@ -408,11 +415,15 @@ class Preferences(GroupFormat):
     def examples(self, corpus: Corpus, split: str, stage: str, pass_index: int, reading: Reading) -> PreferenceGroups:
         limits = self.limits(reading.plan.length, reading.device_tokens)
         fields = Fields(self.room, True, self.cut == 'middle', OUTCOMES)
-        return PreferenceGroups(corpus, corpus.documents(split), reading, limits, fields, split, self.together)
+        found = PreferenceGroups(corpus, corpus.documents(split), reading, limits, fields, split, self.together)
+        if stage == 'train':
+            found.token_dropout = self.token_dropout
+        return found
 
     def settings(self) -> dict[str, Any]:
         own = {'outcomes': self.outcomes.plain(), 'turns': self.turns is True, 'together': self.together}
-        return {**super().settings(), **own, 'room': list(self.room), 'cut': self.cut}
+        dropped = {'token_dropout': self.token_dropout} if self.token_dropout else {}
+        return {**super().settings(), **own, 'room': list(self.room), 'cut': self.cut, **dropped}
 
 
 def room_of(max_len: int, n_fields: int) -> int:

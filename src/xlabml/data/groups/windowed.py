@@ -80,6 +80,7 @@ class WindowedGroups(LabelledGroups):
         seed: int = 0,
     ) -> Batch:
         """Examples as a batch: none crosses a row. Arguments as in Groups.batch."""
+        keys = keys[numbers >= 0]
         numbers = numbers[numbers >= 0]
         documents = self.documents[numbers]
         text = self._fields_of(documents)  # e f
@@ -107,7 +108,9 @@ class WindowedGroups(LabelledGroups):
         first = self.index.begins[text[example, -1]] + begin
         ids[ranges(starts, kept)] = self.corpus.tokens_at(ranges(first, kept))
         n_cut = torch.from_numpy((self.index.lengths[text] - self._kept(documents)).sum(1))
-        return self._as_batch(ids.reshape(n_rows, row_slots), rows, example, role, numbers, n_cut, n_counted, seed)
+        flat = ids.reshape(n_rows, row_slots)
+        batch = self._as_batch(flat, rows, example, role, numbers, n_cut, n_counted, seed)
+        return self._without_some(batch, keys)
 
     def render(self, number: int) -> list[tuple[str, str]]:
         """The texts of an example as the model reads them, its label, and how many windows it has."""

@@ -181,7 +181,7 @@ class Location(Source):
 
     def _documents(self, rows: Iterator[dict[str, object]], columns: Sequence[str]) -> Iterator[Document]:
         for row, values in enumerate(rows):
-            yield Document(row, values[self.column], {name: values[name] for name in columns})
+            yield Document(row, values[self.column], {name: values[name] for name in columns} if columns else {})
 
     # Local files
 

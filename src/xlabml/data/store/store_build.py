@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def build_store(
         report(f'tokenizing {source}', n_bytes if total is None else min(n_bytes, total), total)
 
     engine(job, tell)
-    manifest = _merge(job)
-    hashes = [hash_file(path) for path, *_ in stats]
+    with ThreadPoolExecutor(1) as beside:
+        hashes = beside.submit(lambda: [hash_file(path) for path, *_ in stats])
+        manifest = _merge(job)
     if stat_files(source.files()) != stats:
         raise ValueError(f'{source} was written to while it was read; start again once it is whole')
     (folder / _STATE).unlink()
@@ -81,7 +83,7 @@ def build_store(
         'format': FORMAT,
         'identity': identity,
         'source': str(source),
-        'source_files': [[*file, content] for file, content in zip(stats, hashes)],
+        'source_files': [[*file, content] for file, content in zip(stats, hashes.result())],
         'columns': list(columns),
         'n_vocab': len(tokenizer),
         **manifest,

@@ -40,6 +40,8 @@ class Cache:
         self.length = length
         self.data = torch.zeros(n_layers, 2, batch, n_kv_heads, length, d_head, device=device, dtype=dtype)
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.recent: dict[int, Tensor] = {}
+        """By the number of a shift, the vectors of the last tokens of each row, b k c."""
         self.longest = 0
         """Upper bound of the rows' lengths, known without a device synchronization."""
         self.is_even = True
@@ -53,6 +55,7 @@ class Cache:
     def reset(self) -> None:
         """Empty the cache, and keep the memory."""
         self.lengths.zero_()
+        self.recent.clear()
         self.longest = 0
         self.is_even = True
 
@@ -63,6 +66,7 @@ class Cache:
             self.data = self.data.new_zeros(*self.data.shape[:2], rows.numel(), *self.data.shape[3:])
         self.data[:, :, :, :, : self.longest] = held
         self.lengths = self.lengths[rows]
+        self.recent = {site: held.index_select(0, rows) for site, held in self.recent.items()}
 
     def replace(self, rows: Int[Tensor, ' r'], other: 'Cache') -> None:
         """Overwrite these rows with the rows of another cache.
@@ -77,6 +81,9 @@ class Cache:
             )
         self.data[:, :, rows, :, : other.longest] = other.data[:, :, :, :, : other.longest].to(self.data.dtype)
         self.lengths = self.lengths.index_copy(0, rows, other.lengths)
+        for site, held in other.recent.items():
+            own = self.recent.get(site, held.new_zeros(self.batch, *held.shape[1:]))
+            self.recent[site] = own.index_copy(0, rows, held.to(own.dtype))
         self.longest = max(self.longest, other.longest)
         self.is_even = False
 

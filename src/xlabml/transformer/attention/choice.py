@@ -247,7 +247,7 @@ class Chooser(NamedTuple):
         names = {choose(self.wanted, self._ask(rule, known)).name for rule in rules}
         if device != 'cpu' or 'sdpa' not in names or any(rule.dropout for rule in rules):
             return None
-        return 'documents: ' + describe_way(self.has_slopes)
+        return 'documents: ' + describe_way(self.has_slopes, dtype)
 
     def _ask(self, rule: Rule, known: _Known) -> Ask:
         """What a layer needs of a backend, with the known properties of the pass."""

@@ -1,7 +1,8 @@
 """Attention inside the documents of packed rows on a CPU, from their known lengths: memory is linear in the tokens.
 
-Four algorithms: blocks of queries, document by document (short_documents.py); long documents in bf16 on CPUs with AMX
-(long_documents.py); tiles over all documents of a pass of many short ones, on CPUs whose entry in `CPU_WAYS` says so
+Five algorithms: blocks of queries, document by document (short_documents.py); long documents in bf16 on CPUs with AMX
+(long_documents.py); documents padded to few lengths, in bf16 on CPUs that multiply it without AMX
+(padded_documents.py); tiles over all documents of a pass of many short ones, on CPUs whose entry in `CPU_WAYS` says so
 (tiled_documents.py); torch's fused kernel, document by document. In a compiled model all of it is one operator
 (compiled_documents.py).
 """
@@ -20,6 +21,7 @@ from xlabml.hardware import CpuKind, cpu_kind
 from .definition import Pass, Rule, widened
 from .long_documents import LEAST, Run, attend_long, attend_long_backward, make_runs
 from .masked import attend_fused
+from .padded_documents import Padding, attend_padded, attend_padded_backward, gather_all, make_padding
 from .places import Documents, Segments, longest_text
 from .short_documents import Block, attend_blocks, attend_blocks_backward, make_blocks, transpose_all
 from .tiled_documents import Tiling, attend_tiles, attend_tiles_backward, make_tiles, make_tiling
@@ -48,7 +50,7 @@ class DocumentsPass(Pass):
         assert documents.segments is not None
         self.rule = rule
         self.segments = documents.segments
-        self._plan: Plan | Tiling | None = None
+        self._plan: AnyPlan | None = None
         self._is_planned = is_plain or bool(rule.dropout)  # both are computed document by document
         self._is_plain = is_plain
 
@@ -110,6 +112,9 @@ class Plan(NamedTuple):
         return x if self.tokens is None else x[self.tokens]
 
 
+AnyPlan = Plan | Tiling | Padding
+
+
 class Parts(NamedTuple):
     """Segments, divided into long documents and others.
 
@@ -150,44 +155,57 @@ def is_multiplied_out(parts: Parts) -> bool:
     return longest_text(parts.others) <= _LONGEST
 
 
-def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> Plan | Tiling:
-    """Choose tiles or blocks, and divide the documents.
+def make_plan(parts: Parts, segments: Segments, rule: Rule, like: Tensor) -> AnyPlan:
+    """Choose tiles, padded documents or blocks, and divide the documents.
 
     Args:
-        like: A tensor with the dtype of queries, keys and values.
+        like: Queries, keys or values, with as many heads as queries.
     """
     texts = [length for length, is_text in segments if is_text and length]
     is_short = sum(texts) < _SHORT * len(texts) and max(texts) <= _LONGEST_TILED
     if is_short and _is_tiled(rule.slopes is not None):
         return make_tiling(segments, rule, like)
+    if texts and rule.slopes is None and is_padded(like.dtype):
+        return make_padding(segments, rule, like.size(1))
     return Plan(make_runs(parts.long, rule), parts.tokens, make_blocks(parts.others, rule, like))
 
 
-def describe_way(has_slopes: bool) -> str:
-    """The algorithm on this CPU, and the reason."""
+def describe_way(has_slopes: bool, dtype: torch.dtype) -> str:
+    """The algorithm on this CPU, and the reason.
+
+    Args:
+        dtype: Dtype of queries, keys and values.
+    """
     name = {'amx': 'AMX', 'avx512_bf16': 'AVX-512-BF16, no AMX', 'other': 'neither AMX nor AVX-512-BF16'}[cpu_kind()]
-    if _is_tiled(has_slopes):
-        return f'by blocks, by tiles below {_SHORT} tokens on average (the CPU has {name})'
-    return f'by blocks (the CPU has {name})'
+    way = 'padded in bf16' if is_padded(dtype) and not has_slopes else 'by blocks'
+    tiles = f', by tiles below {_SHORT} tokens on average' if _is_tiled(has_slopes) else ''
+    return f'{way}{tiles} (the CPU has {name})'
 
 
 def _is_tiled(has_slopes: bool) -> bool:
     return CPU_WAYS[cpu_kind()] == 'tiles' and not has_slopes
 
 
+def is_padded(dtype: torch.dtype) -> bool:
+    """Whether this CPU computes documents of this dtype padded."""
+    return dtype == torch.bfloat16 and cpu_kind() == 'avx512_bf16'
+
+
 def _is_narrow(like: Tensor) -> bool:
     return like.dtype == torch.bfloat16 and cpu_kind() == 'amx'
 
 
-def attend_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+def attend_plan(plan: AnyPlan, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor] | None = None) -> Tensor:
     """The attention output, t h c, of queries, keys and values, each t h c.
 
     Args:
-        kept: Receives the inputs, if documents are long, and what `attend_blocks` or `attend_tiles` keeps; None:
-            nothing is kept.
+        kept: Receives the inputs, if documents are long, and what `attend_blocks`, `attend_tiles` or `attend_padded`
+            keeps; None: nothing is kept.
     """
     if isinstance(plan, Tiling):
         return attend_tiles(plan, q, k, v, kept)
+    if isinstance(plan, Padding):
+        return attend_padded(plan, q, k, v, kept)
     if kept is not None and plan.runs:
         kept += q, k, v
     if plan.tokens is None:
@@ -201,17 +219,19 @@ def attend_plan(plan: Plan | Tiling, q: Tensor, k: Tensor, v: Tensor, kept: list
 
 
 def attend_plan_backward(
-    plan: Plan | Tiling, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
+    plan: AnyPlan, grad: Tensor, qkv: Sequence[Tensor], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, each t h c.
 
     Args:
         grad: Gradient of the output, t h c.
         qkv: The inputs; not needed where no document is long and `kept` is not empty.
-        kept: What `attend_blocks` or `attend_tiles` kept; empty: it is recomputed.
+        kept: What `attend_blocks`, `attend_tiles` or `attend_padded` kept; empty: it is recomputed.
     """
     if isinstance(plan, Tiling):
         return attend_tiles_backward(plan, grad, kept[:3] or make_tiles(plan, *qkv), kept[3:])
+    if isinstance(plan, Padding):
+        return attend_padded_backward(plan, grad, kept[:3] or gather_all(plan, *qkv), kept[3:])
     some = []
     if plan.blocks or plan.tokens is None:
         transposed = kept[:3] or transpose_all(*(plan.gather(x) for x in qkv))
@@ -246,6 +266,6 @@ class _Documents(torch.autograd.Function):
             raise RuntimeError(
                 'attention inside documents has no second derivative; call backward without create_graph'
             )
-        saved = ctx.saved_tensors  # q k v where documents are long, then what blocks or tiles keep
+        saved = ctx.saved_tensors  # q k v where documents are long, then what is kept of the others
         n_in = 3 if isinstance(ctx.plan, Plan) and ctx.plan.runs else 0
         return *attend_plan_backward(ctx.plan, grad, saved[:n_in], saved[n_in:]), None
