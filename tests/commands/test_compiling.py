@@ -15,7 +15,7 @@ from xlabml.callbacks import Compiling, Progress, compiling
 from xlabml.callbacks.compiling import eagerly, pays
 from xlabml.commands.trainer import Trainer
 from xlabml.models import XLabModel
-from xlabml.transformer import Transformer
+from xlabml.transformer import Before, Transformer
 from xlabml.transformer.attention.definition import Pass
 
 pytestmark = [
@@ -55,7 +55,7 @@ def fit(folder, sizes, callbacks=(), val_sizes=None, **options):
 @pytest.fixture(autouse=True)
 def _fresh_compiler(monkeypatch):
     """Shapes are not checked here: torch cannot compile the checks, those of what is built while it traces included."""
-    for cls in Pass.__subclasses__():
+    for cls in (Before, *Pass.__subclasses__()):
         for name, method in inspect.getmembers(cls, inspect.isfunction):
             monkeypatch.setattr(cls, name, inspect.unwrap(method))
     was_off = jaxtyping.config.jaxtyping_disable
