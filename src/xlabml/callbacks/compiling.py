@@ -22,7 +22,7 @@ else:
 _LEAST_FLOPS = 3e14
 """Floating-point operations of training from which `auto` compiles: half an hour at 170 GFLOP/s, as two cores reach.
 
-Compiling for training and evaluation takes 40 to 60 seconds, and saves some 5 to 10 % of a step. It is a fixed number,
+Compiling for training and evaluation takes about a minute, and saves 6 to 8 % of a step. It is a fixed number,
 so that a run that resumes is compiled as it was.
 """
 
