@@ -2,7 +2,8 @@
 
 Each run has the same seconds of training (validation, start, preparation and, of the loops, compiling are not counted).
 `xlab fit` takes as many steps as fit into them, by the time of a step measured just before, so that what it compiles by
-itself is counted. Learning rates of the others are the best of three on val of the first corpus, by the first seed.
+itself is counted. Learning rates of the others are the best of three on val of the first corpus, by the first seed, in runs of
+`--probe_seconds`.
 Runs go side by side, each on cores of its own.
 
 The loops (plain_loop.py, peer_loops.py) read the texts of the same splits, have one shape (256 wide, 6 layers, 4,096
@@ -264,17 +265,23 @@ def take_cores(free: Any) -> None:
 class Runs:
     """Runs side by side, each remembered in a file, so that a benchmark that was interrupted resumes."""
 
-    def __init__(self, path: Path, seconds: float, threads: int, pool: ProcessPoolExecutor) -> None:
+    def __init__(
+        self, path: Path, seconds: float, probe_seconds: float, threads: int, pool: ProcessPoolExecutor
+    ) -> None:
         self.path = path
         self.seconds = seconds
+        self.probe_seconds = probe_seconds
         self.threads = threads
         self.pool = pool
         self.done = json.loads(path.read_text('utf-8')) if path.exists() else {}
 
-    def __call__(self, wanted: list[tuple[dict[str, Any], Corpus, int]]) -> list[dict[str, float]]:
-        keys = [json.dumps([job, corpus.name, seed, self.seconds, self.threads]) for job, corpus, seed in wanted]
+    def __call__(
+        self, wanted: list[tuple[dict[str, Any], Corpus, int]], seconds: float | None = None
+    ) -> list[dict[str, float]]:
+        seconds = seconds or self.seconds
+        keys = [json.dumps([job, corpus.name, seed, seconds, self.threads]) for job, corpus, seed in wanted]
         futures = {
-            key: self.pool.submit(train, job, corpus, self.seconds, seed, self.threads)
+            key: self.pool.submit(train, job, corpus, seconds, seed, self.threads)
             for key, (job, corpus, seed) in zip(keys, wanted)
             if key not in self.done
         }
@@ -286,7 +293,7 @@ class Runs:
     def best_rates(self, recipes: Sequence[Recipe | Loop], corpus: Corpus) -> list[float | None]:
         """The rate of each recipe that is best on val, by the first seed."""
         choices = [(recipe, rate) for recipe in recipes for rate in recipe.rates]
-        figures = iter(self([(recipe.job(rate), corpus, 0) for recipe, rate in choices]))
+        figures = iter(self([(recipe.job(rate), corpus, 0) for recipe, rate in choices], self.probe_seconds))
         tried = [[(next(figures)['val'], rate) for rate in recipe.rates] for recipe in recipes]
         return [min(of_recipe)[1] if of_recipe else None for of_recipe in tried]
 
@@ -337,18 +344,20 @@ def climb(runs: Runs, corpus: Corpus) -> None:
 
 def estimate(options: argparse.Namespace, recipes: Mapping[str, Recipe | Loop], n_jobs: int) -> str:
     """How long it will take, at the most: each run has about a minute beside its training."""
-    n_runs = len(LADDER) + len(RATES)
+    n_tried = len(RATES)
+    n_runs = n_tried + len(LADDER)
     if not options.ladder:
         n_tried = sum(len(recipe.rates) for recipe in recipes.values())
         n_runs = n_tried + len(recipes) * len(options.corpora) * options.seeds
-    minutes = n_runs * (options.seconds + 60) / 60 / n_jobs
-    return f'{n_runs} runs of {options.seconds:g} s, {n_jobs} side by side: about {minutes:,.0f} minutes'
+    seconds = n_tried * options.probe_seconds + (n_runs - n_tried) * options.seconds + n_runs * 60
+    return f'{n_runs} runs, {n_jobs} side by side: about {seconds / 60 / n_jobs:,.0f} minutes'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--corpora', nargs='+', default=['leads', 'stdlib'], help='leads, stdlib, paths of texts')
     parser.add_argument('--seconds', type=float, default=120.0, help='of training, for each run')
+    parser.add_argument('--probe_seconds', type=float, help='of each run that chooses a rate; not set: a quarter')
     parser.add_argument('--seeds', type=int, default=1, help='seeds of each recipe, from 0')
     parser.add_argument('--ladder', action='store_true', help='the steps from a plain recipe of ours to the default')
     parser.add_argument('--threads', type=int, default=1, help='cores of each run')
@@ -357,6 +366,7 @@ def main() -> None:
     parser.add_argument('--nanochat', help='a checkout of nanochat; none: no nanochat')
     parser.add_argument('--results', type=Path, default=Path('recipes.json'), help='runs that were made already')
     options = parser.parse_args()
+    options.probe_seconds = options.probe_seconds or options.seconds / 4
     recipes = list_recipes(options)
     if options.recipes:
         recipes = {name: recipe for name, recipe in recipes.items() if name.startswith(tuple(options.recipes))}
@@ -376,7 +386,7 @@ def main() -> None:
     ):
         names = options.corpora[:1] if options.ladder else options.corpora
         corpora = [prepare(name, Path(folder, str(i))) for i, name in enumerate(names)]
-        runs = Runs(options.results, options.seconds, options.threads, pool)
+        runs = Runs(options.results, options.seconds, options.probe_seconds, options.threads, pool)
         if options.ladder:
             climb(runs, corpora[0])
         else:
