@@ -204,8 +204,10 @@ class Windows:
 # The loop
 
 
-def train(learner: Learner, windows: Windows, seconds: float, is_compiled: bool) -> int:
-    """Train for some seconds after a warm-up, and return the number of steps."""
+def train(
+    learner: Learner, windows: Windows, seconds: float, is_compiled: bool, now: Callable[[], float] = time.perf_counter
+) -> int:
+    """Train for some seconds of a clock after a warm-up, and return the number of steps."""
     model = learner.model.train()
     run = torch.compile(model, dynamic=False) if is_compiled else model
 
@@ -229,9 +231,9 @@ def train(learner: Learner, windows: Windows, seconds: float, is_compiled: bool)
     for optimizer in learner.optimizers:
         optimizer.state.clear()
 
-    begin = time.perf_counter()
+    begin = now()
     n_steps = 0
-    while (share := (time.perf_counter() - begin) / seconds) < 1:
+    while (share := (now() - begin) / seconds) < 1:
         step(n_steps, share)
         n_steps += 1
     return n_steps
@@ -245,6 +247,7 @@ def parse(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--test', type=Path, help='the same; none: it is not measured')
     parser.add_argument('--tokenizer', type=Path, required=True, help='the file of a tokenizer of xlab')
     parser.add_argument('--seconds', type=float, default=120.0, help='of training')
+    parser.add_argument('--cpu_time', action='store_true', help='count seconds of CPU time, all threads together')
     parser.add_argument('--compile', action='store_true', help='compile the model, which takes a C++ compiler')
     parser.add_argument('--d_model', type=int, default=256)
     parser.add_argument('--n_layers', type=int, default=6)
@@ -266,7 +269,8 @@ def run(make: Callable[[argparse.Namespace, int], Learner], options: argparse.Na
     stream = torch.tensor([id for ids in encode(tokenizer, read_texts(options.train)) for id in ids])
     learner = make(options, len(tokenizer))
     windows = Windows(stream, options.context, options.batch_tokens // options.context)
-    n_steps = train(learner, windows, options.seconds, options.compile)
+    now = time.process_time if options.cpu_time else time.perf_counter
+    n_steps = train(learner, windows, options.seconds, options.compile, now)
     slots = n_steps * options.batch_tokens
     result = {'steps': n_steps, 'slots': slots, 'tokens_per_second': round(slots / options.seconds)}
     for name, path in {'val': options.val, 'test': options.test}.items():

@@ -2,9 +2,9 @@
 
 Each run has the same seconds of training (validation, start, preparation and, of the loops, compiling are not counted).
 `xlab fit` takes as many steps as fit into them, by the time of a step measured just before, so that what it compiles by
-itself is counted. Learning rates of the others are the best of three on val of the first corpus, by the first seed, in runs of
-`--probe_seconds`.
-Runs go side by side, each on cores of its own.
+itself is counted. Learning rates of the others are the best of three on val of the first corpus, by the first seed, in
+shorter runs (`--probe_seconds`). Runs go side by side, each on cores of its own. On a machine that has other work to
+do, `--cpu_time` counts CPU time, of runs of one thread.
 
 The loops (plain_loop.py, peer_loops.py) read the texts of the same splits, have one shape (256 wide, 6 layers, 4,096
 tokens in the vocabulary, windows of 256, 2,048 tokens a step), and the default is measured at that shape as well.
@@ -66,7 +66,7 @@ class Loop(NamedTuple):
         python: The interpreter.
     """
 
-    arguments: tuple[str, ...]
+    arguments: Sequence[str]
     rates: tuple[float, ...]
     python: str = sys.executable
 
@@ -191,7 +191,9 @@ def prepare(name: str, folder: Path) -> Corpus:
     return Corpus(name, sources, str(folder))
 
 
-def train_loop(command: list[str], corpus: Corpus, seconds: float, seed: int, threads: int) -> dict[str, float]:
+def train_loop(
+    command: list[str], corpus: Corpus, seconds: float, seed: int, threads: int, is_cpu_time: bool
+) -> dict[str, float]:
     """Train in a loop of this folder: figures of val and test, steps, slots and seconds."""
     files = [f'--{split}={corpus.folder}/{split}.jsonl' for split in ('train', 'val', 'test')]
     options = [
@@ -199,6 +201,7 @@ def train_loop(command: list[str], corpus: Corpus, seconds: float, seed: int, th
         f'--seconds={seconds}',
         f'--threads={threads}',
         f'--seed={seed}',
+        *(['--cpu_time'] if is_cpu_time else []),
     ]
     done = subprocess.run([*command, *files, *options], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -206,10 +209,12 @@ def train_loop(command: list[str], corpus: Corpus, seconds: float, seed: int, th
     return {**json.loads(done.stdout.splitlines()[-1]), 'seconds': seconds, 'seed': seed}
 
 
-def train(job: dict[str, Any], corpus: Corpus, seconds: float, seed: int, threads: int) -> dict[str, float]:
+def train(
+    job: dict[str, Any], corpus: Corpus, seconds: float, seed: int, threads: int, is_cpu_time: bool
+) -> dict[str, float]:
     """Train for some seconds: figures of val and test, steps, slots and the seconds that it took."""
     if 'command' in job:
-        return train_loop(job['command'], corpus, seconds, seed, threads)
+        return train_loop(job['command'], corpus, seconds, seed, threads, is_cpu_time)
     config = json.loads(json.dumps(job['config']))
     if corpus.sources is not None:
         config['data']['sources'] = corpus.sources
@@ -220,17 +225,19 @@ def train(job: dict[str, Any], corpus: Corpus, seconds: float, seed: int, thread
     from xlabml.commands.parsing import parse
     from xlabml.commands.running import execute
 
+    now = time.process_time if is_cpu_time else time.perf_counter
+
     class Clock(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
             if trainer.global_step == 0:
-                self.begin = time.perf_counter()
+                self.begin = now()
             if trainer.global_step == 10:
-                self.warm = time.perf_counter()
+                self.warm = now()
 
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
             if trainer.global_step == trainer.max_steps:
-                self.seconds = time.perf_counter() - self.begin
-                self.step = (time.perf_counter() - self.warm) / (trainer.global_step - 10)
+                self.seconds = now() - self.begin
+                self.step = (now() - self.warm) / (trainer.global_step - 10)
 
     def fit(n_steps: int, folder: str, *more: str) -> tuple[Any, Clock]:
         clock = Clock()
@@ -266,12 +273,19 @@ class Runs:
     """Runs side by side, each remembered in a file, so that a benchmark that was interrupted resumes."""
 
     def __init__(
-        self, path: Path, seconds: float, probe_seconds: float, threads: int, pool: ProcessPoolExecutor
+        self,
+        path: Path,
+        seconds: float,
+        probe_seconds: float,
+        threads: int,
+        is_cpu_time: bool,
+        pool: ProcessPoolExecutor,
     ) -> None:
         self.path = path
         self.seconds = seconds
         self.probe_seconds = probe_seconds
         self.threads = threads
+        self.is_cpu_time = is_cpu_time
         self.pool = pool
         self.done = json.loads(path.read_text('utf-8')) if path.exists() else {}
 
@@ -279,15 +293,19 @@ class Runs:
         self, wanted: list[tuple[dict[str, Any], Corpus, int]], seconds: float | None = None
     ) -> list[dict[str, float]]:
         seconds = seconds or self.seconds
-        keys = [json.dumps([job, corpus.name, seed, seconds, self.threads]) for job, corpus, seed in wanted]
+        how = [seconds, self.threads, self.is_cpu_time]
+        keys = [json.dumps([job, corpus.name, seed, *how]) for job, corpus, seed in wanted]
         futures = {
-            key: self.pool.submit(train, job, corpus, seconds, seed, self.threads)
+            key: self.pool.submit(train, job, corpus, seconds, seed, self.threads, self.is_cpu_time)
             for key, (job, corpus, seed) in zip(keys, wanted)
             if key not in self.done
         }
         for key, future in futures.items():
             self.done[key] = future.result()
             self.path.write_text(json.dumps(self.done, indent=1), 'utf-8')
+            print(
+                f'{len(self.done)} runs are done; val {self.done[key]["val"]:.4f}: {key}', file=sys.stderr, flush=True
+            )
         return [self.done[key] for key in keys]
 
     def best_rates(self, recipes: Sequence[Recipe | Loop], corpus: Corpus) -> list[float | None]:
@@ -361,11 +379,14 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=1, help='seeds of each recipe, from 0')
     parser.add_argument('--ladder', action='store_true', help='the steps from a plain recipe of ours to the default')
     parser.add_argument('--threads', type=int, default=1, help='cores of each run')
+    parser.add_argument('--cpu_time', action='store_true', help='seconds of CPU time; needs --threads 1')
     parser.add_argument('--recipes', nargs='+', help='only recipes whose names begin so')
     parser.add_argument('--peers_python', help='an interpreter with litgpt and this torch; none: no litgpt')
     parser.add_argument('--nanochat', help='a checkout of nanochat; none: no nanochat')
     parser.add_argument('--results', type=Path, default=Path('recipes.json'), help='runs that were made already')
     options = parser.parse_args()
+    if options.cpu_time and options.threads > 1:
+        parser.error('--cpu_time counts all threads together: it needs --threads 1')
     options.probe_seconds = options.probe_seconds or options.seconds / 4
     recipes = list_recipes(options)
     if options.recipes:
@@ -386,7 +407,7 @@ def main() -> None:
     ):
         names = options.corpora[:1] if options.ladder else options.corpora
         corpora = [prepare(name, Path(folder, str(i))) for i, name in enumerate(names)]
-        runs = Runs(options.results, options.seconds, options.probe_seconds, options.threads, pool)
+        runs = Runs(options.results, options.seconds, options.probe_seconds, options.threads, options.cpu_time, pool)
         if options.ladder:
             climb(runs, corpora[0])
         else:
