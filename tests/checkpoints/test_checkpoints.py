@@ -235,6 +235,28 @@ def test_removed_settings_are_dropped_and_those_that_were_set_keep_a_run_from_re
     checkpoints.require_whole(contents, tmp_path / 'set', training=False)
 
 
+def test_settings_that_came_later_are_written_out_as_what_was_done_before(tmp_path):
+    trunk = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 8}}
+    for name, part, expected in (
+        ('ours', trunk, {'shift_width': 1, 'd_model': 8}),
+        ('set', {**trunk, 'init_args': {'shift_width': 5}}, {'shift_width': 5}),
+        ('theirs', {**trunk, 'class_path': 'their.Transformer'}, {'d_model': 8}),
+    ):
+        arguments = {'n_vocab': 9, 'max_len': 4, 'trunk': part}
+        saved = {
+            'hyper_parameters': {**arguments, '_class_path': 'xlabml.models.XLabModel'},
+            'network': {'class_path': 'xlabml.heads.LanguageModel', 'init_args': arguments},
+            'config': {'model': {'class_path': 'xlabml.models.XLabModel', 'init_args': arguments}},
+        }
+        torch.save(a_checkpoint(**saved, xlabml_format=4), tmp_path / name)
+        found = checkpoints.read(tmp_path / name)
+        network = found['network']['init_args']
+        for place in (found['hyper_parameters'], network, found['config']['model']['init_args']):
+            assert place['trunk']['init_args'] == expected
+        torch.save(a_checkpoint(**saved, xlabml_format=checkpoints.FORMAT), tmp_path / 'today')
+        assert checkpoints.read(tmp_path / 'today')['network']['init_args'] == arguments
+
+
 # All or nothing
 
 

@@ -84,7 +84,7 @@ def test_each_layer_may_have_a_window_of_its_own():
 def test_a_trained_decoder_becomes_an_encoder_by_one_flag(layout):
     """The last token of a document changes the hidden state of its first one, in a batch of one row."""
     decoder, ids = make_trunk(), make_ids(8)
-    encoder = copy_weights(decoder, causal=False)
+    encoder = copy_weights(decoder, causal=False, shift_width=3)  # the default of an encoder is no shift
     changed = ids.clone()
     changed[0, -1] = (ids[0, -1] + 1) % N_VOCAB
     first = 0 if layout is None else int(layout.starts[-2])
@@ -192,7 +192,7 @@ def test_padding_never_changes_anything(attention):
 
 def test_post_norm_equals_torch():
     options = {'d_model': 16, 'n_heads': 4, 'd_ff': 24, 'n_layers': 1, 'bias': True, 'qk_norm': False, 'prenorm': False,
-               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm}  # fmt: skip
+               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm, 'shift_width': 1}  # fmt: skip
     for activation, name in ((nn.GELU, 'gelu'), (nn.ReLU, 'relu')):
         for prenorm in (False, True):
             trunk = make_trunk(**{**options, 'activation': activation, 'prenorm': prenorm})
@@ -448,13 +448,16 @@ def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone
         Transformer(50, 16, narrow_ratio=2.0)
 
 
-def test_a_shift_begins_as_nothing():
-    options = {'d_model': 16, 'n_layers': 1, 'n_heads': 2}
-    plain = Transformer(50, 16, **options)
-    shifting = Transformer(50, 16, **options, shift_width=3)
-    assert [tap.shape for tap in shifting.blocks[0].attention.shift.taps] == [(48,), (48,)]
-    plain.load_state_dict(shifting.state_dict(), strict=False)
-    torch.testing.assert_close(shifting(make_ids(9)), plain(make_ids(9)))
+def test_what_follows_from_the_direction_of_attention_by_default():
+    decoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2)
+    assert [tap.shape for tap in decoder.blocks[0].attention.shift.taps] == [(48,), (48,)]
+    encoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, causal=False)
+    assert encoder.blocks[0].attention.shift is None
+    plain = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, shift_width=1)
+    assert set(plain.state_dict()) == set(encoder.state_dict())
+    ids = make_ids(9)
+    plain.load_state_dict(decoder.state_dict(), strict=False)
+    torch.testing.assert_close(decoder(ids), plain(ids))  # it begins as nothing
 
 
 def test_a_shift_of_no_tokens_is_refused():

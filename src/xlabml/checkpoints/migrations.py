@@ -2,19 +2,21 @@
 
 Format 1: the network of a task was its attribute `model`. Format 2: it is `network`. Format 3: the checkpoint says how
 the network is built without the task. Format 4: settings of the data that are gone (`moved.REMOVED`) are not among its
-arguments; those that were set are listed, since such a run cannot be resumed.
+arguments; those that were set are listed, since such a run cannot be resumed. Format 5: settings that came with another
+default than what was done before (`ADDED`) are written out.
 """
 
 from collections.abc import Callable
 
 from xlabml.moved import without_removed
+from xlabml.plain import PlainDict
 
-from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
+from .contents import DATA, NETWORK, REMOVED, SETTINGS, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
 
 FIRST = 1
 """The oldest format that is read."""
 
-FORMAT = 4
+FORMAT = 5
 """The format that this version writes."""
 
 _HEAD = 'xlabml.heads.LanguageModel'
@@ -56,9 +58,48 @@ def _list_removed(checkpoint: Saved) -> Saved:
     return {**checkpoint, DATA: kept, **({REMOVED: was_set} if was_set else {})}
 
 
+ADDED: dict[str, dict[str, PlainDict]] = {
+    'trunk': {'xlabml.transformer.Transformer': {'shift_width': 1}},
+}
+"""Settings that are newer than format 4: by the argument of the task, the class of the part, and the setting, the value
+that means what was done without it."""
+
+
+def _write_out_added(checkpoint: Saved) -> Saved:
+    """Write out what the parts of the task did before they had a setting for it."""
+    found = dict(checkpoint)
+    if isinstance(arguments := checkpoint.get(TASK), dict):
+        found[TASK] = _with_added(arguments)
+    if isinstance(network := checkpoint.get(NETWORK), dict):
+        found[NETWORK] = _in_arguments(network)
+    settings = checkpoint.get(SETTINGS)
+    if isinstance(settings, dict) and isinstance(settings.get('model'), dict):
+        found[SETTINGS] = {**settings, 'model': _in_arguments(settings['model'])}
+    return found
+
+
+def _in_arguments(part: Saved) -> Saved:
+    arguments = part.get('init_args')
+    return {**part, 'init_args': _with_added(arguments)} if isinstance(arguments, dict) else part
+
+
+def _with_added(arguments: Saved) -> Saved:
+    found = dict(arguments)
+    for name, of_classes in ADDED.items():
+        part = arguments.get(name)
+        if not isinstance(part, dict):
+            continue
+        path = part.get('class_path')
+        given = part.get('init_args', {})
+        if isinstance(path, str) and path in of_classes and isinstance(given, dict):
+            found[name] = {**part, 'init_args': {**of_classes[path], **given}}
+    return found
+
+
 MIGRATIONS: dict[int, Callable[[Saved], Saved]] = {
     1: _name_network,
     2: _describe_network,
     3: _list_removed,
+    4: _write_out_added,
 }
 """What turns a checkpoint of a format into one of the next."""

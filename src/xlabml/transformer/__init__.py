@@ -18,7 +18,7 @@ from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
 from .shift import Before, Shift
-from .transformer import Transformer
+from .transformer import Transformer, usual_shift_width
 from .trunk import Trunk
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     'Trunk',
     'Xavier',
     'attend',
+    'usual_shift_width',
 ]
 
 __getattr__ = old_names('xlabml.transformer')  # of language models, which are in heads/

@@ -75,7 +75,8 @@ class Transformer(Trunk):
         adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
             used or exported; None: the weights are trained.
         shift_width: Tokens, the token itself included, whose queries, keys and values are mixed by a learned weight
-            for each channel before attention (a causal convolution inside documents); 1: none.
+            for each channel before attention (a causal convolution inside documents); 1: none; None: 3 in a decoder, 1
+            in an encoder.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -114,10 +115,11 @@ class Transformer(Trunk):
         block_drop: bool = True,
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
-        shift_width: int = 1,
+        shift_width: int | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        shift_width = usual_shift_width(causal) if shift_width is None else shift_width
         _check_sizes(
             n_vocab=n_vocab,
             max_len=max_len,
@@ -395,6 +397,11 @@ class Transformer(Trunk):
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
+
+
+def usual_shift_width(causal: bool) -> int:
+    """The width of the shift of a trunk that does not set it."""
+    return 3 if causal else 1
 
 
 def _narrow(hidden: Float[Tensor, 'b n d'], ratio: float) -> Float[Tensor, 'b n d']:
