@@ -14,18 +14,14 @@ from torch.utils.data import DataLoader
 
 from xlabml.batches import batch_of_rows
 from xlabml.datamodules import XLabDataModule
-from xlabml.engine import Trainer
+from xlabml.engine import DEFAULT_STEPS, Trainer
 from xlabml.models import XLabModel
 
-STEPS = 2246
-"""As conf/fit.yaml has it."""
 N_STEPS = 9
 WARM_UP = 4
 """Steps that are not counted: memory and kernels are set up in them."""
 OTHERS_RATIO = 0.08
 """What validations and checkpoints add: a default run took 10 min 52 s, its steps 10 min 03 s of them."""
-SHIFT_RATIO = 0.055
-"""What the shift of conf/fit.yaml adds to a step (measured: docs/log.md)."""
 
 
 class Clock(L.Callback):
@@ -53,9 +49,9 @@ def step_seconds() -> float:
 def main() -> None:
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
-    seconds = STEPS * step_seconds() * (1 + OTHERS_RATIO + SHIFT_RATIO)
+    seconds = DEFAULT_STEPS * step_seconds() * (1 + OTHERS_RATIO)
     told = f'{round(seconds / 60)} minutes' if seconds > 90 else f'{round(seconds)} seconds'
-    print(f'make fit trains for about {told} on this machine ({STEPS:,} steps)', flush=True)
+    print(f'make fit trains for about {told} on this machine ({DEFAULT_STEPS:,} steps)', flush=True)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
 from xlabml.errors import SettingsError
 from xlabml.plain import Plain, PlainDict, below
-from xlabml.transformer import Transformer, Trunk, usual_shift_width
+from xlabml.transformer import BY_DIRECTION, Transformer, Trunk
 from xlabml.untrusted.building import REMEDY, naming
 from xlabml.untrusted.matching import match_arguments, parameters
 
@@ -100,12 +100,16 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
 
 
 def _written_out(trunk: PlainDict) -> PlainDict:
-    """The arguments of a trunk; the width of its shift is written out, which else would follow from the direction of
-    attention, and that the new task decides."""
+    """The arguments of a trunk; those that follow from the direction of attention, which the new task decides, are
+    written out as they followed from the direction that it had."""
     known = below(trunk, 'init_args')
-    if trunk.get('class_path') != settings.path_of(Transformer) or known.get('shift_width') is not None:
+    path = trunk.get('class_path')
+    cls = settings.find_class(path) if isinstance(path, str) else None
+    if cls is None or not issubclass(cls, Transformer):
         return known
-    return {**known, 'shift_width': usual_shift_width(known.get('causal') is not False)}
+    usual = BY_DIRECTION[known.get('causal') is not False]
+    unset = {name: value for name, value in usual.items() if name in parameters(cls) and known.get(name) is None}
+    return {**known, **unset}
 
 
 def _require_trunk(path: Path, trunk: Plain, task: type) -> None:

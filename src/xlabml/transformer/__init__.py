@@ -18,10 +18,11 @@ from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
 from .shift import Before, Shift
-from .transformer import Transformer, usual_shift_width
+from .transformer import BY_DIRECTION, Transformer
 from .trunk import Trunk
 
 __all__ = [
+    'BY_DIRECTION',
     'ALiBi',
     'Attention',
     'Before',
@@ -48,7 +49,6 @@ __all__ = [
     'Trunk',
     'Xavier',
     'attend',
-    'usual_shift_width',
 ]
 
 __getattr__ = old_names('xlabml.transformer')  # of language models, which are in heads/

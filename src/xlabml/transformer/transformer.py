@@ -26,6 +26,9 @@ from .trunk import Trunk
 _LEAST_CHANNELS = 8
 """Channels that `narrow_ratio` leaves at the least."""
 
+BY_DIRECTION: dict[bool, dict[str, int]] = {True: {'shift_width': 3}, False: {'shift_width': 1}}
+"""Arguments that are None by default: what they are in a causal trunk, and in another one."""
+
 
 class Transformer(Trunk):
     """Embeddings, positions and a stack of layers.
@@ -119,7 +122,7 @@ class Transformer(Trunk):
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        shift_width = usual_shift_width(causal) if shift_width is None else shift_width
+        shift_width = BY_DIRECTION[causal]['shift_width'] if shift_width is None else shift_width
         _check_sizes(
             n_vocab=n_vocab,
             max_len=max_len,
@@ -397,11 +400,6 @@ class Transformer(Trunk):
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError('trunk.causal is false, and only a causal trunk can use a cache; call it without one')
-
-
-def usual_shift_width(causal: bool) -> int:
-    """The width of the shift of a trunk that does not set it."""
-    return 3 if causal else 1
 
 
 def _narrow(hidden: Float[Tensor, 'b n d'], ratio: float) -> Float[Tensor, 'b n d']:
