@@ -247,11 +247,12 @@ class Narrow(Transformer):
 
 def test_settings_that_came_later_are_written_out_as_what_was_done_before(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, '_TRUSTED', settings._TRUSTED | {__name__})
+    added = {'shift_width': 1, 'shift_places': ['projections']}
     trunk = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 8}}
     for name, part, expected in (
-        ('ours', trunk, {'shift_width': 1, 'd_model': 8}),
-        ('set', {**trunk, 'init_args': {'shift_width': 5}}, {'shift_width': 5}),
-        ('derived', {**trunk, 'class_path': f'{__name__}.Derived'}, {'shift_width': 1, 'd_model': 8}),
+        ('ours', trunk, {**added, 'd_model': 8}),
+        ('set', {**trunk, 'init_args': {'shift_width': 5}}, {**added, 'shift_width': 5}),
+        ('derived', {**trunk, 'class_path': f'{__name__}.Derived'}, {**added, 'd_model': 8}),
         ('narrow', {'class_path': f'{__name__}.Narrow', 'init_args': {}}, {}),
         ('theirs', {**trunk, 'class_path': 'their.Transformer'}, {'d_model': 8}),
     ):

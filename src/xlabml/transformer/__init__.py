@@ -17,12 +17,13 @@ from .init import Copying, Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
-from .shift import Before, Shift
+from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace, has_shift
 from .transformer import BY_DIRECTION, Transformer
 from .trunk import Trunk
 
 __all__ = [
     'BY_DIRECTION',
+    'SHIFT_PLACES',
     'ALiBi',
     'Attention',
     'Before',
@@ -43,12 +44,14 @@ __all__ = [
     'ReLU2',
     'Rotary',
     'Shift',
+    'ShiftPlace',
     'Sinusoidal',
     'SwiGLU',
     'Transformer',
     'Trunk',
     'Xavier',
     'attend',
+    'has_shift',
 ]
 
 __getattr__ = old_names('xlabml.transformer')  # of language models, which are in heads/
