@@ -267,6 +267,11 @@ def test_settings_that_came_later_are_written_out_as_what_was_done_before(tmp_pa
         network = found['network']['init_args']
         for place in (found['hyper_parameters'], network, found['config']['model']['init_args']):
             assert place['trunk']['init_args'] == expected
+        muon = {'class_path': 'xlabml.training.Muon', 'init_args': {'ns_steps': 3}}
+        saved['hyper_parameters'] = {**saved['hyper_parameters'], 'optimizer': muon}
+        torch.save(a_checkpoint(**saved, xlabml_format=4), tmp_path / name)
+        optimizer = checkpoints.read(tmp_path / name)['hyper_parameters']['optimizer']
+        assert optimizer['init_args'] == {'iteration': 'quintic', 'ns_steps': 3}
         torch.save(a_checkpoint(**saved, xlabml_format=checkpoints.FORMAT), tmp_path / 'today')
         assert checkpoints.read(tmp_path / 'today')['network']['init_args'] == arguments
 

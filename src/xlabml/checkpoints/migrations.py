@@ -62,6 +62,7 @@ def _list_removed(checkpoint: Saved) -> Saved:
 
 ADDED: dict[str, dict[str, PlainDict]] = {
     'trunk': {'xlabml.transformer.Transformer': {'shift_width': 1, 'shift_places': ['projections']}},
+    'optimizer': {'xlabml.training.Muon': {'iteration': 'quintic'}},
 }
 """Settings that are newer than format 4: by the argument of the task, the class of the part, and the setting, the value
 that means what was done without it."""
