@@ -31,6 +31,40 @@ def test_scores_are_those_of_the_formula(options):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('documents', 'words'), [(DOCUMENTS, split_words), (DOCUMENTS, split_parts), ([''], split_words)]
+)
+def test_a_table_that_was_saved_scores_the_same(tmp_path, documents, words):
+    path = tmp_path / 'table.npz'
+    table = BM25(documents, words=words)
+    with path.open('wb') as file:
+        table.save(file)
+    with path.open('rb') as file:
+        loaded = BM25.load(file, words)
+    queries = ['The dog sat', 'bird', '']
+    assert loaded.n_documents == len(documents)
+    assert loaded.scores(queries).tobytes() == table.scores(queries).tobytes()
+
+
+def test_a_file_that_holds_no_table_is_refused(tmp_path):
+    path = tmp_path / 'table.npz'
+    with path.open('wb') as file:
+        BM25(DOCUMENTS).save(file)
+    whole = path.read_bytes()
+    at = whole.index(b'the\n') + 1
+    changed = whole[:at] + b'x' + whole[at + 1 :]
+    np.savez(path, terms=np.zeros(1, np.uint8))
+    other = path.read_bytes()
+    np.savez(path, terms=np.array([{}], object))
+    for data in (whole[:-30], changed, other, path.read_bytes(), b'no archive', b''):
+        path.write_bytes(data)
+        with path.open('rb') as file, pytest.raises(ValueError, match=r'BM25|allow_pickle'):
+            BM25.load(file)
+    np.save(path.with_suffix('.npy'), np.arange(3))
+    with path.with_suffix('.npy').open('rb') as file, pytest.raises(ValueError, match='BM25'):
+        BM25.load(file)
+
+
 def test_no_documents_have_no_scores():
     assert BM25([]).scores(['dog']).shape == (1, 0)
 

@@ -12,7 +12,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import IO, Literal, NamedTuple, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -95,8 +96,40 @@ class BM25:
         share = rarity[term] * count / (count + k1 * (1 - b + b * relative[document]))
         order = np.argsort(term, kind='stable')
         self._starts = np.concatenate([[0], np.cumsum(n_with)])
-        self._documents = document[order]
+        self._documents = document[order].astype(np.int32)
         self._shares = share[order].astype(np.float32)
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write the table, without its texts."""
+        terms = np.frombuffer('\n'.join(self._numbers).encode('utf-8', 'surrogatepass'), np.uint8)  # no term has a \n
+        np.savez(
+            file,
+            terms=terms,
+            starts=self._starts,
+            documents=self._documents,
+            shares=self._shares,
+            n_documents=np.array(self.n_documents),
+        )
+
+    @classmethod
+    def load(cls, file: IO[bytes], words: Words = split_words) -> 'BM25':
+        """Read what `save` wrote; queries are split by `words`, as the documents were.
+
+        Raises:
+            ValueError: The file holds something else, or is damaged.
+        """
+        found = cls((), words=words)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                terms = arrays['terms'].tobytes().decode('utf-8', 'surrogatepass')
+                found._starts = arrays['starts']
+                found._documents = arrays['documents']
+                found._shares = arrays['shares']
+                found.n_documents = int(arrays['n_documents'])
+        except (BadZipFile, KeyError, EOFError, TypeError) as error:
+            raise ValueError(f'no table of BM25, or a damaged one: {error}') from error
+        found._numbers = {term: number for number, term in enumerate(terms.split('\n') if terms else [])}
+        return found
 
     def scores(self, queries: Sequence[str]) -> Float32[np.ndarray, 'q n']:
         """The score of every document for each query; a word counts as often as a query has it."""

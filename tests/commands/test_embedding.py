@@ -11,10 +11,12 @@ import torch
 from bert_folders import write_folder
 
 from xlabml import checkpoints
+from xlabml.bm25 import BM25, split_parts, split_words
 from xlabml.checkpoints import write_export
-from xlabml.commands import embedding, embedding_shards, shard_making
+from xlabml.commands import corpus_terms, embedding, embedding_shards, shard_making
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
+from xlabml.errors import DataError
 from xlabml.heads import TextEncoder, TokenVectors
 from xlabml.pipelines import Calibration, TextEmbedder, embedder, vector_files
 from xlabml.pipelines.reranking import rerank
@@ -316,6 +318,46 @@ def test_hybrid_search_weighs_as_was_chosen_in_training_or_typed(ckpt, tmp_path,
     vectors = found(weighed, *command, '--hybrid', '--vector-weight', '1', '--bm25-terms', 'words')
     assert [line.split()[1] for line in vectors.out.splitlines()] == order
     assert 'vectors and BM25 by' not in vectors.err  # all of it was typed
+
+
+def test_hybrid_search_counts_a_corpus_once(ckpt, tmp_path, capsys, cache, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    counted = []
+
+    def count(texts, **options):
+        counted.append(options['words'])
+        return BM25(texts, **options)
+
+    count.load = BM25.load
+    monkeypatch.setattr(corpus_terms, 'BM25', count)
+
+    def search(*arguments):
+        assert main([ckpt, '--search', corpus, 'lazy dog', '--hybrid', *arguments]) == 0
+        return capsys.readouterr().out
+
+    first = search()
+    assert search() == first
+    assert counted == [split_words]
+    parts = search('--bm25-terms', 'parts')
+    assert counted == [split_words, split_parts]
+    for table in (cache / 'vectors').glob('*.bm25.npz'):  # damaged ones are replaced
+        table.write_bytes(table.read_bytes()[:-9])
+    assert search('--bm25-terms', 'parts') == parts
+    assert search('--bm25-terms', 'parts') == parts
+    assert len(counted) == 3
+    write_lines(tmp_path / 'corpus.txt', [*TEXTS[::-1], 'a lazy lazy dog'])
+    assert search() != first
+    assert len(counted) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_terms, 'require_same', refuse)
+        write_lines(tmp_path / 'corpus.txt', TEXTS[:3])
+        n_tables = len(list((cache / 'vectors').glob('*.bm25.npz')))
+        assert main([ckpt, '--search', corpus, 'lazy dog', '--hybrid']) == 1
+    assert len(list((cache / 'vectors').glob('*.bm25.npz'))) == n_tables  # what changed meanwhile is not kept
+
+
+def refuse(job):
+    raise DataError(f'{job.corpus.name} changed while it was read')
 
 
 def test_approximate_search_finds_what_exact_search_does_or_names_its_extra(ckpt, tmp_path, capsys, cache, monkeypatch):

@@ -10,11 +10,12 @@ import numpy as np
 
 from xlabml import artifacts, paths
 from xlabml.artifacts.hashes import hash_file, short_hash
-from xlabml.bm25 import BM25, SPLITTERS, Fusion, fuse_with_words
+from xlabml.bm25 import Fusion, fuse_with_words
 from xlabml.pipelines import TextEmbedder, find_nearest
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 
 from .corpus import Corpus
+from .corpus_terms import count_terms
 from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths, usage_errors
 from .output import visible
@@ -118,7 +119,7 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     if options.hybrid:
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
         fusion = _fusion(options, embedder)
-        words = BM25(job.corpus.texts(), words=SPLITTERS[fusion.terms]).scores([options.query])
+        words = count_terms(job, fusion.terms).scores([options.query])
         scores = fuse_with_words(dense, words, fusion.vector_weight)[0]
         rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]
