@@ -10,7 +10,7 @@ READY = .venv/.ready
 
 fit: $(READY)
 	@$(BIN)/python scripts/how_long.py
-	$(BIN)/python xlab.py fit --ckpt_path last
+	$(BIN)/python xlab.py fit -c conf/fit.yaml --ckpt_path last
 	$(BIN)/python xlab.py test --ckpt_path last
 	@echo && echo 'A sample (more: ./infer.py last "The"):'
 	@$(BIN)/python infer.py last 'The history of' -l 80 -T 0.8 -p 0.95 -s 1

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from xlabml.datamodules import XLabDataModule
 from xlabml.models import XLabModel
@@ -34,7 +35,7 @@ def test_it_times_steps_and_leaves_nothing(script, monkeypatch, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(('seconds', 'said'), [(0.29, '12 minutes'), (0.03, '73 seconds')])
+@pytest.mark.parametrize(('seconds', 'said'), [(0.29, '12 minutes'), (0.03, '72 seconds')])
 def test_it_says_minutes_or_seconds(script, monkeypatch, capsys, seconds, said):
     monkeypatch.setattr(script, 'step_seconds', lambda: seconds)
     script.main()
@@ -44,4 +45,8 @@ def test_it_says_minutes_or_seconds(script, monkeypatch, capsys, seconds, said):
 def test_make_fit_asks_it_first():
     makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
     assert re.search(r'^fit: .*\n\t@\$\(BIN\)/python scripts/how_long.py\n', makefile, re.MULTILINE)
-    assert 'xlab.py fit --ckpt_path last\n' in makefile  # what it times: the defaults
+    assert 'xlab.py fit -c conf/fit.yaml ' in makefile
+
+
+def test_the_configuration_has_the_length_that_it_counts():
+    assert 'trainer' not in yaml.safe_load((ROOT / 'conf' / 'fit.yaml').read_text('utf-8'))

@@ -24,7 +24,6 @@ from xlabml.transformer import (
     Sinusoidal,
     SwiGLU,
     Transformer,
-    has_shift,
 )
 
 POSITIONS = [NoPositions, Rotary, Sinusoidal, Learned, ALiBi]
@@ -477,7 +476,7 @@ def test_what_follows_from_the_direction_of_attention_by_default():
     assert [tap.shape for tap in decoder.blocks[0].attention.shift.taps] == [(48,), (48,)]
     encoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, causal=False)
     plain = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, shift_width=1)
-    assert [has_shift(trunk) for trunk in (decoder, encoder, plain)] == [True, False, False]
+    assert [trunk.blocks[0].has_shifts for trunk in (decoder, encoder, plain)] == [True, False, False]
     assert set(plain.state_dict()) == set(encoder.state_dict())
 
 

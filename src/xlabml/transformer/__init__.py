@@ -17,7 +17,7 @@ from .init import Copying, Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
-from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace, has_shift
+from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace
 from .transformer import BY_DIRECTION, Transformer
 from .trunk import Trunk
 
@@ -51,7 +51,6 @@ __all__ = [
     'Trunk',
     'Xavier',
     'attend',
-    'has_shift',
 ]
 
 __getattr__ = old_names('xlabml.transformer')  # of language models, which are in heads/

@@ -178,6 +178,11 @@ class Block(nn.Module):
         self.prenorm = prenorm
         self.dropout = dropout
 
+    @property
+    def has_shifts(self) -> bool:
+        """Whether anything in it is shifted."""
+        return any(isinstance(module, Shift) for module in self.modules())
+
     def forward(
         self,
         hidden: Float[Tensor, 'b n d'],

@@ -150,11 +150,6 @@ class _Mix(torch.autograd.Function):
         return of_x.view(x.shape), None, *of_taps
 
 
-def has_shift(trunk: nn.Module) -> bool:
-    """Whether there is a shift anywhere in it."""
-    return any(isinstance(module, Shift) for module in trunk.modules())
-
-
 def _ends(x: Float[Tensor, 't c'], layout: Layout, count: int) -> Float[Tensor, 's k c']:
     """The last vectors of each segment. Of a shorter one the first of them belong to others: positions hide those."""
     distance = torch.arange(count, 0, -1, device=x.device)
