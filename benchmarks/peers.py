@@ -60,7 +60,7 @@ def run_xlab(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: arg
     quieten()
     warnings.filterwarnings('ignore', message='.*limit_val_batches.*')
     trunk = {name: value for name, value in shape.items() if name != 'batch_tokens'}
-    trunk |= {'activation': 'SwiGLU', 'qk_norm': False}
+    trunk |= {'activation': 'SwiGLU', 'qk_norm': False, 'shift_width': 1}
     arguments = [f'--model.trunk.{name}={value}' for name, value in trunk.items()]
     arguments += [f'--data.batch_tokens={shape["batch_tokens"]}', f'--data.n_vocab={N_VOCAB}', '--data.plan=Concat']
     arguments += [f'--data.max_len={MAX_LEN}', '--model.optimizer=xlabml.training.AdamW', f'--model.optimizer.lr={LR}']
@@ -77,7 +77,7 @@ def make_model(shape: dict[str, int]) -> torch.nn.Module:
 
     trunk = {name: value for name, value in shape.items() if name != 'batch_tokens'}
     return language_model(
-        N_VOCAB, MAX_LEN, functools.partial(Transformer, **trunk, activation=SwiGLU, qk_norm=False)
+        N_VOCAB, MAX_LEN, functools.partial(Transformer, **trunk, activation=SwiGLU, qk_norm=False, shift_width=1)
     ).train()
 
 

@@ -94,6 +94,7 @@ PLAIN_TRUNK = {
     'norm': LAYER_NORM,
     'activation': 'torch.nn.GELU',
     'qk_norm': False,
+    'shift_width': 1,
     'scale_embedding': False,
     'init': {'class_path': 'Normal', 'init_args': {'embedding_std': 0.02}},
 }
@@ -138,16 +139,19 @@ def without(trunk: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in trunk.items() if name not in names}
 
 
+NO_SHIFT = {'shift_width': 1}
+
 LADDER = {
     'plain (AdamW, GELU, sinusoids, LayerNorm)': PLAIN,
     '… padded windows in place of packed rows': PLAIN._replace(settings={**PLAIN.settings, 'data.plan': 'Chunk'}),
     '… with rotary positions': PLAIN._replace(trunk=without(PLAIN_TRUNK, 'positions')),
     '… and RMSNorm, QK-norm': PLAIN._replace(trunk=without(PLAIN_TRUNK, 'positions', 'norm', 'qk_norm')),
     '… and ReLU²': PLAIN._replace(trunk=without(PLAIN_TRUNK, 'positions', 'norm', 'qk_norm', 'activation')),
-    '… and scaled embeddings': PLAIN._replace(trunk={}),
-    '… and Muon': Recipe({**PLAIN.settings, 'model.optimizer': MUON}, {}),
-    '… and linear decay, its rates, 1,024 slots a step': Recipe({'data.n_vocab': 4096}, {}),
-    '… and 8,192 tokens in the vocabulary: the default': DEFAULT,
+    '… and scaled embeddings': PLAIN._replace(trunk=NO_SHIFT),
+    '… and Muon': Recipe({**PLAIN.settings, 'model.optimizer': MUON}, NO_SHIFT),
+    '… and linear decay, its rates, 1,024 slots a step': Recipe({'data.n_vocab': 4096}, NO_SHIFT),
+    '… and 8,192 tokens in the vocabulary': Recipe({}, NO_SHIFT),
+    '… and the shift: the default': DEFAULT,
 }
 """Each step upon the one before, but for the second, which is beside the first."""
 

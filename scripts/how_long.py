@@ -14,11 +14,9 @@ from torch.utils.data import DataLoader
 
 from xlabml.batches import batch_of_rows
 from xlabml.datamodules import XLabDataModule
-from xlabml.engine import Trainer
+from xlabml.engine import DEFAULT_STEPS, Trainer
 from xlabml.models import XLabModel
 
-STEPS = 2246
-"""As conf/fit.yaml has it."""
 N_STEPS = 9
 WARM_UP = 4
 """Steps that are not counted: memory and kernels are set up in them."""
@@ -53,9 +51,9 @@ def step_seconds() -> float:
 def main() -> None:
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
-    seconds = STEPS * step_seconds() * (STEP_RATIO + OTHERS_RATIO)
+    seconds = DEFAULT_STEPS * step_seconds() * (STEP_RATIO + OTHERS_RATIO)
     told = f'{round(seconds / 60)} minutes' if seconds > 90 else f'{round(seconds)} seconds'
-    print(f'make fit trains for about {told} on this machine ({STEPS:,} steps)', flush=True)
+    print(f'make fit trains for about {told} on this machine ({DEFAULT_STEPS:,} steps)', flush=True)
 
 
 if __name__ == '__main__':

@@ -48,5 +48,5 @@ def test_make_fit_asks_it_first():
     assert 'xlab.py fit -c conf/fit.yaml ' in makefile
 
 
-def test_it_counts_the_steps_of_the_configuration(script):
-    assert yaml.safe_load((ROOT / 'conf' / 'fit.yaml').read_text('utf-8'))['trainer']['max_steps'] == script.STEPS
+def test_the_configuration_has_the_length_that_it_counts():
+    assert 'trainer' not in yaml.safe_load((ROOT / 'conf' / 'fit.yaml').read_text('utf-8'))

@@ -57,6 +57,8 @@ COMMON = [
     *('--trainer.accelerator=cpu', '--trainer.precision=32-true', '--trainer.max_steps=60'),
     *('--trainer.log_every_n_steps=1', '--trainer.val_check_interval=20', '--curves.peak_tflops=1'),
     *('--samples.n_tokens=2', f'--checkpoint.pin_steps=[{RESUMED_STEP}]'),
+    # As the default was when the baseline was recorded.
+    '--model.trunk.shift_width=1',
     '--model.optimizer.ns_dtype=float32',  # bfloat16 where the processor has it: other bits on another machine
 ]
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xlabml import checkpoints
+from xlabml import checkpoints, settings
 from xlabml.checkpoints import Contents, migrations
+from xlabml.transformer import Transformer
 
 TOKENIZER = b'a tokenizer\0\xff' * 50
 
@@ -233,6 +234,61 @@ def test_removed_settings_are_dropped_and_those_that_were_set_keep_a_run_from_re
     with pytest.raises(ValueError, match=r'set was trained with .* data\.first_len \(8\), .* --init_from .*set'):
         checkpoints.require_whole(contents, tmp_path / 'set', training=True)
     checkpoints.require_whole(contents, tmp_path / 'set', training=False)
+
+
+class Derived(Transformer):
+    pass
+
+
+class Narrow(Transformer):
+    def __init__(self, n_vocab, max_len):
+        super().__init__(n_vocab, max_len, d_model=8)
+
+
+def test_settings_that_came_later_are_written_out_as_what_was_done_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, '_TRUSTED', settings._TRUSTED | {__name__})
+    added = {'shift_width': 1, 'shift_places': ['projections']}
+    trunk = {'class_path': 'xlabml.transformer.Transformer', 'init_args': {'d_model': 8}}
+    for name, part, expected in (
+        ('ours', trunk, {**added, 'd_model': 8}),
+        ('set', {**trunk, 'init_args': {'shift_width': 5}}, {**added, 'shift_width': 5}),
+        ('derived', {**trunk, 'class_path': f'{__name__}.Derived'}, {**added, 'd_model': 8}),
+        ('narrow', {'class_path': f'{__name__}.Narrow', 'init_args': {}}, {}),
+        ('theirs', {**trunk, 'class_path': 'their.Transformer'}, {'d_model': 8}),
+    ):
+        arguments = {'n_vocab': 9, 'max_len': 4, 'trunk': part}
+        saved = {
+            'hyper_parameters': {**arguments, '_class_path': 'xlabml.models.XLabModel'},
+            'network': {'class_path': 'xlabml.heads.LanguageModel', 'init_args': arguments},
+            'config': {'model': {'class_path': 'xlabml.models.XLabModel', 'init_args': arguments}},
+        }
+        torch.save(a_checkpoint(**saved, xlabml_format=4), tmp_path / name)
+        found = checkpoints.read(tmp_path / name)
+        network = found['network']['init_args']
+        for place in (found['hyper_parameters'], network, found['config']['model']['init_args']):
+            assert place['trunk']['init_args'] == expected
+        muon = {'class_path': 'xlabml.training.Muon', 'init_args': {'ns_steps': 3}}
+        saved['hyper_parameters'] = {**saved['hyper_parameters'], 'optimizer': muon}
+        torch.save(a_checkpoint(**saved, xlabml_format=4), tmp_path / name)
+        optimizer = checkpoints.read(tmp_path / name)['hyper_parameters']['optimizer']
+        assert optimizer['init_args'] == {'iteration': 'quintic', 'ns_steps': 3}
+        torch.save(a_checkpoint(**saved, xlabml_format=checkpoints.FORMAT), tmp_path / 'today')
+        assert checkpoints.read(tmp_path / 'today')['network']['init_args'] == arguments
+
+
+@pytest.mark.parametrize(
+    ('limits', 'expected'),
+    [
+        ({'max_steps': -1, 'max_epochs': None, 'max_time': None}, 1950),
+        ({'max_steps': 7, 'max_epochs': None, 'max_time': None}, 7),
+        ({'max_steps': -1, 'max_epochs': 2, 'max_time': None}, -1),
+        ({'max_steps': -1, 'max_epochs': None, 'max_time': '00:01:00:00'}, -1),
+    ],
+)
+def test_the_length_that_an_earlier_run_had_by_default_is_written_out(tmp_path, limits, expected):
+    for format, length in ((4, expected), (checkpoints.FORMAT, limits['max_steps'])):
+        torch.save(a_checkpoint(config={'trainer': limits}, xlabml_format=format), tmp_path / 'saved')
+        assert checkpoints.read(tmp_path / 'saved')['config']['trainer'] == {**limits, 'max_steps': length}
 
 
 # All or nothing

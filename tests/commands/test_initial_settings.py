@@ -26,7 +26,8 @@ def test_what_makes_vectors_is_taken_over_where_the_task_has_it(task):
     found = seals.open(initial_settings(first, task, False, seals))
     arguments = found['model']['init_args']
     assert arguments['pooling'] == POOLING
-    assert arguments['trunk']['init_args'] == {'d_model': 16}  # whether it is causal is the task's
+    # Whether it is causal is the task's, and what follows from that is as it was in the trunk whose weights they are.
+    assert arguments['trunk']['init_args'] == {'d_model': 16, 'shift_width': 3}
     assert found['data'] == {'max_len': 32, 'n_vocab': 320}
     expected = {'normalize': False, 'prompts': {'query': 'q: '}} if task.endswith('Embedder') else {}
     assert {name: arguments[name] for name in arguments.keys() - {'trunk', 'pooling'}} == expected

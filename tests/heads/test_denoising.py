@@ -63,7 +63,7 @@ def test_without_a_vector_the_first_token_is_its_embedding():
 
 def test_the_direction_of_a_pass_may_be_chosen():
     ids = make_ids(9)
-    both, left = make_trunk(causal=False), make_trunk(causal=True)
+    both, left = (make_trunk(causal=causal, shift_width=3) for causal in (False, True))
     assert torch.equal(both(ids, causal=True), left(ids))
     assert torch.equal(left(ids, causal=False), both(ids))
 

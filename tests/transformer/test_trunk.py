@@ -87,7 +87,7 @@ def test_each_layer_may_have_a_window_of_its_own():
 def test_a_trained_decoder_becomes_an_encoder_by_one_flag(layout):
     """The last token of a document changes the hidden state of its first one, in a batch of one row."""
     decoder, ids = make_trunk(), make_ids(8)
-    encoder = copy_weights(decoder, causal=False)
+    encoder = copy_weights(decoder, causal=False, shift_width=3)  # the default of an encoder is no shift
     changed = ids.clone()
     changed[0, -1] = (ids[0, -1] + 1) % N_VOCAB
     first = 0 if layout is None else int(layout.starts[-2])
@@ -195,7 +195,7 @@ def test_padding_never_changes_anything(attention):
 
 def test_post_norm_equals_torch():
     options = {'d_model': 16, 'n_heads': 4, 'd_ff': 24, 'n_layers': 1, 'bias': True, 'qk_norm': False, 'prenorm': False,
-               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm}  # fmt: skip
+               'final_norm': False, 'positions': NoPositions, 'norm': nn.LayerNorm, 'shift_width': 1}  # fmt: skip
     for activation, name in ((nn.GELU, 'gelu'), (nn.ReLU, 'relu')):
         for prenorm in (False, True):
             trunk = make_trunk(**{**options, 'activation': activation, 'prenorm': prenorm})
@@ -463,12 +463,21 @@ def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone
 )
 def test_shifts_begin_as_nothing(places, sizes):
     options = {'d_model': 16, 'n_layers': 1, 'n_heads': 2, 'activation': SwiGLU, 'd_ff': 64}
-    plain = Transformer(50, 16, **options)
+    plain = Transformer(50, 16, **options, shift_width=1)
     shifting = Transformer(50, 16, **options, shift_width=3, shift_places=places)
     taps = {name: p.shape for name, p in shifting.blocks[0].named_parameters() if 'taps' in name}
     assert taps == {f'{name}.taps.{i}': (size,) for name, size in sizes.items() for i in (0, 1)}
     plain.load_state_dict(shifting.state_dict(), strict=False)
     torch.testing.assert_close(shifting(make_ids(9)), plain(make_ids(9)))
+
+
+def test_what_follows_from_the_direction_of_attention_by_default():
+    decoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2)
+    assert [tap.shape for tap in decoder.blocks[0].attention.shift.taps] == [(48,), (48,)]
+    encoder = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, causal=False)
+    plain = Transformer(50, 16, d_model=16, n_layers=1, n_heads=2, shift_width=1)
+    assert [trunk.blocks[0].has_shifts for trunk in (decoder, encoder, plain)] == [True, False, False]
+    assert set(plain.state_dict()) == set(encoder.state_dict())
 
 
 @pytest.mark.parametrize('position', [[0, 1, 0, 0, 1, 2, 3, 0], [0, 1, 2, 3]], ids=['documents', 'rows'])

@@ -2,19 +2,23 @@
 
 Format 1: the network of a task was its attribute `model`. Format 2: it is `network`. Format 3: the checkpoint says how
 the network is built without the task. Format 4: settings of the data that are gone (`moved.REMOVED`) are not among its
-arguments; those that were set are listed, since such a run cannot be resumed.
+arguments; those that were set are listed, since such a run cannot be resumed. Format 5: settings whose default was
+another one before (`ADDED`, and the length of a run) are written out as what was done.
 """
 
 from collections.abc import Callable
+from inspect import signature
 
+from xlabml import settings
 from xlabml.moved import without_removed
+from xlabml.plain import PlainDict
 
-from .contents import DATA, NETWORK, REMOVED, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
+from .contents import DATA, NETWORK, REMOVED, SETTINGS, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
 
 FIRST = 1
 """The oldest format that is read."""
 
-FORMAT = 4
+FORMAT = 5
 """The format that this version writes."""
 
 _HEAD = 'xlabml.heads.LanguageModel'
@@ -56,9 +60,71 @@ def _list_removed(checkpoint: Saved) -> Saved:
     return {**checkpoint, DATA: kept, **({REMOVED: was_set} if was_set else {})}
 
 
+ADDED: dict[str, dict[str, PlainDict]] = {
+    'trunk': {'xlabml.transformer.Transformer': {'shift_width': 1, 'shift_places': ['projections']}},
+    'optimizer': {'xlabml.training.Muon': {'iteration': 'quintic'}},
+}
+"""Settings that are newer than format 4: by the argument of the task, the class of the part, and the setting, the value
+that means what was done without it."""
+
+_LIMITS = ('max_steps', 'max_epochs', 'max_time')
+_STEPS = 1950
+"""The length of a run that set none of its limits, until format 4."""
+
+
+def _write_out_defaults(checkpoint: Saved) -> Saved:
+    """Write out what was done where a setting was not there or not set."""
+    found = dict(checkpoint)
+    if isinstance(arguments := checkpoint.get(TASK), dict):
+        found[TASK] = _with_added(arguments)
+    if isinstance(network := checkpoint.get(NETWORK), dict):
+        found[NETWORK] = _in_arguments(network)
+    if isinstance(run := checkpoint.get(SETTINGS), dict):
+        run = dict(run)
+        if isinstance(model := run.get('model'), dict):
+            run['model'] = _in_arguments(model)
+        if isinstance(trainer := run.get('trainer'), dict) and all(trainer.get(name) in (None, -1) for name in _LIMITS):
+            run['trainer'] = {**trainer, 'max_steps': _STEPS}
+        found[SETTINGS] = run
+    return found
+
+
+def _in_arguments(part: Saved) -> Saved:
+    arguments = part.get('init_args')
+    return {**part, 'init_args': _with_added(arguments)} if isinstance(arguments, dict) else part
+
+
+def _with_added(arguments: Saved) -> Saved:
+    found = dict(arguments)
+    for name, of_classes in ADDED.items():
+        part = arguments.get(name)
+        if not isinstance(part, dict) or not isinstance(part.get('class_path'), str):
+            continue
+        given = part.get('init_args', {})
+        added = _added_to(part['class_path'], of_classes)
+        if added and isinstance(given, dict):
+            found[name] = {**part, 'init_args': {**added, **given}}
+    return found
+
+
+def _added_to(path: str, of_classes: dict[str, PlainDict]) -> PlainDict:
+    """What is newer in a class: one that is named, or a class of the user's that derives from it and takes it too."""
+    path = settings.renamed(path)
+    if path in of_classes:
+        return of_classes[path]
+    try:
+        cls = settings.find_class(path)
+        taken = signature(cls).parameters
+    except ValueError:
+        return {}  # refused by what builds it
+    base = next((base for base in map(settings.path_of, cls.__mro__) if base in of_classes), None)
+    return {} if base is None else {name: value for name, value in of_classes[base].items() if name in taken}
+
+
 MIGRATIONS: dict[int, Callable[[Saved], Saved]] = {
     1: _name_network,
     2: _describe_network,
     3: _list_removed,
+    4: _write_out_defaults,
 }
 """What turns a checkpoint of a format into one of the next."""

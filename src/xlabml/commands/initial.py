@@ -10,7 +10,7 @@ from xlabml.conversion import HUB, fetch_folder, is_pretrained, read_pretrained
 from xlabml.datamodules import XLabDataModule
 from xlabml.errors import SettingsError
 from xlabml.plain import Plain, PlainDict, below
-from xlabml.transformer import Trunk
+from xlabml.transformer import BY_DIRECTION, Transformer, Trunk
 from xlabml.untrusted.building import REMEDY, naming
 from xlabml.untrusted.matching import match_arguments, parameters
 
@@ -87,7 +87,7 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
             _require_trunk(initial.path, saved['trunk'], task)
             matched = match_arguments(task, saved, 'model', seals.close)
             trunk = below(matched, 'trunk')
-            known = below(trunk, 'init_args')
+            known = _written_out(trunk)
             trunk['init_args'] = {name: value for name, value in known.items() if name not in _OF_THE_TASK}
             found['model'] = {'class_path': class_path, 'init_args': {**matched, 'trunk': trunk}}
         elif network is not None and 'd_vector' in network.arguments and 'd_vector' in parameters(task):
@@ -97,6 +97,19 @@ def initial_settings(initial: Initial, class_path: str, has_tokenizer: bool, sea
         sizes = {name: data[name] for name in ['max_len', *([] if has_tokenizer else ['n_vocab'])] if name in data}
         found['data'] = match_arguments(XLabDataModule, sizes, 'data', seals.close)
     return found
+
+
+def _written_out(trunk: PlainDict) -> PlainDict:
+    """The arguments of a trunk; those that follow from the direction of attention, which the new task decides, are
+    written out as they followed from the direction that it had."""
+    known = below(trunk, 'init_args')
+    path = trunk.get('class_path')
+    cls = settings.find_class(path) if isinstance(path, str) else None
+    if cls is None or not issubclass(cls, Transformer):
+        return known
+    usual = BY_DIRECTION[known.get('causal') is not False]
+    unset = {name: value for name, value in usual.items() if name in parameters(cls) and known.get(name) is None}
+    return {**known, **unset}
 
 
 def _require_trunk(path: Path, trunk: Plain, task: type) -> None:

@@ -18,7 +18,7 @@ from .precision import auto_precision
 from .run import Run
 from .signals import Signals
 
-DEFAULT_STEPS = 1950
+DEFAULT_STEPS = 2246
 
 _MISLEADING = ('`Trainer(val_check_interval=1)` was configured', '`weights_only` was not set')
 
@@ -37,7 +37,7 @@ class Trainer(L.Trainer):
     Args:
         precision: Precision of matrix products. `auto` is bf16-mixed where the hardware multiplies bf16 natively
             (AMX or AVX-512-BF16 on a CPU, compute capability 8.0 or later on an NVIDIA GPU), else 32-true.
-        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 1950. `auto`: 20 tokens a
+        max_steps: Optimizer steps of the run; -1 with neither max_epochs nor max_time: 2246. `auto`: 20 tokens a
             parameter of the model, and at most ten epochs.
         max_epochs: Passes over the training data, converted to steps once their number is known.
         max_time: Wall-clock limit of this start's training, DD:HH:MM:SS; a resumed run starts a new one. When it is

@@ -18,10 +18,11 @@ from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
 from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace
-from .transformer import Transformer
+from .transformer import BY_DIRECTION, Transformer
 from .trunk import Trunk
 
 __all__ = [
+    'BY_DIRECTION',
     'SHIFT_PLACES',
     'ALiBi',
     'Attention',

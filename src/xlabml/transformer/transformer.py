@@ -27,6 +27,9 @@ from .trunk import Trunk
 _LEAST_CHANNELS = 8
 """Channels that `narrow_ratio` leaves at the least."""
 
+BY_DIRECTION: dict[bool, dict[str, int]] = {True: {'shift_width': 3}, False: {'shift_width': 1}}
+"""Arguments that are None by default: what they are in a causal trunk, and in another one."""
+
 
 class Transformer(Trunk):
     """Embeddings, positions and a stack of layers.
@@ -76,7 +79,8 @@ class Transformer(Trunk):
         adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
             used or exported; None: the weights are trained.
         shift_width: Tokens, the token itself included, that are mixed at the places of shift_places by a learned
-            weight for each channel (a causal convolution inside documents); 1: none.
+            weight for each channel (a causal convolution inside documents); 1: none; None: 3 in a decoder, 1 in an
+            encoder.
         shift_places: Where: attention, its input, after the norm; projections, queries, keys and values;
             feed_forward, its input, after the norm; hidden, its hidden units, before the activation. None: projections.
 
@@ -117,11 +121,12 @@ class Transformer(Trunk):
         block_drop: bool = True,
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
-        shift_width: int = 1,
+        shift_width: int | None = None,
         shift_places: list[ShiftPlace] | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        shift_width = BY_DIRECTION[causal]['shift_width'] if shift_width is None else shift_width
         _check_sizes(
             n_vocab=n_vocab,
             max_len=max_len,
