@@ -257,10 +257,11 @@ def _check_same(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> flo
             options = {'trust_remote_code': False, 'local_files_only': True}
             network = AutoModelForCausalLM.from_pretrained(str(folder), **options).float().eval()
             encode = AutoTokenizer.from_pretrained(str(folder), **options)
-            pairs = [(_prompt(tokenizer, text), encode(text)['input_ids']) for text in TEXTS]
-            rows = [torch.tensor([ids[: model.max_len]]) for ids, _ in pairs]
+            length = model.max_len
+            cut = {'truncation': True, 'max_length': length}
+            pairs = [(_prompt(tokenizer, text)[:length], encode(text, **cut)['input_ids']) for text in TEXTS]
             with torch.inference_mode():
-                logits = [(model(ids), network(ids).logits) for ids in rows]
+                logits = [(model(ids), network(ids).logits) for ids in (torch.tensor([ours]) for ours, _ in pairs)]
     except Exception as error:  # a library's, of any kind
         raise CheckpointError(
             f'transformers cannot read {folder}: {type(error).__name__}: {str(error)[:300]}'
