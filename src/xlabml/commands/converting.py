@@ -1,4 +1,4 @@
-"""`xlab-manage import-checkpoint` and `export-encoder`: networks of other libraries and files of ours."""
+"""`xlab-manage import-checkpoint`, `export-encoder`, …: networks of other libraries and files of ours."""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,19 @@ def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
     task.add_argument('ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of an embedder")
     task.add_argument('folder', metavar='FOLDER', type=Path, help='what is made')
     task.set_defaults(run=export_encoder)
+    task = tasks.add_parser(
+        'export-decoder',
+        help='make a folder for transformers, and for GGUF, of a language model',
+        description="Write a language model of Qwen3's or Llama's shape (conf/portable.yaml trains one) as a folder "
+        'that transformers loads without code of ours, and which the converter of llama.cpp reads. Its tokens and '
+        'logits are compared with those of the checkpoint, where transformers is installed. A model of another shape '
+        'is refused with the settings that are in the way. Needs the extra `hf`.',
+    )
+    task.add_argument(
+        'ckpt', metavar='CKPT', help="a checkpoint; 'last', 'best': of the newest run of a language model"
+    )
+    task.add_argument('folder', metavar='FOLDER', type=Path, help='what is made')
+    task.set_defaults(run=export_language_model)
     task = tasks.add_parser(
         'export-onnx',
         help='make an ONNX graph of a text encoder',
@@ -80,6 +93,18 @@ def export_encoder(options: argparse.Namespace) -> None:
         with checkpoints.naming_another(options.ckpt, path):
             made = export_folder(path, options.folder)
     print(f'{made.folder}\n{describe_difference(made.difference)}')
+
+
+def export_language_model(options: argparse.Namespace) -> None:
+    """Write the folder, and say what the comparison found."""
+    from xlabml import checkpoints
+    from xlabml.conversion import describe_same, export_decoder
+
+    with typed_paths():
+        path = checkpoints.find(options.ckpt, Path(), 'xlabml.models.XLabModel')
+        with checkpoints.naming_another(options.ckpt, path):
+            made = export_decoder(path, options.folder)
+    print(f'{made.folder}\n{describe_same(made.difference)}')
 
 
 def export_graph(options: argparse.Namespace) -> None:

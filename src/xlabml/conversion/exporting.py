@@ -1,7 +1,6 @@
 """A text encoder of ours -> a folder that sentence-transformers loads without our code, where its shape is that of BERT
 or of ModernBERT."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +23,11 @@ from xlabml.transformer import Block, Learned, NoPositions, Sinusoidal, Transfor
 from . import modernbert
 from .bert import FAMILIES
 from .checking import PROBE, TEXTS, TOLERANCE, check_same, encode
-from .folder import Json, read_object, read_weights
+from .folder import Json, read_object, read_weights, write_json
 from .importing import read_trunk
 from .sentence_folder import ACTIVATIONS, POOLINGS, read_sentence_folder
-from .tokenizer_json import to_tokenizer_json
+from .tokenizer_json import find_obstacles as find_tokenizer_obstacles
+from .tokenizer_json import special_pieces, tokenizer_content
 
 _FAMILY = FAMILIES['bert']
 _POSITIONS = (Learned, NoPositions, Sinusoidal)
@@ -139,18 +139,11 @@ def _find_obstacles_around(network: TextEncoder) -> Iterator[str]:
 
 def _find_obstacles_of(tokenizer: Tokenizer) -> Iterator[str]:
     from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
-    from xlabml.tokenizer.tokenizer import OwnTokenizer
 
-    if isinstance(tokenizer, OwnTokenizer):
-        return
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        yield f'the tokenizer is of the kind {tokenizer.kind} (own, or a tokenizer.json of Hugging Face)'
-        return
-    if tokenizer.appended:
-        yield 'the tokenizer has tokens that were put behind it, append_special_tokens (none)'
+    yield from (found := list(find_tokenizer_obstacles(tokenizer)))
     ends = tokenizer.special_ids
     ours = frame(tokenizer.encode(PROBE), ends['sos'], ends['eos'], len(PROBE) + 2)
-    if tokenizer.encode_framed(PROBE) != ours:
+    if not found and isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.encode_framed(PROBE) != ours:
         yield 'the tokenizer.json puts other tokens around a text than the start and the end of text'
 
 
@@ -203,39 +196,26 @@ def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer, shape: str)
         weights = _bert_weights(network.trunk)
         config = _bert_config(network, ends['pad'])
     save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
-    _write_json(folder / 'config.json', config)
+    write_json(folder / 'config.json', config)
     content = tokenizer_content(tokenizer)
-    _write_json(folder / 'tokenizer.json', {**content, 'truncation': None, 'padding': None})
-    names = {'sos': 'bos', 'eos': 'eos', 'pad': 'pad', 'unk': 'unk', 'mask': 'mask', 'cls': 'cls', 'sep': 'sep'}
-    special: dict[str, Json] = {
-        f'{names[role]}_token': tokenizer.piece(id) for role, id in tokenizer.special_ids.items()
-    }
-    _write_json(
+    write_json(folder / 'tokenizer.json', {**content, 'truncation': None, 'padding': None})
+    special = special_pieces(tokenizer)
+    write_json(
         folder / 'tokenizer_config.json',
         {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': network.max_len, **special},
     )
-    _write_json(folder / 'sentence_bert_config.json', {'max_seq_length': network.max_len, 'do_lower_case': False})
-    _write_json(
+    write_json(folder / 'sentence_bert_config.json', {'max_seq_length': network.max_len, 'do_lower_case': False})
+    write_json(
         folder / 'config_sentence_transformers.json',
         {'prompts': cast(Json, network.prompts), 'default_prompt_name': None, 'similarity_fn_name': 'cosine'},
     )
     _write_modules(folder, network)
 
 
-def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Json]:
-    """The content of tokenizer.json."""
-    from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
-
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        return to_tokenizer_json(tokenizer)
-    content: dict[str, Json] = json.loads(tokenizer.file.decode('utf-8-sig'))
-    return content
-
-
 def _write_modules(folder: Path, network: TextEncoder) -> None:
     modules = [('', 'Transformer'), ('1_Pooling', 'Pooling')]
     mode = _MODES[type(network.pooling).__name__]
-    _write_json(
+    write_json(
         folder / '1_Pooling' / 'config.json',
         {
             'word_embedding_dimension': network.trunk.d_model,
@@ -248,7 +228,7 @@ def _write_modules(folder: Path, network: TextEncoder) -> None:
         linear = cast(nn.Linear, layer.linear)
         place = folder / f'{i}_Dense'
         modules.append((place.name, 'Dense'))
-        _write_json(
+        write_json(
             place / 'config.json',
             {
                 'in_features': linear.in_features,
@@ -267,7 +247,7 @@ def _write_modules(folder: Path, network: TextEncoder) -> None:
         {'idx': i, 'name': str(i), 'path': place, 'type': f'sentence_transformers.models.{kind}'}
         for i, (place, kind) in enumerate(modules)
     ]
-    _write_json(folder / 'modules.json', listed)
+    write_json(folder / 'modules.json', listed)
 
 
 def _bert_weights(trunk: Transformer) -> dict[str, Tensor]:
@@ -323,8 +303,3 @@ def _check_back(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> Non
         raise CheckpointError(
             f'the folder has other vectors than the checkpoint, by {difference:.1e}; please report it'
         )
-
-
-def _write_json(path: Path, value: Json) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', 'utf-8')

@@ -1,4 +1,4 @@
-"""The files of a folder that another library wrote, read as plain values and tensors."""
+"""The files of a folder for or of another library: plain values and tensors."""
 
 import json
 from pathlib import Path
@@ -41,6 +41,12 @@ def read_object(path: Path) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise CheckpointError(f'{path} holds no values by name; copy the folder again')
     return value
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write plain values; the folder of the file is made where it is not there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', 'utf-8')
 
 
 def whole(values: dict[str, Json], name: str, path: Path) -> int:

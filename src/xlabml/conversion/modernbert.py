@@ -151,7 +151,7 @@ def write_weights(trunk: Transformer) -> dict[str, Tensor]:
             continue
         _, number, part = outside.split('.', 2)
         if part == 'attention.projection':
-            tensor = _reorder(tensor, trunk.n_heads, _pairs_apart(trunk.d_head))
+            tensor = _reorder(tensor, trunk.n_heads, pairs_apart(trunk.d_head))
         found[f'{_FAMILY.layer.format(number)}{_PARTS[part]}.{kind}'] = tensor
     return {name: tensor.float().clone().contiguous() for name, tensor in found.items()}
 
@@ -184,7 +184,7 @@ def read_modernbert(config: dict[str, Json], weights: Mapping[str, Tensor], fold
     for ours, theirs in _OUTSIDE.items():
         for kind in ('weight', *(['bias'] if has_norm_bias else [])) if ours != 'embedding' else ():
             found[f'{ours}.{kind}'] = named.take(f'{theirs}.{kind}')
-    order = _pairs_apart(d_head).argsort()
+    order = pairs_apart(d_head).argsort()
     for i in range(n_layers):
         for ours, theirs in _PARTS.items():
             is_norm = ours.endswith('norm')
@@ -256,7 +256,7 @@ def _base(config: Mapping[str, Json], kind: str, earlier: str, default: float, p
     return float(found)
 
 
-def _pairs_apart(d_head: int) -> Int[Tensor, ' c']:
+def pairs_apart(d_head: int) -> Int[Tensor, ' c']:
     """For each channel of a head there, the channel here: first of all pairs, then second of all pairs."""
     return torch.cat([torch.arange(0, d_head, 2), torch.arange(1, d_head, 2)])
 

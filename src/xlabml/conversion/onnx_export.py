@@ -5,7 +5,6 @@ The graph reads padded batches, as such runtimes do: `input_ids` and `attention_
 """
 
 import contextlib
-import json
 import logging
 import math
 import warnings
@@ -38,8 +37,8 @@ from xlabml.transformer import Before, Block, Transformer
 from xlabml.transformer.attention import Pass, Rule, attend, make_masks
 
 from .checking import TEXTS, TOLERANCE, encode
-from .exporting import tokenizer_content
-from .folder import Json
+from .folder import Json, write_json
+from .tokenizer_json import tokenizer_content
 
 GRAPH = 'model.onnx'
 _LARGE_BYTES = 1 << 30
@@ -249,9 +248,9 @@ def _write_beside(folder: Path, network: TextEncoder, tokenizer: Tokenizer) -> N
         assert isinstance(tokenizer, ForeignTokenizer)
         (folder / 'tokenizer.model').write_bytes(unpack(tokenizer.data, 'tokenizer').file)
     else:
-        _write_json(folder / 'tokenizer.json', tokenizer_content(tokenizer))
+        write_json(folder / 'tokenizer.json', tokenizer_content(tokenizer))
     ends = tokenizer.special_ids
-    _write_json(
+    write_json(
         folder / 'encoder.json',
         {
             'max_len': network.max_len,
@@ -295,7 +294,3 @@ def _run(session: object, framed: Sequence[Sequence[int]], pad: int) -> Float[Te
     inputs = {'input_ids': ids.numpy(), 'attention_mask': mask.numpy()}
     [vectors] = session.run(['vectors'], inputs)  # type: ignore[attr-defined]
     return torch.from_numpy(vectors)
-
-
-def _write_json(path: Path, value: dict[str, Json]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', 'utf-8')

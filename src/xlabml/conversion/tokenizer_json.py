@@ -7,6 +7,7 @@ by rank of a pair, SentencePiece by score of the merged piece: pairs that make o
 
 import json
 import random
+from collections.abc import Iterator
 
 import sentencepiece
 
@@ -27,6 +28,41 @@ _PROBES = (
 )
 _N_DRAWN = 2000
 """Texts of drawn pieces that are compared."""
+
+
+def find_obstacles(tokenizer: Tokenizer) -> Iterator[str]:
+    """What of a tokenizer no tokenizer.json expresses: what it is, and what it must be."""
+    from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
+    from xlabml.tokenizer.tokenizer import OwnTokenizer
+
+    if isinstance(tokenizer, OwnTokenizer):
+        return
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        yield f'the tokenizer is of the kind {tokenizer.kind} (own, or a tokenizer.json of Hugging Face)'
+    elif tokenizer.appended:
+        yield 'the tokenizer has tokens that were put behind it, append_special_tokens (none)'
+
+
+def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Json]:
+    """The content of tokenizer.json; of one of ours with start and end of text around a text, else as in its file."""
+    from xlabml.tokenizer.huggingface import HuggingFaceTokenizer
+
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        return to_tokenizer_json(tokenizer)
+    content: dict[str, Json] = json.loads(tokenizer.file.decode('utf-8-sig'))
+    return content
+
+
+def begun_content(tokenizer: Tokenizer) -> dict[str, Json]:
+    """The same, with the start of text before a text and nothing behind it: a prompt."""
+    begins = _around(tokenizer, has_end=False)
+    return {**tokenizer_content(tokenizer), 'truncation': None, 'padding': None, 'post_processor': begins}
+
+
+def special_pieces(tokenizer: Tokenizer) -> dict[str, Json]:
+    """The special tokens by the names of tokenizer_config.json."""
+    names = {'sos': 'bos', 'eos': 'eos', 'pad': 'pad', 'unk': 'unk', 'mask': 'mask', 'cls': 'cls', 'sep': 'sep'}
+    return {f'{names[role]}_token': tokenizer.piece(id) for role, id in tokenizer.special_ids.items()}
 
 
 def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Json]:
@@ -52,8 +88,6 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Json]:
         for id in sorted({*ends.values(), *special})
     ]
     vocabulary: Json = {piece: id for id, piece in enumerate(pieces)}
-    end = _special(pieces[ends['eos']])
-    around: list[Json] = [_special(pieces[ends['sos']]), {'Sequence': {'id': 'A', 'type_id': 0}}, end]
     content: dict[str, Json] = {
         'version': '1.0',
         'truncation': None,
@@ -61,15 +95,7 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Json]:
         'added_tokens': added,
         'normalizer': None,
         'pre_tokenizer': None,
-        'post_processor': {
-            'type': 'TemplateProcessing',
-            'single': around,
-            'pair': [*around, {'Sequence': {'id': 'B', 'type_id': 0}}, end],
-            'special_tokens': {
-                pieces[ends[name]]: {'id': pieces[ends[name]], 'ids': [ends[name]], 'tokens': [pieces[ends[name]]]}
-                for name in ('sos', 'eos')
-            },
-        },
+        'post_processor': _around(tokenizer, has_end=True),
         'decoder': {'type': 'Sequence', 'decoders': [{'type': 'ByteFallback'}, {'type': 'Fuse'}]},
         'model': {
             'type': 'BPE',
@@ -88,8 +114,20 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Json]:
     return content
 
 
-def _special(piece: str) -> dict[str, Json]:
-    return {'SpecialToken': {'id': piece, 'type_id': 0}}
+def _around(tokenizer: Tokenizer, has_end: bool) -> dict[str, Json]:
+    """What puts the start of text before a text, and its end behind it."""
+    ids = {role: tokenizer.special_ids[role] for role in ('sos', 'eos')[: 1 + has_end]}
+    pieces: list[Json] = [{'SpecialToken': {'id': tokenizer.piece(id), 'type_id': 0}} for id in ids.values()]
+    around: list[Json] = [pieces[0], {'Sequence': {'id': 'A', 'type_id': 0}}, *pieces[1:]]
+    return {
+        'type': 'TemplateProcessing',
+        'single': around,
+        'pair': [*around, {'Sequence': {'id': 'B', 'type_id': 0}}, *pieces[1:]],
+        'special_tokens': {
+            tokenizer.piece(id): {'id': tokenizer.piece(id), 'ids': [id], 'tokens': [tokenizer.piece(id)]}
+            for id in ids.values()
+        },
+    }
 
 
 def _merges(tokenizer: Tokenizer, pieces: list[str]) -> Json:
