@@ -24,8 +24,8 @@ WARM_UP = 4
 """Steps that are not counted: memory and kernels are set up in them."""
 OTHERS_RATIO = 0.08
 """What validations and checkpoints add: a default run took 10 min 52 s, its steps 10 min 03 s of them."""
-SHIFT_RATIO = 0.055
-"""What the shift of conf/fit.yaml adds to a step (measured: docs/log.md)."""
+STEP_RATIO = 0.99
+"""A step of conf/fit.yaml to one of the default: shifts cost what Muon's three rounds save (measured: docs/log.md)."""
 
 
 class Clock(L.Callback):
@@ -53,7 +53,7 @@ def step_seconds() -> float:
 def main() -> None:
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
-    seconds = STEPS * step_seconds() * (1 + OTHERS_RATIO + SHIFT_RATIO)
+    seconds = STEPS * step_seconds() * (STEP_RATIO + OTHERS_RATIO)
     told = f'{round(seconds / 60)} minutes' if seconds > 90 else f'{round(seconds)} seconds'
     print(f'make fit trains for about {told} on this machine ({STEPS:,} steps)', flush=True)
 

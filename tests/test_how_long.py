@@ -35,7 +35,7 @@ def test_it_times_steps_and_leaves_nothing(script, monkeypatch, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(('seconds', 'said'), [(0.29, '12 minutes'), (0.03, '76 seconds')])
+@pytest.mark.parametrize(('seconds', 'said'), [(0.29, '12 minutes'), (0.03, '72 seconds')])
 def test_it_says_minutes_or_seconds(script, monkeypatch, capsys, seconds, said):
     monkeypatch.setattr(script, 'step_seconds', lambda: seconds)
     script.main()

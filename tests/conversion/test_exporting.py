@@ -78,7 +78,7 @@ def test_what_bert_can_express_is_expressed(imported, tmp_path, trunk):
 def test_all_that_is_in_the_way_is_named(imported, tmp_path):
     trunk = {
         'prenorm': True, 'final_norm': True, 'embedding_norm': False, 'qk_norm': True, 'window': [4, 5],
-        'n_kv_heads': 2, 'shift_width': 2,
+        'n_kv_heads': 2, 'shift_width': 2, 'shift_places': ['hidden'],
         'norm': {'class_path': 'xlabml.transformer.RMSNorm'},
         'positions': {'class_path': 'xlabml.transformer.Rotary'},
         'activation': {'class_path': 'xlabml.transformer.GeGLU'},

@@ -1,6 +1,7 @@
 """The trunk: what a token sees, in every shape that text comes in, and what each option does."""
 
 import functools
+import inspect
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ from trunks import MAX_LEN, N_VOCAB, copy_weights, gradients, make_ids, make_lay
 from xlabml.batches import Layout
 from xlabml.transformer import (
     ALiBi,
+    Before,
     GeGLU,
     Learned,
     NoPositions,
@@ -18,6 +20,7 @@ from xlabml.transformer import (
     ReLU2,
     RMSNorm,
     Rotary,
+    Shift,
     Sinusoidal,
     SwiGLU,
     Transformer,
@@ -448,15 +451,49 @@ def test_embeddings_are_narrowed_to_a_power_of_two_of_channels_in_training_alone
         Transformer(50, 16, narrow_ratio=2.0)
 
 
-def test_a_shift_begins_as_nothing():
-    options = {'d_model': 16, 'n_layers': 1, 'n_heads': 2}
+@pytest.mark.parametrize(
+    ('places', 'sizes'),
+    [
+        (None, {'attention.shift': 48}),
+        (['attention', 'feed_forward'], {'attention.input_shift': 16, 'feed_forward.input_shift': 16}),
+        (['hidden'], {'feed_forward.shift': 128}),
+        ([], {}),
+    ],
+    ids=str,
+)
+def test_shifts_begin_as_nothing(places, sizes):
+    options = {'d_model': 16, 'n_layers': 1, 'n_heads': 2, 'activation': SwiGLU, 'd_ff': 64}
     plain = Transformer(50, 16, **options)
-    shifting = Transformer(50, 16, **options, shift_width=3)
-    assert [tap.shape for tap in shifting.blocks[0].attention.shift.taps] == [(48,), (48,)]
+    shifting = Transformer(50, 16, **options, shift_width=3, shift_places=places)
+    taps = {name: p.shape for name, p in shifting.blocks[0].named_parameters() if 'taps' in name}
+    assert taps == {f'{name}.taps.{i}': (size,) for name, size in sizes.items() for i in (0, 1)}
     plain.load_state_dict(shifting.state_dict(), strict=False)
     torch.testing.assert_close(shifting(make_ids(9)), plain(make_ids(9)))
+
+
+@pytest.mark.parametrize('position', [[0, 1, 0, 0, 1, 2, 3, 0], [0, 1, 2, 3]], ids=['documents', 'rows'])
+def test_the_fast_shift_equals_the_general_one(monkeypatch, position):
+    shift = Shift(5, 4, 0)
+    for i, tap in enumerate(shift.taps):
+        nn.init.normal_(tap, generator=torch.Generator().manual_seed(i))
+    x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(9), requires_grad=True)
+    layout = make_layout([2, 1, 4, 1]) if len(position) == 8 else None
+    before = Before(torch.tensor(position).view(-1, 4), layout, None)
+    fast = shift(x, before)
+    assert type(fast.grad_fn).__name__ == '_MixBackward'
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+    general = shift(x, before)
+    torch.testing.assert_close(fast, general, rtol=0, atol=0)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(10))
+    for one, other in zip(*(torch.autograd.grad((y * weight).sum(), [x, *shift.taps]) for y in (fast, general))):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_shift_of_no_tokens_is_refused():
     with pytest.raises(ValueError, match='shift_width is 0; give 1 or more'):
         Transformer(50, 16, shift_width=0)
+
+
+def test_a_shift_at_an_unknown_place_is_refused():
+    with pytest.raises(ValueError, match=r"trunk.shift_places holds 'values'; choose of attention, projections"):
+        inspect.unwrap(Transformer.__init__)(nn.Module.__new__(Transformer), 50, 16, shift_places=['values'])

@@ -99,7 +99,7 @@ def find_obstacles(model: LanguageModel) -> list[str]:
     activation = type(first.feed_forward.activation)
     checks: list[tuple[bool, str]] = [
         (trunk.causal, 'trunk.causal is false (true)'),
-        (first.attention.shift is None, 'trunk.shift_width is above 1 (1)'),
+        (not first.has_shifts, 'trunk.shift_width is above 1 (1)'),
         (activation is SwiGLU, f'trunk.activation is {activation.__name__} (SwiGLU)'),
         (isinstance(trunk.positions, Rotary), f'trunk.positions is {type(trunk.positions).__name__} (Rotary)'),
         (first.prenorm, 'trunk.prenorm is false (true)'),

@@ -78,7 +78,7 @@ def find_obstacles(network: TextEncoder) -> list[str]:
         (trunk.n_kv_heads == trunk.n_heads, f'trunk.n_kv_heads is {trunk.n_kv_heads} (as many as n_heads)'),
         (len(windows) < 2, f'trunk.window is {sorted(map(str, windows))} (one window for all layers that have one)'),
         (first.attention.rule.score_cap is None, 'trunk.score_cap is set (null)'),
-        (first.attention.shift is None, 'trunk.shift_width is above 1 (1)'),
+        (not first.has_shifts, 'trunk.shift_width is above 1 (1)'),
     ]
     return [what for is_fit, what in checks if not is_fit]
 

@@ -17,11 +17,12 @@ from .init import Copying, Initializer, Normal, Xavier
 from .norms import RMSNorm
 from .positions import ALiBi, Learned, NoPositions, Positions, Rotary, Sinusoidal
 from .pretrained import HuggingFaceEncoder
-from .shift import Before, Shift
+from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace
 from .transformer import Transformer
 from .trunk import Trunk
 
 __all__ = [
+    'SHIFT_PLACES',
     'ALiBi',
     'Attention',
     'Before',
@@ -42,6 +43,7 @@ __all__ = [
     'ReLU2',
     'Rotary',
     'Shift',
+    'ShiftPlace',
     'Sinusoidal',
     'SwiGLU',
     'Transformer',

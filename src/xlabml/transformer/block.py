@@ -28,6 +28,7 @@ class Attention(nn.Module):
         bias: Whether the projections have a bias.
         shift: Mixes queries, keys and values, of (n_heads + 2 n_kv_heads) d_head channels, with those of earlier
             tokens, before all else; None: nothing does.
+        input_shift: Mixes the input, of d_model channels, in the same way.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Attention(nn.Module):
         qk_norm: bool,
         bias: bool,
         shift: Shift | None = None,
+        input_shift: Shift | None = None,
     ) -> None:
         super().__init__()
         self.n_heads = n_heads
@@ -46,6 +48,7 @@ class Attention(nn.Module):
         self.d_head = d_model // n_heads
         self.rule = rule
         self.qk_norm = qk_norm
+        self.input_shift = input_shift
         self.projection = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias=bias)
         self.shift = shift
         self.output = nn.Linear(d_model, d_model, bias=bias)
@@ -81,9 +84,12 @@ class Attention(nn.Module):
         """
         h = self.n_heads
         g = self.n_kv_heads
+        before = before or Before.rows(hidden)
+        if self.input_shift is not None:
+            hidden = self.input_shift(hidden, before)
         stacked = self.projection(hidden)
         if self.shift is not None:
-            stacked = self.shift(stacked, before or Before.rows(stacked))
+            stacked = self.shift(stacked, before)
         qk, v = stacked.unflatten(-1, (-1, self.d_head)).split((h + g, g), dim=2)  # b n h+g c, b n g c
         if self.qk_norm:
             qk = rms_norm(qk)
@@ -95,7 +101,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them, applied to each token.
+    """Two matrices with an activation between them, applied to each token; a shift mixes it with those before it.
 
     Args:
         d_model: Width.
@@ -103,16 +109,27 @@ class FeedForward(nn.Module):
         activation: Makes the activation; its input has d_ff channels, times `n_parts` where it has that attribute.
         bias: Whether the matrices have a bias.
         dropout: Dropout ratio of the activation's output.
+        shift: Mixes the hidden units, before the activation, with those of earlier tokens; None: nothing does.
+        input_shift: Mixes the input, of d_model channels, in the same way.
     """
 
     def __init__(
-        self, d_model: int, d_ff: int, activation: Callable[[], nn.Module], bias: bool, dropout: float
+        self,
+        d_model: int,
+        d_ff: int,
+        activation: Callable[[], nn.Module],
+        bias: bool,
+        dropout: float,
+        shift: Shift | None = None,
+        input_shift: Shift | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation()
         self.dropout = dropout
         n_parts = getattr(self.activation, 'n_parts', 1)
+        self.input_shift = input_shift
         self.input = nn.Linear(d_model, d_ff * n_parts, bias=bias)
+        self.shift = shift
         self.output = nn.Linear(d_ff, d_model, bias=bias)
         names = ('gate', 'up') if n_parts == 2 else ('feed_forward_input',) * n_parts
         self.matrices = {
@@ -120,9 +137,15 @@ class FeedForward(nn.Module):
             'output.weight': Matrix(parts=(Part('feed_forward_output', d_model),), is_residual=True),
         }
 
-    def forward(self, hidden: Float[Tensor, 'b n d']) -> Float[Tensor, 'b n d']:
-        """Transform each token independently."""
-        inner = self.activation(self.input(hidden))
+    def forward(self, hidden: Float[Tensor, 'b n d'], before: Before | None = None) -> Float[Tensor, 'b n d']:
+        """Transform each token; the argument as in Attention."""
+        before = before or Before.rows(hidden)
+        if self.input_shift is not None:
+            hidden = self.input_shift(hidden, before)
+        inner = self.input(hidden)
+        if self.shift is not None:
+            inner = self.shift(inner, before)
+        inner = self.activation(inner)
         return self.output(F.dropout(inner, self.dropout, self.training) if self.dropout else inner)
 
 
@@ -155,6 +178,11 @@ class Block(nn.Module):
         self.prenorm = prenorm
         self.dropout = dropout
 
+    @property
+    def has_shifts(self) -> bool:
+        """Whether anything in it is shifted."""
+        return any(isinstance(module, Shift) for module in self.modules())
+
     def forward(
         self,
         hidden: Float[Tensor, 'b n d'],
@@ -165,9 +193,9 @@ class Block(nn.Module):
         """Add the output of both sublayers; arguments as in Attention."""
         if self.prenorm:
             hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), angles, layer_pass, before))
-            return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
+            return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden), before))
         hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, angles, layer_pass, before)))
-        return self.feed_forward_norm(hidden + self._drop(self.feed_forward(hidden)))
+        return self.feed_forward_norm(hidden + self._drop(self.feed_forward(hidden, before)))
 
     def _drop(self, hidden: Tensor) -> Tensor:
         return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden

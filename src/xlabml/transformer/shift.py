@@ -1,5 +1,8 @@
 """A causal shift: channels of a token are mixed with those of the tokens just before it in its document."""
 
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -8,6 +11,12 @@ from torch import Tensor, nn
 from xlabml.batches import Layout
 
 from .attention import Cache
+
+ShiftPlace = Literal['attention', 'projections', 'feed_forward', 'hidden']
+"""What of a block is shifted: the input of its attention, its queries, keys and values, the input of its feed-forward
+network, and the hidden units of that before the activation."""
+
+SHIFT_PLACES: tuple[ShiftPlace, ...] = get_args(ShiftPlace)
 
 
 class Before:
@@ -23,11 +32,19 @@ class Before:
         self.position = position
         self.layout = layout
         self.cache = cache
+        self._early: dict[int, Int[Tensor, ' e']] = {}
 
     @classmethod
     def rows(cls, x: Float[Tensor, 'b n c']) -> 'Before':
         """Those of rows that are one document each."""
         return cls(torch.arange(x.size(1), device=x.device)[None], None, None)
+
+    def find_early(self, b: int, distance: int) -> Int[Tensor, ' e']:
+        """Which of the b · n flat slots lie in the first `distance` tokens of a document. Read once for all layers."""
+        if distance not in self._early:
+            position = self.position.expand(b, -1).reshape(-1)
+            self._early[distance] = (position < distance).nonzero()[:, 0]
+        return self._early[distance]
 
     def read(self, x: Float[Tensor, 'b n c'], count: int, site: int) -> list[Float[Tensor, 'b n c']]:
         """The vectors of the tokens 1, 2, … `count` before each token; zero where its document has none.
@@ -78,9 +95,59 @@ class Shift(nn.Module):
 
     def forward(self, x: Float[Tensor, 'b n c'], before: Before) -> Float[Tensor, 'b n c']:
         """Add the channels of earlier tokens, each times its weight."""
+        if not self.taps:
+            return x
+        if x.device.type == 'cpu' and before.cache is None and not torch.compiler.is_compiling():
+            early = [before.find_early(x.size(0), distance) for distance in range(1, len(self.taps) + 1)]
+            return _Mix.apply(x, early, *(tap.to(x.dtype) for tap in self.taps))
         for tap, earlier in zip(self.taps, before.read(x, len(self.taps), self.site)):
             x = torch.addcmul(x, earlier, tap.to(x.dtype))
         return x
+
+
+class _Mix(torch.autograd.Function):
+    """What Shift computes without a cache, with fewer copies: half the time on a CPU, where memory decides.
+
+    Everywhere the earlier tokens are added, across documents too, and then the early slots are put back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, 'b n c'], early: Sequence[Tensor], *taps: Float[Tensor, ' c']
+    ) -> Float[Tensor, 'b n c']:
+        """The shifted vectors.
+
+        Args:
+            early: For each distance, the slots that have no token of their document so far before them.
+            taps: For each distance, the weights, in the dtype of x.
+        """
+        ctx.early = early
+        ctx.save_for_backward(x, *taps)
+        flat = x.flatten(0, 1)
+        out = flat.clone(memory_format=torch.contiguous_format)
+        for distance, (rows, tap) in enumerate(zip(early, taps), 1):
+            kept = out[rows]
+            out[distance:].addcmul_(flat[:-distance], tap)
+            out[rows] = kept
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Float[Tensor, 'b n c']) -> tuple[Tensor | None, ...]:
+        """The gradients of x and of the weights."""
+        x, *taps = ctx.saved_tensors
+        flat = x.flatten(0, 1)
+        gradient = gradients[0].flatten(0, 1)
+        of_x = gradient.clone(memory_format=torch.contiguous_format)
+        of_taps = []
+        for distance, (rows, tap) in enumerate(zip(ctx.early, taps), 1):
+            last = rows[rows >= distance] - distance  # what would be added to the early slots of the next document
+            kept = of_x[last]
+            of_x[:-distance].addcmul_(gradient[distance:], tap)
+            of_x[last] = kept
+            product = flat[:-distance] * gradient[distance:]
+            product[last] = 0
+            of_taps.append(product.sum(0))
+        return of_x.view(x.shape), None, *of_taps
 
 
 def _ends(x: Float[Tensor, 't c'], layout: Layout, count: int) -> Float[Tensor, 's k c']:

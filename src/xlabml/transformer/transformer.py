@@ -1,5 +1,6 @@
 """The trunk: ids -> hidden states, as a decoder or an encoder."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -20,7 +21,7 @@ from .checkpointing import run_block
 from .init import Initializer, Normal
 from .norms import RMSNorm
 from .positions import Positions, Rotary
-from .shift import Before, Shift
+from .shift import SHIFT_PLACES, Before, Shift, ShiftPlace
 from .trunk import Trunk
 
 _LEAST_CHANNELS = 8
@@ -41,7 +42,7 @@ class Transformer(Trunk):
             32) where the activation is gated, for the same number of parameters.
         causal: A token attends to no later one (decoder); else to all of its document (encoder).
         window: A token attends to tokens less than this many positions away, itself included (sliding window); a list
-            has one window per layer; None: any distance. A shift widens it by shift_width - 1.
+            has one window per layer; None: any distance. Shifts widen it, each by shift_width - 1.
         global_every: With one window for all layers: layers 0, n, 2 n … attend at any distance, n being this number.
             Source: ModernBERT, Warner et al. 2024, https://arxiv.org/abs/2412.13663, section 2.1.2 (n = 3; its window
             of 64 tokens to each side is 65 here). None: no layer does.
@@ -74,8 +75,10 @@ class Transformer(Trunk):
             `Matryoshka` does.
         adapters: Makes the adapters that are trained in place of the weights (LoRA), merged where a checkpoint is
             used or exported; None: the weights are trained.
-        shift_width: Tokens, the token itself included, whose queries, keys and values are mixed by a learned weight
-            for each channel before attention (a causal convolution inside documents); 1: none.
+        shift_width: Tokens, the token itself included, that are mixed at the places of shift_places by a learned
+            weight for each channel (a causal convolution inside documents); 1: none.
+        shift_places: Where: attention, its input, after the norm; projections, queries, keys and values;
+            feed_forward, its input, after the norm; hidden, its hidden units, before the activation. None: projections.
 
     Raises:
         ValueError: An argument is out of range, or two contradict each other.
@@ -115,6 +118,7 @@ class Transformer(Trunk):
         narrow_ratio: float = 0.0,
         adapters: Callable[[], LoRA] | None = None,
         shift_width: int = 1,
+        shift_places: list[ShiftPlace] | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -178,6 +182,10 @@ class Transformer(Trunk):
                 f'trunk.narrow_ratio is {narrow_ratio}, but trunk.d_model is {d_model}; make it more than '
                 f'{_LEAST_CHANNELS}, or leave narrow_ratio out'
             )
+        places = ['projections'] if shift_places is None else shift_places
+        for place in places:
+            if place not in SHIFT_PLACES:
+                raise ValueError(f'trunk.shift_places holds {place!r}; choose of {", ".join(SHIFT_PLACES)}')
         self.narrow_ratio = narrow_ratio
         self.checkpointing = checkpointing
         self.n_vocab = n_vocab
@@ -199,7 +207,13 @@ class Transformer(Trunk):
         self.chooser = Chooser(attention, has_slopes, n_kv_heads != n_heads, self.d_head)
         self.blocks = nn.ModuleList()
         n_shifted = (n_heads + 2 * n_kv_heads) * self.d_head
-        for layer, one in enumerate(windows):
+        n_hidden = d_ff * getattr(activation(), 'n_parts', 1)
+        sites = itertools.count()
+
+        def make_shift(place: ShiftPlace, n_channels: int) -> Shift | None:
+            return Shift(n_channels, shift_width, next(sites)) if shift_width > 1 and place in places else None
+
+        for one in windows:
             rule = Rule(causal, one, score_cap=score_cap, dropout=dropout if attn_drop else 0.0)
             self.chooser.check(rule)
             self.blocks.append(
@@ -211,9 +225,18 @@ class Transformer(Trunk):
                         rule,
                         qk_norm,
                         bias,
-                        Shift(n_shifted, shift_width, layer) if shift_width > 1 else None,
+                        make_shift('projections', n_shifted),
+                        make_shift('attention', d_model),
                     ),
-                    FeedForward(d_model, d_ff, activation, bias, dropout if ff_drop else 0.0),
+                    FeedForward(
+                        d_model,
+                        d_ff,
+                        activation,
+                        bias,
+                        dropout if ff_drop else 0.0,
+                        make_shift('hidden', n_hidden),
+                        make_shift('feed_forward', d_model),
+                    ),
                     lambda: norm(d_model),
                     prenorm,
                     dropout if block_drop else 0.0,

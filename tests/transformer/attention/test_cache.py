@@ -5,7 +5,7 @@ import torch
 from trunks import MAX_LEN, make_ids, make_layout, make_trunk
 
 from xlabml.heads import LanguageModel
-from xlabml.transformer import ALiBi, Learned, Rotary
+from xlabml.transformer import SHIFT_PLACES, ALiBi, Learned, Rotary
 
 TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 
@@ -14,6 +14,7 @@ TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 @pytest.mark.parametrize('options', [
     {}, {'window': 3}, {'positions': ALiBi, 'window': 4}, {'n_kv_heads': 2, 'positions': Learned},
     {'score_cap': 2.0}, {'attention': 'plain', 'n_kv_heads': 1}, {'shift_width': 4},
+    {'shift_width': 3, 'shift_places': [*SHIFT_PLACES]},
 ], ids=str)  # fmt: skip
 def test_steps_equal_the_full_pass(steps, options):
     trunk, ids = make_trunk(**options), make_ids(9, batch=2)
@@ -33,7 +34,12 @@ def prefill(trunk, lengths, room=6):
 @pytest.mark.parametrize('lengths', [[3, 5, 1], [4, 4], [2, 0]])
 @pytest.mark.parametrize(
     'options',
-    [{}, {'window': 2, 'positions': ALiBi, 'n_kv_heads': 2}, {'score_cap': 2.0}, {'shift_width': 3}],
+    [
+        {},
+        {'window': 2, 'positions': ALiBi, 'n_kv_heads': 2},
+        {'score_cap': 2.0},
+        {'shift_width': 3, 'shift_places': [*SHIFT_PLACES]},
+    ],
     ids=str,
 )
 def test_a_packed_prefill_makes_each_segment_a_row(lengths, options):
@@ -75,7 +81,7 @@ def test_segments_of_one_length_that_do_not_fill_the_cache_go_on_where_each_ends
 @pytest.mark.parametrize('lengths', [[3, 5, 1], [4, 4, 4]])
 @pytest.mark.parametrize('rows', [[2, 0, 1], [1, 1, 0], [0], [2, 2, 1, 0, 0]])
 def test_rows_can_be_chosen_and_put_in_order(lengths, rows):
-    trunk = make_trunk(shift_width=3)
+    trunk = make_trunk(shift_width=3, shift_places=[*SHIFT_PLACES])
     prompts, _, cache = prefill(trunk, lengths)
     cache.select(torch.tensor(rows))
     step = make_ids(2, seed=1, batch=len(rows))
@@ -150,7 +156,7 @@ def test_the_language_model_makes_its_cache():
 
 
 def test_rows_can_be_replaced_by_those_of_another_cache():
-    trunk = make_trunk(window=4, shift_width=3)
+    trunk = make_trunk(window=4, shift_width=3, shift_places=[*SHIFT_PLACES])
     prompts, _, cache = prefill(trunk, [3, 5, 4])
     others, _, other = prefill(trunk, [2, 0])
     cache.replace(torch.tensor([1, 2]), other)

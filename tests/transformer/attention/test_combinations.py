@@ -23,6 +23,7 @@ CHOICES = {
     'qk_norm': [True, False],
     'bias': [True, False],
     'shift_width': [1, 3],
+    'shift_places': [None, ['attention', 'feed_forward'], ['projections', 'hidden']],
 }
 CACHED = {'steps', 'packed, then steps'}
 
