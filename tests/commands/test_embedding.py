@@ -270,6 +270,13 @@ def test_the_first_texts_are_reranked(ckpt, tmp_path, capsys, monkeypatch):
     assert main([*command, '--rerank', 'late', '--candidates', '4']) == 0
     rows = [int(line.split('  ')[1]) for line in capsys.readouterr().out.splitlines()]
     assert rows == [first[i] for i in np.argsort(-np.array(expected))[:2]]
+    long = write_lines(tmp_path / 'long.txt', [text * 40 for text in ('the dog ', 'fun ', 'the lazy dog ')])
+    query = 'the lazy dog ' * 9
+    assert main([ckpt, '--search', long, query, '--rerank', 'late']) == 0
+    said = capsys.readouterr().err
+    assert 'the query, to rerank: 1 of 1 texts (100.0%) were cut at 20 tokens' in said
+    assert 'the texts to rerank: 3 of 3 texts (100.0%) were cut at 20 tokens' in said
+    assert 'CutWarning' not in said
     loaded[ckpt] = reranker
     assert main(command) == 2
     assert 'makes several vectors of a text' in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -133,7 +134,11 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
         best = hits.scores[0]
     texts = job.corpus.pick(rows.tolist())
     if reranker is not None:
-        best = rerank(reranker, options.query, [texts[row] for row in rows.tolist()])
+        cut = CutTexts()
+        best = rerank(
+            reranker, options.query, [texts[row] for row in rows.tolist()], partial(cut.counting, embedder=reranker)
+        )
+        cut.report()
         order = np.argsort(-best, kind='stable')[: options.results]
         rows = rows[order]
         best = best[order]

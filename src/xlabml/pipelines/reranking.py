@@ -1,7 +1,8 @@
 """Pairs of a query and a text by a second model: late interaction, another encoder, or a classifier of two texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from jaxtyping import Float32
@@ -37,15 +38,28 @@ def require_one_vector(embedder: TextEmbedder, name: str) -> None:
         )
 
 
-def rerank(embedder: TextEmbedder, query: str, texts: Sequence[str]) -> Float32[np.ndarray, ' n']:
+def rerank(
+    embedder: TextEmbedder,
+    query: str,
+    texts: Sequence[str],
+    counting: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Float32[np.ndarray, ' n']:
     """The score of each text for a query: of late interaction, or the cosine; with the model's own prompts.
+
+    Args:
+        embedder: Makes their vectors.
+        query: What is sought.
+        texts: What was found.
+        counting: What surrounds each of its two calls of `encode`, from a name for people.
 
     Raises:
         RequestError: As in `TextEmbedder.encode`.
     """
     prompts = embedder.model.prompts
-    asked = embedder.encode([query], 'query' if 'query' in prompts else None, normalize=True, as_tensor=True)
-    known = embedder.encode(texts, 'document' if 'document' in prompts else None, normalize=True, as_tensor=True)
+    with counting('the query, to rerank'):
+        asked = embedder.encode([query], 'query' if 'query' in prompts else None, normalize=True, as_tensor=True)
+    with counting('the texts to rerank'):
+        known = embedder.encode(texts, 'document' if 'document' in prompts else None, normalize=True, as_tensor=True)
     model = embedder.model
     if isinstance(model, TextEncoder) and isinstance(model.pooling, TokenVectors):
         scores = model.pooling.scores(asked, known)[0]
