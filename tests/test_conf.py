@@ -90,7 +90,6 @@ def test_what_is_in_extra_goes_on_top_of_the_release_recipe(name):
 @pytest.mark.parametrize('name', [*NAMED, 'joint.yaml', 'metadata.yaml', 'portable.yaml'])
 def test_these_have_no_shift(name):
     trunk = yaml.safe_load(resolve(name))['model']['init_args']['trunk']['init_args']
-    assert trunk['causal'] is True
     assert trunk['shift_width'] == 1
 
 

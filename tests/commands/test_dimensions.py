@@ -37,9 +37,11 @@ def test_recall_is_that_of_a_plain_search_by_the_first_channels(ckpt):
         queries = embedder.encode([pair.query for pair in pairs], 'query', truncate_dim=dim)
         documents = embedder.encode([pair.positives[0] for pair in pairs], truncate_dim=dim)
         scores = queries @ documents.T
-        rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
-        assert found['R@1'][i] == pytest.approx((rank < 1).mean(), abs=0.03)
-        assert found['R@10'][i] == pytest.approx((rank < 10).mean(), abs=0.03)
+        # Texts of the same words differ in the last bits, by which texts are encoded together.
+        surely = (scores > np.diag(scores)[:, None] + 1e-5).sum(axis=1)
+        perhaps = (scores > np.diag(scores)[:, None] - 1e-5).sum(axis=1) - 1
+        for k in (1, 10):
+            assert (perhaps < k).mean() <= found[f'R@{k}'][i] <= (surely < k).mean()
 
 
 def test_the_picture_is_drawn(ckpt, tmp_path, capsys, monkeypatch):

@@ -97,7 +97,8 @@ def test_next_tokens_are_predicted_by_causal_passes_and_masked_ones_by_bidirecti
     model = make_model()
     batch = token_batch(2, kind)
     plain = LanguageModel(
-        Transformer(50, 16, d_model=16, n_layers=2, n_heads=4, d_ff=24, causal=kind is TokenTargets), tied=False
+        Transformer(50, 16, d_model=16, n_layers=2, n_heads=4, d_ff=24, causal=kind is TokenTargets, shift_width=3),
+        tied=False,
     ).double()
     weights = network_weights(model.state_dict())
     plain.load_state_dict({name: value for name, value in weights.items() if not name.startswith(('pool', 'dense'))})
@@ -107,7 +108,7 @@ def test_next_tokens_are_predicted_by_causal_passes_and_masked_ones_by_bidirecti
 
 def test_texts_are_embedded_by_bidirectional_passes():
     model = make_model()
-    bidirectional = Transformer(50, 16, d_model=16, n_layers=2, n_heads=4, d_ff=24, causal=False)
+    bidirectional = Transformer(50, 16, d_model=16, n_layers=2, n_heads=4, d_ff=24, causal=False, shift_width=3)
     encoder = TextEncoder(bidirectional, AttentionPooling(16), [Dense(16, 8)]).double()
     weights = network_weights(model.state_dict())
     encoder.load_state_dict({name: value for name, value in weights.items() if not name.startswith('head')})

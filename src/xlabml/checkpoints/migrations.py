@@ -7,11 +7,10 @@ another one before (`ADDED`, and the length of a run) are written out as what wa
 """
 
 from collections.abc import Callable
-from inspect import signature
 
-from xlabml import settings
 from xlabml.moved import without_removed
 from xlabml.plain import PlainDict
+from xlabml.untrusted.matching import find_base
 
 from .contents import DATA, NETWORK, REMOVED, SETTINGS, TASK, TRAINED_WEIGHTS, WEIGHTS, Saved
 
@@ -109,16 +108,11 @@ def _with_added(arguments: Saved) -> Saved:
 
 def _added_to(path: str, of_classes: dict[str, PlainDict]) -> PlainDict:
     """What is newer in a class: one that is named, or a class of the user's that derives from it and takes it too."""
-    path = settings.renamed(path)
-    if path in of_classes:
-        return of_classes[path]
-    try:
-        cls = settings.find_class(path)
-        taken = signature(cls).parameters
-    except ValueError:
-        return {}  # refused by what builds it
-    base = next((base for base in map(settings.path_of, cls.__mro__) if base in of_classes), None)
-    return {} if base is None else {name: value for name, value in of_classes[base].items() if name in taken}
+    found = find_base(path, of_classes)
+    if found is None:
+        return {}
+    base, taken = found
+    return {name: value for name, value in of_classes[base].items() if name in taken}
 
 
 MIGRATIONS: dict[int, Callable[[Saved], Saved]] = {

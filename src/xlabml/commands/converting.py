@@ -99,9 +99,10 @@ def export_language_model(options: argparse.Namespace) -> None:
     """Write the folder, and say what the comparison found."""
     from xlabml import checkpoints
     from xlabml.conversion import describe_same, export_decoder
+    from xlabml.conversion.decoders import TASK
 
     with typed_paths():
-        path = checkpoints.find(options.ckpt, Path(), 'xlabml.models.XLabModel')
+        path = checkpoints.find(options.ckpt, Path(), TASK)
         with checkpoints.naming_another(options.ckpt, path):
             made = export_decoder(path, options.folder)
     print(f'{made.folder}\n{describe_same(made.difference)}')

@@ -34,6 +34,9 @@ from .modernbert import pairs_apart
 from .tokenizer_json import begun_content, special_pieces
 from .tokenizer_json import find_obstacles as find_tokenizer_obstacles
 
+TASK = 'xlabml.models.XLabModel'
+"""The task whose newest run `last` means."""
+
 TOLERANCE = 1e-4
 """The largest difference of a logit that is not refused; of logits above 1 in size, in proportion."""
 

@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal
 
@@ -56,6 +56,25 @@ def match_arguments(function: Callable, values: Plain, where: str, text: Text = 
 def parameters(function: Callable) -> dict[str, object]:
     """The arguments that can be given by name, and their types; those of base classes where `**kwargs` go there."""
     return _signature(function)[0]
+
+
+def find_base(path: str, known: Collection[str]) -> tuple[str, Collection[str]] | None:
+    """The nearest of some classes that the class at a path derives from, itself included.
+
+    Args:
+        path: Where the class is; one that settings may not name is not imported.
+        known: Paths of classes.
+
+    Returns:
+        The path of that class, and the names of the arguments that the class at `path` takes; None: it derives from
+        none of them, or may not be named.
+    """
+    try:
+        cls = settings.find_class(path)
+    except ValueError:
+        return None  # refused by what builds it
+    base = next((base for base in map(settings.path_of, cls.__mro__) if base in known), None)
+    return None if base is None else (base, parameters(cls))
 
 
 def _signature(function: Callable) -> tuple[dict[str, object], bool]:
