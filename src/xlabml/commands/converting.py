@@ -1,8 +1,9 @@
 """`xlab-manage import-checkpoint`, `export-encoder`, …: networks of other libraries and files of ours."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .arguments import Parser, count
 from .errors import typed_paths
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 _MOST_NAMED = 6
+
+Made = TypeVar('Made')
 
 
 def add_tasks(tasks: '_SubParsersAction[Parser]') -> None:
@@ -84,39 +87,37 @@ def import_checkpoint(options: argparse.Namespace) -> None:
 
 def export_encoder(options: argparse.Namespace) -> None:
     """Write the folder, and say what the comparison found."""
-    from xlabml import checkpoints
     from xlabml.conversion import describe_difference, export_folder
     from xlabml.conversion.importing import TASK
 
-    with typed_paths():
-        path = checkpoints.find(options.ckpt, Path(), TASK)
-        with checkpoints.naming_another(options.ckpt, path):
-            made = export_folder(path, options.folder)
+    made = _export(options, TASK, export_folder)
     print(f'{made.folder}\n{describe_difference(made.difference)}')
 
 
 def export_language_model(options: argparse.Namespace) -> None:
     """Write the folder, and say what the comparison found."""
-    from xlabml import checkpoints
     from xlabml.conversion import describe_same, export_decoder
     from xlabml.conversion.decoders import TASK
 
-    with typed_paths():
-        path = checkpoints.find(options.ckpt, Path(), TASK)
-        with checkpoints.naming_another(options.ckpt, path):
-            made = export_decoder(path, options.folder)
+    made = _export(options, TASK, export_decoder)
     print(f'{made.folder}\n{describe_same(made.difference)}')
 
 
 def export_graph(options: argparse.Namespace) -> None:
     """Write the graph, and say what the comparison found."""
-    from xlabml import checkpoints
     from xlabml.conversion.checking import TEXTS
     from xlabml.conversion.importing import TASK
     from xlabml.conversion.onnx_export import export_onnx
 
-    with typed_paths():
-        path = checkpoints.find(options.ckpt, Path(), TASK)
-        with checkpoints.naming_another(options.ckpt, path):
-            made = export_onnx(path, options.folder)
+    made = _export(options, TASK, export_onnx)
     print(f'{made.folder}\nsame vectors by onnxruntime, to {made.difference:.0e} ({len(TEXTS)} texts)')
+
+
+def _export(options: argparse.Namespace, task: str, export: Callable[[Path, Path], Made]) -> Made:
+    """Export the checkpoint that was typed; `last` is that of the task's newest run."""
+    from xlabml import checkpoints
+
+    with typed_paths():
+        path = checkpoints.find(options.ckpt, Path(), task)
+        with checkpoints.naming_another(options.ckpt, path):
+            return export(path, options.folder)
