@@ -20,7 +20,7 @@ import sys
 
 import plain_loop
 import torch
-from plain_loop import Learner
+from plain_loop import IS_BF16, Learner
 from torch import Tensor, nn
 
 WARMUP_RATIO = 0.05
@@ -110,7 +110,7 @@ def make_nanochat(options: argparse.Namespace, n_vocab: int) -> Learner:
     if options.nanochat is None:
         raise SystemExit('--peer nanochat needs a checkout of https://github.com/karpathy/nanochat: --nanochat PATH')
     sys.path.insert(0, options.nanochat)
-    os.environ['NANOCHAT_DTYPE'] = 'bfloat16'  # read when its modules are imported
+    os.environ['NANOCHAT_DTYPE'] = 'bfloat16' if IS_BF16 else 'float32'  # read when its modules are imported
     model = Nanochat(options, n_vocab)
     scale = options.rate_factor * math.sqrt(options.batch_tokens / BATCH_REFERENCE)
     optimizer = model.network.setup_optimizer(

@@ -1,8 +1,9 @@
 """Tokens/s of training steps: `xlab fit`, plain PyTorch loops, Hugging Face's Trainer and litgpt, in one shape.
 
 All train a Llama-like model (RMSNorm, rotary positions, SwiGLU, one matrix for embedding and head) of the same sizes on
-the same rows of the embedded corpus, in bf16 autocast, with AdamW, gradients clipped by norm and a schedule. Every
-measurement is a process of its own, in alternation. What is compared:
+the same rows of the embedded corpus, in bf16 autocast (in fp32 where the CPU has neither AMX nor AVX-512-BF16), with
+AdamW, gradients clipped by norm and a schedule. Every measurement is a process of its own, in alternation. What is
+compared:
 
 - `xlab fit`: the command, with its callbacks, curves and data path, attention inside documents;
 - `plain`: our trunk in a bare loop over rows that are one document each, with torch's cross-entropy of all logits,
@@ -29,6 +30,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+IS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+PRECISION = 'bf16-mixed' if IS_BF16 else '32-true'
 SHAPES = {
     'default': {'d_model': 192, 'n_layers': 4, 'n_heads': 3, 'd_ff': 512, 'batch_tokens': 1024},
     '12m': {'d_model': 384, 'n_layers': 5, 'n_heads': 6, 'd_ff': 1024, 'batch_tokens': 2048},
@@ -64,7 +67,7 @@ def run_xlab(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: arg
     arguments = [f'--model.trunk.{name}={value}' for name, value in trunk.items()]
     arguments += [f'--data.batch_tokens={shape["batch_tokens"]}', f'--data.n_vocab={N_VOCAB}', '--data.plan=Concat']
     arguments += [f'--data.max_len={MAX_LEN}', '--model.optimizer=xlabml.training.AdamW', f'--model.optimizer.lr={LR}']
-    arguments += ['--model.schedule=WarmupCosine', '--trainer.precision=bf16-mixed', '--trainer.accelerator=cpu']
+    arguments += ['--model.schedule=WarmupCosine', f'--trainer.precision={PRECISION}', '--trainer.accelerator=cpu']
     clock.seconds = time_fit(arguments, options.warmup, options.steps)
     return sum(parameter.numel() for parameter in make_model(shape).parameters())
 
@@ -90,7 +93,7 @@ def run_plain(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: ar
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(len(rows)))
     for ids in torch.from_numpy(rows):
         inputs, targets = ids[:, :-1], ids[:, 1:]
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast('cpu', torch.bfloat16, enabled=IS_BF16):
             if level >= 1:
                 loss = model(inputs, targets=targets).objective / targets.numel()
             else:
@@ -132,7 +135,7 @@ def run_transformers(shape: dict[str, int], rows: np.ndarray, clock: Clock, opti
         arguments = transformers.TrainingArguments(
             output_dir=folder,
             use_cpu=True,
-            bf16=True,
+            bf16=IS_BF16,
             per_device_train_batch_size=rows.shape[1],
             max_steps=len(rows),
             learning_rate=LR,
@@ -168,7 +171,7 @@ def run_litgpt(shape: dict[str, int], rows: np.ndarray, clock: Clock, options: a
         parallel_residual=False,
         bias=False,
     )
-    fabric = L.Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')
+    fabric = L.Fabric(accelerator='cpu', devices=1, precision=PRECISION)
     model = GPT(config)
     model.transformer.wte.weight = model.lm_head.weight
     n_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -136,7 +136,7 @@ class Plain:
         begin = time.perf_counter()
         for step, batch in enumerate(batches):
             self.learner.adjust(step, 0.0)
-            with torch.autocast('cpu', torch.bfloat16):
+            with plain_loop.autocast():
                 loss = self.run(batch.ids, batch.targets.ids) / batch.ids.numel()
             loss.backward()
             for optimizer in self.learner.optimizers:
