@@ -7,9 +7,12 @@ import tempfile
 import threading
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from xlabml import artifacts
 from xlabml.artifacts import folders, locks
+from xlabml.artifacts.tensors import write_tensors
 
 KILLED = """
 import os, signal, sys
@@ -171,3 +174,16 @@ def test_a_lock_that_is_held_is_waited_for_and_said(tmp_path):
     other.join()
     with locks.if_free(lock) as is_free:
         assert is_free
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
+@pytest.mark.parametrize(('mask', 'expected'), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_of_tensors_has_the_permissions_of_any_other_file(tmp_path, mask, expected):
+    path = tmp_path / 'x.safetensors'
+    before = os.umask(mask)
+    try:
+        write_tensors(path, {'a': torch.arange(3)}, {})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == expected
+    assert load_file(path)['a'].tolist() == [0, 1, 2]

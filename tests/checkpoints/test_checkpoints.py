@@ -96,6 +96,7 @@ def test_an_export_has_the_same_weights_settings_and_tokenizer_and_nothing_else(
     assert part['global_step'] == 7
     assert Contents.of(part).is_export
     assert not Contents.of(whole).is_export
+    assert export.path.stat().st_mode == path.stat().st_mode
     n_parameter_bytes = sum(tensor.nbytes for tensor in whole['state_dict'].values())
     assert export.n_bytes == export.path.stat().st_size <= n_parameter_bytes + len(TOKENIZER) + 65_536
 

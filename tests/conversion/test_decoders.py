@@ -121,6 +121,7 @@ def test_names_and_shapes_are_those_of_qwen3(tokenizer, tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == str(tmp_path / 'out')
     assert printed[1].startswith(('not compared: transformers is not installed', 'same tokens and logits by'))
+    assert len({file.stat().st_mode for file in (tmp_path / 'out').iterdir()}) == 1
     expected = {'model.embed_tokens': (340, 32), 'model.norm': (32,), 'lm_head': (340, 32)}
     for i in range(2):
         expected |= {

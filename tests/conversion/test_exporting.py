@@ -50,6 +50,7 @@ def test_a_folder_that_is_read_back_makes_the_same_vectors(imported, tmp_path, c
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == str(tmp_path / 'out')
     assert printed[1].startswith(('not compared: sentence-transformers', 'same vectors'))
+    assert len({file.stat().st_mode for file in (tmp_path / 'out').rglob('*') if file.is_file()}) == 1
     back = import_folder(tmp_path / 'out', tmp_path / 'back.safetensors')
     torch.testing.assert_close(
         encode(back.network, back.tokenizer, TEXTS), encode(imported.network, imported.tokenizer, TEXTS)

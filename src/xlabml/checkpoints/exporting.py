@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xlabml import artifacts
 from xlabml.artifacts import checksums
 from xlabml.artifacts.hashes import hash_file
+from xlabml.artifacts.tensors import write_tensors
 from xlabml.errors import CheckpointError
 from xlabml.finite import find_nonfinite
 
@@ -95,7 +95,7 @@ def write_export(checkpoint: Mapping[str, Any], path: Path, target: Path | None,
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
     with part_of(target or path) as part:
-        save_file(tensors, part, metadata)
+        write_tensors(part, tensors, metadata)
         checksums.seal_export(part)
         digest = hash_file(part)
         target = target or path.with_name(f'{path.stem}-{digest[:8]}.safetensors')

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xlabml import checkpoints
 from xlabml.artifacts.folders import new_folder
+from xlabml.artifacts.tensors import write_tensors
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import LanguageModel
 from xlabml.heads.loading import load_network
@@ -222,7 +222,7 @@ def _ends(tokenizer: Tokenizer) -> dict[str, Json]:
 
 
 def _write(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
-    save_file(write_weights(model), folder / WEIGHTS, {'format': 'pt'})
+    write_tensors(folder / WEIGHTS, write_weights(model), {'format': 'pt'})
     write_json(folder / 'config.json', write_config(model, tokenizer))
     write_json(folder / 'generation_config.json', _ends(tokenizer))
     write_json(folder / 'tokenizer.json', begun_content(tokenizer))

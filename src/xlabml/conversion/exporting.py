@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xlabml import checkpoints
 from xlabml.artifacts.folders import new_folder
+from xlabml.artifacts.tensors import write_tensors
 from xlabml.errors import CheckpointError, SettingsError
 from xlabml.heads import TextEncoder
 from xlabml.heads.loading import load_network
@@ -23,7 +23,7 @@ from xlabml.transformer import Block, Learned, NoPositions, Sinusoidal, Transfor
 from . import modernbert
 from .bert import FAMILIES
 from .checking import PROBE, TEXTS, TOLERANCE, check_same, encode
-from .folder import Json, read_object, read_weights, write_json
+from .folder import WEIGHTS, Json, read_object, read_weights, write_json
 from .importing import read_trunk
 from .sentence_folder import ACTIVATIONS, POOLINGS, read_sentence_folder
 from .tokenizer_json import find_obstacles as find_tokenizer_obstacles
@@ -195,7 +195,7 @@ def _write(folder: Path, network: TextEncoder, tokenizer: Tokenizer, shape: str)
     else:
         weights = _bert_weights(network.trunk)
         config = _bert_config(network, ends['pad'])
-    save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
+    write_tensors(folder / WEIGHTS, weights, {'format': 'pt'})
     write_json(folder / 'config.json', config)
     content = tokenizer_content(tokenizer)
     write_json(folder / 'tokenizer.json', {**content, 'truncation': None, 'padding': None})
@@ -237,9 +237,8 @@ def _write_modules(folder: Path, network: TextEncoder) -> None:
                 'activation_function': theirs[_path(cast(nn.Module, layer.activation))],
             },
         )
-        save_file(
-            {f'linear.{name}': x.contiguous() for name, x in linear.state_dict().items()}, place / 'model.safetensors'
-        )
+        weights = {f'linear.{name}': x.contiguous() for name, x in linear.state_dict().items()}
+        write_tensors(place / WEIGHTS, weights, {})
     if network.normalize:
         modules.append((f'{len(modules)}_Normalize', 'Normalize'))
         (folder / modules[-1][0]).mkdir()
