@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,16 +204,6 @@ def make_kind(order: int) -> manifests.Kind:
         'counts_of_counts': ((int,) * N_COUNTED,) * order,
     }
     return manifests.Kind(FORMAT, dtypes, values, sizes)
-
-
-def is_ngrams(folder: Path) -> bool:
-    """Whether a path is a folder of counted n-grams, whole or damaged; not one of anything else."""
-    return (folder / 'keys_2.bin').is_file() or (folder / manifests.MANIFEST).is_file()
-
-
-def list_gates(folder: Path) -> Sequence[Path]:
-    """The files of gates in a folder."""
-    return sorted(folder.glob('gate-*.json'))
 
 
 def _gate_path(folder: Path, model: str) -> Path:

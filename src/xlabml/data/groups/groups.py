@@ -130,11 +130,6 @@ class Groups(Examples):
         """Whether the texts have scores."""
         return self._has_scores
 
-    @property
-    def has_vectors(self) -> bool:
-        """Whether the texts have vectors of a teacher."""
-        return self._d_vector > 0
-
     def counts(self, numbers: Int64[np.ndarray, ' e'], keys: UInt64[np.ndarray, ' e']) -> Int64[np.ndarray, ' e']:
         """1 for each group."""
         return (numbers >= 0).astype(np.int64)
