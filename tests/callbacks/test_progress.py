@@ -13,7 +13,7 @@ from rich.console import Console
 from xlabml.callbacks import Progress
 from xlabml.callbacks.bar import Bar, Piece, fit_pieces
 from xlabml.engine import Run
-from xlabml.figures import describe_seconds
+from xlabml.figures import describe_figures, describe_seconds
 
 MODULE = mock.Mock(spec=L.LightningModule)
 PIECES = [
@@ -144,3 +144,21 @@ def test_ends_of_epochs_are_marked_and_those_of_many_only_in_part(capsys):
 def test_seconds_below_zero_are_refused():
     with pytest.raises(ValueError, match=r'progress\.line_seconds is -1'):
         Progress(line_seconds=-1.0)
+
+
+FIGURES = {'loss': 0.5, 'loss_low': 0.25, 'loss_high': 0.75, 'accuracy': 0.8, 'f1': 0.5, 'snow_low': 1.0, 'bits/a': 9.0}
+
+
+@pytest.mark.parametrize(
+    ('width', 'line'),
+    [
+        (None, '0.5000 nats (0.2500 to 0.7500), accuracy 80.00%, f1 0.5000, snow_low 1.0000'),
+        (200, '0.5000 nats, accuracy 80.00%, f1 0.5000, snow_low 1.0000'),
+        (56, '0.5000 nats, accuracy 80.00%, f1 0.5000, snow_low 1.0000'),
+        (55, '0.5000 nats, accuracy 80.00%, f1 0.5000, and 1 more'),
+        (45, '0.5000 nats, accuracy 80.00%, and 2 more'),
+        (5, '0.5000 nats, and 3 more'),
+    ],
+)
+def test_a_line_has_as_many_figures_as_fit_and_counts_the_others(width, line):
+    assert describe_figures(FIGURES, {'loss': 'nats', 'accuracy': '%'}, width) == line

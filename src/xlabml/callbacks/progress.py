@@ -1,5 +1,6 @@
 """How far a run is: a bar on a terminal, lines elsewhere."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -148,8 +149,12 @@ class Progress(ProgressBar):
         self._end('validate')
         if trainer.state.fn == 'fit' and not trainer.sanity_checking and self._enabled and trainer.is_global_zero:
             figures = find_figures(trainer, 'val_')
-            said = pl_module.describe(figures) if isinstance(pl_module, Task) else describe_figures(figures, {})
-            self.print(f'step {trainer.global_step:,}, val: {said}')
+            begin = f'step {trainer.global_step:,}, val: '
+            width = shutil.get_terminal_size().columns - len(begin)
+            if isinstance(pl_module, Task):
+                self.print(begin + pl_module.describe(figures, width))
+            else:
+                self.print(begin + describe_figures(figures, {}, width))
         if trainer.state.fn == 'validate':
             self._stop()
 

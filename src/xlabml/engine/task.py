@@ -17,7 +17,7 @@ from xlabml.batches import Batch, check_batch, layout_lengths
 from xlabml.checkpoints import Contents, Part, put_task
 from xlabml.errors import SettingsError
 from xlabml.evaluation import Evaluator, Monitor, Sums, precise
-from xlabml.figures import describe_figures, is_of_table
+from xlabml.figures import describe_figures
 from xlabml.finite import describe_nonfinite, find_nonfinite
 from xlabml.plain import Plain, below
 from xlabml.untrusted.building import building, naming
@@ -189,9 +189,9 @@ class Task(Optimized, ABC):
     def try_network(self) -> None:
         """Run the network once on the smallest input, to check that its parts fit; optional."""
 
-    def describe(self, figures: Mapping[str, float]) -> str:
-        """One line of figures, those with a unit first, without those of tables."""
-        return describe_figures({name: one for name, one in figures.items() if not is_of_table(name)}, self.units)
+    def describe(self, figures: Mapping[str, float], width: int | None = None) -> str:
+        """One line of figures, those with a unit first, without those of tables; width as in describe_figures."""
+        return describe_figures(figures, self.units, width)
 
     def progress(self, row: Mapping[str, float]) -> str:
         """A short text for the progress bar, from the newest training row."""

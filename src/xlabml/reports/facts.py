@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from xlabml.figures import describe_figures, describe_tables, is_of_table
+from xlabml.figures import describe_figures, describe_tables
 
 from .numbers import duration, milliseconds, number
 from .runs import Row, Run, column, columns
@@ -152,8 +152,7 @@ def _speed(run: Run, start: Row) -> dict[str, str]:
 
 def _figures(run: Run, row: Row, prefix: str) -> str:
     """The figures of a row with this prefix, and its step."""
-    shown = {name: value for name, value in _numbers(row, prefix).items() if not is_of_table(name)}
-    return (describe_figures(shown, run.units) or 'nothing finite') + f' at step {row["step"]:,}'
+    return (describe_figures(_numbers(row, prefix), run.units) or 'nothing finite') + f' at step {row["step"]:,}'
 
 
 def _tables(row: Row, prefix: str) -> dict[str, str]:
