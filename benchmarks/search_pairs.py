@@ -2,6 +2,7 @@
 
     python benchmarks/search_pairs.py debian debian_descriptions.jsonl.xz FOLDER
     python benchmarks/search_pairs.py leads wiki_leads_en.jsonl.gz FOLDER
+    python benchmarks/search_pairs.py crops TEXTS.jsonl FOLDER
 
 debian: title, text, and group: the home page or, where a package has none, the stem of its name. No group is in two of
 the files: train.jsonl has nine tenths of the groups; val.jsonl and test.jsonl have one record of each of their groups,
@@ -12,6 +13,8 @@ leads: title, description, text, and masked: the text without the words of the t
 description, and those whose description another one has too, are left out. leads_train.jsonl, leads_val.jsonl and
 leads_test.jsonl have 73, 5 and 22 of 100 of them, and leads_crops.jsonl spans of the texts of leads_train.jsonl, as
 titles, beside the text without the span, as masked.
+crops: crops.jsonl, spans of the texts of a file as of train.jsonl above: of all that is to be searched, for example,
+which needs no titles. Records have a column text; of equal texts the first counts.
 """
 
 import argparse
@@ -22,7 +25,7 @@ import json
 import lzma
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +81,8 @@ def crops(records: Iterable[Record]) -> Iterator[Record]:
             length = 4 + int(9 * place(f'length {number} {record["text"]}'))
             start = int((len(words) - length + 1) * place(f'start {number} {record["text"]}'))
             rest = words[:start] + words[start + length :] if number else words
-            yield {
-                'title': ' '.join(words[start : start + length]),
-                'text': ' '.join(rest),
-                'group': record['group'],
-            }
+            span = {'title': ' '.join(words[start : start + length]), 'text': ' '.join(rest)}
+            yield {**span, 'group': record['group']} if 'group' in record else span
 
 
 def debian_files(records: list[Record]) -> dict[str, list[Record]]:
@@ -109,19 +109,29 @@ def lead_files(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         where = place(record['title'])
         parts['leads_train' if where < 0.73 else 'leads_val' if where < 0.78 else 'leads_test'].append(record)
-    spans = crops([{**record, 'group': ''} for record in parts['leads_train']])
+    spans = crops(parts['leads_train'])
     parts['leads_crops'] = [{'title': one['title'], 'masked': one['text']} for one in spans]
     return parts
 
 
+def crop_files(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each file."""
+    texts = dict.fromkeys(record['text'] for record in records)
+    return {'crops': list(crops({'text': text} for text in texts))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kind', choices=['debian', 'leads'])
+    parser.add_argument('kind', choices=['debian', 'leads', 'crops'])
     parser.add_argument('source', type=Path)
     parser.add_argument('folder', type=Path)
     arguments = parser.parse_args()
-    records = read(arguments.source)
-    files = debian_files(list(debian(records))) if arguments.kind == 'debian' else lead_files(list(leads(records)))
+    make: dict[str, Callable[[list[Record]], dict[str, list[Record]]]] = {
+        'debian': lambda records: debian_files(list(debian(records))),
+        'leads': lambda records: lead_files(list(leads(records))),
+        'crops': crop_files,
+    }
+    files = make[arguments.kind](read(arguments.source))
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, some in files.items():
         with (arguments.folder / f'{name}.jsonl').open('w', encoding='utf-8') as file:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xlabml.bm25 import BM25, Fusion, fuse, fuse_with_words, read_fusion, split_parts, split_words
+from xlabml.bm25 import BM25, Fusion, fuse, fuse_with_words, hubness, read_fusion, split_parts, split_words
 
 DOCUMENTS = ['the cat sat', 'the dog sat on the dog', 'a bird', '']
 
@@ -112,3 +112,30 @@ def test_a_checkpoint_has_a_ratio_and_known_terms():
     for value in (1.5, -0.1, math.nan, True, '0.5'):
         with pytest.raises(ValueError, match=r'the share of the vectors beside BM25 is .*, no ratio from 0 to 1'):
             read_fusion({'vector_weight': value})
+
+
+def test_hubness_is_half_the_mean_of_the_highest_scores():
+    scores = np.arange(24.0).reshape(12, 2)
+    expected = [scores[2:, 0].mean() / 2, scores[2:, 1].mean() / 2]  # the 10 highest of 12
+    for n_each in (1, 5, 12):
+        blocks = (scores[i : i + n_each] for i in range(0, 12, n_each))
+        np.testing.assert_allclose(hubness(blocks), expected)
+    np.testing.assert_allclose(hubness([scores[:3]]), scores[:3].mean(0) / 2)  # fewer than 10: all
+    with pytest.raises(ValueError, match='no query is known'):
+        hubness([])
+
+
+def test_a_text_near_to_all_queries_comes_behind_one_near_to_a_query():
+    known = np.array([[3.0, 0.0], [3.0, 1.0], [3.0, 0.5]])
+    assert (np.array([[3.0, 2.0]]) - hubness([known])).tolist() == [[1.5, 1.75]]
+
+
+def test_a_checkpoint_has_known_queries():
+    known = read_fusion({'vector_weight': 0.5, 'known_queries': ['a dog', 'a cat']})
+    assert known == Fusion(0.5, 'words', ('a dog', 'a cat'))
+    assert known.override(0.2, 'parts') == Fusion(0.2, 'parts', ('a dog', 'a cat'))
+    assert str(known) == 'vectors and BM25 by 0.50 and 0.50, less the nearness to 2 known queries'
+    assert str(Fusion()) == 'vectors and BM25 by 0.50 and 0.50'
+    for value in ('a dog', [1], [''], {'a': 1}):
+        with pytest.raises(ValueError, match=r'the known queries beside the vectors are .*; they are a list of texts'):
+            read_fusion({'vector_weight': 0.7, 'known_queries': value})

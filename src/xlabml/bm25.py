@@ -24,6 +24,12 @@ VECTOR_WEIGHT = 'vector_weight'
 BM25_TERMS = 'bm25_terms'
 """The name of the fact that holds the terms of that BM25."""
 
+KNOWN_QUERIES = 'known_queries'
+"""The name of the fact that holds the queries whose nearness is taken off the scores of a text."""
+
+N_NEAREST = 10
+"""Of the known queries, how many count for a text: the nearest ones (the k of CSLS)."""
+
 Words: TypeAlias = Callable[[str], list[str]]
 
 Terms: TypeAlias = Literal['words', 'parts']
@@ -179,31 +185,67 @@ def fuse_with_words(
     return fuse([vectors, words], [2 * vector_weight, 2 * (1 - vector_weight)])
 
 
+def hubness(scores: Iterable[Float[np.ndarray, 'q n']]) -> Float32[np.ndarray, ' n']:
+    """How near each document is to queries of any kind: half the mean of its 10 highest scores for known queries.
+
+    Some documents ("hubs") score high for many queries that other documents answer. The order of the documents of a
+    query by their scores minus this is that of cross-domain similarity local scaling: its other term is the same for
+    all of them. The known queries need no answers.
+    Source: CSLS, Conneau et al. 2018, https://arxiv.org/abs/1710.04087, section 2.3.
+
+    Args:
+        scores: Of all documents for the known queries, some of these at a time. Of fewer than 10 all count.
+
+    Raises:
+        ValueError: There is no query.
+    """
+    best: Float32[np.ndarray, 'k n'] | None = None
+    for some in scores:
+        both = some if best is None else np.concatenate([best, some])
+        n_more = len(both) - N_NEAREST
+        best = both if n_more <= 0 else np.partition(both, n_more, axis=0)[n_more:]
+    if best is None or not len(best):
+        raise ValueError('no query is known; give one or more')
+    return (best.mean(axis=0, dtype=np.float64) / 2).astype(np.float32)
+
+
 class Fusion(NamedTuple):
     """How the scores of vectors and of BM25 are put together.
 
     Args:
         vector_weight: The share of the vectors' scores, 0..1; see `fuse_with_words`.
         terms: What BM25 counts.
+        known_queries: Before that, the `hubness` of a text by these queries is taken off its scores, those of vectors
+            and those of BM25; (): nothing is.
     """
 
     vector_weight: float = 0.5
     terms: Terms = 'words'
+    known_queries: tuple[str, ...] = ()
 
     def override(self, vector_weight: float | None, terms: Terms | None) -> 'Fusion':
         """The same with what is not None in the place of its own."""
         weight = self.vector_weight if vector_weight is None else vector_weight
-        return Fusion(weight, self.terms if terms is None else terms)
+        return self._replace(vector_weight=weight, terms=self.terms if terms is None else terms)
 
     def __str__(self) -> str:
-        return f'vectors and {NAMES[self.terms]} by {self.vector_weight:.2f} and {1 - self.vector_weight:.2f}'
+        return (
+            f'vectors and {NAMES[self.terms]} by {self.vector_weight:.2f} and {1 - self.vector_weight:.2f}'
+            f'{self.described_queries}'
+        )
+
+    @property
+    def described_queries(self) -> str:
+        """What is taken off the scores, for people; empty where nothing is."""
+        n = len(self.known_queries)
+        return f', less the nearness to {n:,} known {"query" if n == 1 else "queries"}' if n else ''
 
 
 def read_fusion(facts: Mapping[str, object]) -> Fusion | None:
     """The fusion that a checkpoint's facts name; None: they name none.
 
     Raises:
-        ValueError: The share is no ratio, or the terms are not known.
+        ValueError: The share is no ratio, the terms are not known, or the queries are no texts.
     """
     weight = facts.get(VECTOR_WEIGHT)
     if weight is None:
@@ -213,4 +255,7 @@ def read_fusion(facts: Mapping[str, object]) -> Fusion | None:
     terms = facts.get(BM25_TERMS, 'words')
     if terms not in ('words', 'parts'):
         raise ValueError(f'the terms of BM25 beside the vectors are {terms!r:.100}; known are words and parts')
-    return Fusion(float(weight), terms)
+    queries = facts.get(KNOWN_QUERIES, ())
+    if not isinstance(queries, list | tuple) or not all(isinstance(query, str) and query for query in queries):
+        raise ValueError(f'the known queries beside the vectors are {queries!r:.100}; they are a list of texts')
+    return Fusion(float(weight), terms, tuple(queries))

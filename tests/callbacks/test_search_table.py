@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from xlabml.bm25 import Fusion
+from xlabml.bm25 import BM25, Fusion, fuse_with_words, hubness
 from xlabml.callbacks import SearchTable, search_table
 from xlabml.callbacks.search_table import describe_search
 from xlabml.commands.trainer import Trainer
 from xlabml.data import Location
 from xlabml.data.groups import TextGroups
 from xlabml.datamodules import XLabDataModule
-from xlabml.evaluation import Retrieval, fusion, has_sklearn
+from xlabml.evaluation import Retrieval, fusion, has_sklearn, make_search, rank_relevant
 from xlabml.models import Embedder
 from xlabml.pipelines import TextEmbedder
 from xlabml.tokenizer import train_tokenizer
@@ -141,3 +141,40 @@ def test_the_fusion_is_chosen_on_val_and_used_in_the_test(data, tmp_path, monkey
         ValueError, match=r'vector_weight of the callback SearchTable is 2\.0; give a ratio from 0 to 1'
     ):
         SearchTable(vector_weight=2.0)
+
+
+def test_known_queries_of_the_training_split_are_kept_and_used(data, tmp_path):
+    trunk = functools.partial(Transformer, d_model=16, n_layers=1, n_heads=2, causal=False)
+    task = Embedder(330, 16, trunk, evaluators=[Retrieval([1], ['recall'])])
+    settings = {
+        'accelerator': 'cpu', 'precision': '32-true', 'logger': False, 'enable_checkpointing': False,
+        'enable_progress_bar': False, 'enable_model_summary': False, 'default_root_dir': tmp_path,
+    }  # fmt: skip
+    module = data()
+    Trainer(**settings, callbacks=[SearchTable(known_queries=12)]).validate(task, datamodule=module, verbose=False)
+    known = task.facts['known_queries']
+    train = module.texts.open_examples('train', 'train')
+    assert len(known) == 12
+    assert set(known) <= {texts[0] for texts in train.texts_of(train.documents)}
+
+    typed = SearchTable(vector_weight=0.5, bm25_terms='words')
+    Trainer(**settings, callbacks=[typed]).test(task, datamodule=data(), verbose=False)
+    table = (tmp_path / 'search.txt').read_text()
+    assert 'vectors + BM25: 0.50 and 0.50 of their z-scores, less the nearness to 12 known queries' in table
+    retrieval = next(one for one in task.evaluators if isinstance(one, Retrieval))
+    groups = module.texts.open_examples('test', 'test')
+    queries, documents, relevance = make_search(retrieval.last)
+    words = groups.texts_by_hash()
+    asked, read = ([words[one] for one in retrieval.last.text_hash[some].tolist()] for some in (queries, documents))
+    encode = TextEmbedder(task.network.eval(), groups.tokenizer).encode
+    bm25 = BM25(read)
+    dense = encode(asked) @ encode(read).T - hubness([encode(known) @ encode(read).T])
+    fused = fuse_with_words(dense, bm25.scores(asked) - hubness([bm25.scores(known)]))
+    ranks = rank_relevant(fused.__getitem__, relevance, len(read))
+    found = {line.split('  ')[0]: line.split() for line in table.splitlines()}['vectors + BM25']
+    assert float(found[3]) == pytest.approx((ranks == 1).mean(), abs=5e-4)
+
+    Trainer(**settings, callbacks=[SearchTable()]).validate(task, datamodule=data(), verbose=False)
+    assert 'known_queries' not in task.facts
+    with pytest.raises(ValueError, match='known_queries of the callback SearchTable is -1; give 0 or more'):
+        SearchTable(known_queries=-1)

@@ -11,9 +11,9 @@ import torch
 from bert_folders import write_folder
 
 from xlabml import checkpoints
-from xlabml.bm25 import BM25, split_parts, split_words
+from xlabml.bm25 import BM25, fuse_with_words, hubness, split_parts, split_words
 from xlabml.checkpoints import write_export
-from xlabml.commands import corpus_terms, embedding, embedding_shards, shard_making
+from xlabml.commands import corpus_hubness, corpus_terms, embedding, embedding_shards, shard_making
 from xlabml.commands.infer import main
 from xlabml.conversion import import_folder
 from xlabml.errors import DataError
@@ -325,6 +325,42 @@ def test_hybrid_search_weighs_as_was_chosen_in_training_or_typed(ckpt, tmp_path,
     vectors = found(weighed, *command, '--hybrid', '--vector-weight', '1', '--bm25-terms', 'words')
     assert [line.split()[1] for line in vectors.out.splitlines()] == order
     assert 'vectors and BM25 by' not in vectors.err  # all of it was typed
+
+
+def test_hybrid_search_takes_off_the_nearness_to_known_queries(ckpt, tmp_path, capsys, cache, monkeypatch):
+    corpus = write_lines(tmp_path / 'corpus.txt')
+    known = ['the dog', 'the cat', 'is it fun']
+    contents = checkpoints.read(Path(ckpt))
+    facts = {'vector_weight': 0.5, 'known_queries': known}
+    weighed = str(write_export({**contents, 'facts': facts}, Path(ckpt), tmp_path / 'w.safetensors').path)
+
+    def search():
+        assert main([weighed, '--search', corpus, 'lazy dog', '--hybrid', '--results', '10']) == 0
+        return capsys.readouterr()
+
+    found = search()
+    assert 'vectors and BM25 by 0.50 and 0.50, less the nearness to 3 known queries\n' in found.err
+    model = TextEmbedder.load(ckpt, 'cpu')
+    texts = model.encode(TEXTS)
+    dense = model.encode(['lazy dog'], prompt='query') @ texts.T
+    bm25 = BM25(TEXTS)
+    near = hubness([model.encode(known, prompt='query') @ texts.T]), hubness([bm25.scores(known)])
+    fused = fuse_with_words(dense - near[0], bm25.scores(['lazy dog']) - near[1])[0]
+    rows = [int(line.split('  ')[1]) for line in found.out.splitlines()]
+    assert rows == np.argsort(-fused, kind='stable').tolist()
+
+    (kept,) = (cache / 'vectors').glob('*.hubness.npz')
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_hubness, 'hubness', refuse)
+        assert search().out == found.out
+    kept.write_bytes(kept.read_bytes()[:-9])  # a damaged one is replaced
+    assert search().out == found.out
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_hubness, 'hubness', refuse)
+        assert search().out == found.out
+    monkeypatch.setattr(corpus_hubness, '_BLOCK_SCORES', 20)  # some at a time
+    kept.unlink()
+    assert [int(line.split('  ')[1]) for line in search().out.splitlines()] == rows
 
 
 def test_hybrid_search_counts_a_corpus_once(ckpt, tmp_path, capsys, cache, monkeypatch):

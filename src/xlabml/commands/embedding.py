@@ -16,6 +16,7 @@ from xlabml.pipelines import TextEmbedder, find_nearest
 from xlabml.pipelines.reranking import is_of_tokens, rerank
 
 from .corpus import Corpus
+from .corpus_hubness import find_hubness
 from .corpus_terms import count_terms
 from .cut_texts import CutTexts
 from .errors import UsageError, typed_paths, usage_errors
@@ -120,7 +121,12 @@ def find_texts(options: argparse.Namespace) -> list[Found]:
     if options.hybrid:
         dense = np.concatenate([query @ vectors[i : i + _BLOCK].T for i in range(0, len(vectors), _BLOCK)], axis=1)
         fusion = _fusion(options, embedder)
-        words = count_terms(job, fusion.terms).scores([options.query])
+        counted = count_terms(job, fusion.terms)
+        words = counted.scores([options.query])
+        if fusion.known_queries:
+            near = find_hubness(job, cached, vectors, counted, fusion, prompt)
+            dense = dense - near.vectors
+            words = words - near.words
         scores = fuse_with_words(dense, words, fusion.vector_weight)[0]
         rows = np.argsort(-scores, kind='stable')[:n_found]
         best = scores[rows]

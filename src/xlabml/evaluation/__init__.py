@@ -8,7 +8,7 @@ from .class_evaluators import ClassEvaluator, MultiLabelEvaluator, RegressionEva
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .example_evaluator import CalibratedEvaluator, Calibrator, ExampleEvaluator, ExampleOutputs
-from .fusion import fit_fusion
+from .fusion import fit_fusion, less_hubness
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, bm25_scores, has_sklearn, lexical_systems
@@ -79,6 +79,7 @@ __all__ = [
     'format_table',
     'has_sklearn',
     'k_means',
+    'less_hubness',
     'lexical_systems',
     'majority_figures',
     'make_relevance',

@@ -10,7 +10,8 @@ from jaxtyping import Float, Float64
 from xlabml.bm25 import NAMES, Fusion, fuse_with_words
 
 from .bootstrap import Interval, mean_interval, paired_interval
-from .lexical import Scores, lexical_systems
+from .fusion import less_hubness
+from .lexical import Scores, bm25_scores, lexical_systems
 from .ranking import Metric, Relevance, rank_relevant, ranking_figures
 from .vectors import compare, normalized
 
@@ -47,6 +48,7 @@ def search_table(
     metrics: Sequence[Metric] = ('recall',),
     seed: int = 0,
     fusions: Mapping[str, Fusion] | None = None,
+    known: Mapping[str, Float[np.ndarray, 'k d']] | None = None,
 ) -> list[SearchRow]:
     """The baselines (`lexical_systems`), the vectors of each model, and each model fused with BM25 by z-scores.
 
@@ -57,13 +59,21 @@ def search_table(
         vectors: Of the queries and of the documents, by the name of the model; compared by their cosine.
         seed: Of the intervals.
         fusions: How a model's vectors and BM25 are fused, by its name; in equal parts where it is not named.
+        known: The vectors of the known queries of a fusion, by the name of the model that has them.
     """
     systems = lexical_systems(queries, documents, seed)
     for name, (of_queries, of_documents) in vectors.items():
         systems[name] = _dense(normalized(of_queries), normalized(of_documents))
         fusion = (fusions or {}).get(name, Fusion())
         lexical = NAMES[fusion.terms]
-        systems[f'{name} + {lexical}'] = _fused(systems[name], systems[lexical], fusion.vector_weight)
+        dense = systems[name]
+        words = systems[lexical]
+        if fusion.known_queries:
+            of_known = _dense(normalized((known or {})[name]), normalized(of_documents))
+            n = len(fusion.known_queries), len(documents)
+            dense = less_hubness(dense, of_known, *n)
+            words = less_hubness(words, bm25_scores(fusion.known_queries, documents)[fusion.terms], *n)
+        systems[f'{name} + {lexical}'] = _fused(dense, words, fusion.vector_weight)
     rows: list[SearchRow] = []
     for name, scores in systems.items():
         ranks = rank_relevant(scores, relevance, len(documents))

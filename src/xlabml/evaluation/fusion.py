@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64
 
-from xlabml.bm25 import Fusion, Terms, fuse_with_words
+from xlabml.bm25 import Fusion, Terms, fuse_with_words, hubness
 
 from .lexical import Scores
 from .ranking import Relevance, rank_relevant, ranking_figures
@@ -34,6 +34,22 @@ def fit_fusion(vectors: Scores, lexical: Mapping[Terms, Scores], relevance: Rele
     terms = next(terms for terms, total in totals.items() if total.max() >= most)
     best = np.flatnonzero(totals[terms] >= most)
     return Fusion(min((WEIGHTS[i] for i in best), key=lambda weight: abs(weight - 0.5)), terms)
+
+
+def less_hubness(scores: Scores, of_known: Scores, n_known: int, n_documents: int) -> Scores:
+    """The scores of documents less their `hubness`.
+
+    Args:
+        scores: For the queries.
+        of_known: For the known queries.
+        n_known: How many known queries there are; 0: the scores stay as they are.
+        n_documents: How many documents there are.
+    """
+    if not n_known:
+        return scores
+    n_each = max(1, _BLOCK_SCORES // max(1, n_documents))
+    nearness = hubness(of_known(slice(first, first + n_each)) for first in range(0, n_known, n_each))
+    return lambda some: scores(some) - nearness
 
 
 def _sum_ranks(vectors: Scores, words: Scores, relevance: Relevance, n_documents: int) -> Float64[np.ndarray, ' w']:

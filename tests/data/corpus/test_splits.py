@@ -46,7 +46,10 @@ def test_a_larger_train_share_moves_no_document_out_of_train():
         ({'dev': 0.1}, "there is no split 'dev' in data.splits; the splits are train, val, test, predict"),
         ({'val': -0.1}, 'data.splits.val is -0.1'),
         ({'val': 50.0}, 'data.splits.val is 50.0; it is a share'),
-        ({'train': 0.9, 'val': 0.2}, r'data.splits sum to 1.1;'),
+        (
+            {'train': 0.9, 'val': 0.2},
+            r'data.splits sum to 1.1 \(train 0.9, val 0.2; what is not named keeps its default\)',
+        ),
     ],
 )
 def test_bad_ratios_are_refused(ratios, message):

@@ -73,7 +73,11 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
         if not 0 <= ratio <= 1:
             raise ValueError(f'data.splits.{name} is {ratio}; it is a share of the documents, from 0 to 1')
     if (total := math.fsum(ratios.values())) > 1 + 1e-9:
-        raise ValueError(f'data.splits sum to {total:g}; they are shares of the documents, so make it at most 1')
+        listed = ', '.join(f'{name} {ratio:g}' for name, ratio in ratios.items() if ratio)
+        raise ValueError(
+            f'data.splits sum to {total:g} ({listed}; what is not named keeps its default); they are shares of the '
+            'documents, so make it at most 1'
+        )
 
 
 def splits_of(hashes: UInt64[np.ndarray, 'documents 2'], ratios: Mapping[str, float]) -> Int8[np.ndarray, ' documents']:
