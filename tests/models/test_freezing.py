@@ -120,3 +120,15 @@ def test_a_language_model_has_rates_by_layer():
     for group in model.build_optimizer().param_groups:
         rates[group['name']].add(group['lr'])
     assert len(rates['matrices']) == 4
+
+
+def test_rates_by_layer_keep_what_is_said_of_each_parameter():
+    model = XLabModel(50, 16, trunk=functools.partial(Transformer, d_model=16, n_heads=2), layer_decay=0.5)
+    others = [group for group in model.build_optimizer().param_groups if group['name'] == 'others']
+    tables = [
+        parameter
+        for group in others
+        for parameter, is_embedding in zip(group['params'], group['is_embedding'], strict=True)
+        if is_embedding
+    ]
+    assert [id(table) for table in tables] == [id(model.network.trunk.embedding.weight)]

@@ -117,6 +117,27 @@ def test_other_groups_step_as_adamw():
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+def test_only_tables_of_embeddings_have_the_decay_of_embeddings():
+    ours, expected = _parameters([(4,), (5, 3)]), _parameters([(4,), (5, 3)])
+    groups = [{'params': ours, 'name': 'others', 'weight_decay': 0.0, 'is_embedding': [False, True]}]
+    ours = _train([Muon(groups, adamw_lr=0.1, embedding_decay=0.2)], ours)
+    groups = [{'params': expected[:1], 'weight_decay': 0.0}, {'params': expected[1:], 'weight_decay': 0.2}]
+    theirs = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.98), fused=False, foreach=False)
+    for a, b in zip(ours, _train([theirs], expected)):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_a_skipped_step_does_not_decay_embeddings():
+    (table,) = _parameters([(5, 3)])
+    before = table.detach().clone()
+    groups = [{'params': [table], 'name': 'others', 'weight_decay': 0.0, 'is_embedding': [True]}]
+    optimizer = Muon(groups, embedding_decay=0.2)
+    optimizer.found_inf = torch.ones(())
+    table.grad = torch.ones(5, 3)
+    optimizer.step()
+    torch.testing.assert_close(table.detach(), before, rtol=0, atol=0)
+
+
 def test_a_stack_of_matrices_steps_as_its_matrices_do():
     """What a mixture's experts are."""
     apart = _parameters([(4, 3)] * 2)
@@ -255,6 +276,7 @@ def test_a_vector_among_matrices_is_refused():
         {'momentum': 1.0},
         {'betas': (0.9, 1.0)},
         {'weight_decay': -0.1},
+        {'embedding_decay': -0.1},
         {'ns_steps': 0},
     ],
 )

@@ -27,6 +27,8 @@ def test_only_matrices_decay():
     assert others['weight_decay'] == 0.0
     expected = {id(module.embedding.weight), id(module.norm.weight), id(module.norm.bias), id(module.layer.bias)}
     assert {id(p) for p in others['params']} == expected
+    tables = [p for p, is_embedding in zip(others['params'], others['is_embedding']) if is_embedding]
+    assert [id(p) for p in tables] == [id(module.embedding.weight)]
 
 
 def test_a_head_of_its_own_is_a_group_that_decays():

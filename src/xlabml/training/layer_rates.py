@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from .optimizers import Group
+from .optimizers import PER_PARAMETER, Group
 
 DEPTH = 'depth'
 """The key of a group: how many layers lie above its parameters."""
@@ -29,7 +29,7 @@ def split_by_depth(groups: Iterable[Group], layers: Sequence[nn.Module]) -> list
             of_depth.setdefault(depths.get(id(member), 0), []).append(i)
         for depth, numbers in sorted(of_depth.items()):
             # What has an entry a parameter is cut with them.
-            cut: Group = {name: [group[name][i] for i in numbers] for name in ('params', 'parts') if name in group}
+            cut: Group = {name: [group[name][i] for i in numbers] for name in PER_PARAMETER if name in group}
             found.append({**group, **cut, DEPTH: depth})
     return found
 

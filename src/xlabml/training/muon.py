@@ -42,10 +42,12 @@ class _Options(TypedDict):
     params: list[Tensor]
     name: NotRequired[str]
     parts: NotRequired[list[list[int] | None]]
+    is_embedding: NotRequired[list[bool]]
     lr: float
     betas: tuple[float, float]
     eps: float
     weight_decay: float
+    embedding_decay: float
     momentum: float
     nesterov: bool
     ns_steps: int
@@ -97,7 +99,10 @@ class Muon(Optimizer):
         params: Parameter groups, or matrices.
         betas: Decay rates of AdamW's two moments.
         eps: Added to the root of AdamW's second moment.
-        weight_decay: Decoupled weight decay: a step subtracts lr * weight_decay * weight, with its group's lr.
+        weight_decay: Decoupled weight decay: a step subtracts lr * weight_decay * weight, with its group's lr. Norms,
+            biases and embeddings have none.
+        embedding_decay: The same for the tables of embeddings, a head that shares one included. Where texts are read
+            several times, it keeps the rows of rare tokens from learning them by heart.
         adamw_lr: Learning rate of AdamW at the schedule's peak.
         matrix_lr: Learning rate of the matrices at the schedule's peak.
         momentum: Decay rate of the running mean of the gradients.
@@ -129,12 +134,14 @@ class Muon(Optimizer):
         split: bool = False,
         ns_dtype: Literal['auto', 'bfloat16', 'float32'] = 'auto',
         iteration: Iteration = 'quintic',
+        embedding_decay: float = 0.0,
     ) -> None:
         for name, value in {
             'adamw_lr': adamw_lr,
             'matrix_lr': matrix_lr,
             'eps': eps,
             'weight_decay': weight_decay,
+            'embedding_decay': embedding_decay,
         }.items():
             if not value >= 0:
                 raise ValueError(f'{name} is {value}; give 0 or more')
@@ -158,6 +165,7 @@ class Muon(Optimizer):
                 'betas': tuple(betas),
                 'eps': eps,
                 'weight_decay': weight_decay,
+                'embedding_decay': embedding_decay,
                 'momentum': momentum,
                 'nesterov': nesterov,
                 'ns_steps': ns_steps,
@@ -211,7 +219,7 @@ class Muon(Optimizer):
             if updated and is_orthogonal(group):
                 self._step_matrices(group, updated)
             elif updated:
-                self._step_others(group, [group['params'][i] for i in updated])
+                self._step_others(group, updated)
         return loss
 
     def _step_matrices(self, group: _Options, updated: list[int]) -> None:
@@ -243,7 +251,14 @@ class Muon(Optimizer):
             update = made[0] if len(made) == 1 else torch.cat(made, dim=-2)
             parameter.sub_(_shard_as(parameter, update))
 
-    def _step_others(self, group: _Options, parameters: list[Tensor]) -> None:
+    def _step_others(self, group: _Options, updated: list[int]) -> None:
+        parameters = [group['params'][i] for i in updated]
+        is_embedding = group.get('is_embedding')
+        if is_embedding and group['embedding_decay']:
+            found_inf: Tensor | None = getattr(self, 'found_inf', None)
+            keep: Tensor | float = 1.0 if found_inf is None else 1 - found_inf
+            tables = [group['params'][i] for i in updated if is_embedding[i]]
+            torch._foreach_mul_(tables, 1 - group['lr'] * group['embedding_decay'] * keep)
         states = [self.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states):
             if not state:

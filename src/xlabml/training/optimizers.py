@@ -12,19 +12,23 @@ from xlabml.anatomy import find_matrices
 Group = dict[str, Any]
 """A parameter group, as torch's optimizers take it: `params`, and options of the optimizer."""
 
+PER_PARAMETER = ('params', 'parts', 'is_embedding')
+"""The keys of a group that have an entry for each parameter."""
+
 
 def parameter_groups(module: nn.Module) -> list[Group]:
     """Split the trainable parameters into groups, by the roles that `anatomy.find_matrices` finds.
 
     `matrices` of the layers and `heads`, which map to scores, have weight decay; `others` (norms, biases and
     embeddings) have none. A matrix shared by an embedding and a head counts as the embedding. `parts` lists, for each
-    matrix, the rows of the matrices stacked in it, or None for a single one.
+    matrix, the rows of the matrices stacked in it, or None for a single one; `is_embedding`, for each of `others`,
+    whether it is the table of an embedding.
     """
     described = find_matrices(module)
     groups: dict[str, Group] = {
         'matrices': {'params': [], 'name': 'matrices', 'parts': []},
         'heads': {'params': [], 'name': 'heads'},
-        'others': {'params': [], 'name': 'others', 'weight_decay': 0.0},
+        'others': {'params': [], 'name': 'others', 'weight_decay': 0.0, 'is_embedding': []},
     }
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -32,6 +36,7 @@ def parameter_groups(module: nn.Module) -> list[Group]:
         matrix = described.get(name)  # None: a vector
         if matrix is None or 'embedding' in matrix.roles:
             groups['others']['params'].append(parameter)
+            groups['others']['is_embedding'].append(matrix is not None)
         elif 'head' in matrix.roles:
             groups['heads']['params'].append(parameter)
         else:
