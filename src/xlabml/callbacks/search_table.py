@@ -1,5 +1,6 @@
 """The table that a test of an embedder ends with: baselines, its vectors, and both fused, with intervals."""
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -16,13 +17,15 @@ from xlabml.errors import SettingsError
 from xlabml.evaluation import (
     NO_SKLEARN,
     Retrieval,
+    Scores,
     SearchRow,
     Texts,
     bm25_scores,
+    find_nearness,
     fit_fusion,
     format_table,
     has_sklearn,
-    less_hubness,
+    less_nearness,
     make_search,
     search_table,
 )
@@ -190,22 +193,23 @@ def choose_fusion(
     found = normalized(texts.vectors[documents])
     vectors = normalized(texts.vectors[queries])
 
-    def dense(some: slice) -> Float32[np.ndarray, 'i n']:
+    def cosines(some: slice) -> Float32[np.ndarray, 'i n']:
         return vectors[some] @ found.T
 
+    dense: Scores = cosines
     lexical = bm25_scores(asked, read)
-    if of_known is None:
-        return fit_fusion(dense, lexical, relevance, len(documents))
-    nearness = normalized(of_known)
-    n = len(known), len(documents)
-    by_terms = bm25_scores(known, read)
-    fusion = fit_fusion(
-        less_hubness(dense, lambda some: nearness[some] @ found.T, *n),
-        {terms: less_hubness(scores, by_terms[terms], *n) for terms, scores in lexical.items()},
-        relevance,
-        len(documents),
-    )
-    return fusion._replace(known_queries=tuple(known))
+    if of_known is not None:
+        nearest = normalized(of_known)
+        dense = less_nearness(dense, find_nearness(lambda some: nearest[some] @ found.T, len(known), len(read)))
+        by_words = _near_by_words(tuple(known), tuple(read))
+        lexical = {terms: less_nearness(scores, by_words[terms]) for terms, scores in lexical.items()}
+    return fit_fusion(dense, lexical, relevance, len(documents))._replace(known_queries=tuple(known))
+
+
+@functools.lru_cache(maxsize=1)
+def _near_by_words(known: tuple[str, ...], read: tuple[str, ...]) -> dict[Terms, Float32[np.ndarray, ' n']]:
+    """The nearness of texts to known queries by BM25, which every validation finds the same."""
+    return {terms: find_nearness(scores, len(known), len(read)) for terms, scores in bm25_scores(known, read).items()}
 
 
 def describe_search(

@@ -8,7 +8,7 @@ from .class_evaluators import ClassEvaluator, MultiLabelEvaluator, RegressionEva
 from .clustering import Clustering, k_means, v_measure
 from .evaluator import Evaluator, Gather, Monitor
 from .example_evaluator import CalibratedEvaluator, Calibrator, ExampleEvaluator, ExampleOutputs
-from .fusion import fit_fusion, less_hubness
+from .fusion import find_nearness, fit_fusion, less_nearness
 from .geometry import Geometry
 from .language import TokenEvaluator, TokenMetric, TokenOutputs, WithinNats, sum_segments, summarize
 from .lexical import NO_SKLEARN, Scores, bm25_scores, has_sklearn, lexical_systems
@@ -74,12 +74,13 @@ __all__ = [
     'bm25_scores',
     'evaluate_search',
     'evaluate_similarity',
+    'find_nearness',
     'fit_fusion',
     'format_savings',
     'format_table',
     'has_sklearn',
     'k_means',
-    'less_hubness',
+    'less_nearness',
     'lexical_systems',
     'majority_figures',
     'make_relevance',

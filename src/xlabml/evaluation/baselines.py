@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from xlabml.bm25 import NAMES, Fusion, fuse_with_words
 
 from .bootstrap import Interval, mean_interval, paired_interval
-from .fusion import less_hubness
+from .fusion import find_nearness, less_nearness
 from .lexical import Scores, bm25_scores, lexical_systems
 from .ranking import Metric, Relevance, rank_relevant, ranking_figures
 from .vectors import compare, normalized
@@ -71,8 +71,9 @@ def search_table(
         if fusion.known_queries:
             of_known = _dense(normalized((known or {})[name]), normalized(of_documents))
             n = len(fusion.known_queries), len(documents)
-            dense = less_hubness(dense, of_known, *n)
-            words = less_hubness(words, bm25_scores(fusion.known_queries, documents)[fusion.terms], *n)
+            by_words = bm25_scores(fusion.known_queries, documents)[fusion.terms]
+            dense = less_nearness(dense, find_nearness(of_known, *n))
+            words = less_nearness(words, find_nearness(by_words, *n))
         systems[f'{name} + {lexical}'] = _fused(dense, words, fusion.vector_weight)
     rows: list[SearchRow] = []
     for name, scores in systems.items():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from xlabml.bm25 import Fusion, Terms, fuse_with_words, hubness
 
@@ -36,19 +36,20 @@ def fit_fusion(vectors: Scores, lexical: Mapping[Terms, Scores], relevance: Rele
     return Fusion(min((WEIGHTS[i] for i in best), key=lambda weight: abs(weight - 0.5)), terms)
 
 
-def less_hubness(scores: Scores, of_known: Scores, n_known: int, n_documents: int) -> Scores:
-    """The scores of documents less their `hubness`.
+def find_nearness(of_known: Scores, n_known: int, n_documents: int) -> Float32[np.ndarray, ' n']:
+    """The `hubness` of documents, some known queries at a time.
 
     Args:
-        scores: For the queries.
-        of_known: For the known queries.
-        n_known: How many known queries there are; 0: the scores stay as they are.
+        of_known: The scores of the documents for the known queries.
+        n_known: How many known queries there are, one or more.
         n_documents: How many documents there are.
     """
-    if not n_known:
-        return scores
     n_each = max(1, _BLOCK_SCORES // max(1, n_documents))
-    nearness = hubness(of_known(slice(first, first + n_each)) for first in range(0, n_known, n_each))
+    return hubness(of_known(slice(first, first + n_each)) for first in range(0, n_known, n_each))
+
+
+def less_nearness(scores: Scores, nearness: Float32[np.ndarray, ' n']) -> Scores:
+    """The scores of documents less a number of each document."""
     return lambda some: scores(some) - nearness
 
 
