@@ -60,7 +60,7 @@ def test_it_is_trained_tested_predicted_and_asked(xlab, flags, tmp_path, capfd, 
     assert status == 0, printed
     assert f' {unit}, ' in printed[printed.index('step 2, val: ') :].splitlines()[0]
     status, printed = xlab('test', *own, '--ckpt_path=last')
-    assert (status, f' {unit}, ' in printed) == (0, True), printed
+    assert (status, f' {unit} (' in printed) == (0, True), printed
     output = tmp_path / 'said.parquet'
     status, printed = xlab(
         'predict', *own, '--ckpt_path=last', '--data.predict_split=test', f'--predictions.output={output}'
