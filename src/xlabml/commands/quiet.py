@@ -23,6 +23,7 @@ def quieten() -> None:
         '.*smaller than the logging interval.*',
         '.*overrides the configure_model callback.*',  # ours cuts the model for one strategy, and that one only
         '.*is deprecated and will be removed in jsonargparse.*',
+        '.*loading a checkpoint outside the .fit. stage.*',  # of averaged weights: they are what is evaluated
     ):
         warnings.filterwarnings('ignore', message=message)
     from jsonargparse._deprecated import JsonargparseDeprecationWarning
