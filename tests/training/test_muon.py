@@ -138,6 +138,22 @@ def test_a_skipped_step_does_not_decay_embeddings():
     torch.testing.assert_close(table.detach(), before, rtol=0, atol=0)
 
 
+def test_an_option_that_an_earlier_version_did_not_save_stays_as_given():
+    def make(**options):
+        groups = [{'params': _parameters([(5, 3)]), 'name': 'others', 'weight_decay': 0.0, 'is_embedding': [True]}]
+        return Muon(groups, **options)
+
+    state = make(eps=1e-6).state_dict()
+    for name in ('embedding_decay', 'is_embedding'):
+        del state['param_groups'][0][name]
+    optimizer = make(embedding_decay=0.2)
+    optimizer.load_state_dict(state)
+    (group,) = optimizer.param_groups
+    assert (group['embedding_decay'], group['is_embedding'], group['eps']) == (0.2, [True], 1e-6)
+    with pytest.raises(ValueError, match='different number of parameter groups'):
+        optimizer.load_state_dict({**state, 'param_groups': []})
+
+
 def test_a_stack_of_matrices_steps_as_its_matrices_do():
     """What a mixture's experts are."""
     apart = _parameters([(4, 3)] * 2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NotRequired, TypedDict, cast, overload
+from typing import Any, Literal, NotRequired, TypedDict, cast, overload
 
 import torch
 from jaxtyping import Float
@@ -221,6 +221,13 @@ class Muon(Optimizer):
             elif updated:
                 self._step_others(group, updated)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; options that an earlier version did not save stay as they were given."""
+        saved = state_dict['param_groups']
+        if len(saved) == len(self.param_groups):  # else torch refuses it
+            saved = [{**own, **group} for own, group in zip(self.param_groups, saved)]
+        super().load_state_dict({**state_dict, 'param_groups': saved})
 
     def _step_matrices(self, group: _Options, updated: list[int]) -> None:
         parameters = [group['params'][i] for i in updated]
