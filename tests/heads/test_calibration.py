@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from xlabml.errors import SettingsError
+from xlabml.evaluation.calibration import class_reliability
 from xlabml.heads import Calibration
 
 
@@ -48,6 +49,65 @@ def test_scales_and_shifts_of_classes_that_were_put_in_are_found():
     assert (calibration.shift - calibration.shift.mean()).tolist() == pytest.approx(shift.tolist(), abs=0.06)
 
 
+def make_noisy(n, share=0.2, seed=5):
+    """Logits that are twice too large, and labels of which a share is drawn from (.1, .1, .8) whatever they say."""
+    logits, labels = make_examples(n, 3, factor=2.0, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    others = torch.multinomial(torch.tensor([0.1, 0.1, 0.8]), n, replacement=True, generator=generator)
+    return logits, torch.where(torch.rand(n, generator=generator) < share, others, labels)
+
+
+def test_labels_that_say_nothing_of_the_text_are_found():
+    logits, labels = make_noisy(40_000)
+    calibration = Calibration(3, 'noise')
+    calibration.fit(logits, labels)
+    assert calibration.noise.tolist() == pytest.approx([0.02, 0.02, 0.16], abs=0.015)
+    assert calibration.scale.tolist() == pytest.approx([0.5, 0.5, 0.5], rel=0.06)
+    raw = torch.tensor([[1.0, 2.0, -0.5]], dtype=torch.float64)
+    scaled = (raw * calibration.scale + calibration.shift).softmax(-1)
+    by_hand = (1 - calibration.noise.double().sum()) * scaled + calibration.noise
+    assert calibration(raw)[0].tolist() == pytest.approx(by_hand[0].tolist())
+    assert calibration(logits).sum(-1).tolist() == pytest.approx([1] * len(logits))
+
+
+def test_with_such_labels_new_examples_have_better_probabilities_than_by_a_scale_and_a_shift():
+    logits, labels = make_noisy(40_000, share=0.3)
+    eces, losses = {}, {}
+    for kind in ('temperature', 'vector', 'noise'):
+        calibration = Calibration(3, kind)
+        calibration.fit(logits[:20_000], labels[:20_000])
+        probs = calibration(logits[20_000:])
+        eces[kind] = class_reliability(probs, labels[20_000:]).ece
+        losses[kind] = float(F.nll_loss(probs.log(), labels[20_000:]))
+    assert losses['noise'] < losses['vector'] - 0.005 < losses['temperature'] - 0.02
+    assert eces['noise'] < 0.6 * eces['temperature']
+
+
+@pytest.mark.parametrize(
+    ('examples', 'expected'),
+    [(make_noisy(4000), 'noise'), (make_examples(40, 3, seed=1), 'temperature'), (make_examples(3, 3), 'temperature')],
+    ids=['noisy', 'few', 'three'],
+)
+def test_auto_takes_the_kind_that_is_the_best_on_what_it_did_not_see(examples, expected):
+    chosen, named = Calibration(3, 'auto'), Calibration(3, expected)
+    chosen.fit(*examples)
+    named.fit(*examples)
+    assert torch.equal(chosen.scale, named.scale)
+    assert torch.equal(chosen.shift, named.shift)
+    assert chosen.noise.tolist() == (named.noise.tolist() if expected == 'noise' else [0, 0, 0])
+
+
+def test_auto_of_several_labels_has_no_noise():
+    logits = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    labels = (torch.rand(200, 2, generator=torch.Generator().manual_seed(1)) < (logits + 2).sigmoid()).float()
+    calibration = Calibration(2, 'auto', is_multi_label=True)
+    calibration.fit(logits, labels)
+    assert calibration.noise is None
+    assert calibration.shift.tolist() == pytest.approx([2, 2], abs=0.5)
+    with pytest.raises(SettingsError, match='one class an example'):
+        Calibration(2, 'noise', is_multi_label=True)
+
+
 def test_shares_of_raters_count_as_that_many_labels():
     logits, _ = make_examples(50, 3)
     shares = (4 * (logits / 4).softmax(-1)).round() + 1
@@ -85,11 +145,12 @@ def test_no_prediction_changes_under_a_temperature_and_none_at_all_without_calib
     assert none.n_fitted == 500
 
 
-def test_what_was_fitted_is_saved_with_the_weights():
+@pytest.mark.parametrize('kind', ['vector', 'noise', 'auto'])
+def test_what_was_fitted_is_saved_with_the_weights(kind):
     logits, labels = make_examples(500)
-    fitted = Calibration(4, 'vector')
+    fitted = Calibration(4, kind)
     fitted.fit(logits, labels)
-    loaded = Calibration(4, 'vector')
+    loaded = Calibration(4, kind)
     loaded.load_state_dict(fitted.state_dict())
     probs = fitted(logits)
     assert torch.equal(loaded(logits), probs)
@@ -97,7 +158,7 @@ def test_what_was_fitted_is_saved_with_the_weights():
     assert torch.equal(loaded.answers(probs), fitted.answers(probs))
 
 
-@pytest.mark.parametrize('kind', ['temperature', 'vector'])
+@pytest.mark.parametrize('kind', ['temperature', 'vector', 'noise', 'auto'])
 def test_classes_that_can_be_told_apart_or_that_have_no_examples_leave_finite_numbers(kind):
     logits = 5 * F.one_hot(torch.arange(40) % 2, 3).double()
     calibration = Calibration(3, kind)
@@ -109,10 +170,11 @@ def test_classes_that_can_be_told_apart_or_that_have_no_examples_leave_finite_nu
 
 @pytest.mark.parametrize('logits', [torch.zeros(0, 3), torch.full((5, 3), math.nan)])
 def test_what_cannot_be_fitted_leaves_all_as_before_any_fit(logits):
-    calibration = Calibration(3)
-    calibration.fit(*make_examples(100, 3))
+    calibration = Calibration(3, 'noise')
+    calibration.fit(*make_noisy(100))
     calibration.fit(logits, torch.zeros(len(logits), dtype=torch.long))
     assert calibration.state_dict()['scale'].tolist() == [1, 1, 1]
+    assert calibration.state_dict()['noise'].tolist() == [0, 0, 0]
     assert calibration.n_fitted == 0
     assert calibration.sets(torch.tensor([[0.8, 0.1, 0.1]])).all()
     assert calibration.answers(torch.tensor([[0.4, 0.3, 0.3]])).all()

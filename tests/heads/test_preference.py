@@ -113,7 +113,7 @@ def test_scores_and_ties_have_gradients():
 
 
 def test_a_calibration_that_would_tell_a_from_b_is_refused():
-    with pytest.raises(SettingsError, match='would scale A and B differently'):
+    with pytest.raises(SettingsError, match='may treat A and B differently'):
         make_model(calibration='vector')
     assert isinstance(make_model(calibration='none').calibration, Calibration)
 

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: logits are scaled by what was fitted on a validation split.
+"""Probabilities that mean what they say: logits are transformed by what was fitted on a validation split.
 
 What was fitted lies in buffers, saved with the weights and applied by default. Beside it stand two thresholds: that of
 the sets of classes that hold the true class at the coverage that is set, and that of the confidence below which no
@@ -6,6 +6,7 @@ answer is better than one.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,23 @@ from torch import Tensor, nn
 
 from xlabml.errors import SettingsError
 
-KINDS = ('temperature', 'vector', 'none')
+KINDS = ('temperature', 'vector', 'noise', 'auto', 'none')
 
 _MAX_ITERATIONS = 200
 _LARGEST_SCALE = 100.0
 _SMALLEST_SCALE = 0.01
+_FIRST_NOISE = 0.05
+_N_FOLDS = 5
+_CHOSEN_ON = 5000
+"""Examples that `auto` compares the kinds on, at most."""
+
+
+class _Fitted(NamedTuple):
+    """What a fit finds: for each class a scale, a shift, and the probability that is added whatever the logits say."""
+
+    scale: Float[Tensor, ' k']
+    shift: Float[Tensor, ' k']
+    noise: Float[Tensor, ' k']
 
 
 class Calibration(nn.Module):
@@ -27,22 +40,28 @@ class Calibration(nn.Module):
     `temperature` is one scale for all classes (a temperature of 1 / scale) and no shift; it changes no prediction.
     `vector` has both for each class; a ridge of one example's weight holds them near 1 and 0, since a class without
     examples would go to minus infinity. With several labels an example each class is fitted on its own, and the scale
-    of `temperature` is one a class.
-    Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999.
+    of `temperature` is one a class. `noise` is `vector` for labels of which a share says nothing of the text: the
+    probabilities are (1 - e) softmax(scale * logits + shift) + e q, and e and the distribution q are fitted with the
+    rest, q held near the shares of the classes by the same ridge. `auto` is the one of the three (with several labels
+    an example of the first two) whose loss is the least on examples left out of its fit, in five folds.
+    Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999; a mixture with a fixed
+    distribution, there the uniform one: Zhang et al. 2020, https://arxiv.org/abs/2003.07329, section 3.2.
 
     Args:
         n_classes: How many.
-        kind: What is fitted: temperature, vector, or none: logits stay as they are, and only the thresholds are fitted.
+        kind: What is fitted: temperature, vector, noise, auto, or none: logits stay as they are, and only the
+            thresholds are fitted.
         is_multi_label: Whether an example may have several classes.
         set_coverage: How often the set of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
 
     Raises:
-        SettingsError: There is no such kind, or a ratio does not lie in 0..1.
+        SettingsError: There is no such kind, it is not for several labels, or a ratio does not lie in 0..1.
     """
 
     scale: Tensor
     shift: Tensor
+    noise: Tensor | None
     set_threshold: Tensor
     answer_threshold: Tensor
     n_fitted: Tensor
@@ -58,6 +77,11 @@ class Calibration(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise SettingsError(f'model.calibration is {kind!r}; choose one of {", ".join(KINDS)}')
+        if kind == 'noise' and is_multi_label:
+            raise SettingsError(
+                'model.calibration is noise, which is for one class an example; with several take temperature, vector '
+                'or auto'
+            )
         for name, ratio in (('set_coverage', set_coverage), ('answered', answered)):
             if not 0 < ratio <= 1:
                 raise SettingsError(f'model.{name} is {ratio}; give a ratio above 0, at most 1')
@@ -67,6 +91,8 @@ class Calibration(nn.Module):
         self.answered = answered
         self.register_buffer('scale', torch.ones(n_classes))
         self.register_buffer('shift', torch.zeros(n_classes))
+        may_have_noise = kind in ('noise', 'auto') and not is_multi_label
+        self.register_buffer('noise', torch.zeros(n_classes) if may_have_noise else None)
         self.register_buffer('set_threshold', torch.ones(()))
         self.register_buffer('answer_threshold', torch.zeros(()))
         self.register_buffer('n_fitted', torch.zeros((), dtype=torch.long))
@@ -74,7 +100,8 @@ class Calibration(nn.Module):
     def logits(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
         """Calibrated logits."""
         device = logits.device
-        return logits * self.scale.to(device, logits.dtype) + self.shift.to(device, logits.dtype)
+        scaled = logits * self.scale.to(device, logits.dtype) + self.shift.to(device, logits.dtype)
+        return scaled if self.noise is None else _add_noise(scaled, self.noise.to(device, logits.dtype))
 
     def forward(self, logits: Float[Tensor, 'e k']) -> Float[Tensor, 'e k']:
         """Calibrated probabilities, in float32 or wider."""
@@ -111,9 +138,11 @@ class Calibration(nn.Module):
         self._forget()
         if not n or not wide.isfinite().all():
             return
-        scale, shift = self._fit(wide, shares)
-        self.scale.copy_(scale)
-        self.shift.copy_(shift)
+        found = self._fit(self._choose(wide, shares), wide, shares)
+        self.scale.copy_(found.scale)
+        self.shift.copy_(found.shift)
+        if self.noise is not None:
+            self.noise.copy_(found.noise)
         self.n_fitted.fill_(n)
         probs = self._probabilities(self.logits(wide))
         # In the precision of the buffers: what is at the threshold has to stay there.
@@ -124,18 +153,44 @@ class Calibration(nn.Module):
             rank = math.ceil((n + 1) * self.set_coverage)
             self.set_threshold.copy_(-_round_down(-scores[rank - 1]) if rank <= n else torch.ones(()))
 
-    def _fit(self, logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """The scale and the shift of each class that have the smallest loss: a convex problem."""
+    def _choose(self, logits: Float[Tensor, 'e k'], shares: Float[Tensor, 'e k']) -> str:
+        """The kind that is fitted: of `auto` that of the least loss on examples left out of the fit."""
+        if self.kind != 'auto':
+            return self.kind
+        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))[:_CHOSEN_ON]
+        folds = [order[i::_N_FOLDS] for i in range(_N_FOLDS)]
+        if not all(len(fold) for fold in folds):
+            return 'temperature'
+        kinds = ('temperature', 'vector') if self.is_multi_label else ('temperature', 'vector', 'noise')
+        losses = dict.fromkeys(kinds, 0.0)
+        for number, fold in enumerate(folds):
+            others = torch.cat(folds[:number] + folds[number + 1 :])
+            for kind in kinds:
+                found = self._fit(kind, logits[others], shares[others])
+                outputs = _add_noise(logits[fold] * found.scale + found.shift, found.noise)
+                losses[kind] += float(self._loss(outputs, shares[fold])) * len(fold)
+        return min(losses, key=lambda kind: losses[kind])
+
+    def _fit(self, kind: str, logits: Float[Tensor, 'e k'], shares: Float[Tensor, 'e k']) -> _Fitted:
+        """What has the smallest loss: a convex problem but for `noise`, which begins with little of it."""
         n, k = logits.shape
-        one_for_all = self.kind == 'temperature' and not self.is_multi_label
+        one_for_all = kind == 'temperature' and not self.is_multi_label
         scale = torch.ones(1 if one_for_all else k, dtype=torch.float64)
         shift = torch.zeros(k, dtype=torch.float64)
-        if self.kind == 'none':
-            return scale, shift
-        fitted = [scale, shift] if self.kind == 'vector' else [scale]
+        tilt = torch.zeros(k, dtype=torch.float64)
+        odds = torch.tensor(_FIRST_NOISE, dtype=torch.float64).logit()
+        if kind == 'none':
+            return _Fitted(scale, shift, torch.zeros_like(shift))
+        fitted = {'temperature': [scale], 'vector': [scale, shift], 'noise': [scale, shift, tilt, odds]}[kind]
         # Logits of the order of 1, so that the first step is of the right size.
         size = logits.std(correction=0).clamp(min=1e-12)
         scale.mul_(size)
+        class_logits = ((shares.sum(0) + 1) / (n + k)).log()
+
+        def noise() -> Tensor:
+            share = odds.sigmoid() if kind == 'noise' else torch.zeros_like(odds)
+            return share * (class_logits + tilt).softmax(-1)
+
         with torch.enable_grad():
             for parameter in fitted:
                 parameter.requires_grad_(True)
@@ -145,16 +200,20 @@ class Calibration(nn.Module):
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
-                loss = self._loss(logits / size * scale + shift, shares)
-                if self.kind == 'vector':
-                    loss = loss + ((scale / size - 1).square().sum() + shift.square().sum()) / (2 * n)
+                scaled = logits / size * scale + shift
+                loss = self._loss(_add_noise(scaled, noise()) if kind == 'noise' else scaled, shares)
+                if kind != 'temperature':
+                    away = (scale / size - 1).square().sum() + shift.square().sum() + tilt.square().sum()
+                    loss = loss + away / (2 * n)
                 loss.backward()
                 return loss
 
             optimizer.step(closure)
         found = (scale.detach() / size).nan_to_num(1.0).expand(k)
-        low = -_LARGEST_SCALE if self.kind == 'vector' else _SMALLEST_SCALE
-        return found.clamp(low, _LARGEST_SCALE), shift.detach().nan_to_num(0.0)
+        low = _SMALLEST_SCALE if kind == 'temperature' else -_LARGEST_SCALE
+        return _Fitted(
+            found.clamp(low, _LARGEST_SCALE), shift.detach().nan_to_num(0.0), noise().detach().nan_to_num(0.0)
+        )
 
     def _loss(self, logits: Tensor, shares: Tensor) -> Tensor:
         if self.is_multi_label:
@@ -171,9 +230,18 @@ class Calibration(nn.Module):
     def _forget(self) -> None:
         self.scale.fill_(1)
         self.shift.fill_(0)
+        if self.noise is not None:
+            self.noise.fill_(0)
         self.set_threshold.fill_(1)
         self.answer_threshold.fill_(0)
         self.n_fitted.fill_(0)
+
+
+def _add_noise(logits: Float[Tensor, 'e k'], noise: Float[Tensor, ' k']) -> Float[Tensor, 'e k']:
+    """Logits of (1 - e) softmax(logits) + noise, where e is the sum of the noise; without any, those that are given."""
+    if not noise.requires_grad and not noise.any():
+        return logits
+    return torch.logaddexp(logits.log_softmax(-1) + torch.log1p(-noise.sum()), noise.log())
 
 
 def _round_down(value: Tensor) -> Tensor:

@@ -325,7 +325,7 @@ class SequenceClassifier(ExampleNetwork):
             trunk: Makes the trunk from n_vocab, max_len.
             pooling: Makes the pooling from the width of the trunk.
             head: Makes the head from the width of a vector, n_texts and the number of its outputs.
-            calibration: temperature, vector or none.
+            calibration: temperature, vector, noise, auto or none; see Calibration.
             set_coverage: As in Calibration.
             answered: As in Calibration.
             blend: tfidf: the logits are mixed with those of a linear model of TF-IDF features; None: they are not.

@@ -420,8 +420,8 @@ def _blend_of(blend: str | None) -> LinearBlend | None:
 
 
 def _check_calibration(calibration: Calibration | None) -> Calibration | None:
-    if calibration is not None and calibration.kind == 'vector':
+    if calibration is not None and calibration.kind not in ('temperature', 'none'):
         raise SettingsError(
-            'model.calibration is vector, which would scale A and B differently; take temperature or none'
+            f'model.calibration is {calibration.kind}, which may treat A and B differently; take temperature or none'
         )
     return calibration
