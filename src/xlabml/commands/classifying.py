@@ -110,8 +110,7 @@ def classify(options: argparse.Namespace, write: Callable[[str], None]) -> None:
         for _, prediction in found:
             write((_as_json(prediction) if options.json else _as_text(prediction)) + '\n')
         return
-    is_several = classifier.model.task == 'multi-label'
-    n = tables.write_rows(output, ({'id': name, **said.row(is_several)} for name, said in found))
+    n = tables.write_rows(output, _as_rows(found, classifier.model.task == 'multi-label'))
     print(f'{output}: {n:,} rows')
 
 
@@ -198,6 +197,16 @@ def _label(classifier: 'TextClassifier', asked: Iterator[Asked]) -> Iterator[tup
         for one in some:
             classifier.framing.fields_of(one.texts, one.where)  # refuses what cannot be read by the name of its place
         yield from zip([one.name for one in some], classifier.predict([one.texts for one in some]))
+
+
+def _as_rows(found: Iterator[tuple[Plain, 'Prediction']], is_several: bool) -> Iterator[dict[str, Any]]:
+    """What is written of each example; a bar counts them."""
+    from xlabml.pipelines.bars import progress_bar
+
+    with progress_bar('texts labelled') as advance:
+        for name, said in found:
+            advance(1)
+            yield {'id': name, **said.row(is_several)}
 
 
 def _is_file(text: str) -> bool:

@@ -1,10 +1,7 @@
 """A checkpoint and texts -> vectors. No Lightning."""
 
-import contextlib
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
@@ -25,6 +22,7 @@ from xlabml.heads.text_encoder import frame, pack
 from xlabml.tokenizer import Tokenizer
 from xlabml.untrusted.building import naming, try_out
 
+from .bars import progress_bar
 from .devices import find_device
 from .generator import JOINT_MODEL
 from .quantization import Calibration, VectorType, quantize
@@ -38,7 +36,6 @@ CHUNK = 1024
 
 _CPU_TOKENS = 4096
 _GPU_TOKENS = 32_768
-_QUIET_SECONDS = 3
 
 
 class Cut(NamedTuple):
@@ -276,7 +273,7 @@ class TextEmbedder:
             raise RequestError(f'n_processes is {n_processes}; give 1 or more')
         self.cut = Cut(max_len=self.model.max_len)
         chunks = _in_chunks(texts)
-        with _bar(progress, total) as advance:
+        with progress_bar('texts embedded', progress, total) as advance:
             for vectors, n_cut in self._chunks(chunks, plan, n_processes):
                 wrong = ~(np.linalg.norm(vectors, axis=1) > 0)
                 if wrong.any():
@@ -359,35 +356,6 @@ def _in_chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     iterator = iter(texts)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
-
-
-@contextlib.contextmanager
-def _bar(progress: bool | None, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar of texts on standard error; the function that is yielded advances it."""
-    if progress is False or (progress is None and not sys.stderr.isatty()):
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=False)
-    task = bar.add_task('texts embedded', total=total)
-    began = time.monotonic()
-    is_shown = False
-
-    def advance(n: int) -> None:
-        nonlocal is_shown
-        bar.advance(task, n)
-        if not is_shown and (progress or time.monotonic() - began >= _QUIET_SECONDS):
-            bar.start()
-            is_shown = True
-
-    try:
-        yield advance
-    finally:
-        if is_shown:
-            bar.stop()
 
 
 def _passes(framed: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
