@@ -384,7 +384,7 @@ def main() -> None:
     parser.add_argument('--ladder', action='store_true', help='the steps from a plain recipe of ours to the default')
     parser.add_argument('--threads', type=int, default=1, help='cores of each run')
     parser.add_argument('--cpu_time', action='store_true', help='seconds of CPU time; needs --threads 1')
-    parser.add_argument('--recipes', nargs='+', help='only recipes whose names begin so')
+    parser.add_argument('--recipes', nargs='+', help='only recipes of these names, or whose names begin so')
     parser.add_argument('--peers_python', help='an interpreter with litgpt and this torch; none: no litgpt')
     parser.add_argument('--nanochat', help='a checkout of nanochat; none: no nanochat')
     parser.add_argument('--results', type=Path, default=Path('recipes.json'), help='runs that were made already')
@@ -394,7 +394,10 @@ def main() -> None:
     options.probe_seconds = options.probe_seconds or options.seconds / 4
     recipes = list_recipes(options)
     if options.recipes:
-        recipes = {name: recipe for name, recipe in recipes.items() if name.startswith(tuple(options.recipes))}
+        begins = tuple(start for start in options.recipes if start not in recipes)
+        recipes = {
+            name: recipe for name, recipe in recipes.items() if name in options.recipes or name.startswith(begins)
+        }
         if not recipes:
             parser.error(f'--recipes: no name begins so; there are {", ".join(list_recipes(options))}')
 
