@@ -16,7 +16,8 @@ from torch import nn
 
 from xlabml.commands import fit
 from xlabml.commands.trainer import Trainer
-from xlabml.data import Plan
+from xlabml.data import Plan, WikipediaLeads
+from xlabml.data.groups import PerClass
 from xlabml.training import AdamW, Muon, Schedule
 from xlabml.transformer import GeGLU, Initializer, Positions, ReLU2, RMSNorm, SwiGLU
 
@@ -163,6 +164,13 @@ def test_siblings_that_share_an_argument_share_its_default(siblings):
         for name, parameter in inspect.signature(sibling).parameters.items():
             defaults.setdefault(name, set()).add(parameter.default)
     assert {name: values for name, values in defaults.items() if len(values) > 1} == {}
+
+
+def test_a_step_of_the_warm_up_of_few_texts_has_room_for_each_topic_of_the_embedded_corpus():
+    config = yaml.safe_load((CONF / 'fewshot.yaml').read_text('utf-8'))
+    topics = {document.columns['topic'] for document in WikipediaLeads().documents(['topic'])}
+    assert config['data']['examples']['init_args']['batching'] == 'PerClass'
+    assert config['data']['batch_groups'] == len(topics) * PerClass().per_class
 
 
 def test_the_release_recipe_with_an_overlay_fits_a_small_model_on_a_local_copy_of_the_hub_layout(tmp_path, capfd):

@@ -73,7 +73,8 @@ def test_every_step_is_of_one_source_and_the_fullest_are_taken():
         (None, 4, 'the records have no label'),
         ([0, 0, 1, 1], 3, 'no multiple of data.examples.batching.per_class, 2; make it 2'),
         ([0, 0, 0, 1], 4, "takes 2 classes with 2 groups each .* but 1 of the 2 classes .*'1' has 1"),
-        ([0, 0, 0, 0], 4, 'but 1 of the 1 classes'),
+        ([0, 0, 0, 0], 4, 'but 1 of the 1 classes .*; make data.examples.batching.per_class smaller'),
+        ([0, 0, 1, 1], 8, 'but 2 of the 2 classes .*; make data.batch_groups 4, or'),
     ],
 )
 def test_classes_that_are_too_few_or_too_small_are_refused(labels, n_groups, message):

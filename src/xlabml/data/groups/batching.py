@@ -180,7 +180,11 @@ class PerClass(Batching):
                 f'PerClass takes {n_groups // k} classes with {k} groups each in a step of {n_groups}, but {n_fit} of '
                 f'the {len(known.classes)} classes of the train split have as many'
                 + (f' ({", ".join(small)})' if small else '')
-                + '; make data.batch_groups or data.examples.batching.per_class smaller'
+                + (
+                    f'; make data.batch_groups {n_fit * k}, or data.examples.batching.per_class smaller'
+                    if n_fit > 1
+                    else '; make data.examples.batching.per_class smaller'
+                )
             )
 
 
