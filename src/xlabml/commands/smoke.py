@@ -38,6 +38,8 @@ from .sizing import AUTO, size_run
 # of each source
 _MAX_DOCUMENTS = 400
 _MAX_CHARS = 2_000_000
+_SPREAD = 50
+"""How much more of a source with columns is read, whose documents are then thinned."""
 _GROUPS = 16  # of a step, where it is counted in groups
 _STEPS = 2, 4  # the last steps of the first fit, and of the one that resumes it
 
@@ -222,27 +224,44 @@ def _batch_sizes(values: Parsed, examples: Format) -> dict[str, int]:
 def _first_records(source: Source, columns: Sequence[str]) -> tuple[list[dict[str, object]], list[str]]:
     """The first records of a source, with these columns beside their texts, and the texts.
 
+    With columns they are spread over more of its beginning, since a source may be sorted by one of them.
+
     Raises:
         SettingsError: A document has no value in one of the columns.
     """
-    records: list[dict[str, object]] = []
-    texts: list[str] = []
+    kept: list[tuple[dict[str, object], list[str]]] = []
+    n_read = 0
     n_chars = 0
+    stride = 1
+    spread = _SPREAD if columns else 1
     for document, record in source.records(columns):
-        if isinstance(document.text, str) and document.text:
+        if not isinstance(document.text, str) or not document.text:
+            continue
+        if n_read % stride == 0:
             where = f'{source}, row {document.row}'
             for name in columns:
                 value_of(document.columns, name, where)
             if source.has_empty_pieces:
-                texts += filter(None, split_text(document, where, may_be_empty=True))
+                texts = list(filter(None, split_text(document, where, may_be_empty=True)))
             else:
-                texts.append(document.text[: _MAX_CHARS // 40])
-                record['text'] = texts[-1]
-            records.append(record)
-            n_chars += len(document.text)
-        if len(records) == _MAX_DOCUMENTS or n_chars > _MAX_CHARS:
+                texts = [document.text[: _MAX_CHARS // 40]]
+                record['text'] = texts[0]
+            kept.append((record, texts))
+        n_read += 1
+        n_chars += len(document.text)
+        if n_read == spread * _MAX_DOCUMENTS or n_chars > spread * _MAX_CHARS:
             break
-    return records, texts
+        if len(kept) == 2 * _MAX_DOCUMENTS:
+            kept = kept[::2]
+            stride *= 2
+    while columns and (len(kept) > _MAX_DOCUMENTS or _n_chars(kept) > _MAX_CHARS) and len(kept) > 2:
+        kept = kept[::2]
+    return [record for record, _ in kept], [text for _, some in kept for text in some]
+
+
+def _n_chars(kept: Sequence[tuple[dict[str, object], list[str]]]) -> int:
+    """How long the texts of some records are."""
+    return sum(len(text) for _, some in kept for text in some)
 
 
 def _train(texts: list[str], path: Path, n_vocab: int, coverage: float, fold_text: bool) -> int:
