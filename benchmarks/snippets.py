@@ -7,22 +7,18 @@
 
 `files` writes train, val and test (by the hash of the folded text), pairs_train, pairs_val and pairs_test, and
 pieces.csv: halves and spans of the training snippets, halves of two together, and spans of other texts (`--more`).
-`student` writes student.jsonl: the training snippets with their ratings, the pieces with what the teacher said.
+`student` writes student.jsonl: training snippets with their ratings, and pieces with the predictions of the teacher.
 """
 
 import argparse
 import csv
-import gzip
 import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from search_pairs import place
-
-Row = dict[str, Any]
+from search_pairs import Record, place, read
 
 N_PAIRS = {'train': 9000, 'val': 3000, 'test': 6000}
 N_MORE = 40_000
@@ -31,21 +27,15 @@ SCALE = 4.0
 """Ratings go from minus this to this."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file of JSON lines."""
-    with gzip.open(path, 'rt', encoding='utf-8') if path.suffix == '.gz' else path.open(encoding='utf-8') as file:
-        return [json.loads(line) for line in file]
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Record]) -> None:
     """JSON lines."""
     with path.open('w', encoding='utf-8') as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
 
 
-def split(snippets: Iterable[Row]) -> dict[str, list[Row]]:
+def split(snippets: Iterable[Record]) -> dict[str, list[Record]]:
     """Each text once, .9 of them for training."""
-    found: dict[str, list[Row]] = {name: [] for name in N_PAIRS}
+    found: dict[str, list[Record]] = {name: [] for name in N_PAIRS}
     seen: set[str] = set()
     for snippet in snippets:
         folded = snippet['text'].lower()
@@ -57,7 +47,7 @@ def split(snippets: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def draw_pairs(snippets: list[Row], n: int, generator: np.random.Generator) -> list[Row]:
+def draw_pairs(snippets: list[Record], n: int, generator: np.random.Generator) -> list[Record]:
     """Pairs, with the probabilities that a rater of the first says more, the same, less than one of the second."""
     rows = []
     done = set()
@@ -102,13 +92,13 @@ def make_pieces(texts: list[str], more: Iterable[str], draw: random.Random) -> l
 def write_files(snippets: Path, more: Path | None, folder: Path) -> None:
     """All that there is before a teacher."""
     folder.mkdir(parents=True, exist_ok=True)
-    splits = split(read_rows(snippets))
+    splits = split(read(snippets))
     generator = np.random.default_rng(0)
     for name, rows in splits.items():
         numbers = ({'id': row['id'], 'text': row['text'], 'mean': float(np.mean(row['ratings']))} for row in rows)
         write_rows(folder / f'{name}.jsonl', numbers)
         write_rows(folder / f'pairs_{name}.jsonl', draw_pairs(rows, N_PAIRS[name], generator))
-    others = [] if more is None else [row['text'] for row in read_rows(more)]
+    others = [] if more is None else [row['text'] for row in read(more)]
     pieces = make_pieces([row['text'] for row in splits['train']], others, random.Random(0))
     with (folder / 'pieces.csv').open('w', encoding='utf-8', newline='') as file:
         csv.writer(file).writerows([('id', 'text'), *((f'p{i}', piece) for i, piece in enumerate(pieces))])
@@ -117,7 +107,7 @@ def write_files(snippets: Path, more: Path | None, folder: Path) -> None:
 
 def write_student(folder: Path) -> None:
     """The training snippets, and the pieces with the numbers of the teacher."""
-    rows = read_rows(folder / 'train.jsonl')
+    rows = read(folder / 'train.jsonl')
     with (folder / 'pieces.csv').open(encoding='utf-8', newline='') as file:
         texts = {row['id']: row['text'] for row in csv.DictReader(file)}
     with (folder / 'said.csv').open(encoding='utf-8', newline='') as file:

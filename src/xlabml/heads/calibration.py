@@ -22,7 +22,7 @@ _LARGEST_SCALE = 100.0
 _SMALLEST_SCALE = 0.01
 _FIRST_NOISE = 0.05
 _N_FOLDS = 5
-_CHOSEN_ON = 5000
+_CHOSEN_ON = 2000
 """Examples that `auto` compares the kinds on, at most."""
 
 
@@ -40,10 +40,10 @@ class Calibration(nn.Module):
     `temperature` is one scale for all classes (a temperature of 1 / scale) and no shift; it changes no prediction.
     `vector` has both for each class; a ridge of one example's weight holds them near 1 and 0, since a class without
     examples would go to minus infinity. With several labels an example each class is fitted on its own, and the scale
-    of `temperature` is one a class. `noise` is `vector` for labels of which a share says nothing of the text: the
-    probabilities are (1 - e) softmax(scale * logits + shift) + e q, and e and the distribution q are fitted with the
-    rest, q held near the shares of the classes by the same ridge. `auto` is the one of the three (with several labels
-    an example of the first two) whose loss is the least on examples left out of its fit, in five folds.
+    of `temperature` is one a class. `noise` is `vector` with label noise, a share e of labels that do not depend on the
+    text: probabilities are (1 - e) softmax(scale * logits + shift) + e q, and e and the distribution q are fitted with
+    the rest, q held near the shares of the classes by the same ridge. `auto` is the one of the three (with several
+    labels an example of the first two) whose loss is the least on examples left out of its fit, in five folds.
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999; a mixture with a fixed
     distribution, there the uniform one: Zhang et al. 2020, https://arxiv.org/abs/2003.07329, section 3.2.
 
