@@ -72,8 +72,11 @@ def span(words: list[str], n: int, draw: random.Random) -> str:
     return ' '.join(words[first : first + n])
 
 
-def make_pieces(texts: list[str], more: Iterable[str], draw: random.Random) -> list[str]:
-    """Halves and two spans of each text, its first half with the last one of another, and spans of more texts."""
+def make_pieces(texts: list[str], more: Iterable[str], rounds: int, draw: random.Random) -> list[str]:
+    """Halves and two spans of each text, its first half with the last one of another, and spans of more texts.
+
+    Each round after the first adds a span of any length and two more mixtures of halves for each text.
+    """
     pieces = []
     for text in texts:
         words = text.split()
@@ -86,10 +89,18 @@ def make_pieces(texts: list[str], more: Iterable[str], draw: random.Random) -> l
     sentences = [words for text in more for line in text.split('\n') if len(words := line.split()) >= FEWEST_WORDS - 1]
     others = [span(words, min(len(words), draw.randint(4, 22)), draw) for words in sentences]
     draw.shuffle(others)
-    return list({piece.lower(): piece for piece in [*pieces, *others[:N_MORE]] if piece}.values())
+    pieces += others[:N_MORE]
+    for text in texts * (rounds - 1):
+        words = text.split()
+        if len(words) >= FEWEST_WORDS:
+            pieces.append(span(words, draw.randint(2, len(words) - 1), draw))
+        for other in draw.choices(texts, k=2):
+            end = other.split()
+            pieces.append(' '.join(words[: len(words) // 2] + end[len(end) // 2 :]))
+    return list({piece.lower(): piece for piece in pieces if piece}.values())
 
 
-def write_files(snippets: Path, more: Path | None, folder: Path) -> None:
+def write_files(snippets: Path, more: Path | None, rounds: int, folder: Path) -> None:
     """All that there is before a teacher."""
     folder.mkdir(parents=True, exist_ok=True)
     splits = split(read(snippets))
@@ -99,7 +110,7 @@ def write_files(snippets: Path, more: Path | None, folder: Path) -> None:
         write_rows(folder / f'{name}.jsonl', numbers)
         write_rows(folder / f'pairs_{name}.jsonl', draw_pairs(rows, N_PAIRS[name], generator))
     others = [] if more is None else [row['text'] for row in read(more)]
-    pieces = make_pieces([row['text'] for row in splits['train']], others, random.Random(0))
+    pieces = make_pieces([row['text'] for row in splits['train']], others, rounds, random.Random(0))
     with (folder / 'pieces.csv').open('w', encoding='utf-8', newline='') as file:
         csv.writer(file).writerows([('id', 'text'), *((f'p{i}', piece) for i, piece in enumerate(pieces))])
     print({name: len(rows) for name, rows in splits.items()}, f'{len(pieces):,} pieces')
@@ -125,11 +136,12 @@ def main() -> None:
     files.add_argument('snippets', type=Path)
     files.add_argument('folder', type=Path)
     files.add_argument('--more', type=Path, help='JSON lines with more texts, whose spans are pieces too')
+    files.add_argument('--rounds', type=int, default=1, help='how often pieces are drawn from each snippet')
     student = commands.add_parser('student', help='what a student learns from')
     student.add_argument('folder', type=Path)
     options = parser.parse_args()
     if options.command == 'files':
-        write_files(options.snippets, options.more, options.folder)
+        write_files(options.snippets, options.more, options.rounds, options.folder)
     else:
         write_student(options.folder)
 

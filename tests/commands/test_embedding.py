@@ -100,7 +100,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(ckpt, tmp_path, capsys, dtype
         kill(patch, 6)
         assert main([*command, 'v.npy']) == 130
     assert not (tmp_path / 'v.npy').exists()
-    capsys.readouterr()
+    assert ': interrupted' in capsys.readouterr().err
     assert main([*command, 'v.npy']) == 0
     printed = capsys.readouterr()
     assert 'v.npy: 12 vectors of 16' in printed.out

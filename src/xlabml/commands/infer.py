@@ -202,12 +202,13 @@ def _run(arguments: list[str]) -> int:
             ranking.rank(ranking.parse(PROGRAM, arguments), _write)
             return 0
         options = parse(arguments)
-        if options.embed is None and options.search is None:
-            infer(options)
-        else:
+        if options.embed is not None or options.search is not None:
             embedding_arguments.run(options)
-    except KeyboardInterrupt:
-        return 130
+            return 0
+        try:
+            infer(options)
+        except KeyboardInterrupt:  # the text that stands there is enough
+            return 130
     except BrokenPipeError:
         # Whoever read has seen enough; what Python still wants to flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
