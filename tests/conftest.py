@@ -8,6 +8,7 @@ import sys
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
+import jaxtyping
 import pytest
 
 if not re.search(r'-n ?[1-9]', ' '.join(sys.argv)):  # all processes but the one that only hands tests out
@@ -29,6 +30,17 @@ def _small_heap():
 def _own_cache(tmp_path_factory, monkeypatch):
     """Tokenizers and stores of a test never meet the user's."""
     monkeypatch.setenv('XLABML_CACHE', str(tmp_path_factory.mktemp('cache')))
+
+
+@pytest.fixture(scope='module')
+def unchecked():
+    """Whole commands do without the checks of shapes and types at each call, which take a third of their time.
+
+    The tests of each room make them, and a command that runs in a process of its own has none either.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+        yield
 
 
 def pytest_make_parametrize_id(val, argname):

@@ -21,6 +21,8 @@ from xlabml.data.groups import PerClass
 from xlabml.training import AdamW, Muon, Schedule
 from xlabml.transformer import GeGLU, Initializer, Positions, ReLU2, RMSNorm, SwiGLU
 
+pytestmark = pytest.mark.usefixtures('unchecked')
+
 CONF = Path(__file__).parents[1] / 'conf'
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob('*.yaml'))
 NAMED = ['extra/original.yaml', 'gpt2_124m.yaml', 'kl3m.yaml', 'xlab.yaml']

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 
-import jaxtyping
 import pytest
 
 from xlabml.commands import fit
@@ -18,13 +17,8 @@ N_VOCAB = 320
 
 
 @pytest.fixture(scope='module', autouse=True)
-def _unchecked():
-    """Whole commands do without the checks of shapes and types at each call, which take a third of their time.
-
-    The tests of each room make them, and a command that runs in a process of its own has none either."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
-        yield
+def _unchecked(unchecked):
+    """Commands run whole here."""
 
 
 @pytest.fixture(scope='session')

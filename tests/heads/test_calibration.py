@@ -49,6 +49,25 @@ def test_scales_and_shifts_of_classes_that_were_put_in_are_found():
     assert (calibration.shift - calibration.shift.mean()).tolist() == pytest.approx(shift.tolist(), abs=0.06)
 
 
+def test_mirrored_classes_have_one_scale_and_one_shift():
+    generator = torch.Generator().manual_seed(3)
+    raw = 2 * torch.randn(40_000, 3, generator=generator, dtype=torch.float64)
+    scale = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
+    shift = torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)
+    labels = torch.multinomial((raw * scale + shift).softmax(-1), 1, generator=generator)[:, 0]
+    calibration = Calibration(3, 'vector', is_mirrored=True)
+    calibration.fit(raw, labels)
+    assert calibration.scale.tolist() == pytest.approx(scale.tolist(), abs=0.06)
+    assert (calibration.shift - calibration.shift[0]).tolist() == pytest.approx(shift.tolist(), abs=0.06)
+    assert torch.equal(calibration.logits(raw.flip(-1)), calibration.logits(raw).flip(-1))
+
+
+@pytest.mark.parametrize('kind', ['noise', 'auto'])
+def test_what_knows_no_mirror_is_refused(kind):
+    with pytest.raises(SettingsError, match='take temperature, vector or none'):
+        Calibration(3, kind, is_mirrored=True)
+
+
 def make_noisy(n, share=0.2, seed=5):
     """Logits that are twice too large, and labels of which a share is drawn from (.1, .1, .8) whatever they say."""
     logits, labels = make_examples(n, 3, factor=2.0, seed=seed)

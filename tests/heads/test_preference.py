@@ -114,8 +114,20 @@ def test_scores_and_ties_have_gradients():
 
 def test_a_calibration_that_would_tell_a_from_b_is_refused():
     with pytest.raises(SettingsError, match='may treat A and B differently'):
-        make_model(calibration='vector')
+        make_model(calibration='auto')
+    model = make_model()
+    with pytest.raises(SettingsError, match='may treat A and B differently'):
+        PreferenceModel(model.trunk, model.pooling, model.head, model.ties, Calibration(3, 'vector'))
     assert isinstance(make_model(calibration='none').calibration, Calibration)
+
+
+@pytest.mark.parametrize('kind', [PreferenceModel, CrossPreferenceModel])
+def test_scales_and_shifts_that_are_fitted_keep_the_mirror(kind):
+    model = make_model(kind, calibration='vector')
+    logits = torch.randn(200, 3)
+    model.calibration.fit(logits, torch.tensor([0.1, 0.6, 0.3]).expand(200, 3))
+    assert model.calibration.shift[1] != 0
+    assert torch.equal(model.probabilities(logits.flip(-1)), model.probabilities(logits).flip(-1))
 
 
 @pytest.mark.parametrize('make_ties', [lambda: Davidson(0.0), lambda: RaoKupper(-1.0)])

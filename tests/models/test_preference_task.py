@@ -241,7 +241,7 @@ def test_soft_labels_are_learned_by_heart(make_batches, tokenizer):
         ({'preference': 'together', 'second_pass': 0.5, 'blend': 'tfidf'}, 'both orders are read of all'),
         ({'preference': 'apart', 'classes': ['a', 'b']}, 'leave both out'),
         ({'preference': 'apart', 'task': 'ordinal'}, 'leave both out'),
-        ({'preference': 'apart', 'calibration': 'vector'}, 'may treat A and B differently'),
+        ({'preference': 'apart', 'calibration': 'noise'}, 'may treat A and B differently'),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, message):

@@ -47,6 +47,8 @@ class Calibration(nn.Module):
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999; a mixture with a fixed
     distribution, there the uniform one: Zhang et al. 2020, https://arxiv.org/abs/2003.07329, section 3.2.
 
+    Where classes are mirrored (`a`, `tie`, `b`), the first and the last have one scale and one shift.
+
     Args:
         n_classes: How many.
         kind: What is fitted: temperature, vector, noise, auto, or none: logits stay as they are, and only the
@@ -54,9 +56,11 @@ class Calibration(nn.Module):
         is_multi_label: Whether an example may have several classes.
         set_coverage: How often the set of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
+        is_mirrored: Whether the first classes are treated as the last ones; for temperature, vector and none.
 
     Raises:
-        SettingsError: There is no such kind, it is not for several labels, or a ratio does not lie in 0..1.
+        SettingsError: There is no such kind, it is not for several labels or mirrored classes, or a ratio does not lie
+            in 0..1.
     """
 
     scale: Tensor
@@ -73,6 +77,7 @@ class Calibration(nn.Module):
         is_multi_label: bool = False,
         set_coverage: float = 0.9,
         answered: float = 0.8,
+        is_mirrored: bool = False,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -82,6 +87,10 @@ class Calibration(nn.Module):
                 'model.calibration is noise, which is for one class an example; with several take temperature, vector '
                 'or auto'
             )
+        if kind in ('noise', 'auto') and is_mirrored:
+            raise SettingsError(
+                f'model.calibration is {kind}, which may treat A and B differently; take temperature, vector or none'
+            )
         for name, ratio in (('set_coverage', set_coverage), ('answered', answered)):
             if not 0 < ratio <= 1:
                 raise SettingsError(f'model.{name} is {ratio}; give a ratio above 0, at most 1')
@@ -89,6 +98,7 @@ class Calibration(nn.Module):
         self.is_multi_label = is_multi_label
         self.set_coverage = set_coverage
         self.answered = answered
+        self.is_mirrored = is_mirrored
         self.register_buffer('scale', torch.ones(n_classes))
         self.register_buffer('shift', torch.zeros(n_classes))
         may_have_noise = kind in ('noise', 'auto') and not is_multi_label
@@ -174,13 +184,15 @@ class Calibration(nn.Module):
     def _fit(self, kind: str, logits: Float[Tensor, 'e k'], shares: Float[Tensor, 'e k']) -> _Fitted:
         """What has the smallest loss: a convex problem but for `noise`, which begins with little of it."""
         n, k = logits.shape
-        one_for_all = kind == 'temperature' and not self.is_multi_label
-        scale = torch.ones(1 if one_for_all else k, dtype=torch.float64)
-        shift = torch.zeros(k, dtype=torch.float64)
+        own = torch.arange(k)
+        shift_at = torch.minimum(own, own.flip(0)) if self.is_mirrored else own
+        scale_at = torch.zeros_like(own) if kind == 'temperature' and not self.is_multi_label else shift_at
+        scale = torch.ones(int(scale_at.max()) + 1, dtype=torch.float64)
+        shift = torch.zeros(int(shift_at.max()) + 1, dtype=torch.float64)
         tilt = torch.zeros(k, dtype=torch.float64)
         odds = torch.tensor(_FIRST_NOISE, dtype=torch.float64).logit()
         if kind == 'none':
-            return _Fitted(scale, shift, torch.zeros_like(shift))
+            return _Fitted(scale[scale_at], shift[shift_at], torch.zeros_like(tilt))
         fitted = {'temperature': [scale], 'vector': [scale, shift], 'noise': [scale, shift, tilt, odds]}[kind]
         # Logits of the order of 1, so that the first step is of the right size.
         size = logits.std(correction=0).clamp(min=1e-12)
@@ -200,7 +212,7 @@ class Calibration(nn.Module):
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
-                scaled = logits / size * scale + shift
+                scaled = logits / size * scale[scale_at] + shift[shift_at]
                 loss = self._loss(_add_noise(scaled, noise()) if kind == 'noise' else scaled, shares)
                 if kind != 'temperature':
                     away = (scale / size - 1).square().sum() + shift.square().sum() + tilt.square().sum()
@@ -209,10 +221,12 @@ class Calibration(nn.Module):
                 return loss
 
             optimizer.step(closure)
-        found = (scale.detach() / size).nan_to_num(1.0).expand(k)
+        found = (scale.detach() / size).nan_to_num(1.0)[scale_at]
         low = _SMALLEST_SCALE if kind == 'temperature' else -_LARGEST_SCALE
         return _Fitted(
-            found.clamp(low, _LARGEST_SCALE), shift.detach().nan_to_num(0.0), noise().detach().nan_to_num(0.0)
+            found.clamp(low, _LARGEST_SCALE),
+            shift.detach().nan_to_num(0.0)[shift_at],
+            noise().detach().nan_to_num(0.0),
         )
 
     def _loss(self, logits: Tensor, shares: Tensor) -> Tensor:

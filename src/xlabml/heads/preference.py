@@ -254,13 +254,13 @@ class PreferenceModel(PreferenceNetwork):
             pooling: Makes the pooling.
             head: Makes the head.
             ties: Makes the model of ties; None: Davidson.
-            calibration: temperature or none.
+            calibration: temperature, vector or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
             blend: As in SequenceClassifier.build.
         """
         made = trunk(n_vocab, max_len)
-        calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered)
+        calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered, is_mirrored=True)
         of_ties = (Davidson if ties is None else ties)()
         return cls(made, pooling(made.d_model), head(made.d_model, 1, 1), of_ties, calibrated, _blend_of(blend))
 
@@ -331,13 +331,13 @@ class CrossPreferenceModel(PreferenceNetwork):
             trunk: Makes the trunk.
             pooling: Makes the pooling.
             head: Makes the head.
-            calibration: temperature or none.
+            calibration: temperature, vector or none.
             set_coverage: As in Calibration.
             answered: As in Calibration.
             blend: As in SequenceClassifier.build.
         """
         made = trunk(n_vocab, max_len)
-        calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered)
+        calibrated = Calibration(len(PREFERENCES), calibration, False, set_coverage, answered, is_mirrored=True)
         return cls(made, pooling(made.d_model), head(made.d_model, 1, len(PREFERENCES)), calibrated, _blend_of(blend))
 
     def orders(
@@ -420,8 +420,6 @@ def _blend_of(blend: str | None) -> LinearBlend | None:
 
 
 def _check_calibration(calibration: Calibration | None) -> Calibration | None:
-    if calibration is not None and calibration.kind not in ('temperature', 'none'):
-        raise SettingsError(
-            f'model.calibration is {calibration.kind}, which may treat A and B differently; take temperature or none'
-        )
+    if calibration is not None and calibration.kind not in ('temperature', 'none') and not calibration.is_mirrored:
+        raise SettingsError(f'{calibration.kind} may treat A and B differently; give Calibration is_mirrored=True')
     return calibration

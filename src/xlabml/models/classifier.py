@@ -75,7 +75,8 @@ class Classifier(TrunkTask):
         second_pass: At prediction of preferences that are read together: the confidence after one order below which
             the other one is read too, 0..1; 1: both are read of all.
         calibration: What is fitted: temperature; vector, a scale and a shift a class; noise, the same with a share
-            of labels that do not depend on the text; auto, the best of these on examples left out of its fit; none.
+            of labels that do not depend on the text; auto, the best of these on examples left out of its fit; none. Of
+            preferences temperature, vector (the same for A and B) or none.
         set_coverage: How often the set of classes of an example is to hold its class, 0..1.
         answered: Of how many examples the answer is to be given, 0..1: of those of the largest confidence.
         blend: tfidf: the outputs are mixed with those of the linear model of TF-IDF features that `baselines` fits to
