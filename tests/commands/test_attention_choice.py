@@ -6,7 +6,11 @@ import pytest
 @pytest.mark.parametrize(('precision', 'said'), [
     ('32-true', "attention: sdpa (packed rows, fp32, torch's scaled_dot_product_attention)"),
     ('bf16-mixed', "attention: sdpa (packed rows, bf16, torch's scaled_dot_product_attention)"),
-    ('bf16-true', "attention: sdpa (packed rows, bf16, torch's scaled_dot_product_attention)"),
+    pytest.param(
+        'bf16-true',
+        "attention: sdpa (packed rows, bf16, torch's scaled_dot_product_attention)",
+        marks=pytest.mark.slow,
+    ),
 ])  # fmt: skip
 def test_a_run_says_once_how_attention_is_computed_and_why(xlab, tiny, precision, said):
     status, printed = xlab('fit', *tiny, f'--trainer.precision={precision}')

@@ -98,7 +98,7 @@ def test_two_ranks_evaluate_every_row_once(runs, tiny, tmp_path, monkeypatch):
         assert found[2, 'rows'][name]['nats'] == pytest.approx(row['nats'], rel=1e-5)
 
 
-@pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(('before', 'after'), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 1)])
 def test_a_run_goes_on_on_another_number_of_ranks(runs, tiny, before, after):
     folder = runs[0].parent / f'from-{before}-to-{after}'
     shutil.copytree(runs[before - 1] / 'logs', folder / 'logs')

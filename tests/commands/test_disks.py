@@ -138,7 +138,7 @@ def test_the_next_start_removes_what_a_killed_one_left_and_nothing_else(xlab, ti
 # Damaged files
 
 
-@pytest.mark.parametrize('asked', ['last', 'best'])
+@pytest.mark.parametrize('asked', ['last', pytest.param('best', marks=pytest.mark.slow)])
 def test_a_damaged_newest_checkpoint_says_which_to_take_and_that_one_opens(xlab, tiny, root, asked, capfd):
     older, newest = checkpoints.by_step(root / 'logs/version_0/checkpoints')
     whole = newest.read_bytes()

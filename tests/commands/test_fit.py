@@ -143,7 +143,7 @@ def test_checkpoints_go_to_remote_folders_too(xlab, tiny):
     assert any('step=0000012' in path for path in kept)
 
 
-@pytest.mark.parametrize('folder', ['kept', 'memory://bucket/kept'])
+@pytest.mark.parametrize('folder', [pytest.param('kept', marks=pytest.mark.slow), 'memory://bucket/kept'])
 def test_a_folder_with_checkpoints_of_another_run_is_refused_and_the_newest_goes_on_in_it(xlab, tiny, folder):
     run = [*tiny, f'--checkpoint.folder={folder}', '--checkpoint.save_last_k=2']
     assert xlab('fit', *run)[0] == 0

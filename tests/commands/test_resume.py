@@ -95,7 +95,7 @@ def test_a_kill_while_validating_loses_no_validation(xlab, tiny, tmp_path, monke
     [
         pytest.param('training_step', 5, marks=pytest.mark.slow),
         ('validation_step', 6),
-        ('training_step', 11),
+        pytest.param('training_step', 11, marks=pytest.mark.slow),
         pytest.param('validation_step', 12, marks=pytest.mark.slow),
     ],
 )

@@ -233,7 +233,7 @@ def test_an_evaluation_of_a_copy_is_written_where_the_user_stands(xlab, tiny, ro
     assert len(records.read(root / 'logs/version_0' / records.EVALUATION).rows) == 3
 
 
-@pytest.mark.parametrize('folder', ['kept', 'memory://bucket/branched'])
+@pytest.mark.parametrize('folder', ['kept', pytest.param('memory://bucket/branched', marks=pytest.mark.slow)])
 def test_a_copied_folder_of_checkpoints_is_a_branch_that_owns_no_copy(xlab, tiny, tmp_path, folder):
     assert xlab('fit', *tiny, TWO, f'--checkpoint.folder={folder}')[0] == 0
     files, at = fsspec.core.url_to_fs(folder)

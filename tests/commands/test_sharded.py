@@ -67,7 +67,7 @@ def test_a_sharded_run_is_the_run_on_one_process(runs):
     assert_same(one, two)
 
 
-@pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1), (2, 4)])
+@pytest.mark.parametrize(('before', 'after'), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 1), (2, 4)])
 def test_a_sharded_run_goes_on_on_another_number_of_ranks(runs, tiny, before, after):
     folder = runs[0].parent / f'from-{before}-to-{after}'
     shutil.copytree(runs[before - 1] / 'logs', folder / 'logs')

@@ -162,7 +162,9 @@ def test_garbage_is_collected_every_so_many_steps_and_at_validations(tmp_path, m
 
 @pytest.mark.parametrize('accelerator', ['cpu', pytest.param('gpu', marks=pytest.mark.gpu)])
 @pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
-@pytest.mark.parametrize('optimizer', ['xlabml.training.Muon', 'xlabml.training.AdamW'])
+@pytest.mark.parametrize(
+    'optimizer', ['xlabml.training.Muon', pytest.param('xlabml.training.AdamW', marks=pytest.mark.slow)]
+)
 def test_between_rows_a_run_never_waits_for_its_gpu(accelerator, precision, optimizer, xlab, tiny, monkeypatch):
     """From the batch in the host's memory to the optimizer; on a CPU it is the test that is tried."""
     watched = []

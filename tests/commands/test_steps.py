@@ -181,7 +181,10 @@ def test_a_task_for_other_targets_is_refused_before_anything_is_read(xlab, tmp_p
     assert 'nowhere.jsonl' in xlab('prepare_data', *typed)[1]  # of data alone no task is asked
 
 
-@pytest.mark.parametrize(('task', 'is_sampled'), [('own_tasks.Renamed', True), ('own_tasks.Unigrams', False)])
+@pytest.mark.parametrize(
+    ('task', 'is_sampled'),
+    [('own_tasks.Renamed', True), pytest.param('own_tasks.Unigrams', False, marks=pytest.mark.slow)],
+)
 def test_smoke_generates_with_every_task_that_says_it_does(xlab, tiny, task, is_sampled):
     flags = tiny if is_sampled else [flag for flag in tiny if not flag.startswith('--model.')]
     status, printed = xlab('fit', '--smoke', f'--model={task}', *flags)

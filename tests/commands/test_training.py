@@ -166,7 +166,10 @@ def assert_same(resumed, whole):
             torch.testing.assert_close(resumed[part][name], weight, rtol=0, atol=0, msg=f'{part}: {name}')
 
 
-@pytest.mark.parametrize(('method', 'step'), [('training_step', 3), ('training_step', 2), ('validation_step', 3)])
+@pytest.mark.parametrize(
+    ('method', 'step'),
+    [pytest.param('training_step', 3, marks=pytest.mark.slow), ('training_step', 2), ('validation_step', 3)],
+)
 def test_averaged_weights_go_on_after_an_interruption_as_if_there_had_been_none(
     xlab, tiny, tmp_path, interrupted, method, step
 ):

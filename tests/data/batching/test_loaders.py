@@ -93,7 +93,6 @@ def test_evaluation_sees_every_row_once_with_fillers_at_the_end(rows, monkeypatc
         ranks[0][len(ranks[0])]
 
 
-@pytest.mark.filterwarnings('ignore:This DataLoader will create')  # on a machine of one core
 @pytest.mark.parametrize('context', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
 def test_workers_give_the_same_batches_bit_for_bit(rows, context):
     batches = train_batches(rows, 4, 2, seed=1)
