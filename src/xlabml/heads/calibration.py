@@ -43,11 +43,10 @@ class Calibration(nn.Module):
     of `temperature` is one a class. `noise` is `vector` with label noise, a share e of labels that do not depend on the
     text: probabilities are (1 - e) softmax(scale * logits + shift) + e q, and e and the distribution q are fitted with
     the rest, q held near the shares of the classes by the same ridge. `auto` is the one of the three (with several
-    labels an example of the first two) whose loss is the least on examples left out of its fit, in five folds.
+    labels an example of the first two) whose loss is the least on examples left out of its fit, in five folds. Of
+    mirrored classes (`a`, `tie`, `b`) the first and the last have one scale and one shift.
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2; Platt 1999; a mixture with a fixed
     distribution, there the uniform one: Zhang et al. 2020, https://arxiv.org/abs/2003.07329, section 3.2.
-
-    Where classes are mirrored (`a`, `tie`, `b`), the first and the last have one scale and one shift.
 
     Args:
         n_classes: How many.
