@@ -72,6 +72,11 @@ def span(words: list[str], n: int, draw: random.Random) -> str:
     return ' '.join(words[first : first + n])
 
 
+def mixed(first: list[str], second: list[str]) -> str:
+    """The first half of the words of a text, and the last half of those of another."""
+    return ' '.join(first[: len(first) // 2] + second[len(second) // 2 :])
+
+
 def make_pieces(texts: list[str], more: Iterable[str], rounds: int, draw: random.Random) -> list[str]:
     """Halves and two spans of each text, its first half with the last one of another, and spans of more texts.
 
@@ -84,8 +89,7 @@ def make_pieces(texts: list[str], more: Iterable[str], rounds: int, draw: random
         if n >= FEWEST_WORDS:
             pieces += [' '.join(words[: n // 2]), ' '.join(words[n // 2 :])]
             pieces += [span(words, draw.randint(2, min(8, n - 1)), draw) for _ in range(2)]
-        other = draw.choice(texts).split()
-        pieces.append(' '.join(words[: n // 2] + other[len(other) // 2 :]))
+        pieces.append(mixed(words, draw.choice(texts).split()))
     sentences = [words for text in more for line in text.split('\n') if len(words := line.split()) >= FEWEST_WORDS - 1]
     others = [span(words, min(len(words), draw.randint(4, 22)), draw) for words in sentences]
     draw.shuffle(others)
@@ -94,9 +98,7 @@ def make_pieces(texts: list[str], more: Iterable[str], rounds: int, draw: random
         words = text.split()
         if len(words) >= FEWEST_WORDS:
             pieces.append(span(words, draw.randint(2, len(words) - 1), draw))
-        for other in draw.choices(texts, k=2):
-            end = other.split()
-            pieces.append(' '.join(words[: len(words) // 2] + end[len(end) // 2 :]))
+        pieces += [mixed(words, other.split()) for other in draw.choices(texts, k=2)]
     return list({piece.lower(): piece for piece in pieces if piece}.values())
 
 

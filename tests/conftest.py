@@ -34,7 +34,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope='module')
 def unchecked():
-    """Whole commands do without the checks of shapes and types at each call, which take a third of their time.
+    """Whole commands do without the checks of shapes and types at each call, a third of the time of a tiny run.
 
     The tests of each room make them, and a command that runs in a process of its own has none either.
     """

@@ -101,7 +101,6 @@ def test_two_ranks_and_micro_batches_train_the_encoder_that_one_process_trains(t
         assert two == pytest.approx(one, rel=1e-4), name
 
 
-@pytest.mark.slow
 def test_smoke_tries_an_encoder(xlab, encoder):
     status, printed = xlab('fit', '--smoke', *encoder)
     assert status == 0, printed

@@ -134,7 +134,6 @@ def test_settings_that_do_not_fit_the_tokenizer_are_refused(xlab, tiny, tmp_path
     assert not (tmp_path / 'logs').exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('flags', ['word_piece'], indirect=True)
 def test_smoke_takes_a_tokenizer_from_elsewhere(xlab, flags, tmp_path):
     status, printed = xlab('fit', *flags, '--smoke')

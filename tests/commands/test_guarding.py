@@ -205,7 +205,6 @@ def test_smoke_tries_everything_and_leaves_nothing(xlab, tiny, tmp_path, monkeyp
     assert sorted(cache.rglob('*')) == before
 
 
-@pytest.mark.slow
 def test_smoke_goes_with_autotune(xlab, tiny, monkeypatch):
     status, printed = xlab('fit', '--smoke', '--autotune', *tiny)
     assert status == 0, printed
